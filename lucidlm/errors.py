@@ -1,0 +1,25 @@
+"""What a user can fix: one tree of errors, each a single line that names the value, the limit and the way out."""
+
+
+class LucidError(Exception):
+    """Something the user can change: the command line prints its message without a traceback and exits 2."""
+
+
+class ConfigError(LucidError):
+    """A setting that cannot work, or two that contradict each other."""
+
+
+class DataError(LucidError):
+    """A text, a token file or a prepared folder that cannot be used as it is."""
+
+
+class WeightsError(LucidError):
+    """A model folder that is damaged, unknown or does not fit."""
+
+
+class RunError(LucidError):
+    """A run folder that is in use, in the way, damaged or of another text."""
+
+
+class ServerError(LucidError):
+    """A server that cannot start as it was asked to."""

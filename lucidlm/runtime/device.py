@@ -1,0 +1,187 @@
+"""Where a model computes: device, number type, threads, allocator and seeds, each chosen by a probe and said."""
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lucidlm.errors import ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What one product of two square matrices showed."""
+
+    name: str
+    flops_per_s: float
+    error: float
+    """Largest difference from float64 on products of the size of 1, relative to float32's rounding there."""
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of that name; auto takes CUDA, else the CPU.
+
+    MPS is never taken unasked: its results have differed from the CPU's. `lucidlm doctor` compares them.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = name.split(":")[0]
+    if kind not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"--device {name}: not known; there are auto, cpu, cuda, cuda:N and mps")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"--device {name}: PyTorch {torch.__version__} sees no CUDA device; use --device cpu"
+        )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"--device {name}: PyTorch {torch.__version__} sees no Apple GPU; use --device cpu")
+    return torch.device(name)
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """The number type of that name; ConfigError if it is none of ours."""
+    if name not in DTYPES:
+        raise ConfigError(f"--dtype {name}: not known; there are auto, {' and '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """float32 for torch.float32."""
+    return str(dtype).removeprefix("torch.")
+
+
+def set_threads(threads: int) -> int:
+    """Makes PyTorch compute on that many threads (0: as many as this process has processors); returns how many."""
+    if threads < 0:
+        raise ConfigError(f"--threads {threads}: it must be 0 (all) or more")
+    torch.set_num_threads(threads or available_processors())
+    return torch.get_num_threads()
+
+
+def available_processors() -> int:
+    """Processors that this process may use, which in a container can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def keep_freed_memory() -> str:
+    """Tells glibc to keep large freed blocks for the next step, and says whether it did.
+
+    By default every tensor over 32 MB is mapped and unmapped anew, and its pages are cleared and faulted in
+    each time: a sixth of a training step on two cores.
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return "allocator: the system's own (glibc's setting is for Linux)"
+    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+    libc = ctypes.CDLL(None)
+    done = libc.mallopt(m_mmap_max, 0) and libc.mallopt(m_trim_threshold, 2**31 - 1)
+    return f"allocator: freed memory is {'kept' if done else 'not kept: mallopt refused'}"
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
+    """A context in which products run in dtype while the weights stay float32; for float32 it does nothing."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def seed_from(*parts: int | str) -> int:
+    """A seed of 63 bits from numbers and words, the same on every machine: seed_from(123, "dropout", step)."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits until the device has done what it was given: before a clock is read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def time_of(work: Callable[[], object], *, device: torch.device, seconds: float, least: int = 3) -> float:
+    """Seconds that `work` takes: the median of repetitions for about `seconds`, after one that is not counted."""
+    work()
+    synchronise(device)
+    times: list[float] = []
+    begin = time.perf_counter()
+    while len(times) < least or time.perf_counter() - begin < seconds:
+        start = time.perf_counter()
+        work()
+        synchronise(device)
+        times.append(time.perf_counter() - start)
+    return sorted(times)[len(times) // 2]
+
+
+def probe_matmul(
+    device: torch.device, dtype: torch.dtype, *, size: int = 1024, seconds: float = 0.15
+) -> Probe:
+    """Speed and error of a size x size product in dtype: the peak that MFU is measured against."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(size, size, generator=generator) for _ in range(2))
+    here, there = left.to(device, dtype), right.to(device, dtype)
+    seconds_each = time_of(lambda: here @ there, device=device, seconds=seconds)
+    exact = left[:16].double() @ right.double()
+    error = ((here[:16] @ there).cpu().double() - exact).abs().max().item()
+    return Probe(dtype_name(dtype), 2 * size**3 / seconds_each, error)
+
+
+@contextlib.contextmanager
+def float32_precision(name: str) -> Iterator[None]:
+    """Float32 products by that setting of oneDNN ("ieee" or "bf16") inside the context."""
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    torch.backends.mkldnn.matmul.fp32_precision = name
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
+
+
+def use_fastest_exact_float32(device: torch.device) -> str:
+    """Routes float32 products through oneDNN where a probe shows the result still float32 and faster; says so.
+
+    The setting is called bf16, and on processors with matrix tiles it does round to bfloat16. On others it
+    only leaves MKL's path for oneDNN's, whose kernels use all of AVX-512 on any maker's processor.
+    """
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return "float32: as PyTorch has it"
+    stock = probe_matmul(device, torch.float32)
+    with float32_precision("bf16"):
+        routed = probe_matmul(device, torch.float32)
+    exact = routed.error < 4 * stock.error
+    faster = routed.flops_per_s > 1.1 * stock.flops_per_s
+    figures = f"{routed.flops_per_s / 1e9:.0f} against {stock.flops_per_s / 1e9:.0f} GFLOP/s"
+    if exact and faster:
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        return f"float32: through oneDNN, exact here and faster ({figures})"
+    reason = (
+        "not faster" if exact else f"it rounds here (error {routed.error:.1e}, float32 has {stock.error:.1e})"
+    )
+    return f"float32: as PyTorch has it; through oneDNN {reason} ({figures})"
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory this process has held so far: on the device, or in all on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows has no such counter in the standard library
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def to_device(array, device: torch.device) -> Tensor:
+    """A NumPy array as a tensor on the device."""
+    return torch.from_numpy(array).to(device, non_blocking=True)

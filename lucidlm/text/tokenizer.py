@@ -1,0 +1,615 @@
+"""Text and token ids: any str or bytes goes in, ids come out, and the ids give the same bytes back.
+
+One class for three vocabularies: GPT-2's own, one trained on the text at hand, and plain bytes; a fourth, any
+other byte-level tokenizer.json, comes with the models of others. V is the vocabulary, end-of-text included.
+"""
+
+import base64
+import collections
+import functools
+import hashlib
+import importlib.resources
+import itertools
+import json
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from lucidlm.errors import ConfigError, DataError, WeightsError
+from lucidlm.runtime.files import write_atomically
+
+END_OF_TEXT = "<|endoftext|>"
+SMALLEST_BPE, LARGEST_BPE = 257, 1 << 18
+PIECE_CHARACTERS = 1 << 16
+# Where a text offers no place to cut for so long, it is cut all the same: tiktoken's regex engine gives up on
+# a run of a million spaces, and half of that is safe.
+LONGEST_PIECE = 1 << 19
+
+_RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
+_GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+# Unicode's White_Space, which is the \s of both libraries; Python's has four control characters more.
+_SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+# GPT-2's pattern takes whitespace only at the start of a token, so it always splits where whitespace begins.
+_GPT2_SEAM = re.compile(f"(?<=[^{_SPACE}])[{_SPACE}]")
+# What other patterns split too: the space between two words of plain letters.
+_WORD_SEAM = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])")
+_ESCAPED = re.compile("[\udc80-\udcff]")
+# Longer words cost the training of a vocabulary time and teach it nothing: it reads only their start.
+_LONGEST_TRAINING_WORD = 1000
+_LONG_RUN = re.compile(rf"(\S{{{_LONGEST_TRAINING_WORD}}})\S+|(\s{{{_LONGEST_TRAINING_WORD}}})\s+")
+_PLAIN_SPLIT = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+Bytes = bytes  # the class below has a method of that name
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+class Tokenizer:
+    """Text to ids and back: `gpt2()`, `bytes()`, `train()`, `from_spec()` or `load()` give one.
+
+    No control token is ever recognised in a text: "<|endoftext|>" there is thirteen characters like others.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        table: list[bytes],
+        end_of_text: int | None,
+        *,
+        encode_text: Callable[[str], np.ndarray],
+        document: Callable[[], dict],
+        seam: re.Pattern | None = _GPT2_SEAM,
+        lossless: bool = True,
+    ):
+        self.name = name
+        self.vocab_size = len(table)
+        self.end_of_text = end_of_text
+        self.lossless = (
+            lossless  # False: the tokenizer.json of others may change the text (NFC, a prefix space)
+        )
+        self._table = table
+        self._encode_text = encode_text
+        self._document = functools.cache(document)
+        self._seam = seam
+
+    @classmethod
+    def gpt2(cls) -> "Tokenizer":
+        """GPT-2's vocabulary of 50,257 from the ranks in this package, encoded by tiktoken."""
+        return cls("gpt2", _gpt2_table(), 50256, encode_text=_gpt2_ids, document=_gpt2_document)
+
+    @classmethod
+    def bytes(cls) -> "Tokenizer":
+        """Each UTF-8 byte is its own id, 256 is end-of-text."""
+        table = [bytes([value]) for value in range(256)] + [b""]
+        return cls(
+            "bytes",
+            table,
+            256,
+            encode_text=lambda text: np.frombuffer(text.encode("utf-8"), np.uint8),
+            document=lambda: _byte_document(table, []),
+        )
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        progress: Callable[[str, int, int | None], None] | None = None,
+    ) -> "Tokenizer":
+        """A byte-level BPE learnt from `texts`; the same texts give the same vocabulary, to the byte.
+
+        `vocab_size` counts the 256 bytes and end-of-text, which is the last id. A text too small for it gives
+        a smaller vocabulary: `name` and `vocab_size` say which.
+        """
+        _check_vocab_size(vocab_size)
+        return _from_document(_train_document(texts, vocab_size, progress))
+
+    @classmethod
+    def from_spec(cls, spec: str, texts: Iterable[str] | None = None) -> "Tokenizer":
+        """The tokenizer of a spec: gpt2, bytes, bpe:N (trained on `texts`), a folder or a tokenizer.json."""
+        if spec == "gpt2":
+            return cls.gpt2()
+        if spec == "bytes":
+            return cls.bytes()
+        if (size := bpe_size(spec)) is not None:
+            if texts is None:
+                raise ConfigError(
+                    f"{spec}: this tokenizer is trained on a text and none was given; name the text"
+                )
+            return cls.train(texts, size)
+        if spec and Path(spec).exists():
+            return cls.load(spec)
+        raise ConfigError(
+            f"tokenizer {spec!r} is not known; take gpt2, bytes, bpe:N or a folder with tokenizer.json"
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Tokenizer":
+        """The tokenizer of a model folder or of a tokenizer.json; WeightsError where it is not byte-level."""
+        path = Path(path)
+        path = path / "tokenizer.json" if path.is_dir() else path
+        settings = _read_json(path.with_name("tokenizer_config.json"), missing={})
+        return _from_document(_read_json(path), end_token=settings.get("eos_token"), source=str(path))
+
+    def encode(self, text: str | Bytes) -> list[int]:
+        """The ids of a text. Bytes that are no UTF-8 become single-byte tokens, so any bytes round-trip."""
+        if not isinstance(text, str):
+            return self._encode_bytes(text)
+        if len(text) <= PIECE_CHARACTERS:
+            return self.encode_piece(text).tolist()
+        return np.concatenate(list(self.encode_pieces([text]))).tolist()
+
+    def encode_pieces(self, pieces: Iterable[str]) -> Iterator[np.ndarray]:
+        """The ids of the joined pieces, array after array in bounded memory, on all cores.
+
+        Joined they equal `encode("".join(pieces))`, wherever the pieces were cut.
+        """
+        return in_threads(self.encode_piece, self.cut(pieces))
+
+    def cut(self, pieces: Iterable[str]) -> Iterator[str]:
+        """The same text in pieces of about 64 Ki characters that can be encoded one by one.
+
+        A piece ends at the first sure boundary between two tokens, or at 512 Ki characters without one.
+        `encode` does the same, so the ids never depend on how a text came in.
+        """
+        waiting, start = "", 0
+        for block in _blocks(pieces):
+            waiting, start = waiting[start:] + block, 0
+            while (end := self._end_of_piece(waiting, start)) is not None:
+                yield waiting[start:end]
+                start = end
+        if start < len(waiting):
+            yield waiting[start:]
+
+    def encode_piece(self, piece: str) -> np.ndarray:
+        """The ids of one piece of `cut`."""
+        try:
+            piece.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"U+{ord(piece[error.start]):04X} after {piece[max(0, error.start - 20) : error.start]!r} is "
+                f"half of a surrogate pair, no character; give valid Unicode or bytes"
+            ) from None
+        return self._encode_text(piece).astype(self.dtype)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids; bytes that are no UTF-8 become U+FFFD. Control tokens have no text."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> Bytes:
+        """The exact bytes that the ids spell."""
+        ids = np.asarray(ids if hasattr(ids, "__len__") else list(ids))
+        if ids.size == 0:
+            return b""
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise DataError(
+                f"ids of shape {ids.shape} and type {ids.dtype} are no row of token ids; give integers"
+            )
+        for id in (int(ids.min()), int(ids.max())):
+            self.token_bytes(id)
+        return b"".join(map(self._table.__getitem__, ids.tolist()))
+
+    def token_bytes(self, id: int) -> Bytes:
+        """The bytes that one id spells, b"" for end-of-text and other control tokens."""
+        if not 0 <= id < self.vocab_size:
+            raise DataError(
+                f"token id {id} is outside the vocabulary of {self.name} (0 to {self.vocab_size - 1})"
+            )
+        return self._table[id]
+
+    def token_lengths(self) -> np.ndarray:
+        """Bytes of each id, int32 (V,); control tokens have 0."""
+        return np.fromiter(map(len, self._table), np.int32, self.vocab_size)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type that holds each id: uint16 where the vocabulary fits, else uint32."""
+        return np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
+
+    def save(self, folder: str | os.PathLike, model_max_length: int | None = None) -> None:
+        """Write tokenizer.json and tokenizer_config.json: transformers loads them and gives the same ids."""
+        folder = Path(folder)
+        document = self._document()
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            # Without it transformers reads control text in a prompt as control tokens.
+            "split_special_tokens": True,
+            "clean_up_tokenization_spaces": False,
+            "add_prefix_space": False,
+            "model_max_length": model_max_length or int(1e30),
+        }
+        if self.end_of_text is not None:
+            name = next(
+                token["content"] for token in document["added_tokens"] if token["id"] == self.end_of_text
+            )
+            settings |= {"bos_token": name, "eos_token": name}
+        write_atomically(folder / "tokenizer.json", json.dumps(document, ensure_ascii=False))
+        write_atomically(
+            folder / "tokenizer_config.json", json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 of tokenizer.json with sorted keys and no blanks: equal fingerprints give equal ids."""
+        canonical = json.dumps(self._document(), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
+
+    def _encode_bytes(self, data: Bytes) -> list[int]:
+        text = bytes(data).decode("utf-8", errors="surrogateescape")
+        if not _ESCAPED.search(text):
+            return self.encode(text)
+        encode_short = functools.lru_cache(1 << 12)(self.encode)
+        ids: list[int] = []
+        start = 0
+        for escaped in itertools.chain(_ESCAPED.finditer(text), [None]):
+            stretch = text[start : escaped.start() if escaped else None]
+            ids += encode_short(stretch) if len(stretch) <= 8 else self.encode(stretch)
+            if escaped:
+                ids.append(self._byte_ids[ord(escaped[0]) - 0xDC00])
+                start = escaped.end()
+        return ids
+
+    @functools.cached_property
+    def _byte_ids(self) -> dict[int, int]:
+        return {token[0]: id for id, token in enumerate(self._table) if len(token) == 1}
+
+    def _end_of_piece(self, text: str, start: int) -> int | None:
+        if self._seam is None or len(text) <= start + PIECE_CHARACTERS:
+            return None
+        limit = start + LONGEST_PIECE
+        if seam := self._seam.search(text, start + PIECE_CHARACTERS, limit):
+            return seam.start()
+        return limit if len(text) > limit else None
+
+
+def suggest(characters: int) -> tuple[str, str]:
+    """The tokenizer for this amount of text, and one sentence why."""
+    for limit, spec, reason in (
+        (20_000, "bytes", "there is too little text to learn words from"),
+        (500_000, "bpe:768", "each token of a larger vocabulary would be seen too rarely"),
+        (5_000_000, "bpe:1024", "a small vocabulary learns fastest from a few books"),
+        (50_000_000, "bpe:4096", "there is text enough to learn common words as tokens"),
+        (500_000_000, "bpe:16384", "there is text enough to learn most words as tokens"),
+    ):
+        if characters < limit:
+            return spec, f"{characters:,} characters: {spec}, as {reason}"
+    return "gpt2", f"{characters:,} characters: gpt2, as so much text fills GPT-2's vocabulary of 50,257"
+
+
+def bpe_size(spec: str) -> int | None:
+    """N of the spec "bpe:N", None for a spec of another kind."""
+    if not spec.startswith("bpe:"):
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}", spec[4:]):
+        raise ConfigError(f"tokenizer {spec!r}: after bpe: stands the size of the vocabulary, as in bpe:4096")
+    _check_vocab_size(int(spec[4:]))
+    return int(spec[4:])
+
+
+def in_threads(function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
+    """function(item) of each item, in order, computed ahead on all cores: encoding lets Python's lock go."""
+    items = iter(items)
+    first = list(itertools.islice(items, 2))
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if len(first) < 2 or workers == 1:
+        yield from map(function, itertools.chain(first, items))
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: collections.deque = collections.deque()
+        try:
+            for item in itertools.chain(first, items):
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _blocks(pieces: Iterable[str]) -> Iterator[str]:
+    """The same text in blocks of a piece's size or more: short lines would be searched again and again."""
+    waiting, size = [], 0
+    for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= PIECE_CHARACTERS:
+            yield "".join(waiting)
+            waiting, size = [], 0
+    yield "".join(waiting)
+
+
+def _check_vocab_size(size: int) -> None:
+    if not SMALLEST_BPE <= size <= LARGEST_BPE:
+        raise ConfigError(
+            f"bpe:{size}: a vocabulary has {SMALLEST_BPE} (256 bytes and end-of-text) to {LARGEST_BPE} ids; "
+            f"choose a size between them, or bytes"
+        )
+
+
+@functools.cache
+def _gpt2_ranks() -> dict[bytes, int]:
+    """Token -> rank, in the order of ranks, which are GPT-2's ids."""
+    data = (importlib.resources.files("lucidlm.text") / "assets" / "gpt2.tiktoken").read_bytes()
+    if (found := hashlib.sha256(data).hexdigest()) != _RANKS_SHA256:
+        raise WeightsError(
+            f"gpt2.tiktoken: SHA-256 {found[:12]}.. is not {_RANKS_SHA256[:12]}..; reinstall lucidlm"
+        )
+    return {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, data.splitlines())}
+
+
+@functools.cache
+def _gpt2_table() -> list[bytes]:
+    return [*_gpt2_ranks(), b""]
+
+
+@functools.cache
+def _gpt2_encoding():
+    import tiktoken
+
+    return tiktoken.Encoding(
+        "gpt2-lucidlm",
+        pat_str=_GPT2_PATTERN,
+        mergeable_ranks=_gpt2_ranks(),
+        special_tokens={END_OF_TEXT: 50256},
+    )
+
+
+def _gpt2_ids(text: str) -> np.ndarray:
+    return _gpt2_encoding().encode_to_numpy(text, disallowed_special=())
+
+
+@functools.cache
+def _gpt2_document() -> dict:
+    ranks = _gpt2_ranks()
+    merges = [_last_merge(token, ranks) for token in ranks if len(token) > 1]
+    return _byte_document(_gpt2_table(), merges)
+
+
+def _last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
+    """The two tokens whose merge made this one: what merging by rank leaves before the last step."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while len(parts) > 2:
+        ranked = [ranks.get(left + right, len(ranks)) for left, right in itertools.pairwise(parts)]
+        first = ranked.index(min(ranked))
+        parts[first : first + 2] = [parts[first] + parts[first + 1]]
+    return parts[0], parts[1]
+
+
+@functools.cache
+def _alphabet() -> list[str]:
+    """The printable character by which byte-level tokenizer files write each byte (GPT-2's encoder.py)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
+
+
+def _byte_document(table: list[bytes], merges: list[tuple[bytes, bytes]]) -> dict:
+    """tokenizer.json of a byte-level BPE whose last id is end-of-text."""
+    written = lambda token: "".join(map(_alphabet().__getitem__, token))  # noqa: E731
+    vocabulary = {written(token): id for id, token in enumerate(table[:-1])}
+    return _plain_document(vocabulary, [[written(left), written(right)] for left, right in merges])
+
+
+def _plain_document(vocabulary: dict[str, int], merges: list[list[str]]) -> dict:
+    end = {
+        "id": len(vocabulary),
+        "content": END_OF_TEXT,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+    }
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{**end, "normalized": False, "special": True}],
+        "normalizer": None,
+        "pre_tokenizer": dict(_PLAIN_SPLIT),
+        "post_processor": None,
+        "decoder": dict(_PLAIN_SPLIT),
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {**vocabulary, END_OF_TEXT: len(vocabulary)},
+            "merges": merges,
+        },
+    }
+
+
+_training = threading.Lock()
+
+
+def _train_document(texts: Iterable[str], vocab_size: int, progress) -> dict:
+    import tokenizers
+
+    trained = tokenizers.Tokenizer(tokenizers.models.BPE())
+    trained.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,  # end-of-text comes last
+        min_frequency=2,  # a pair seen once teaches nothing
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    with _training:
+        # The library's own threads, here alone: its pool would warn at each later fork, or hang in the child.
+        before = os.environ.get("TOKENIZERS_PARALLELISM")
+        os.environ["TOKENIZERS_PARALLELISM"] = before or "true"
+        try:
+            trained.train_from_iterator(_training_texts(texts, progress), trainer)
+        finally:
+            os.environ["TOKENIZERS_PARALLELISM"] = before or "false"
+    model = json.loads(trained.to_str())["model"]
+    return _plain_document(model["vocab"], model["merges"])
+
+
+def _training_texts(texts: Iterable[str], progress) -> Iterator[str]:
+    done = 0
+    for text in texts:
+        for start in range(0, len(text), LONGEST_PIECE):
+            piece = text[start : start + LONGEST_PIECE]
+            yield _LONG_RUN.sub(lambda run: run[1] or run[2], piece)
+            done += len(piece)
+            if progress:
+                progress("tokenizer", done, None)
+
+
+def _from_document(document: dict, *, end_token: object = None, source: str = "tokenizer.json") -> Tokenizer:
+    """The tokenizer that a tokenizer.json describes, by the fastest way that gives its ids."""
+    try:
+        table, control = _table_of(document)
+        plain = _is_plain(document)
+        end_of_text = _end_of_text(control, end_token)
+        ours = plain and list(control) == [END_OF_TEXT] and end_of_text == len(table) - 1
+        if ours and (known := _known_tokenizer(document, table)):
+            return known
+        changes_text = document.get("normalizer") is not None or any(
+            step.get("add_prefix_space", True) for step in _steps(document) if step["type"] == "ByteLevel"
+        )
+        document = {**document, "truncation": None, "padding": None}
+        document["model"] = {**document["model"], "dropout": None}
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+        raise WeightsError(f"{source}: {_reason(error)}; only byte-level BPE can be read") from None
+    library = _library_tokenizer(document, source)
+    return Tokenizer(
+        f"bpe:{len(table)}" if ours else "custom",
+        table,
+        end_of_text,
+        encode_text=lambda text: np.array(
+            library.encode_batch_fast([text], add_special_tokens=False)[0].ids, np.uint32
+        ),
+        document=lambda: document,
+        seam=_GPT2_SEAM if plain else None if changes_text else _word_seam(document, library),
+        lossless=not changes_text,
+    )
+
+
+def _table_of(document: dict) -> tuple[list[bytes], dict[str, int]]:
+    """Bytes of each id, and the ids of the control tokens by name."""
+    model = document["model"]
+    if model["type"] != "BPE":
+        raise ValueError(f"its model is {model['type']}")
+    if not any(step["type"] == "ByteLevel" for step in _steps(document)) or model.get("byte_fallback"):
+        raise ValueError("it does not split text into bytes")
+    added = {token["content"]: token for token in document.get("added_tokens") or []}
+    tokens = {id: _bytes_of(name) for name, id in model["vocab"].items() if name not in added}
+    tokens |= {token["id"]: b"" if token["special"] else name.encode() for name, token in added.items()}
+    if min(tokens) < 0 or max(tokens) >= 2 * len(tokens) + 1000:
+        raise ValueError(f"its ids run from {min(tokens)} to {max(tokens)} for {len(tokens)} tokens")
+    table = [tokens.get(id, b"") for id in range(max(tokens) + 1)]
+    if missing := {bytes([byte]) for byte in range(256)} - set(table):
+        raise ValueError(f"{len(missing)} of the 256 bytes have no token")
+    return table, {name: token["id"] for name, token in added.items() if token["special"]}
+
+
+def _bytes_of(name: str) -> bytes:
+    try:
+        return bytes(map(_byte_of_character().__getitem__, name))
+    except KeyError:
+        raise ValueError(f"its token {name!r} is not written in bytes") from None
+
+
+@functools.cache
+def _byte_of_character() -> dict[str, int]:
+    return {character: byte for byte, character in enumerate(_alphabet())}
+
+
+def _steps(document: dict) -> list[dict]:
+    """How a tokenizer.json splits text, step by step."""
+    split: dict | None = document.get("pre_tokenizer")
+    if not split:
+        return []
+    return split["pretokenizers"] if split["type"] == "Sequence" else [split]
+
+
+def _is_plain(document: dict) -> bool:
+    """Whether text is split as GPT-2 does and by nothing else."""
+    steps = _steps(document)
+    model = document["model"]
+    odd = ("unk_token", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
+    return (
+        document.get("normalizer") is None
+        and len(steps) == 1
+        and steps[0].get("use_regex", True)
+        and not steps[0].get("add_prefix_space", True)
+        and not any(model.get(key) for key in odd)
+        and all(token["special"] for token in document.get("added_tokens") or [])
+    )
+
+
+def _known_tokenizer(document: dict, table: list[bytes]) -> Tokenizer | None:
+    """GPT-2's own or the bytes, where vocabulary and merges are theirs."""
+    merges = [
+        tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in document["model"]["merges"]
+    ]
+    for known in (Tokenizer.gpt2, Tokenizer.bytes):
+        tokenizer = known()
+        if table == tokenizer._table and merges == list(map(tuple, tokenizer._document()["model"]["merges"])):
+            return tokenizer
+    return None
+
+
+def _end_of_text(control: dict[str, int], end_token: object) -> int | None:
+    if isinstance(end_token, dict):
+        end_token = end_token.get("content")
+    names = (END_OF_TEXT, str(end_token), "<|end_of_text|>", "</s>", "<eos>")
+    return next((control[name] for name in names if name in control), None)
+
+
+def _library_tokenizer(document: dict, source: str):
+    import tokenizers
+
+    # Encoding runs in threads of our own: the library's pool does not survive a fork, and says so on stderr.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        library = tokenizers.Tokenizer.from_str(json.dumps(document))
+        library.encode_special_tokens = True
+        library.encode("a b", add_special_tokens=False)
+        given = {token["content"]: token["id"] for token in document["added_tokens"]}
+        if any(library.token_to_id(name) != id for name, id in given.items()):
+            raise ValueError("the ids of its added tokens do not follow its vocabulary")
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # the library's panics are no Exception
+        raise WeightsError(f"{source}: the tokenizers library cannot read it ({_reason(error)})") from None
+    return library
+
+
+def _word_seam(document: dict, library) -> re.Pattern | None:
+    """Where a text of someone else's pattern may be cut: between two words, if the pattern splits there."""
+    added = [token["content"] for token in document.get("added_tokens") or [] if not token["special"]]
+    if any(_WORD_SEAM.search(token) for token in added):
+        return None
+    split = [text for text, _ in library.pre_tokenizer.pre_tokenize_str("ab cd Ef gh")]
+    return _WORD_SEAM if split == ["ab", "Ġcd", "ĠEf", "Ġgh"] else None
+
+
+def _read_json(path: Path, missing: dict | None = None) -> dict:
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        if missing is not None:
+            return missing
+        raise WeightsError(f"{path}: not there; give a model folder with tokenizer.json") from None
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: no valid JSON ({_reason(error)})") from None
+    if not isinstance(document, dict):
+        raise WeightsError(f"{path}: holds a {type(document).__name__}, not a JSON object")
+    return document
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:200]
+    return f"{text} is missing or unknown" if isinstance(error, KeyError) else text or type(error).__name__

@@ -1,0 +1,502 @@
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from lucidlm.errors import ConfigError, DataError, RunError
+from lucidlm.runtime.files import lock
+from lucidlm.text import corpus as module
+from lucidlm.text.corpus import open_corpus, prepare, train_documents, validation_documents
+from lucidlm.text.tokenizer import Tokenizer
+
+WORDS = [
+    "the",
+    "a",
+    "sea",
+    "ferry",
+    "light",
+    "lamp",
+    "keeper",
+    "stone",
+    "rope",
+    "wind",
+    "storm",
+    "gull",
+    "oil",
+]
+
+
+def words(seed, count):
+    return " ".join(random.Random(seed).choices(WORDS, k=count)) + "."
+
+
+def write_jsonl(path, texts):
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return path
+
+
+def decoded(corpus):
+    """Both parts as texts, document by document."""
+    return tuple(
+        [corpus.tokenizer.decode(ids) for ids in documents(corpus)]
+        for documents in (train_documents, validation_documents)
+    )
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def book(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text(
+        "\n\n".join(words(seed, 60) for seed in range(40)) + " Ende: größer 😀 als zuvor.", "utf-8"
+    )
+    return path
+
+
+@pytest.mark.parametrize("tokenizer", ["gpt2", "bytes", "bpe:300"])
+def test_one_text_is_cut_near_its_end_by_characters_and_nothing_is_lost(book, tmp_path, tokenizer):
+    corpus = prepare(book, tmp_path / "out", tokenizer=tokenizer)
+    text = book.read_text("utf-8")
+    cut = int(len(text) * 0.9)
+    assert decoded(corpus) == ([text[:cut]], [text[cut:]])
+    assert corpus.tokenizer.name == tokenizer
+    assert (corpus.train_bytes, corpus.validation_bytes) == (
+        len(text[:cut].encode()),
+        len(text[cut:].encode()),
+    )
+    assert (corpus.characters, corpus.train_characters) == (len(text), cut)
+    assert corpus.status == "new"
+    assert corpus.notes[0] == "the last 10 % of the text held out"
+
+
+@pytest.mark.parametrize("characters", range(100, 130))
+def test_the_cut_falls_between_characters_however_many_bytes_they_have(tmp_path, characters, monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK", 7)
+    text = "".join(random.Random(characters).choices("aé東😀\n", k=characters))
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    corpus = prepare(tmp_path / "a.txt", tmp_path / "out", tokenizer="bytes", validation_fraction=0.3)
+    cut = int(characters * 0.7)
+    assert decoded(corpus) == ([text[:cut]], [text[cut:]])
+
+
+def test_end_of_text_stands_before_each_document_and_not_after_the_last(tmp_path):
+    texts = [words(seed, 30) for seed in range(5)]
+    corpus = prepare(write_jsonl(tmp_path / "a.jsonl", texts), tmp_path / "out", tokenizer="bytes")
+    for file, part in ((corpus.train, slice(0, -1)), (corpus.validation, slice(-1, None))):
+        expected = []
+        for text in texts:
+            cut = int(len(text) * 0.9)
+            expected += [256, *(text[:cut] if part.start == 0 else text[cut:]).encode()]
+        assert file[:].tolist() == expected
+    assert corpus.train_tokens == len(corpus.train)
+    assert corpus.validation_tokens == len(corpus.validation)
+
+
+def test_without_sources_the_bundled_story_is_prepared(tmp_path):
+    corpus = prepare([], tmp_path / "out")
+    assert corpus.manifest["sources"][0]["path"] == "the bundled story"
+    assert corpus.manifest["documents"][0]["source"] == "the bundled story"
+    assert corpus.characters > 10_000
+    assert corpus.manifest["tokenizer"]["reason"].startswith(f"{corpus.train_characters:,} characters: ")
+
+
+# The split
+
+
+def test_twenty_documents_or_more_are_split_whole_by_their_content_alone(tmp_path):
+    texts = [words(seed, 30) for seed in range(100)]
+    corpus = prepare(write_jsonl(tmp_path / "a.jsonl", texts), tmp_path / "a", tokenizer="bytes")
+    train, validation = decoded(corpus)
+    assert [text for text in texts if text in {*train}] == train
+    assert sorted(train + validation) == sorted(texts)
+    assert 3 <= len(validation) <= 20  # 10 expected, three standard deviations
+    more = [words(seed, 30) for seed in range(1000, 1200)]
+    shuffled = random.Random(0).sample(texts + more, k=300)
+    larger = decoded(prepare(write_jsonl(tmp_path / "b.jsonl", shuffled), tmp_path / "b", tokenizer="bytes"))
+    assert {*validation} <= {*larger[1]}
+    assert {*train} <= {*larger[0]}
+    assert corpus.manifest["train"]["documents"] == len(train)
+
+
+def test_files_of_a_folder_are_documents_and_are_split_alike(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for seed in range(25):
+        (folder / f"{seed}.txt").write_text(words(seed, 30))
+    from_folder = decoded(prepare(folder, tmp_path / "a", tokenizer="bytes"))
+    lines = write_jsonl(tmp_path / "a.jsonl", [words(seed, 30) for seed in range(25)])
+    from_lines = decoded(prepare(lines, tmp_path / "b", tokenizer="bytes"))
+    assert [sorted(part) for part in from_folder] == [sorted(part) for part in from_lines]
+
+
+def test_equal_documents_fall_on_one_side(tmp_path):
+    texts = [words(seed % 15, 30) for seed in range(60)]
+    train, validation = decoded(
+        prepare(write_jsonl(tmp_path / "a.jsonl", texts), tmp_path / "a", tokenizer="bytes")
+    )
+    assert not {*train} & {*validation}
+    assert len(train) + len(validation) == 60
+
+
+@pytest.mark.parametrize("fraction", [1e-9, 1 - 1e-9])
+def test_neither_side_is_left_without_a_document(tmp_path, fraction):
+    texts = [words(seed, 30) for seed in range(20)]
+    path = write_jsonl(tmp_path / "a.jsonl", texts)
+    corpus = prepare(path, tmp_path / "a", tokenizer="bytes", validation_fraction=fraction)
+    assert sorted(map(len, decoded(corpus))) == [1, 19]
+
+
+def test_documents_that_are_all_the_same_cannot_be_split(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", ["the same"] * 30)
+    with pytest.raises(DataError, match=r"30 documents are the same text.*--val"):
+        prepare(path, tmp_path / "a")
+
+
+def test_the_validation_part_is_bounded_by_halving_the_fraction(tmp_path, monkeypatch):
+    text = "x" * 100_000
+    (tmp_path / "a.txt").write_text(text)
+    texts = [words(seed, 30) for seed in range(400)]
+    lines = write_jsonl(tmp_path / "a.jsonl", texts)
+    before = decoded(prepare(lines, tmp_path / "c", tokenizer="bytes"))[1]
+    monkeypatch.setattr(module, "LARGEST_VALIDATION", 3000)
+    corpus = prepare(tmp_path / "a.txt", tmp_path / "a", tokenizer="bytes")
+    assert corpus.validation_bytes == 2500
+    assert corpus.notes[0] == "the last 2.5 % of the text held out"
+    corpus = prepare(lines, tmp_path / "b", tokenizer="bytes")
+    assert 0 < corpus.validation_bytes <= 3000
+    assert {*decoded(corpus)[1]} < {*before}
+
+
+def test_validation_sources_of_their_own_are_the_validation_part(book, tmp_path):
+    (tmp_path / "val.txt").write_text(words(999, 400))
+    corpus = prepare(book, tmp_path / "out", tokenizer="bytes", validation=[tmp_path / "val.txt"])
+    assert decoded(corpus) == ([book.read_text("utf-8")], [words(999, 400)])
+    assert corpus.manifest["validation_sources"][0]["path"].endswith("val.txt")
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 2, float("nan")])
+def test_a_fraction_that_leaves_nothing_is_an_error(book, tmp_path, fraction):
+    with pytest.raises(ConfigError, match="validation fraction"):
+        prepare(book, tmp_path / "out", validation_fraction=fraction)
+
+
+@pytest.mark.parametrize("text", ["a", "ab", "abcdefghijklm"])
+def test_a_text_too_short_for_two_parts_is_an_error_or_works(tmp_path, text):
+    (tmp_path / "a.txt").write_text(text)
+    if len(text) < 2:
+        with pytest.raises(DataError, match="leaves no training text"):
+            prepare(tmp_path / "a.txt", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    else:
+        corpus = prepare(tmp_path / "a.txt", tmp_path / "out")
+        assert "".join(map("".join, decoded(corpus))) == text
+        assert any("only 3 tokens" in note or "only 2 tokens" in note for note in corpus.notes)
+
+
+# Text in both parts
+
+
+def test_a_planted_copy_in_the_validation_text_is_taken_out_of_training_and_named(tmp_path):
+    texts = [words(seed, 50) for seed in range(10)]
+    train = write_jsonl(tmp_path / "train.jsonl", texts)
+    validation = write_jsonl(tmp_path / "val.jsonl", [texts[3], words(77, 50)])
+    corpus = prepare(train, tmp_path / "out", tokenizer="bytes", validation=validation)
+    assert decoded(corpus) == (texts[:3] + texts[4:], [texts[3], words(77, 50)])
+    assert any("1 training documents" in note and "train.jsonl:4" in note for note in corpus.notes)
+
+
+def test_a_validation_text_that_is_the_training_text_is_an_error(book, tmp_path):
+    with pytest.raises(DataError, match="stand in the validation text"):
+        prepare(book, tmp_path / "out", validation=book)
+
+
+def test_a_nearly_equal_document_is_found_and_named_and_an_unlike_one_is_not(tmp_path):
+    texts = [words(seed, 300) for seed in range(8)]
+    changed = texts[5].split()
+    changed[100] = changed[200] = "altered"
+    validation = write_jsonl(tmp_path / "val.jsonl", [words(500, 300), " ".join(changed)])
+    train = write_jsonl(tmp_path / "train.jsonl", texts)
+    corpus = prepare(train, tmp_path / "out", tokenizer="bytes", validation=validation)
+    (leak,) = corpus.manifest["leaks"]["documents"]
+    assert (leak["validation"], leak["train"]) == (f"{validation}:2", f"{train}:6")
+    assert 0.8 <= leak["overlap"] < 1
+    assert any(f"{validation}:2" in note and "too good" in note for note in corpus.notes)
+
+
+def test_a_document_that_stands_inside_a_longer_one_is_found(tmp_path, monkeypatch):
+    inner = words(1, 200)
+    (tmp_path / "train.txt").write_text("\n\n".join([words(2, 2000), inner, words(3, 2000)]))
+    (tmp_path / "val.txt").write_text(inner.replace(" ", "\n"))
+    monkeypatch.setattr(module, "_BLOCK", 5000)
+    corpus = prepare(
+        tmp_path / "train.txt", tmp_path / "out", tokenizer="bytes", validation=tmp_path / "val.txt"
+    )
+    assert corpus.manifest["leaks"]["documents"][0]["overlap"] == 1
+    assert corpus.manifest["leaks"]["shared_paragraphs"] >= 1
+
+
+def test_a_paragraph_in_both_parts_is_found_however_its_lines_are_wrapped(tmp_path):
+    refrain = words(1, 60)
+    wrapped = refrain.replace(". ", ".\n").replace(" sea ", "\nsea ")
+    text = "\n\n".join([words(2, 300), refrain, *(words(seed, 300) for seed in range(3, 12)), wrapped])
+    (tmp_path / "a.txt").write_text(text)
+    corpus = prepare(tmp_path / "a.txt", tmp_path / "out", tokenizer="bytes")
+    leaks = corpus.manifest["leaks"]
+    assert (leaks["shared_paragraphs"], leaks["shared_characters"]) == (1, len(refrain))
+    assert leaks["paragraphs"][0]["text"] == refrain[:80]
+    assert any("1 paragraphs" in note for note in corpus.notes)
+
+
+def test_an_ordinary_text_has_no_leaks(book, tmp_path):
+    leaks = prepare(book, tmp_path / "out", tokenizer="bytes").manifest["leaks"]
+    assert (leaks["near_documents"], leaks["shared_paragraphs"]) == (0, 0)
+
+
+def test_a_validation_text_of_few_tokens_is_a_warning(book, tmp_path):
+    corpus = prepare(book, tmp_path / "out", tokenizer="gpt2")
+    assert corpus.validation_tokens < 1000
+    assert f"validation text is only {corpus.validation_tokens} tokens: its loss is uncertain" in corpus.notes
+
+
+# The tokenizer
+
+
+def test_a_vocabulary_is_learnt_from_the_training_part_alone(tmp_path):
+    secret = "zyxwvut "
+    (tmp_path / "a.txt").write_text(words(1, 900) + " " + secret * 60)
+    corpus = prepare(tmp_path / "a.txt", tmp_path / "out", tokenizer="bpe:400")
+    assert secret in decoded(corpus)[1][0]
+    assert not any(b"zyx" in corpus.tokenizer.token_bytes(id) for id in range(corpus.tokenizer.vocab_size))
+    assert any("of the 400 asked for" in note for note in corpus.notes)
+
+
+def test_a_large_text_is_sampled_evenly_for_the_vocabulary(book, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "TRAINING_SAMPLE", 2000)
+    monkeypatch.setattr(module, "_BLOCK", 100)
+    spool = module._Spool(tmp_path / "spool", lambda *_: None, {})
+    spool.fill([book], {"encoding": "utf-8", "field": "text", "raw": False})
+    part = module._whole(spool.index(), np.array([True]))
+    sample = list(module._sample(spool, part))
+    assert sum(map(len, sample)) == pytest.approx(2000, abs=150)
+    places = [book.read_text("utf-8").index(text) for text in sample]
+    assert np.diff(places) == pytest.approx(part.bytes / 20, rel=0.3)
+    spool.close()
+
+
+def test_a_tokenizer_of_ones_own_and_a_folder_with_one_are_taken(book, tmp_path):
+    own = Tokenizer.train([words(0, 500)], 300)
+    (tmp_path / "own").mkdir()
+    own.save(tmp_path / "own")
+    for number, given in enumerate((own, str(tmp_path / "own"))):
+        corpus = prepare(book, tmp_path / f"out{number}", tokenizer=given)
+        assert (
+            corpus.tokenizer.fingerprint() == corpus.manifest["tokenizer"]["fingerprint"] == own.fingerprint()
+        )
+
+
+@pytest.mark.parametrize("tokenizer", ["gpt5", "bpe:1"])
+def test_an_unknown_tokenizer_is_an_error_before_the_text_is_read(tmp_path, tokenizer):
+    with pytest.raises(ConfigError):
+        prepare(tmp_path / "missing.txt", tmp_path / "out", tokenizer=tokenizer)
+
+
+def test_control_text_in_a_document_ends_no_document(tmp_path):
+    texts = [f"{words(seed, 9)} <|endoftext|> {words(seed + 100, 9)}" for seed in range(30)]
+    corpus = prepare(write_jsonl(tmp_path / "a.jsonl", texts), tmp_path / "out", tokenizer="gpt2")
+    assert sorted(sum(decoded(corpus), [])) == sorted(texts)  # noqa: RUF017
+    assert (corpus.train[:] == 50256).sum() == corpus.manifest["train"]["documents"]
+
+
+# Once prepared
+
+
+def test_the_same_text_and_settings_are_reused_and_others_prepared_anew(book, tmp_path):
+    out = tmp_path / "out"
+    prepare(book, out, tokenizer="bytes")
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert prepare(book, out, tokenizer="bytes").status == "reused"
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    assert prepare(book, out, tokenizer="bytes", validation_fraction=0.2).status.startswith("redone: ")
+    book.write_text(book.read_text("utf-8") + "more", "utf-8")
+    again = prepare(book, out, tokenizer="bytes", validation_fraction=0.2)
+    assert again.status == "redone: the text or a setting has changed"
+    assert decoded(again)[1][0].endswith("more")
+
+
+def test_a_file_added_to_a_folder_is_noticed(tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text(words(1, 50))
+    out = tmp_path / "texts" / "prepared"  # inside its own source: what is written there is not read
+    assert prepare(tmp_path / "texts", out, tokenizer="bytes").status == "new"
+    assert prepare(tmp_path / "texts", out, tokenizer="bytes").status == "reused"
+    (tmp_path / "texts" / "b.txt").write_text(words(2, 50))
+    corpus = prepare(tmp_path / "texts", out, tokenizer="bytes")
+    assert corpus.status.startswith("redone")
+    assert len(corpus.manifest["documents"]) == 2
+
+
+def test_a_damaged_folder_is_refused_when_opened_and_prepared_anew(book, tmp_path):
+    out = tmp_path / "out"
+    prepare(book, out, tokenizer="bytes")
+    whole = contents(out)
+    data = bytearray(whole["train.npy"])
+    for damaged in (data[:-2], data[:-1] + b"\x01", b""):
+        (out / "train.npy").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"train\.npy"):
+            open_corpus(out)
+        corpus = prepare(book, out, tokenizer="bytes")
+        assert corpus.status.startswith("redone: ")
+        assert "train.npy" in corpus.status
+        assert contents(out) == whole
+
+
+def test_preparing_twice_gives_the_same_bytes(book, tmp_path):
+    for name in ("a", "b"):
+        prepare(book, tmp_path / name, tokenizer="bpe:350")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "book.txt"]
+
+
+def test_a_folder_that_is_not_ours_or_holds_more_is_never_overwritten(book, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunError, match="is no prepared folder; it is not overwritten"):
+        prepare(book, tmp_path / "mine")
+    prepare(book, tmp_path / "out", tokenizer="bytes")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"notes\.txt"):
+        prepare(book, tmp_path / "out", tokenizer="gpt2")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    (tmp_path / "empty").mkdir()
+    assert prepare(book, tmp_path / "empty", tokenizer="bytes").status == "new"
+
+
+def test_a_folder_in_use_is_an_error(book, tmp_path):
+    with lock(tmp_path / "out"), pytest.raises(RunError, match="in use"):
+        prepare(book, tmp_path / "out")
+
+
+@pytest.mark.parametrize("damage", ["kind", "version", "tokenizer", "files"])
+def test_a_manifest_of_something_else_is_refused(book, tmp_path, damage):
+    prepare(book, tmp_path / "out", tokenizer="bytes")
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text("utf-8"))
+    manifest[damage] = {"fingerprint": "0"} if damage == "tokenizer" else {} if damage == "files" else "other"
+    (tmp_path / "out/manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="prepare the text anew"):
+        open_corpus(tmp_path / "out")
+
+
+def test_what_goes_wrong_while_reading_leaves_nothing_behind(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", [words(1, 10)])
+    with open(tmp_path / "a.jsonl", "a") as file:
+        file.write("not json\n")
+    with pytest.raises(DataError, match=r"a\.jsonl:2"):
+        prepare(tmp_path / "a.jsonl", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error(book, tmp_path):
+    def progress(stage, done, total):
+        if stage == "check":
+            book.write_text("changed", "utf-8")
+
+    with pytest.raises(DataError, match=r"book\.txt: changed while it was being read"):
+        prepare(book, tmp_path / "out", tokenizer="bytes", progress=progress)
+    assert not (tmp_path / "out").exists()
+
+
+def test_progress_goes_through_the_stages_and_reaches_the_end(book, tmp_path):
+    told = []
+    prepare(book, tmp_path / "out", tokenizer="bpe:300", progress=lambda *report: told.append(report))
+    assert list(dict.fromkeys(stage for stage, *_ in told)) == ["read", "check", "tokenizer", "encode"]
+    last = {stage: (done, total) for stage, done, total in told}
+    assert all(done == total for stage, (done, total) in last.items() if stage != "read")
+
+
+def test_notes_of_the_documents_are_passed_on_and_counted(tmp_path):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for name in "abc":
+        (texts / f"{name}.txt").write_bytes(words(ord(name), 40).replace(" sea ", "\r\n").encode())
+    corpus = prepare(texts, tmp_path / "out", tokenizer="bytes")
+    assert corpus.notes[0].startswith(f"{texts / 'a.txt'}: CRLF")
+    assert corpus.notes[0].endswith("(and so in 2 more documents)")
+
+
+KILLED = """
+import os, signal, sys
+from lucidlm.text import corpus
+steps = 0
+def progress(stage, done, total):
+    global steps
+    steps += 1
+    if steps == int(sys.argv[3]):
+        os._exit(9)
+if sys.argv[3] == "-1":
+    corpus.write_manifest = lambda *a, **k: os._exit(9)
+if sys.argv[3] == "-2":
+    import lucidlm.runtime.files as files
+    files._sync_tree = lambda folder: os._exit(9)
+corpus.prepare(sys.argv[1], sys.argv[2], tokenizer="bpe:300", progress=progress)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_killed_at_any_moment_it_gives_the_same_when_run_again(book, tmp_path, old):
+    prepare(book, tmp_path / "whole", tokenizer="bpe:300")
+    whole, out = contents(tmp_path / "whole"), tmp_path / "out"
+    for moment in (1, 3, 4, 5, -1, -2):
+        if old:
+            prepare(book, out, tokenizer="bytes")
+        before = contents(out) if old else None
+        command = [sys.executable, "-c", KILLED, str(book), str(out), str(moment)]
+        assert subprocess.run(command, timeout=60, check=False).returncode == 9
+        if old:
+            assert contents(out) == before
+        else:
+            assert not out.exists()
+            with pytest.raises(DataError, match=r"manifest\.json"):
+                open_corpus(out)
+        assert prepare(book, out, tokenizer="bpe:300").status == (
+            "redone: the text or a setting has changed" if old else "new"
+        )
+        assert contents(out) == whole
+        for path in out.iterdir():
+            path.unlink()
+        out.rmdir()
+
+
+def test_memory_stays_bounded_for_a_text_of_tens_of_megabytes(tmp_path):
+    line = (words(1, 2000) + "\n").encode()
+    with open(tmp_path / "large.txt", "wb") as file:
+        for number in range(3000):
+            file.write(b"%d " % number + line)
+    code = (
+        "import resource, sys\nfrom lucidlm.text.corpus import prepare\n"
+        "prepare([], sys.argv[2] + '0', tokenizer='bytes')\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "prepare(sys.argv[1], sys.argv[2], tokenizer='bytes')\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    pytest.importorskip("resource")
+    command = [sys.executable, "-c", code, str(tmp_path / "large.txt"), str(tmp_path / "out")]
+    grown = int(subprocess.run(command, capture_output=True, check=True, timeout=100).stdout)
+    assert grown * (1 if sys.platform == "darwin" else 1024) < os.path.getsize(tmp_path / "large.txt")
+
+
+def test_many_documents_are_quick(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [words(seed, 12) for seed in range(5000)])
+    start = time.process_time()
+    corpus = prepare(path, tmp_path / "out", tokenizer="gpt2")
+    assert time.process_time() - start < 10  # about 1 s on an idle machine
+    assert sum(1 for _ in train_documents(corpus)) == corpus.manifest["train"]["documents"]
+    assert len(corpus.manifest["documents"]) == 1000
