@@ -1,0 +1,155 @@
+"""What a run's metrics.jsonl and samples.jsonl hold: one JSON object a line, read back as a History.
+
+metrics.jsonl: {"event": "step", ...Step's fields}, {"event": "validation", ...Validation's fields}, and "plan" and
+"end" for what a person may want to know. samples.jsonl: {"step", "prompt", "text", "probe_ids", "probe_log_probabilities"}.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lucidlm.errors import RunError
+
+METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"
+
+WORSE = 0.005
+"""A validation loss this share over the best one is worse; under it, the difference is noise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One optimizer step."""
+
+    step: int
+    epoch: float
+    tokens: int
+    """Tokens trained on so far."""
+    loss_nats: float
+    """Loss of the step's batch, dropout on."""
+    learning_rate_factor: float
+    grad_norm: float
+    tokens_per_s: float
+    mfu: float | None
+    """Share of the measured peak that the model's own operations made."""
+    time_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """The losses after a step, on fixed samples of the validation and the training text, by one protocol."""
+
+    step: int
+    epoch: float
+    validation_loss_nats: float
+    validation_perplexity: float
+    validation_bits_per_byte: float
+    validation_tokens: int
+    training_loss_nats: float
+    training_perplexity: float
+    training_bits_per_byte: float
+    training_tokens: int
+    time_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A run's steps and validations, in order."""
+
+    steps: tuple[Step, ...]
+    validations: tuple[Validation, ...]
+
+    @property
+    def best(self) -> Validation | None:
+        """The validation with the lowest loss, the earliest of equals."""
+        return min(self.validations, key=lambda validation: validation.validation_loss_nats, default=None)
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a .jsonl file; a last line that a crash tore is left out."""
+    if not path.exists():
+        return
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                event = json.loads(line)
+                if not isinstance(event, dict):
+                    raise ValueError("not an object")
+                yield event
+            except ValueError:  # not UTF-8, or not JSON
+                if line.endswith(b"\n"):
+                    raise RunError(
+                        f"{path}:{number}: not a line of JSON; delete this line to go on without it"
+                    ) from None
+
+
+def read_history(run: Path) -> History:
+    """What happened in the run at that folder."""
+    steps, validations = [], []
+    for event in read_events(Path(run) / METRICS):
+        if event.get("event") == "step":
+            steps.append(_from_event(Step, event))
+        elif event.get("event") == "validation":
+            validations.append(_from_event(Validation, event))
+    return History(tuple(steps), tuple(validations))
+
+
+def _from_event(kind: type, event: dict[str, Any]) -> Any:
+    """Newer versions may write more: what this one does not know it leaves."""
+    return kind(**{field.name: event.get(field.name) for field in fields(kind)})
+
+
+def verdict(history: History) -> str:
+    """One or two sentences on a run: its best step, and whether what came after was worse.
+
+    Rules: later steps are worse if the last validation loss lies over the best by more than 0.5 %; the model then
+    overfits if its training loss went on falling meanwhile. See docs/verdicts.md.
+    """
+    best, last = history.best, history.validations[-1] if history.validations else None
+    if best is None or last is None:
+        return "No validation yet: there is no best step."
+    numbers = (
+        f"validation loss {best.validation_loss_nats:.4f} nats per token, "
+        f"perplexity {best.validation_perplexity:,.1f}, {best.validation_bits_per_byte:.3f} bits per byte"
+    )
+    if best.step == last.step:
+        return f"The last step, {best.step:,}, is the best: {numbers}. {_gap(best)}"
+    if last.validation_loss_nats <= best.validation_loss_nats * (1 + WORSE):
+        return (
+            f"The best step is {best.step:,} of {last.step:,}: {numbers}. Later steps were no better and no worse "
+            f"(step {last.step:,}: {last.validation_loss_nats:.4f}): it has converged. {_gap(best)}"
+        )
+    fell = last.training_loss_nats < best.training_loss_nats
+    why = (
+        f"the training loss fell on from {best.training_loss_nats:.4f} to {last.training_loss_nats:.4f}: the model overfits, "
+        "it learns its training text by heart. More text, a smaller model or more dropout would help."
+        if fell
+        else f"the training loss rose too, from {best.training_loss_nats:.4f} to {last.training_loss_nats:.4f}: "
+        "the training is unstable. A lower learning rate would help."
+    )
+    return (
+        f"The best step is {best.step:,} of {last.step:,}: {numbers}. Later steps were worse: by step {last.step:,} "
+        f"the validation loss was {last.validation_loss_nats:.4f}, while {why}"
+    )
+
+
+def _gap(best: Validation) -> str:
+    gap = best.validation_loss_nats - best.training_loss_nats
+    return f"Training text by the same protocol: {best.training_loss_nats:.4f} (gap {gap:+.4f})."
+
+
+def passed_its_best(validations: list[Validation], *, patience: int = 5) -> bool:
+    """Whether the validation loss has passed its best for good, so that training on is a waste.
+
+    For good: the best lies at least `patience` validations and a tenth of the steps so far back, the last three
+    losses rise, and the last is over the best by 2 %. A bump on the way down meets none or one of these.
+    """
+    if len(validations) <= patience:
+        return False
+    losses = [validation.validation_loss_nats for validation in validations]
+    best = min(range(len(losses)), key=losses.__getitem__)
+    steps_since = validations[-1].step - validations[best].step
+    long_ago = len(losses) - 1 - best >= patience and steps_since >= validations[-1].step / 10
+    return long_ago and losses[-3] < losses[-2] < losses[-1] and losses[-1] > 1.02 * losses[best]

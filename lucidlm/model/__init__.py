@@ -1,0 +1,1 @@
+"""From token ids to a number, and to the next token."""

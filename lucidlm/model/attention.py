@@ -1,0 +1,181 @@
+"""Causal self-attention: from (B, T, C) to (B, T, C), each token looking at itself and at what came before.
+
+B texts, T new tokens, S tokens seen (cached and new), C channels, H heads, G heads of keys and values, D head size.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lucidlm.model.config import GPTConfig
+
+
+def textbook_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention written out: (B, H, T, D), keys and values (B, G, T, D) -> (B, H, T, D).
+
+    softmax(q k^T / sqrt(D), later tokens masked) v (Vaswani 2017, 3.2.1). It holds all T x T weights: the
+    model runs PyTorch's fused kernel instead, and the tests compare the two.
+    """
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, T, T)
+    later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+    return scores.masked_fill(later, -torch.inf).softmax(-1) @ v
+
+
+class KVCache:
+    """The keys and values of the tokens seen so far, a row a text; rows may have different lengths."""
+
+    def __init__(
+        self, config: GPTConfig, batch_size: int, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        """An empty cache of config.context_length tokens a row."""
+        shape = (batch_size, config.n_kv_heads, config.context_length, config.head_dim)
+        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layers)]
+        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layers)]
+        self.lengths = [0] * batch_size
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that one row can hold."""
+        return self.keys[0].shape[2]
+
+    @property
+    def ragged(self) -> bool:
+        """Whether the rows have different lengths."""
+        return len(set(self.lengths)) > 1
+
+    def positions(self, count: int) -> Tensor:
+        """Where the next `count` tokens of each row stand: (B, count)."""
+        starts = torch.tensor(self.lengths, device=self.keys[0].device)
+        return starts[:, None] + torch.arange(count, device=starts.device)
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores new keys and values (B, G, T, D) of a layer; returns all of them so far, (B, G, S, D)."""
+        count, end = k.shape[2], max(self.lengths) + k.shape[2]
+        keys, values = self.keys[layer], self.values[layer]
+        if self.ragged:
+            rows, places = torch.arange(len(self.lengths), device=k.device)[:, None], self.positions(count)
+            keys[rows, :, places] = k.transpose(1, 2).to(keys.dtype)
+            values[rows, :, places] = v.transpose(1, 2).to(values.dtype)
+        else:
+            keys[:, :, end - count : end] = k
+            values[:, :, end - count : end] = v
+        return keys[:, :, :end], values[:, :, :end]
+
+    def advance(self, count: int) -> None:
+        """Counts `count` more tokens in every row, once all layers have stored theirs."""
+        self.lengths = [length + count for length in self.lengths]
+
+    def truncate(self, lengths: list[int]) -> None:
+        """Forgets what lies beyond these lengths: padding after a ragged prompt, say."""
+        self.lengths = list(lengths)
+
+    def replace_row(self, row: int, other: "KVCache") -> None:
+        """Takes the only row of another cache in the place of a row."""
+        for mine, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
+            mine[row] = theirs[0]
+        self.lengths[row] = other.lengths[0]
+
+    def keep_rows(self, rows: list[int]) -> None:
+        """Drops all rows but these."""
+        index = torch.tensor(rows, device=self.keys[0].device)
+        self.keys = [keys.index_select(0, index) for keys in self.keys]
+        self.values = [values.index_select(0, index) for values in self.values]
+        self.lengths = [self.lengths[row] for row in rows]
+
+    def mask(self, count: int) -> Tensor | None:
+        """Which of S keys each of the next `count` tokens may see: (B or 1, 1, count, S); None for all of them."""
+        if count == 1 and not self.ragged:
+            return None
+        positions = self.positions(count) if self.ragged else self.positions(count)[:1]
+        places = torch.arange(max(self.lengths) + count, device=positions.device)
+        return (places <= positions[:, :, None])[:, None]
+
+
+class RMSNorm(nn.Module):
+    """x scaled to a root mean square of 1 over its last dimension, then by a learnt weight (Zhang 2019)."""
+
+    def __init__(self, size: int, *, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., size) -> (..., size), in the type of x."""
+        # One type for both, as the fused kernel wants it; it adds up in float32 in any case.
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head attention (Vaswani 2017) with grouped keys and values (Ainslie 2023) where the config says so."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
+        inner, inner_kv = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        modern = config.family == "modern"
+        # One matrix for query, key and value: without a bias it draws the very numbers that three in a row draw.
+        self.qkv = nn.Linear(config.emb_dim, inner + 2 * inner_kv, bias=config.qkv_bias)
+        self.out = nn.Linear(inner, config.emb_dim, bias=not modern)
+        # Normed queries and keys bound the logits of attention, so that no head can saturate (Henry 2020).
+        self.q_norm = RMSNorm(self.head_dim, eps=config.norm_eps) if modern else None
+        self.k_norm = RMSNorm(self.head_dim, eps=config.norm_eps) if modern else None
+        # Qwen3 has no dropout on attention's weights, and the fused CPU kernel none at all: GPT-2 alone has it.
+        self.drop_rate = 0.0 if modern else config.drop_rate
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, D), keys and values (B, G, T, D) of x, before any rotation."""
+        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H + 2G, T, D)
+        q, k, v = heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=1)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return q, k, v
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        rotation: tuple[Tensor, Tensor] | None,
+        cache: KVCache | None,
+        mask: Tensor | None,
+        layer: int,
+    ) -> Tensor:
+        """x (B, T, C) -> (B, T, C). With a cache, x holds the tokens after those that it holds."""
+        q, k, v = self.split(x)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        q, k = (
+            q.to(v.dtype),
+            k.to(v.dtype),
+        )  # under autocast the norms give float32, and the kernel wants one type
+        causal = cache is None or (mask is not None and max(cache.lengths) == 0)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)
+            q = q.to(k.dtype)
+        mixed = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=None if causal else mask,
+            dropout_p=self.drop_rate if self.training else 0.0,
+            is_causal=causal and x.shape[1] > 1,
+            enable_gqa=self.n_kv_heads != self.n_heads,
+        )
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def rotation_table(config: GPTConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every position's angles, each (..., D), for positions (...): RoPE (Su 2021, 3.2.2)."""
+    pairs = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32)
+    angles = positions[..., None].float() * config.rope_theta ** (-pairs / config.head_dim)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """x (B, heads, T, D) with each pair (i, i + D/2) turned by its position's angle: Qwen's order of pairs."""
+    cos, sin = rotation
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin

@@ -1,0 +1,178 @@
+"""What a GPT is made of: one frozen configuration, checked on construction, and the presets that have a name."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from lucidlm.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GPTConfig:
+    """The shape of a GPT. The names are the course's; what is None is derived from the rest on construction."""
+
+    family: Literal["gpt2", "modern"] = "gpt2"
+    """gpt2: learned positions, LayerNorm, GELU. modern: Qwen3's RoPE, RMSNorm, QK-norm, SwiGLU, no bias."""
+    vocab_size: int = 50257
+    context_length: int = 256
+    emb_dim: int = 768
+    n_layers: int = 12
+    n_heads: int = 12
+    n_kv_heads: int | None = None
+    """Heads of keys and values, each shared by n_heads / n_kv_heads queries (modern only; default: n_heads)."""
+    head_dim: int | None = None
+    """Channels of one head (default: emb_dim / n_heads)."""
+    hidden_dim: int | None = None
+    """Width inside the feed-forward (default: 4 emb_dim; modern: 8/3 emb_dim, to a multiple of 64)."""
+    drop_rate: float = 0.0
+    qkv_bias: bool = False
+    tied_head: bool = False
+    """The output head is the token embedding, transposed."""
+    rope_theta: float = 10_000.0
+    norm_eps: float | None = None
+    init: Literal["torch", "scaled"] = "scaled"
+    """torch: PyTorch's defaults, as in the course. scaled: small normal numbers, residual branches damped."""
+
+    def __post_init__(self) -> None:
+        modern = self.family == "modern"
+        _derive(self, "n_kv_heads", self.n_heads)
+        _derive(self, "head_dim", self.emb_dim // max(1, self.n_heads))
+        _derive(self, "hidden_dim", -(-8 * self.emb_dim // (3 * 64)) * 64 if modern else 4 * self.emb_dim)
+        _derive(self, "norm_eps", 1e-6 if modern else 1e-5)
+        _check(self)
+
+    @property
+    def n_parameters(self) -> int:
+        """Trainable numbers, by counting on paper: a test compares it with the model."""
+        width, inner = self.emb_dim, self.n_heads * self.head_dim
+        inner_kv = self.n_kv_heads * self.head_dim
+        embedding = self.vocab_size * width
+        head = 0 if self.tied_head else embedding
+        if self.family == "modern":
+            attention = width * (2 * inner + 2 * inner_kv) + 2 * self.head_dim
+            block = attention + 3 * width * self.hidden_dim + 2 * width
+            return embedding + head + self.n_layers * block + width
+        attention = width * 3 * inner + (3 * inner if self.qkv_bias else 0) + inner * width + width
+        feed_forward = 2 * width * self.hidden_dim + self.hidden_dim + width
+        positions = self.context_length * width
+        return (
+            embedding + head + positions + self.n_layers * (attention + feed_forward + 4 * width) + 2 * width
+        )
+
+    @property
+    def matmul_parameters(self) -> int:
+        """Weights that multiply every token: all matrices and the head, without the embeddings that are looked up."""
+        looked_up = self.vocab_size * self.emb_dim if not self.tied_head else 0
+        positions = self.context_length * self.emb_dim if self.family == "gpt2" else 0
+        return self.n_parameters - looked_up - positions
+
+    def flops_per_token(self, context_length: int | None = None) -> int:
+        """Floating-point operations of one trained token, forward and backward.
+
+        6 per weight that multiplies, and 12 C per earlier token and layer for attention's two products
+        (Chowdhery 2022, appendix B), halved because the mask leaves half of the pairs.
+        """
+        context = context_length or self.context_length
+        return 6 * self.matmul_parameters + 6 * self.n_layers * self.n_heads * self.head_dim * context
+
+    def changed(self, **changes: Any) -> "GPTConfig":
+        """This configuration with other values; what follows from width and heads is derived anew unless given."""
+        follows = ("n_kv_heads", "head_dim", "hidden_dim") if {"emb_dim", "n_heads"} & changes.keys() else ()
+        return replace(self, **dict.fromkeys(follows) | changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values, for TOML and JSON."""
+        return asdict(self)
+
+
+def _derive(config: GPTConfig, field: str, value: float) -> None:
+    if getattr(config, field) is None:
+        object.__setattr__(config, field, value)  # frozen: this is the one place that completes a config
+
+
+def _check(config: GPTConfig) -> None:
+    for field in (
+        "vocab_size",
+        "context_length",
+        "emb_dim",
+        "n_layers",
+        "n_heads",
+        "n_kv_heads",
+        "head_dim",
+        "hidden_dim",
+    ):
+        if getattr(config, field) < 1:
+            raise ConfigError(f"{field} is {getattr(config, field)}; it must be at least 1")
+    if not 0 <= config.drop_rate < 1:
+        raise ConfigError(f"drop_rate is {config.drop_rate}; it must be at least 0 and under 1")
+    if config.n_heads % config.n_kv_heads:
+        raise ConfigError(
+            f"n_heads {config.n_heads} is not a multiple of n_kv_heads {config.n_kv_heads}; "
+            "each head of keys serves the same number of queries"
+        )
+    if config.family == "gpt2":
+        if config.n_heads * config.head_dim != config.emb_dim:
+            raise ConfigError(
+                f"emb_dim {config.emb_dim} is not n_heads {config.n_heads} x head_dim {config.head_dim}; "
+                "GPT-2 needs that: choose an emb_dim that n_heads divides"
+            )
+        if config.n_kv_heads != config.n_heads:
+            raise ConfigError(f"n_kv_heads {config.n_kv_heads}: grouped heads need the family modern")
+    else:
+        if config.head_dim % 2:
+            raise ConfigError(
+                f"head_dim is {config.head_dim}; rotary positions turn pairs, so it must be even"
+            )
+        if config.qkv_bias:
+            raise ConfigError("qkv_bias is a field of the family gpt2; the modern family has no bias")
+
+
+def _gpt2(emb_dim: int, n_layers: int, n_heads: int) -> GPTConfig:
+    """One of the four published GPT-2 shapes (Radford 2019, table 2)."""
+    return GPTConfig(
+        context_length=1024,
+        emb_dim=emb_dim,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        drop_rate=0.1,
+        qkv_bias=True,
+        tied_head=True,
+    )
+
+
+def _modern(emb_dim: int, n_layers: int, *, n_kv_heads: int, large: bool) -> GPTConfig:
+    """One rung of the modern ladder: heads of 64; the small ones count bytes, the large ones GPT-2's tokens."""
+    return GPTConfig(
+        family="modern",
+        vocab_size=50257 if large else 257,
+        context_length=1024 if large else 256,
+        emb_dim=emb_dim,
+        n_layers=n_layers,
+        n_heads=emb_dim // 64,
+        n_kv_heads=n_kv_heads,
+        head_dim=64,
+        tied_head=large,
+    )
+
+
+PRESETS: dict[str, GPTConfig] = {
+    "lecture": GPTConfig(drop_rate=0.1, init="torch"),
+    "gpt2-124m": _gpt2(768, 12, 12),
+    "gpt2-355m": _gpt2(1024, 24, 16),
+    "gpt2-774m": _gpt2(1280, 36, 20),
+    "gpt2-1558m": _gpt2(1600, 48, 25),
+    "modern-1m": _modern(128, 4, n_kv_heads=2, large=False),
+    "modern-3m": _modern(192, 6, n_kv_heads=3, large=False),
+    "modern-10m": _modern(320, 8, n_kv_heads=5, large=False),
+    "modern-50m": _modern(512, 8, n_kv_heads=4, large=True),
+    "modern-120m": _modern(768, 12, n_kv_heads=6, large=True),
+    "modern-350m": _modern(1024, 26, n_kv_heads=8, large=True),
+    "modern-760m": _modern(1536, 26, n_kv_heads=12, large=True),
+    "modern-1.5b": _modern(2048, 30, n_kv_heads=16, large=True),
+}
+
+
+def preset(name: str, **changes: Any) -> GPTConfig:
+    """The preset of that name, with fields changed: preset("lecture", drop_rate=0.0)."""
+    if name not in PRESETS:
+        raise ConfigError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name].changed(**changes)

@@ -1,0 +1,392 @@
+"""From logits to text: decoding strategies one by one, and the loop that draws token after token with a cache.
+
+V vocabulary. Each strategy takes the logits (V,) of one place and returns logits (V,), -inf where it forbids.
+"""
+
+import codecs
+import math
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lucidlm.errors import ConfigError, DataError, WeightsError
+from lucidlm.model.gpt import GPT
+from lucidlm.model.loss import log_softmax
+from lucidlm.runtime.device import seed_from
+from lucidlm.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """How the next token is chosen; the defaults draw as the model believes, a little sharper."""
+
+    temperature: float = 0.8
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks = (
+            (
+                "temperature",
+                self.temperature,
+                0 <= self.temperature < math.inf,
+                "0 (the likeliest token) or more",
+            ),
+            ("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "1 or more, or none for all tokens"),
+            ("top_p", self.top_p, 0 < self.top_p <= 1, "over 0 and at most 1"),
+            ("min_p", self.min_p, 0 <= self.min_p <= 1, "from 0 to 1"),
+            ("repetition_penalty", self.repetition_penalty, 0 < self.repetition_penalty < math.inf, "over 0"),
+        )
+        for name, value, holds, rule in checks:
+            if not holds:
+                raise ConfigError(f"{name} is {value}; it must be {rule}")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token."""
+
+    id: int
+    text: str
+    """The whole characters that are certain with this token; joined they are the generated text."""
+    log_probability: float
+    """What the model gave it before any strategy changed the odds."""
+    finish_reason: str | None = None
+    """On the last token: "stop" (a stop string), "end_of_text" or "length"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A prompt and what the model went on with."""
+
+    prompt: str
+    text: str
+    tokens: tuple[Token, ...]
+    finish_reason: str
+    seed: int
+
+    def __str__(self) -> str:
+        """Prompt and text, as one."""
+        return self.prompt + self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Stable keys, for --json."""
+        return asdict(self)
+
+
+# The strategies
+
+
+def penalise_repetition(logits: Tensor, ids: Sequence[int], penalty: float) -> Tensor:
+    """Makes tokens that are there already less likely: positive logits divided, negative multiplied (Keskar 2019)."""
+    if penalty == 1.0 or not ids:
+        return logits
+    seen = torch.tensor(sorted(set(ids)), device=logits.device)
+    chosen = logits[seen]
+    return logits.scatter(0, seen, torch.where(chosen > 0, chosen / penalty, chosen * penalty))
+
+
+def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """Sharper under 1, flatter over 1: p becomes p^(1/temperature), shared out anew."""
+    return logits / temperature
+
+
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """Only the k largest stay; of equal ones the lower id."""
+    if k >= logits.numel():
+        return logits
+    # A stable sort, as topk leaves the order of equal logits open.
+    kept = logits.sort(descending=True, stable=True).indices[:k]
+    return torch.full_like(logits, -torch.inf).scatter(0, kept, logits[kept])
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Only the fewest tokens whose probabilities reach p together stay, one at least (Holtzman 2020)."""
+    if p >= 1:
+        return logits
+    ordered, order = logits.sort(descending=True, stable=True)
+    mass = ordered.softmax(0).cumsum(0)
+    # A token stays while what stands before it has not reached p.
+    cut = torch.cat((mass.new_zeros(1), mass[:-1])) >= p
+    return logits.scatter(0, order[cut], -torch.inf)
+
+
+def keep_min_p(logits: Tensor, share: float) -> Tensor:
+    """Only tokens at least `share` times as likely as the likeliest stay (Nguyen 2024)."""
+    if share <= 0:
+        return logits
+    return logits.masked_fill(logits < logits.max() + math.log(share), -torch.inf)
+
+
+def distribution(logits: Tensor, decoding: Decoding, ids: Sequence[int] = ()) -> Tensor:
+    """Probabilities (V,) that the next token is drawn by: all strategies in their order. Temperature 0 is argmax."""
+    logits = penalise_repetition(_usable(logits), ids, decoding.repetition_penalty)
+    if decoding.temperature == 0:
+        return torch.zeros_like(logits).index_fill(0, logits.argmax(), 1.0)
+    # Off the largest first: an infinite logit would make NaN, and so would dividing by a tiny temperature.
+    largest = logits.max()
+    if largest == torch.inf:
+        return (logits == torch.inf).float() / (logits == torch.inf).sum()
+    logits = apply_temperature(logits - largest, decoding.temperature)
+    if decoding.top_k is not None:
+        logits = keep_top_k(logits, decoding.top_k)
+    logits = keep_min_p(keep_top_p(logits, decoding.top_p), decoding.min_p)
+    return logits.softmax(0)
+
+
+def next_token(
+    logits: Tensor, decoding: Decoding, *, ids: Sequence[int] = (), generator: torch.Generator | None = None
+) -> int:
+    """The id of the next token, drawn from the distribution of logits (V,) after the strategies.
+
+    `ids` are the tokens so far, which a repetition penalty looks at. WeightsError for NaN.
+    """
+    if decoding.temperature == 0:
+        return int(penalise_repetition(_usable(logits), ids, decoding.repetition_penalty).argmax())
+    # On the CPU, so that a seed draws the same on every device.
+    return int(torch.multinomial(distribution(logits, decoding, ids).cpu(), 1, generator=generator))
+
+
+def _usable(logits: Tensor) -> Tensor:
+    if torch.isnan(logits).any():
+        raise WeightsError(
+            "the model's logits hold NaN: its weights are damaged or overflowed; take another checkpoint"
+        )
+    logits = logits.float() if logits.dtype != torch.float64 else logits
+    if (logits == -torch.inf).all():
+        raise WeightsError("the model forbids every token: all its logits are -inf; take another checkpoint")
+    return logits
+
+
+# The loop
+
+
+def generate(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    max_new_tokens: int = 200,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    stop: Sequence[str] = (),
+    seed: int | None = None,
+) -> Generation:
+    """What the model goes on with after the prompt; print it to see both. See `generate_batch`."""
+    (generation,) = generate_batch(
+        model,
+        tokenizer,
+        [prompt],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        stop=stop,
+        seed=seed,
+    )
+    return generation
+
+
+def stream(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    max_new_tokens: int = 200,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    stop: Sequence[str] = (),
+    seed: int | None = None,
+) -> Iterator[Token]:
+    """`generate`, a token at a time: their texts are whole characters and join to the generated text."""
+    decoding = Decoding(
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
+    )
+    row = _Row(model, tokenizer, prompt, stop, max_new_tokens, _fresh(seed))
+    yield from (token for _, token in _decode(model, [row], decoding))
+
+
+def generate_batch(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    *,
+    num: int = 1,
+    max_new_tokens: int = 200,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    stop: Sequence[str] = (),
+    seed: int | None = None,
+) -> list[Generation]:
+    """`num` texts after each of the prompts, which may be of different lengths, in one batch.
+
+    Each row draws from a generator of its own, so that what it says does not depend on the rows beside it: the
+    first text of a prompt is that of `generate` with the same seed. No prompt: from the beginning of a document.
+    When the context is full, its older half is dropped and the rest is run again; of a prompt that does not leave
+    room for one token the newest half of a context is kept. Text ends at end-of-text or before a `stop` string.
+    Raises ConfigError for a parameter that cannot be, DataError for an empty prompt where no end-of-text is known.
+    """
+    decoding = Decoding(
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
+    )
+    if num < 1:
+        raise ConfigError(f"num is {num}; it must be at least 1")
+    seed = _fresh(seed)
+    rows = [
+        _Row(model, tokenizer, prompt, stop, max_new_tokens, seed if number == 0 else seed_from(seed, number))
+        for prompt in prompts
+        for number in range(num)
+    ]
+    tokens: list[list[Token]] = [[] for _ in rows]
+    for number, token in _decode(model, rows, decoding):
+        tokens[number].append(token)
+    return [
+        Generation(
+            prompt=row.prompt,
+            text="".join(token.text for token in row_tokens),
+            tokens=tuple(row_tokens),
+            finish_reason=row_tokens[-1].finish_reason or "length" if row_tokens else "length",
+            seed=row.seed,
+        )
+        for row, row_tokens in zip(rows, tokens, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def _decode(model: GPT, rows: list["_Row"], decoding: Decoding) -> Iterator[tuple[int, Token]]:
+    """(row, token) until every row has ended; the cache holds the rows that have not."""
+    was_training = model.training
+    model.eval()
+    try:
+        alive = [number for number, row in enumerate(rows) if row.left > 0]
+        if not alive:
+            return
+        cache = model.new_cache(len(alive))
+        longest = max(len(rows[number].ids) for number in alive)
+        prompts = torch.zeros(len(alive), longest, dtype=torch.int64)
+        for place, number in enumerate(alive):
+            prompts[place, : len(rows[number].ids)] = torch.tensor(rows[number].ids)
+        hidden = model.hidden(prompts.to(model.device), cache)
+        lengths = [len(rows[number].ids) for number in alive]
+        cache.truncate(lengths)  # the padding behind shorter prompts is forgotten
+        logits = model.head(hidden[torch.arange(len(alive)), torch.tensor(lengths) - 1])  # (rows, V)
+        while True:
+            ended = []
+            for place, number in enumerate(alive):
+                token = rows[number].draw(logits[place], decoding)
+                yield number, token
+                if token.finish_reason is not None:
+                    ended.append(place)
+            if ended:
+                kept = [place for place in range(len(alive)) if place not in ended]
+                alive = [alive[place] for place in kept]
+                if not alive:
+                    return
+                cache.keep_rows(kept)
+            logits = _advance(model, [rows[number] for number in alive], cache)
+    finally:
+        model.train(was_training)
+
+
+def _advance(model: GPT, rows: list["_Row"], cache: Any) -> Tensor:
+    """Logits (rows, V) after each row's last token; rows whose context is full lose its older half first."""
+    context = model.config.context_length
+    for place, row in enumerate(rows):
+        if cache.lengths[place] >= context:
+            row.ids = row.ids[-max(1, context // 2) :]
+            single = model.new_cache(1)
+            if len(row.ids) > 1:
+                model.hidden(torch.tensor([row.ids[:-1]], device=model.device), single)
+            cache.replace_row(place, single)
+    last = torch.tensor([[row.ids[-1]] for row in rows], device=model.device)
+    return model.head(model.hidden(last, cache)[:, -1])
+
+
+class _Row:
+    """One text under way: its tokens, its generator, and what of its bytes has not been given out yet."""
+
+    def __init__(
+        self,
+        model: GPT,
+        tokenizer: Tokenizer,
+        prompt: str,
+        stop: Sequence[str],
+        max_new_tokens: int,
+        seed: int,
+    ) -> None:
+        if max_new_tokens < 0:
+            raise ConfigError(f"max_new_tokens is {max_new_tokens}; it must be 0 or more")
+        self.stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        if "" in self.stop:
+            raise ConfigError("a stop string is empty: it would stop before the first token; leave it out")
+        self.prompt, self.tokenizer, self.left, self.seed = prompt, tokenizer, max_new_tokens, seed
+        self.generator = torch.Generator().manual_seed(seed)
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self.held = ""
+        """Text that may be the beginning of a stop string."""
+        self.ids = tokenizer.encode(prompt) or self._beginning(model)
+        if len(self.ids) >= model.config.context_length:
+            self.ids = self.ids[-max(1, model.config.context_length // 2) :]
+
+    def _beginning(self, model: GPT) -> list[int]:
+        end = self.tokenizer.end_of_text
+        if end is None or end >= model.config.vocab_size:
+            raise DataError("an empty prompt needs a model that knows an end-of-text token; give a prompt")
+        return [end]
+
+    def draw(self, logits: Tensor, decoding: Decoding) -> Token:
+        """The next token, drawn and written down."""
+        size = self.tokenizer.vocab_size
+        logits = logits[
+            :size
+        ]  # ids that are padding stand for no text: they keep their loss, but are never drawn
+        id = next_token(logits, decoding, ids=self.ids, generator=self.generator)
+        log_probability = log_softmax(logits)[id].item()
+        self.ids.append(id)
+        self.left -= 1
+        if id == self.tokenizer.end_of_text:
+            return Token(id, self._rest(), log_probability, "end_of_text")
+        text = self.held + self.decoder.decode(self.tokenizer.token_bytes(id))
+        found = [text.find(string) for string in self.stop if string in text]
+        if found:
+            return Token(id, text[: min(found)], log_probability, "stop")
+        if self.left == 0:
+            self.held = text
+            return Token(id, self._rest(), log_probability, "length")
+        keep = max((_overlap(text, string) for string in self.stop), default=0)
+        self.held = text[len(text) - keep :]
+        return Token(id, text[: len(text) - keep], log_probability)
+
+    def _rest(self) -> str:
+        """What was held back, at the end: bytes that never became a character are shown as U+FFFD."""
+        text, self.held = self.held + self.decoder.decode(b"", final=True), ""
+        found = [text.find(string) for string in self.stop if string in text]
+        return text[: min(found)] if found else text
+
+
+def _overlap(text: str, string: str) -> int:
+    """Length of the longest end of text that a string begins with."""
+    return next(
+        (size for size in range(min(len(string) - 1, len(text)), 0, -1) if text.endswith(string[:size])), 0
+    )
+
+
+def _fresh(seed: int | None) -> int:
+    return secrets.randbelow(2**31) if seed is None else seed

@@ -1,0 +1,142 @@
+"""GPT: token ids (B, T) in, logits (B, T, V) out, always; GPT-2's blocks or the modern ones, chosen by the config."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lucidlm.errors import ConfigError
+from lucidlm.model.attention import CausalSelfAttention, KVCache, RMSNorm, rotation_table
+from lucidlm.model.config import GPTConfig
+
+
+class FeedForward(nn.Module):
+    """GPT-2's two layers around a GELU: each token alone, (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.inner = nn.Linear(config.emb_dim, config.hidden_dim)
+        self.out = nn.Linear(config.hidden_dim, config.emb_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """GELU by its tanh approximation, as GPT-2 was trained with (Hendrycks 2016)."""
+        return self.out(F.gelu(self.inner(x), approximate="tanh"))
+
+
+class GatedFeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020): one half of the inner channels opens and closes the other."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.emb_dim, config.hidden_dim, bias=False)
+        self.inner = nn.Linear(config.emb_dim, config.hidden_dim, bias=False)
+        self.out = nn.Linear(config.hidden_dim, config.emb_dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        return self.out(F.silu(self.gate(x)) * self.inner(x))
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each normed before and added to the stream."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.attention_norm = _norm(config)
+        self.attention = CausalSelfAttention(config)
+        self.feed_forward_norm = _norm(config)
+        self.feed_forward = GatedFeedForward(config) if config.family == "modern" else FeedForward(config)
+        self.dropout = nn.Dropout(config.drop_rate)
+
+    def forward(self, x: Tensor, **attention_inputs) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), **attention_inputs))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class GPT(nn.Module):
+    """A GPT of the given shape; its modules are made in the order in which the course makes them.
+
+    `hidden` and `head` are apart so that a loss may run over the head in pieces; `forward` is both.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        """Random weights, drawn from PyTorch's generator: torch.manual_seed before decides them."""
+        super().__init__()
+        self.config = config
+        self.document_prefix_id: int | None = None
+        """The id that stood before each document in training, if one did: what scores a text's first token."""
+        self.token_embedding = nn.Embedding(config.vocab_size, config.emb_dim)
+        learned = config.family == "gpt2"
+        self.position_embedding = nn.Embedding(config.context_length, config.emb_dim) if learned else None
+        self.dropout = nn.Dropout(config.drop_rate)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.final_norm = _norm(config)
+        self.head = nn.Linear(config.emb_dim, config.vocab_size, bias=False)
+        if config.tied_head:
+            self.head.weight = self.token_embedding.weight
+        if config.init == "scaled":
+            _draw_scaled_weights(self)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.token_embedding.weight.device
+
+    @property
+    def n_parameters(self) -> int:
+        """Trainable numbers; a tied head counts once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Logits of the next token at each place: ids (B, T) -> (B, T, V)."""
+        return self.head(self.hidden(ids, cache))
+
+    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """What the head multiplies: ids (B, T) -> (B, T, C). A cache is read and filled."""
+        count, seen = ids.shape[1], 0 if cache is None else max(cache.lengths)
+        if seen + count > self.config.context_length:
+            raise ConfigError(
+                f"{seen + count} tokens are more than the model's context of {self.config.context_length}; "
+                "pass fewer, or use a model with a longer context"
+            )
+        positions = torch.arange(count, device=ids.device)[None] if cache is None else cache.positions(count)
+        x = self.token_embedding(ids)  # (B, T, C)
+        rotation = None
+        if self.position_embedding is not None:
+            # Rows that are padded past the context while others are not: their surplus is never looked at.
+            x = x + self.position_embedding(positions)
+        else:
+            cos, sin = rotation_table(self.config, positions)
+            rotation = cos[:, None], sin[:, None]  # (B or 1, 1, T, D): the same for every head
+        x = self.dropout(x)
+        mask = None if cache is None else cache.mask(count)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotation=rotation, cache=cache, mask=mask, layer=layer)
+        if cache is not None:
+            cache.advance(count)
+        return self.final_norm(x)
+
+    def new_cache(self, batch_size: int) -> KVCache:
+        """An empty cache for this model's keys and values."""
+        dtype = self.token_embedding.weight.dtype
+        return KVCache(self.config, batch_size, device=self.device, dtype=dtype)
+
+
+def _norm(config: GPTConfig) -> nn.Module:
+    kind = RMSNorm if config.family == "modern" else nn.LayerNorm
+    return kind(config.emb_dim, eps=config.norm_eps)
+
+
+@torch.no_grad()
+def _draw_scaled_weights(model: GPT) -> None:
+    """Small normal numbers for matrices and embeddings, zeros for biases."""
+    # 1/sqrt(2 n_layers): two residual additions a block (Radford 2019, 2.3).
+    damped = 0.02 / math.sqrt(2 * model.config.n_layers)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif parameter.dim() == 2:
+            residual = name.endswith(("attention.out.weight", "feed_forward.out.weight"))
+            nn.init.normal_(parameter, std=damped if residual else 0.02)

@@ -1,0 +1,148 @@
+"""From logits to a number: softmax, cross entropy, perplexity and bits, and the same cross entropy in little memory.
+
+B texts, T tokens, N = B T rows, C channels, V vocabulary. Every loss is in nats and in float32 or better,
+whatever the model computed in.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from lucidlm.runtime.device import float32_precision
+from lucidlm.text.windows import IGNORED
+
+
+def softmax(logits: Tensor) -> Tensor:
+    """Probabilities (..., V) from logits (..., V): exp(logit), shared out so that they add up to 1.
+
+    The largest logit is taken off first, so that exp cannot overflow: it cancels out.
+    """
+    logits = _at_least_float32(logits)
+    exponentials = (logits - logits.amax(-1, keepdim=True)).exp()
+    return exponentials / exponentials.sum(-1, keepdim=True)
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Logarithms of the probabilities, (..., V), at least float32; exact where a probability is too small to hold."""
+    logits = _at_least_float32(logits)
+    shifted = logits - logits.amax(-1, keepdim=True)
+    return shifted - shifted.exp().sum(-1, keepdim=True).log()
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Loss of each target in nats: logits (..., V), targets (...) -> (...), float32.
+
+    -log softmax(logits)[target], Shannon's surprisal. Ignored targets (-100) cost 0:
+    divide the sum by the number of kept targets, not by B T.
+    """
+    kept = targets != IGNORED
+    logits = _at_least_float32(logits)
+    of_target = logits.gather(-1, targets.where(kept, 0)[..., None])[..., 0]
+    # -log(e^target / sum e^logit): without the (..., V) tensor of probabilities that one number is wanted of.
+    return (logits.logsumexp(-1) - of_target).where(kept, 0.0)
+
+
+def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Loss of each yes (1) or no (0) in nats: logits (...), targets (...) -> (...), float32.
+
+    -(y ln p + (1 - y) ln(1 - p)) with p = 1 / (1 + e^-logit), written so that no logit is too large:
+    max(x, 0) - x y + ln(1 + e^-|x|). With two classes it is the cross entropy of the logits (0, x).
+    """
+    logits = _at_least_float32(logits)
+    targets = targets.to(logits.dtype)
+    return logits.clamp(min=0) - logits * targets + (-logits.abs()).exp().log1p()
+
+
+def perplexity(loss_nats: float | Tensor) -> float:
+    """exp(loss): as uncertain as a fair choice among this many tokens."""
+    try:
+        return math.exp(float(loss_nats))
+    except OverflowError:
+        return math.inf
+
+
+def bits(nats: float | Tensor) -> float:
+    """The same surprise counted in halvings: nats / ln 2."""
+    return float(nats) / math.log(2)
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int = 1024) -> Tensor:
+    """Sum of nats over the kept targets: hidden (N, C), head weight (V, C), targets (N,) -> scalar, float32.
+
+    The same number as cross_entropy(hidden @ weight.T, targets).sum(), but the N x V logits are never all
+    held: they are made `chunk` rows at a time, and their gradients at once, in the forward pass. The products
+    multiply in the type that autocast asks for and come out in float32, the weight's gradient adds up there.
+    """
+    if torch.is_autocast_enabled(hidden.device.type):
+        multiply = torch.get_autocast_dtype(hidden.device.type)
+    else:
+        multiply = torch.promote_types(hidden.dtype, weight.dtype)
+    with torch.autocast(hidden.device.type, enabled=False):
+        return _LinearCrossEntropy.apply(hidden, weight, targets, chunk, multiply)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """The gradient of the logits, softmax - one_hot(target), is known as soon as they are: nothing need be kept."""
+
+    @staticmethod
+    def forward(
+        ctx, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, multiply: torch.dtype
+    ) -> Tensor:
+        exact = torch.float64 if multiply == torch.float64 else torch.float32
+        head = _operand(weight, multiply)
+        total = torch.zeros((), dtype=exact, device=hidden.device)
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=exact) if wants_weight else None
+        for start in range(0, hidden.shape[0], chunk):
+            part = slice(start, start + chunk)
+            h, target = _operand(hidden[part], multiply), targets[part]
+            kept = target != IGNORED
+            logits = _product(h, head.T, multiply)  # (chunk, V)
+            normaliser = logits.logsumexp(-1)
+            index = target.where(kept, 0)[:, None]
+            total += (normaliser - logits.gather(1, index)[:, 0]).where(kept, 0.0).sum()
+            if not (wants_hidden or wants_weight):
+                continue
+            grad = logits.sub_(normaliser[:, None]).exp_()  # softmax, in the place of the logits
+            grad.scatter_add_(1, index, torch.full_like(index, -1, dtype=exact))
+            grad = _operand(grad.mul_(kept[:, None]), multiply)
+            if grad_hidden is not None:
+                grad_hidden[part] = _product(grad, head, multiply)
+            if grad_weight is not None:
+                grad_weight += _product(grad.T, h, multiply)
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = weight.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx, grad_total: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        if grad_hidden is not None:
+            grad_hidden = grad_hidden * grad_total.to(grad_hidden.dtype)
+        if grad_weight is not None:
+            grad_weight = (grad_weight * grad_total).to(ctx.weight_dtype)
+        return grad_hidden, grad_weight, None, None, None
+
+
+def _operand(x: Tensor, multiply: torch.dtype) -> Tensor:
+    """x as _product wants it: a GPU reads the short type, a CPU float32, which it shortens on the way."""
+    return x.to(multiply if x.is_cuda or multiply == torch.float64 else torch.float32)
+
+
+def _product(left: Tensor, right: Tensor, multiply: torch.dtype) -> Tensor:
+    """left @ right, multiplied in that type, added up and returned in float32 (or float64).
+
+    A bfloat16 result would keep 8 bits of each logit: an error of 0.01 nats in a token's loss.
+    """
+    if multiply in (torch.float32, torch.float64):
+        return left @ right
+    if left.is_cuda:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    with float32_precision("bf16" if multiply == torch.bfloat16 else "ieee"):
+        return left @ right
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()

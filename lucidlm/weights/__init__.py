@@ -1,0 +1,1 @@
+"""Weights in from the world and out to it."""

@@ -1,0 +1,68 @@
+"""What several rooms' tests share: the Tiny model of each family, random ids, one thread."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from lucidlm.model.config import GPTConfig
+from lucidlm.model.gpt import GPT
+
+TINY = {
+    "gpt2": GPTConfig(
+        vocab_size=257, context_length=64, emb_dim=64, n_layers=2, n_heads=4, qkv_bias=True, tied_head=True
+    ),
+    "modern": GPTConfig(
+        family="modern",
+        vocab_size=257,
+        context_length=64,
+        emb_dim=64,
+        n_layers=2,
+        n_heads=4,
+        n_kv_heads=2,
+        head_dim=16,
+    ),
+}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Sums of one thread have one order, and the tests leave the other cores alone."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(params=TINY)
+def tiny_config(request: pytest.FixtureRequest) -> GPTConfig:
+    """Tiny of each family: GPT-2 with biases and a tied head, modern with grouped heads and an untied one."""
+    return TINY[request.param]
+
+
+@pytest.fixture
+def tiny_gpt(tiny_config: GPTConfig) -> GPT:
+    """The Tiny model of each family, as initialised from seed 0, in eval mode."""
+    torch.manual_seed(0)
+    return GPT(tiny_config).eval()
+
+
+@pytest.fixture
+def lively_gpt(tiny_gpt: GPT) -> GPT:
+    """The Tiny model with weights so large that each one shows in the logits, gains and biases too."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in tiny_gpt.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            gain = parameter.dim() == 1 and name.endswith("weight")
+            parameter.copy_(1 + 0.3 * noise if gain else 0.2 * noise)
+    return tiny_gpt
+
+
+@pytest.fixture
+def random_ids() -> Callable[..., Tensor]:
+    """random_ids(model, length=16, batch_size=1, seed=0): ids (B, T) of the model's vocabulary."""
+
+    def draw(model: GPT, *, length: int = 16, batch_size: int = 1, seed: int = 0) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randint(model.config.vocab_size, (batch_size, length), generator=generator)
+
+    return draw
