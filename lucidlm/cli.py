@@ -1,0 +1,511 @@
+"""The command line: one short function a verb. Results go to stdout, progress and notes to stderr.
+
+Nothing here imports torch before a verb runs, so that --help answers at once.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from lucidlm import __version__
+from lucidlm.errors import LucidError
+from lucidlm.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from lucidlm.model.gpt import GPT
+    from lucidlm.text.tokenizer import Tokenizer
+    from lucidlm.training.loop import TrainResult
+
+app = App(
+    name="lucidlm",
+    help="From any text to a language model whose quality is a number you can trust.",
+    help_format="plaintext",
+    version=__version__,
+)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compute:
+    """Where and how a verb computes."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number type of the products (auto: float32 on a CPU, bfloat16 on a GPU)."""
+    threads: int = 0
+    """Processor threads (0: all)."""
+    seed: int = 123
+    """Seed of random weights, where MODEL is a preset."""
+
+
+@app.command
+def train(
+    *texts: str,
+    settings: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),
+    config: str | None = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Train a model on a text and say how good it became.
+
+    Parameters
+    ----------
+    texts
+        Files, folders, patterns, URLs, - for standard input, or a folder of `lucidlm prepare`; none: a story.
+    config
+        A .toml file of these settings; a run's own run.toml repeats the run. Other flags stand over it.
+    resume
+        Go on with the run at --out from its last checkpoint; everything else comes from its run.toml.
+    overwrite
+        Delete the run that stands at --out and begin anew.
+    json
+        Print the result as JSON.
+    """
+    from lucidlm.display import TrainingDisplay
+    from lucidlm.training.loop import train as run_training
+    from lucidlm.training.runs import read_settings
+
+    if texts:
+        settings = replace(settings, text=texts)
+    plan = read_settings(Path(config))[1] if config and not resume else None
+    with TrainingDisplay() as display:
+        if plan is not None and settings != replace(read_settings(Path(config))[0], out=settings.out):
+            display.say(f"{config} is changed by the flags given, so the plan is made anew")
+            plan = None
+        result = run_training(
+            settings, plan=plan, resume=resume, overwrite=overwrite, say=display.say, watch=display.watch
+        )
+    print(_json(_summary(result)) if json else _closing_lines(result))
+    return 128 + result.interrupted if result.interrupted else 0
+
+
+@app.command
+def evaluate(
+    model: str,
+    *texts: str,
+    stride: int | None = None,
+    context_length: int | None = None,
+    prefix: Literal["auto", "none"] = "auto",
+    protocol: Literal["lucid", "batch-mean"] = "lucid",
+    batch_size: int | None = None,
+    encoding: str = "utf-8",
+    json: Annotated[bool, Parameter(negative="")] = False,
+    compute: Compute = Compute(),
+) -> None:
+    """Say how well a model predicts a text: loss, perplexity, bits per byte.
+
+    Parameters
+    ----------
+    model
+        A run, a checkpoint, a Hugging Face folder or a preset.
+    texts
+        Files, folders, patterns, URLs or - for standard input; none: the run's own validation text.
+    stride
+        Tokens from one window to the next (default: half of the context); 1 is exact and slow.
+    context_length
+        Tokens of a window (default: the model's context).
+    prefix
+        auto: end-of-text before each document where the model knows it. none: leave the first token out.
+    protocol
+        lucid: every token once. batch-mean: as the course's first code counts, for its figures.
+    batch_size
+        Windows at once; the number does not depend on it (batch-mean: the course's batches, default 2).
+    encoding
+        Encoding of the texts.
+    json
+        Print the result as JSON.
+    """
+    from lucidlm.measure import evaluation
+
+    loaded, tokenizer, dtype = _load(model, compute)
+    shape = {"context_length": context_length, "dtype": dtype}
+    documents = _documents(texts, tokenizer, encoding) if texts else _own_validation_text(model)
+    if protocol == "batch-mean":
+        result = evaluation.evaluate_batch_mean(
+            loaded, tokenizer, documents, batch_size=batch_size or 2, **shape
+        )
+    else:
+        result = evaluation.evaluate_documents(
+            loaded, tokenizer, documents, stride=stride, prefix=prefix, batch_size=batch_size or 8, **shape
+        )
+    print(_json(result.to_dict()) if json else result)
+
+
+@app.command
+def explain(
+    model: str,
+    *texts: str,
+    file: str | None = None,
+    top_k: int = 5,
+    prefix: Literal["auto", "none"] = "auto",
+    json: Annotated[bool, Parameter(negative="")] = False,
+    compute: Compute = Compute(),
+) -> None:
+    """Show why a loss is what it is: every token's probability, rank and alternatives, and the steps to the loss.
+
+    Parameters
+    ----------
+    model
+        A run, a checkpoint, a Hugging Face folder or a preset: lecture is the course's model.
+    texts
+        One or more texts; several are a batch, as in the lecture.
+    file
+        A file whose text is explained.
+    top_k
+        Alternatives of each token.
+    prefix
+        auto: end-of-text before each text where the model knows it. none: leave the first token out.
+    json
+        Print the result as JSON.
+    """
+    from lucidlm.measure.explanation import explain as explain_texts
+    from lucidlm.text.documents import read_documents
+
+    given = [*texts, *(document.text() for document in read_documents([file]))] if file else list(texts)
+    if not given:
+        raise LucidError(
+            'nothing to explain: give a text in quotes, or --file; lucidlm explain lecture "every effort"'
+        )
+    loaded, tokenizer, dtype = _load(model, compute)
+    result = explain_texts(loaded, tokenizer, given, top_k=top_k, prefix=prefix, dtype=dtype)
+    print(_json(result.to_dict()) if json else result)
+
+
+@app.command
+def generate(
+    model: str,
+    prompt: str = "",
+    *,
+    max_new_tokens: int = 200,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    stop: tuple[str, ...] = (),
+    num: int = 1,
+    seed: int | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    device: str = "auto",
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    threads: int = 0,
+) -> None:
+    """Go on from a prompt.
+
+    Parameters
+    ----------
+    model
+        A run, a checkpoint, a Hugging Face folder or a preset.
+    prompt
+        The text to go on from; none: from the beginning of a document.
+    max_new_tokens
+        At most so many tokens.
+    temperature
+        0 takes the likeliest token each time, 1 draws as the model believes, more is wilder.
+    top_k
+        Draw among the k likeliest.
+    top_p
+        Draw among the fewest tokens that together have this probability.
+    min_p
+        Draw among tokens that have at least this share of the likeliest one's probability.
+    repetition_penalty
+        Over 1: tokens that are there already become less likely.
+    stop
+        End before this string; may be given several times.
+    num
+        So many texts from the same prompt.
+    seed
+        The same seed gives the same text; none: a fresh one, which is printed.
+    json
+        Print the result as JSON.
+    device
+        auto, cpu, cuda or mps.
+    dtype
+        Number type of the products.
+    threads
+        Processor threads (0: all).
+    """
+    from lucidlm.model.generation import generate_batch
+
+    compute = Compute(device=device, dtype=dtype, threads=threads)
+    loaded, tokenizer, _ = _load(model, compute)
+    results = generate_batch(
+        loaded,
+        tokenizer,
+        [prompt],
+        num=num,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        stop=stop,
+        seed=seed,
+    )
+    if json:
+        print(_json([result.to_dict() for result in results]))
+        return
+    print("\n\n".join(str(result) for result in results))
+    if seed is None and temperature > 0:
+        print(f"seed {results[0].seed}", file=sys.stderr)
+
+
+@app.command
+def prepare(
+    *texts: str,
+    out: str,
+    tokenizer: str = "auto",
+    val: tuple[str, ...] = (),
+    val_fraction: float = 0.1,
+    encoding: str = "utf-8",
+    field: str = "text",
+    raw: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Turn texts into token files that several runs can train on.
+
+    Parameters
+    ----------
+    texts
+        Files, folders, patterns, URLs or - for standard input.
+    out
+        The folder to write.
+    tokenizer
+        auto, gpt2, bytes, or bpe:N for N tokens learnt from the text.
+    val
+        Validation texts of your own.
+    val_fraction
+        The part that is held out where no validation text is given.
+    encoding
+        Encoding of the texts.
+    field
+        The field of a .jsonl line that holds the text.
+    raw
+        Leave Project Gutenberg's header and footer in.
+    """
+    from lucidlm.display import stage_printer
+    from lucidlm.text.corpus import prepare as prepare_corpus
+
+    corpus = prepare_corpus(
+        texts,
+        Path(out),
+        tokenizer=tokenizer,
+        validation=val or None,
+        validation_fraction=val_fraction,
+        encoding=encoding,
+        field=field,
+        raw=raw,
+        progress=stage_printer,
+    )
+    for note in corpus.notes:
+        print(note, file=sys.stderr)
+    print(
+        f"{out}: {corpus.train_tokens:,} tokens to train on, {corpus.validation_tokens:,} held out, "
+        f"tokenizer {corpus.tokenizer.name}; lucidlm train {out} trains on it"
+    )
+
+
+@app.command
+def info(model: str, *, json: Annotated[bool, Parameter(negative="")] = False) -> None:
+    """Say what a model is: family, shape, parameters, tokenizer, and of a run how it went.
+
+    Parameters
+    ----------
+    model
+        A run, a checkpoint, a Hugging Face folder or a preset.
+    json
+        Print the result as JSON.
+    """
+    from lucidlm.measure.history import METRICS, read_history, verdict
+
+    loaded, tokenizer, _ = _load(model, Compute(device="cpu"))
+    values = {"model": model, "parameters": loaded.n_parameters} | loaded.config.to_dict()
+    values |= {"tokenizer": tokenizer.name, "document_prefix_id": loaded.document_prefix_id}
+    if (Path(model) / METRICS).exists():
+        values["verdict"] = verdict(read_history(Path(model)))
+    if json:
+        print(_json(values))
+        return
+    for name, value in values.items():
+        print(f"{name:<20} {f'{value:,}' if name == 'parameters' else value}")
+
+
+@app.command
+def runs(folder: str = "runs", *, json: Annotated[bool, Parameter(negative="")] = False) -> None:
+    """List the runs in a folder, the newest first, with their best validation loss.
+
+    Parameters
+    ----------
+    folder
+        Where to look, folders below it too.
+    json
+        Print the list as JSON.
+    """
+    from lucidlm.measure.history import read_history
+    from lucidlm.training.runs import list_runs
+
+    rows = []
+    for run in list_runs(Path(folder)):
+        history = read_history(run)
+        best = history.best
+        rows.append(
+            {
+                "run": str(run),
+                "steps": history.steps[-1].step if history.steps else 0,
+                "best_step": best.step if best else None,
+                "validation_loss_nats": best.validation_loss_nats if best else None,
+                "perplexity": best.validation_perplexity if best else None,
+                "bits_per_byte": best.validation_bits_per_byte if best else None,
+            }
+        )
+    if json:
+        print(_json(rows))
+    elif not rows:
+        print(f"no runs in {folder}; lucidlm train BOOK makes one", file=sys.stderr)
+    else:
+        _print_runs(rows)
+
+
+@app.command
+def doctor(*, device: str = "auto", json: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Say what this machine can do, and check that its device computes what a CPU in float32 computes.
+
+    Parameters
+    ----------
+    device
+        auto, cpu, cuda or mps.
+    json
+        Print the result as JSON.
+    """
+    from lucidlm.doctor import examine
+
+    findings = examine(device)
+    print(_json(findings.to_dict()) if json else findings)
+    return 0 if findings.sound else 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns its exit code: 0, 1 our fault, 2 the user's, 130 / 143 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        app.config = _settings_file(arguments)
+        result = app(arguments, exit_on_error=True, result_action="return_value")
+        return result if isinstance(result, int) else 0
+    except LucidError as error:
+        if debug:
+            raise
+        print(f"lucidlm: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        # A disk that is full or a folder that may not be written is nobody's bug: one line says which.
+        if debug:
+            raise
+        if isinstance(error, BrokenPipeError):
+            sys.stdout = (
+                None  # whoever read our output has enough of it (`| head`): nothing is left to flush to
+            )
+            return 0
+        print(f"lucidlm: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("lucidlm: interrupted before there was anything to save", file=sys.stderr)
+        return 130
+
+
+def _settings_file(arguments: list[str]) -> tuple[Any, ...]:
+    """The settings of `--config FILE`, below the flags and above the defaults."""
+    for flag, value in zip(arguments, [*arguments[1:], None], strict=True):
+        name, _, attached = flag.partition("=")
+        if name == "--config" and arguments[0] == "train" and (value := attached or value):
+            from cyclopts.config import Dict
+
+            from lucidlm.training.runs import read_settings, read_toml
+
+            read_settings(Path(value))  # refuses what is no setting, by name
+            settings = {
+                key: item for key, item in read_toml(Path(value)).items() if key not in ("plan", "out")
+            }
+            return (Dict(settings, source=value, use_commands_as_keys=False),)
+    return ()
+
+
+def _load(model: str, compute: Compute) -> "tuple[GPT, Tokenizer, torch.dtype]":
+    """Model, tokenizer and the number type to compute in."""
+    import torch
+
+    from lucidlm.runtime.device import choose_device, dtype_of, keep_freed_memory, set_threads
+    from lucidlm.weights.load import load
+
+    device = choose_device(compute.device)
+    set_threads(compute.threads)
+    keep_freed_memory()
+    loaded, tokenizer = load(
+        model, seed=compute.seed, device=str(device), notice=lambda line: print(line, file=sys.stderr)
+    )
+    automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return loaded, tokenizer, automatic if compute.dtype == "auto" else dtype_of(compute.dtype)
+
+
+def _documents(texts: Sequence[str], tokenizer: "Tokenizer", encoding: str) -> Any:
+    import numpy as np
+
+    from lucidlm.text.documents import read_documents
+
+    return (
+        np.asarray(tokenizer.encode(document.text())) for document in read_documents(texts, encoding=encoding)
+    )
+
+
+def _own_validation_text(model: str) -> Any:
+    from lucidlm.text.corpus import validation_documents
+    from lucidlm.training.setup import corpus_of_run
+
+    print(f"no text given: the validation text of {model}", file=sys.stderr)
+    return validation_documents(corpus_of_run(Path(model)))
+
+
+def _summary(result: "TrainResult") -> dict[str, Any]:
+    summary: dict[str, Any] = {"run": str(result.run), "step": result.step, "time_s": result.time_s}
+    if result.best is not None:
+        summary["best_step"] = result.best.step
+    if result.evaluation is not None:
+        summary |= result.evaluation.to_dict()
+    return summary | {"verdict": result.verdict, "interrupted": result.interrupted}
+
+
+def _closing_lines(result: "TrainResult") -> str:
+    if result.interrupted:
+        return f"interrupted at step {result.step:,}; go on with: lucidlm train --resume --out {result.run}"
+    lines = ["", result.verdict, "", "the best weights on the validation text:", str(result.evaluation)]
+    lines += ["", f"the run is in {result.run} ({result.time_s:.0f} s). Next:"]
+    lines += [f'    lucidlm generate {result.run} "Once"', f"    lucidlm evaluate {result.run} OTHER_TEXT"]
+    lines += [f'    lucidlm explain {result.run} "any sentence"']
+    return "\n".join(lines)
+
+
+def _print_runs(rows: list[dict[str, Any]]) -> None:
+    wide = max(len(row["run"]) for row in rows)
+    print(f"{'run':<{wide}} {'steps':>7} {'best':>7} {'loss':>8} {'perplexity':>11} {'bits/byte':>9}")
+    for row in rows:
+        if row["best_step"] is None:
+            print(f"{row['run']:<{wide}} {row['steps']:>7,}  no validation yet")
+        else:
+            print(
+                f"{row['run']:<{wide}} {row['steps']:>7,} {row['best_step']:>7,} {row['validation_loss_nats']:>8.4f} "
+                f"{row['perplexity']:>11,.2f} {row['bits_per_byte']:>9.4f}"
+            )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)

@@ -1,0 +1,101 @@
+"""What a person sees while something runs: reports come in, a live line on a terminal or plain lines go to stderr."""
+
+import math
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+if TYPE_CHECKING:
+    from lucidlm.training.loop import Report
+
+SECONDS_BETWEEN_LINES = 15.0
+"""Without a terminal: a line of training at most this often."""
+
+
+class TrainingDisplay:
+    """A training's progress: use as a context manager, call `watch` with every report."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.progress: Progress | None = None
+        self.last_line = -math.inf
+
+    def __enter__(self) -> "TrainingDisplay":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+
+    def say(self, line: str) -> None:
+        """A line for a person."""
+        self.console.print(line, markup=False, soft_wrap=True)
+
+    def watch(self, report: "Report") -> None:
+        """Shows a step; a validation and what is worth a note stay on the screen."""
+        if self.console.is_terminal:
+            self._draw(report)
+        elif report.step.step and time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
+            self.last_line = time.monotonic()
+            self.say(f"step {report.step.step:,}/{report.steps:,}  {_numbers(report)}")
+        if report.validation is not None:
+            self.say(_validation(report))
+            if report.sample:
+                self.say(f"    {report.sample!r}")
+        for note in report.notes:
+            self.say(f"    {note}")
+
+    def _draw(self, report: "Report") -> None:
+        if self.progress is None:
+            columns = (
+                TextColumn("step {task.completed:,}/{task.total:,}"),
+                BarColumn(None),
+                TextColumn("{task.fields[numbers]}"),
+            )
+            self.progress = Progress(*columns, console=self.console, transient=True, expand=True)
+            self.progress.add_task("training", total=report.steps, numbers="")
+            self.progress.start()
+        numbers = _numbers(report) if report.step.step else "validating"
+        self.progress.update(
+            self.progress.task_ids[0], completed=report.step.step, total=report.steps, numbers=numbers
+        )
+
+
+def stage_printer(stage: str, done: int, total: int | None) -> None:
+    """Draws how far the preparation of a text is, on a terminal."""
+    if not sys.stderr.isatty():
+        return
+    shown = f"{done / total:4.0%}" if total else f"{done:,}"
+    end = "\n" if total and done >= total else ""
+    print(f"\r\x1b[K{stage} {shown}", end=end, file=sys.stderr, flush=True)
+
+
+def _numbers(report: "Report") -> str:
+    step = report.step
+    perplexity = math.exp(min(step.loss_nats, 700.0))
+    mfu = f"  {step.mfu:.0%} of peak" if step.mfu is not None else ""
+    return (
+        f"loss {step.loss_nats:.3f}  perplexity {perplexity:,.1f}  {step.tokens_per_s:,.0f} tokens/s{mfu}  "
+        f"{_duration(report.time_left_s)} left"
+    )
+
+
+def _validation(report: "Report") -> str:
+    each = report.validation
+    assert each is not None
+    return (
+        f"step {each.step:>6,}  epoch {each.epoch:5.1f}  training loss {each.training_loss_nats:.4f}  "
+        f"validation loss {each.validation_loss_nats:.4f}  perplexity {each.validation_perplexity:,.1f}  "
+        f"{each.validation_bits_per_byte:.3f} bits/byte"
+    )
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02}"
+    return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"

@@ -1,0 +1,144 @@
+"""What this machine can do, checked: versions, device and speeds, and a small model computed twice to compare."""
+
+import os
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from lucidlm import __version__
+from lucidlm.model.config import GPTConfig
+from lucidlm.model.gpt import GPT
+from lucidlm.model.loss import cross_entropy
+from lucidlm.runtime.device import (
+    autocast,
+    available_processors,
+    choose_device,
+    dtype_name,
+    keep_freed_memory,
+    probe_matmul,
+    set_threads,
+    use_fastest_exact_float32,
+)
+from lucidlm.runtime.files import free_bytes
+
+LIMITS = {"float32": 1e-4, "bfloat16": 3e-2}
+"""Largest difference of a loss in nats that rounding explains; a wrong kernel is off by far more."""
+
+PACKAGES = ("torch", "numpy", "tiktoken", "tokenizers", "safetensors", "transformers")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One computation on the device against the same on a CPU in float32."""
+
+    what: str
+    difference: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is no more than rounding."""
+        return self.difference <= self.limit  # False for NaN too
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """All that the doctor found."""
+
+    versions: dict[str, str]
+    machine: dict[str, str]
+    choices: tuple[str, ...]
+    speeds: dict[str, float]
+    """GFLOP/s of a product of two 1024 x 1024 matrices, by number type."""
+    checks: tuple[Check, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether the device computes what the CPU computes."""
+        return all(check.passed for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Stable keys, for --json."""
+        values = asdict(self) | {"sound": self.sound}
+        return values | {"checks": [asdict(check) | {"passed": check.passed} for check in self.checks]}
+
+    def __str__(self) -> str:
+        """A line a finding, the judgement last."""
+        lines = [f"{name:<22} {value}" for name, value in (self.versions | self.machine).items()]
+        lines += [f"{name:<22} {rest}" for name, _, rest in (line.partition(": ") for line in self.choices)]
+        lines += [f"{f'speed of {name}':<22} {speed:,.0f} GFLOP/s" for name, speed in self.speeds.items()]
+        lines += [
+            f"{'check':<22} {check.what}: differs by {check.difference:.1e} nats, {check.limit:.0e} is allowed: "
+            + ("ok" if check.passed else "WRONG")
+            for check in self.checks
+        ]
+        judgement = "this device computes what it should" if self.sound else (
+            "this device computes wrong numbers: use --device cpu --dtype float32, and report it to PyTorch"
+        )  # fmt: skip
+        return "\n".join([*lines, judgement])
+
+
+def examine(device_name: str = "auto") -> Findings:
+    """Looks at this machine and computes on it for a second or two."""
+    device = choose_device(device_name)
+    threads = set_threads(0)
+    choices = (
+        f"device: {device}",
+        f"threads: {threads}",
+        keep_freed_memory(),
+        use_fastest_exact_float32(device),
+    )
+    speeds = {
+        dtype_name(dtype): probe_matmul(device, dtype).flops_per_s / 1e9
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    return Findings(_versions(), _machine(), choices, speeds, tuple(_checks(device)))
+
+
+def _versions() -> dict[str, str]:
+    found = {"lucidlm": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed (it is needed only to open runs with it)"
+    return found
+
+
+def _machine() -> dict[str, str]:
+    found = {
+        "system": platform.platform(),
+        "processors": f"{available_processors()} of {os.cpu_count()} for this process",
+        "free disk here": f"{free_bytes('.') / 2**30:.1f} GiB",
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def _checks(device: torch.device) -> list[Check]:
+    """The loss of a small model of each family, forward and its gradient's norm, on the device and on the CPU."""
+    checks = []
+    for family in ("gpt2", "modern"):
+        config = GPTConfig(
+            family=family, vocab_size=257, context_length=64, emb_dim=128, n_layers=2, n_heads=2
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = GPT(config)
+            ids = torch.randint(0, 257, (4, 65))
+        expected = _loss(model.cpu(), ids, torch.device("cpu"), torch.float32)
+        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+            found = _loss(model.to(device), ids, device, dtype)
+            checks.append(Check(f"{family} in {name} on {device}", abs(found - expected), LIMITS[name]))
+    return checks
+
+
+@torch.no_grad()
+def _loss(model: GPT, ids: torch.Tensor, device: torch.device, dtype: torch.dtype) -> float:
+    ids = ids.to(device)
+    with autocast(device, dtype):
+        return cross_entropy(model(ids[:, :-1]), ids[:, 1:]).mean().item()

@@ -1,0 +1,1 @@
+"""From a number to weights: the training loop and all it needs."""

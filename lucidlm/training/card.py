@@ -1,0 +1,59 @@
+"""The model card of a run: a README.md that says what the model is, how good, how it was counted and how to open it."""
+
+from typing import TYPE_CHECKING
+
+from lucidlm.measure.evaluation import Evaluation
+from lucidlm.measure.history import read_history, verdict
+from lucidlm.runtime.files import write_atomically
+
+if TYPE_CHECKING:
+    from lucidlm.training.setup import TrainingRun
+
+
+def write_card(run: "TrainingRun", evaluation: Evaluation) -> None:
+    """README.md in the run's folder, from its plan, its corpus and the evaluation of its best weights."""
+    write_atomically(run.folder / "README.md", card(run, evaluation))
+
+
+def card(run: "TrainingRun", evaluation: Evaluation) -> str:
+    """The text of the card, in the form that model hubs read."""
+    plan, corpus, name = run.plan, run.corpus, run.folder.name
+    shape, best = plan.model, run.best
+    sources = ", ".join(f"`{text}`" for text in run.config.text) or "the story that comes with lucidlm"
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [lucidlm]
+---
+# {name}
+
+A language model of {shape.n_parameters:,} parameters ({shape.family}, {shape.n_layers} layers, {shape.emb_dim} wide, \
+{shape.n_heads} heads, context {shape.context_length:,}), trained from random weights by lucidlm on {sources}.
+
+| on its validation text | |
+|---|---|
+| loss | {evaluation.loss_nats:.4f} nats per token |
+| perplexity | {evaluation.perplexity:,.2f} |
+| bits per byte | {evaluation.bits_per_byte:.4f} |
+| scored | {evaluation.tokens_scored:,} tokens, {evaluation.bytes_scored:,} bytes |
+| counted | {evaluation.protocol} |
+
+{verdict(read_history(run.folder))}
+
+## Text and training
+{corpus.train_tokens:,} training tokens and {corpus.validation_tokens:,} held-out ones by the tokenizer \
+`{corpus.tokenizer.name}` ({corpus.tokenizer.vocab_size:,} tokens). {run.step:,} steps of {plan.batch_tokens:,} tokens, \
+{run.windows.epoch_at(run.step, plan.batch_size):.1f} epochs, optimizer {plan.optim.name}, products in {plan.dtype}. \
+These weights are of step {best.step if best else run.step:,}, the best by validation loss. `run.toml` repeats the run, \
+`env.json` says where it was made.
+
+## Open it
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model, tokenizer = AutoModelForCausalLM.from_pretrained("{name}"), AutoTokenizer.from_pretrained("{name}")
+```
+or `lucidlm generate {name} "..."`, `lucidlm evaluate {name}`.
+
+It knows its training text and little else: do not rely on what it says.
+"""

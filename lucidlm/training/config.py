@@ -1,0 +1,188 @@
+"""What a training run is asked for, and what it then does: TrainConfig is the request, Plan the answer.
+
+No torch here: the command line's flags and help are made from these classes, and run.toml holds both.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from lucidlm.errors import ConfigError
+from lucidlm.model.config import GPTConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimConfig:
+    """How weights are moved. What is None is chosen by the plan and stands in run.toml."""
+
+    name: Literal["muon", "adamw"] | None = None
+    """muon: Muon for the matrices of the blocks, AdamW for the rest. adamw: AdamW for all."""
+    lr: float | None = None
+    """Peak learning rate of AdamW."""
+    matrix_lr: float | None = None
+    """Peak learning rate of Muon."""
+    weight_decay: float | None = None
+    """Decay of all matrices and embeddings, none of biases and norms."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    momentum: float = 0.95
+    warmup_steps: int | None = None
+    """Steps in which the rate rises from 0 to its peak."""
+    decay_fraction: float | None = None
+    """The part of the run, at its end, in which the rate falls to 0."""
+    clip: float | None = None
+    """The largest norm of all gradients together; 0 for no limit."""
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "matrix_lr", "weight_decay", "warmup_steps", "clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ConfigError(f"--optim.{name.replace('_', '-')} {value}: it must be 0 or more")
+        for name in ("beta1", "beta2", "momentum", "decay_fraction"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ConfigError(f"--optim.{name.replace('_', '-')} {value}: it must be from 0 to 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """A training run as it is asked for. What is None is chosen by the plan, which says why."""
+
+    text: str | tuple[str, ...] = ()
+    """Texts to train on: files, folders, patterns, URLs; none: the story that comes with lucidlm."""
+    out: str | None = None
+    """The run's folder (default: runs/ and the text's name)."""
+    minutes: float | None = None
+    """Wall-clock time for everything from start to saved model (default without steps or epochs: 3)."""
+    steps: int | None = None
+    """Optimizer steps."""
+    epochs: float | None = None
+    """Passes over the training text."""
+    preset: str | None = None
+    """A model of known shape: lecture, gpt2-124m, modern-3m ..."""
+    tokenizer: str | None = None
+    """gpt2, bytes, or bpe:N for N tokens learnt from the text."""
+    context_length: int | None = None
+    """Tokens that the model sees at once."""
+    drop_rate: float | None = None
+    """Dropout."""
+    batch_tokens: int | None = None
+    """Tokens of one optimizer step."""
+    micro_batch: int | None = None
+    """Windows that go through the model at once; a step may take several (default: what fits)."""
+    val: str | tuple[str, ...] = ()
+    """Validation texts of your own (default: a part of the training text is held out)."""
+    val_fraction: float = 0.1
+    """The part that is held out where no validation text is given."""
+    encoding: str = "utf-8"
+    """Encoding of the texts."""
+    field: str = "text"
+    """The field of a .jsonl line that holds the text."""
+    raw: bool = False
+    """Leave Project Gutenberg's header and footer in."""
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    """The optimizer's settings."""
+    validate_every: int | None = None
+    """Steps between two validations."""
+    early_stop: bool = True
+    """Stop when the validation loss has passed its best for good."""
+    sample_prompt: str | None = None
+    """What each sample text goes on from (default: a few words of the validation text)."""
+    checkpoint_seconds: float = 30.0
+    """Least time between two checkpoints; saving takes at most 5 % of the run whatever this says."""
+    seed: int = 123
+    """Decides weights, order of the text and dropout."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number type of the products; weights and loss stay float32. auto: the faster one, measured."""
+    threads: int = 0
+    """Processor threads (0: all)."""
+    compile: bool = False
+    """Compile the model with torch.compile; if that fails, train without and say so."""
+    tensorboard: bool = False
+    """Write TensorBoard's event files into the run too."""
+
+    def __post_init__(self) -> None:
+        for name in ("text", "val"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                object.__setattr__(self, name, (value,))
+        budgets = [name for name in ("minutes", "steps", "epochs") if getattr(self, name) is not None]
+        if len(budgets) > 1:
+            raise ConfigError(f"--{' and --'.join(budgets)} contradict each other; give one of them")
+        for name in (
+            "minutes",
+            "steps",
+            "epochs",
+            "context_length",
+            "batch_tokens",
+            "micro_batch",
+            "validate_every",
+        ):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ConfigError(f"--{name.replace('_', '-')} {value}: it must be more than 0")
+        if not 0 < self.val_fraction < 1:
+            raise ConfigError(f"--val-fraction {self.val_fraction}: it must be between 0 and 1")
+        if self.drop_rate is not None and not 0 <= self.drop_rate < 1:
+            raise ConfigError(f"--drop-rate {self.drop_rate}: it must be at least 0 and under 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything that decides the trained weights, once text and seed are given. It stands in run.toml."""
+
+    model: GPTConfig
+    optim: OptimConfig
+    batch_size: int
+    """Windows of one optimizer step, each of model.context_length tokens."""
+    micro_batch: int
+    """Windows that go through the model at once."""
+    steps: int
+    schedule: tuple[tuple[int, float], ...]
+    """Corners (step, factor) of the learning rate's line: its peak times the factor, straight in between."""
+    validate_every: int
+    validation_tokens: int
+    """Tokens of the fixed samples of validation and training text that are evaluated each time."""
+    dtype: Literal["float32", "bfloat16"]
+    threads: int
+    early_stop: bool
+    compile: bool = False
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of one optimizer step."""
+        return self.batch_size * self.model.context_length
+
+
+def learning_rate_factor(schedule: tuple[tuple[int, float], ...], step: int) -> float:
+    """Where the line through the schedule's corners stands at a step; flat before the first and after the last."""
+    before = schedule[0]
+    for corner in schedule:
+        if corner[0] > step:
+            if before[0] >= corner[0] or step < before[0]:
+                return corner[1]
+            part = (step - before[0]) / (corner[0] - before[0])
+            return before[1] + part * (corner[1] - before[1])
+        before = corner
+    return before[1]
+
+
+def trapezoid(steps: int, *, warmup_steps: int, decay_fraction: float) -> tuple[tuple[int, float], ...]:
+    """Up from near 0 in the warm-up, flat, and down to 0 in the last part of the run (Zhai 2022; Hagele 2024)."""
+    warmup = min(warmup_steps, steps // 2)
+    down = min(steps, max(warmup, round(steps * (1 - decay_fraction))))
+    # The first step moves too: the line starts one step before it.
+    corners = [(-1, 0.0), (warmup - 1, 1.0)] if warmup else [(0, 1.0)]
+    if decay_fraction > 0:
+        corners += [(down, 1.0), (steps, 0.0)]
+    return tuple(dict(corners).items())
+
+
+def shortened(
+    schedule: tuple[tuple[int, float], ...], *, step: int, steps: int
+) -> tuple[tuple[int, float], ...]:
+    """The same line up to `step`, and from there straight down to 0 at `steps`."""
+    past = tuple(corner for corner in schedule if corner[0] < step)
+    return (*past, (step, learning_rate_factor(schedule, step)), (steps, 0.0))

@@ -1,0 +1,312 @@
+"""The training function: train_steps yields a report a step and writes the run folder as it goes; train runs it."""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from lucidlm.measure.evaluation import Evaluation, evaluate_documents
+from lucidlm.measure.history import Step, Validation, passed_its_best, read_history, verdict
+from lucidlm.runtime.device import synchronise
+from lucidlm.text.corpus import validation_documents
+from lucidlm.training.card import write_card
+from lucidlm.training.config import Plan, TrainConfig, learning_rate_factor, shortened
+from lucidlm.training.optim import optimizer_tensors
+from lucidlm.training.runs import save_checkpoint, write_settings
+from lucidlm.training.setup import TrainingRun, resume_run, start_run
+from lucidlm.training.step import train_step
+from lucidlm.training.validation import sample_documents, validate, write_sample
+from lucidlm.weights.huggingface import load_model, save_model
+
+SAVING_SHARE = 0.05
+"""Checkpoints take at most this share of the time."""
+FINAL_SHARE = 0.04
+"""And the evaluation at the end, of a validation text that may be long, at most this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one step did, and what was done after it."""
+
+    step: Step
+    steps: int
+    """Steps in all, as planned now."""
+    time_left_s: float
+    validation: Validation | None = None
+    sample: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a finished or interrupted training left behind."""
+
+    run: Path
+    step: int
+    best: Validation | None
+    evaluation: Evaluation | None
+    """The best weights on the validation text; None if the run was interrupted."""
+    verdict: str
+    time_s: float
+    interrupted: int = 0
+    """The signal that ended it, 0 for none: the run goes on from its checkpoint with --resume."""
+
+
+def train(
+    config: TrainConfig,
+    *,
+    plan: Plan | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    say: Callable[[str], None] | None = None,
+    watch: Callable[[Report], None] | None = None,
+) -> TrainResult:
+    """Trains to the end of the plan and returns where the run is and how good it became.
+
+    With `plan`, exactly that is done, whatever the clock says. With `resume`, config.out names the run, and all
+    else comes from its run.toml. SIGINT and SIGTERM end the run after the step under way, with a checkpoint.
+    `say` gets lines for a person, `watch` every step's report. Raises a LucidError that says what to change.
+    """
+    say = say or (lambda line: None)
+    with contextlib.ExitStack() as stack:
+        run = (
+            resume_run(config, stack, say)
+            if resume
+            else start_run(config, plan, stack, say, overwrite=overwrite)
+        )
+        stop = stack.enter_context(_signals())
+        for report in train_steps(run, stop=lambda: bool(stop.signal)):
+            if watch is not None:
+                watch(report)
+        return finish(run, interrupted=stop.signal if run.unfinished else 0)
+
+
+def train_steps(run: TrainingRun, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
+    """Steps of a started or resumed run, from where it is to the end of its plan; a report after each.
+
+    Validations, samples and checkpoints are written on the way. Ends early when `stop` says so or when the
+    validation loss has passed its best for good.
+    """
+    if run.step == 0 and not run.validations:
+        yield _validated(run, _report(run, None))
+    while run.unfinished and not run.stopped_early:
+        report = _one_step(run)
+        if _validation_due(run):
+            report = _validated(run, report)
+        if note := _keep_to_the_minutes(run):
+            report = replace(report, steps=run.plan.steps, notes=(*report.notes, note))
+        stopping = stop()
+        if stopping or _checkpoint_due(run):
+            report = replace(report, notes=(*report.notes, *_checkpoint(run)))
+        yield report
+        if stopping:
+            return
+
+
+def finish(run: TrainingRun, *, interrupted: int = 0) -> TrainResult:
+    """Writes the best weights and the model card, evaluates, and says how it went."""
+    evaluation = None
+    if not interrupted:
+        _checkpoint(run)
+        evaluation = _evaluate_best(run)
+        write_card(run, evaluation)
+    run.metrics.event("end", {"step": run.step, "interrupted": interrupted, "time_s": run.clock.elapsed_s})
+    run.metrics.close()
+    history = read_history(run.folder)
+    return TrainResult(
+        run=run.folder,
+        step=run.step,
+        best=history.best,
+        evaluation=evaluation,
+        verdict=verdict(history),
+        time_s=run.clock.elapsed_s,
+        interrupted=interrupted,
+    )
+
+
+def _one_step(run: TrainingRun) -> Report:
+    """The next optimizer step, counted and written down."""
+    started = time.perf_counter()
+    plan, step = run.plan, run.step
+    result = train_step(
+        run.model,
+        run.optimizers,
+        run.windows.batch_at(seed=run.config.seed, step=step, batch_size=plan.batch_size),
+        micro_batch=plan.micro_batch,
+        factor=learning_rate_factor(plan.schedule, step),
+        clip=plan.optim.clip,
+        dtype=run.dtype,
+        seed=run.config.seed,
+        step=step,
+        hidden=run.hidden,
+    )
+    synchronise(run.model.device)
+    tokens_per_s = result.tokens / (time.perf_counter() - started)
+    run.step, run.tokens = step + 1, run.tokens + result.tokens
+    flops_per_s = plan.model.flops_per_token() * tokens_per_s
+    line = Step(
+        step=run.step,
+        epoch=run.windows.epoch_at(run.step, plan.batch_size),
+        tokens=run.tokens,
+        loss_nats=result.loss_nats,
+        learning_rate_factor=learning_rate_factor(plan.schedule, step),
+        grad_norm=result.grad_norm,
+        tokens_per_s=tokens_per_s,
+        mfu=flops_per_s / run.peak_flops_per_s if run.peak_flops_per_s else None,
+        time_s=run.clock.elapsed_s,
+    )
+    run.metrics.step(line)
+    run.clock.count(run.step)
+    return _report(run, line)
+
+
+def _report(run: TrainingRun, line: Step | None) -> Report:
+    left = (run.plan.steps - run.step) * run.clock.seconds_per_step
+    if line is None:
+        line = Step(
+            step=run.step, epoch=0.0, tokens=0, loss_nats=float("nan"), learning_rate_factor=0.0, grad_norm=0.0,
+            tokens_per_s=0.0, mfu=None, time_s=run.clock.elapsed_s,
+        )  # fmt: skip
+    return Report(line, run.plan.steps, left)
+
+
+def _validation_due(run: TrainingRun) -> bool:
+    """After every validate_every steps and after the last; one shortly before the last would tell nothing."""
+    every, left = run.plan.validate_every, run.plan.steps - run.step
+    return left == 0 or (run.step % every == 0 and 2 * left >= every)
+
+
+def _validated(run: TrainingRun, report: Report) -> Report:
+    """The report with the losses after its step; better weights than all before are kept in memory."""
+    validation = validate(
+        run.model,
+        run.corpus.tokenizer,
+        run.samples,
+        step=run.step,
+        epoch=report.step.epoch,
+        time_s=run.clock.elapsed_s,
+    )
+    sample = write_sample(run.model, run.corpus.tokenizer, run.samples, step=run.step)
+    run.metrics.validation(validation)
+    run.metrics.sample(sample)
+    best = min((earlier.validation_loss_nats for earlier in run.validations), default=float("inf"))
+    run.validations.append(validation)
+    if validation.validation_loss_nats < best:
+        run.best_state = {
+            name: tensor.detach().cpu().clone() for name, tensor in run.model.state_dict().items()
+        }
+    if run.plan.early_stop and passed_its_best(run.validations):
+        run.stopped_early = True
+        note = f"stopped: the validation loss has passed its best, of step {run.best.step:,}, for good"
+        report = replace(report, notes=(*report.notes, note))
+    return replace(report, validation=validation, sample=sample["prompt"] + sample["text"])
+
+
+def _keep_to_the_minutes(run: TrainingRun) -> str | None:
+    """Moves the plan's last step so that the run ends in time: once where the decay begins, later only if it must.
+
+    What changes is written to run.toml before it takes effect, so that repeating and resuming need no clock.
+    """
+    clock, plan = run.clock, run.plan
+    if clock.deadline_s is None or not clock.seconds_per_step or not run.unfinished:
+        return None
+    possible = run.step + int(clock.left_s(reserve_s=run.reserve_s) / clock.seconds_per_step)
+    decay_from = plan.schedule[-2][0]
+    planned_look = not clock.looked and run.step >= decay_from
+    if not planned_look and not _far_behind(run, possible):
+        return None
+    clock.looked = clock.looked or planned_look
+    steps = max(run.step + 1, min(possible, run.most_steps))
+    if abs(steps - plan.steps) <= plan.steps // 50:
+        return None
+    if run.step >= decay_from:
+        schedule = shortened(plan.schedule, step=run.step, steps=steps)
+    else:
+        down = max(run.step, decay_from * steps // plan.steps)
+        schedule = (*plan.schedule[:-2], (down, 1.0), (steps, 0.0))
+    run.plan = replace(plan, steps=steps, schedule=schedule)
+    write_settings(run.folder, run.config, run.plan)
+    run.metrics.event("plan", {"step": run.step, "steps": steps, "schedule": schedule})
+    direction = "slower" if steps < plan.steps else "faster"
+    return f"the machine is {direction} than the plan: {steps:,} steps instead of {plan.steps:,}; run.toml has it"
+
+
+def _far_behind(run: TrainingRun, possible: int) -> bool:
+    """Whether the run would end too late: by much while there is time to catch up, by little near the end."""
+    share_of_time = run.clock.elapsed_s / run.clock.deadline_s
+    if share_of_time < 0.15:
+        return False  # too few steps to tell
+    return possible < run.plan.steps * (0.7 if share_of_time < 0.8 else 0.97)
+
+
+def _checkpoint_due(run: TrainingRun) -> bool:
+    since = time.perf_counter() - run.saved_at
+    return since >= max(run.config.checkpoint_seconds, run.saving_s / SAVING_SHARE)
+
+
+def _checkpoint(run: TrainingRun) -> tuple[str, ...]:
+    """Saves best and last. Where that fails midway the run goes on with the checkpoint it has, and says so."""
+    started = time.perf_counter()
+    tokenizer, prefix = run.corpus.tokenizer, run.model.document_prefix_id
+    try:
+        if run.best_state is not None:
+            save_model(run.model, tokenizer, run.folder, document_prefix_id=prefix, state=run.best_state)
+            run.best_state = None
+        save_checkpoint(
+            run.folder,
+            run.step,
+            save_model=lambda folder: save_model(run.model, tokenizer, folder, document_prefix_id=prefix),
+            optimizer=optimizer_tensors(run.model, run.optimizers),
+            state={"tokens": run.tokens, "validations": [asdict(each) for each in run.validations]},
+        )
+    except OSError as error:
+        if not run.unfinished:
+            raise
+        return (
+            f"no checkpoint at step {run.step:,}: {error.strerror or error}; training goes on, make room",
+        )
+    finally:
+        run.saved_at = time.perf_counter()
+        run.saving_s = run.saved_at - started
+    return ()
+
+
+def _evaluate_best(run: TrainingRun) -> Evaluation:
+    """The best weights, read back from the run, on the validation text: all of it if there is time for that."""
+    model = load_model(run.folder, device=str(run.model.device))
+    documents, total = validation_documents(run.corpus), run.corpus.validation_tokens
+    if run.final_tokens < total:
+        documents = sample_documents(documents, total=total, tokens=run.final_tokens)
+    return evaluate_documents(model, run.corpus.tokenizer, documents)
+
+
+@dataclass(slots=True)
+class _Stop:
+    """The signal that came, 0 before one did."""
+
+    signal: int = 0
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[_Stop]:
+    """Inside, the first SIGINT or SIGTERM is kept for the loop to see; the second ends the process at once."""
+    stop = _Stop()
+
+    def note(number: int, frame: object) -> None:
+        if stop.signal:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        stop.signal = number
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # only the main thread may listen to signals
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

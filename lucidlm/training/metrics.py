@@ -1,0 +1,94 @@
+"""What a run writes down while it trains: lines of metrics.jsonl and samples.jsonl, and TensorBoard's files if asked.
+
+A disk that is full must not cost a training run: the first line that cannot be written is reported, none stops it.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lucidlm.errors import ConfigError
+from lucidlm.measure.history import METRICS, SAMPLES, Step, Validation, read_events
+from lucidlm.runtime.files import write_atomically
+
+
+class Metrics:
+    """The open metrics of one run."""
+
+    def __init__(self, run: Path, *, tensorboard: bool, warn: Callable[[str], None]) -> None:
+        self.run, self.warn, self.failed = run, warn, False
+        self.writer = _tensorboard_writer(run) if tensorboard else None
+
+    def step(self, step: Step) -> None:
+        """One line, and the curves that change with every step."""
+        self.event("step", asdict(step))
+        if self.writer is not None:
+            for name in ("loss_nats", "learning_rate_factor", "grad_norm", "tokens_per_s"):
+                self.writer.add_scalar(f"step/{name}", getattr(step, name), step.step)
+
+    def validation(self, validation: Validation) -> None:
+        """One line, and the two losses that are compared."""
+        self.event("validation", asdict(validation))
+        if self.writer is not None:
+            for side in ("validation", "training"):
+                for name in ("loss_nats", "perplexity", "bits_per_byte"):
+                    value = getattr(validation, f"{side}_{name}")
+                    self.writer.add_scalar(f"{name}/{side}", value, validation.step)
+
+    def event(self, kind: str, values: dict[str, Any]) -> None:
+        """Any other line of metrics.jsonl."""
+        self._append(METRICS, {"event": kind} | values)
+
+    def sample(self, values: dict[str, Any]) -> None:
+        """One line of samples.jsonl."""
+        self._append(SAMPLES, values)
+        if self.writer is not None:
+            self.writer.add_text("sample", values["prompt"] + values["text"], values["step"])
+
+    def close(self) -> None:
+        """Ends TensorBoard's file."""
+        if self.writer is not None:
+            self.writer.close()
+
+    def _append(self, name: str, values: dict[str, Any]) -> None:
+        # One write of one whole line, so that a crash can tear none but the last.
+        line = json.dumps(values, ensure_ascii=False) + "\n"
+        try:
+            with open(self.run / name, "a", encoding="utf-8", newline="\n") as file:
+                file.write(line)
+        except OSError as error:
+            if not self.failed:
+                self.warn(
+                    f"{self.run / name} cannot be written ({error.strerror}); training goes on without it"
+                )
+            self.failed = True
+
+
+def forget_after(run: Path, step: int) -> None:
+    """Drops the lines of steps after `step`, which a resumed run will write again, and a torn last line."""
+    for name in (METRICS, SAMPLES):
+        if (run / name).exists():
+            kept = [
+                event
+                for event in read_events(run / name)
+                if event.get("step", 0) <= step and event.get("event") != "end"
+            ]
+            write_atomically(
+                run / name, "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in kept)
+            )
+
+
+def _tensorboard_writer(run: Path) -> Any:
+    # TensorBoard looks for TensorFlow, and where that is installed loading it costs seconds and lines of log.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ConfigError(
+            f"--tensorboard needs the package tensorboard: {sys.executable} -m pip install tensorboard"
+        ) from None
+    return SummaryWriter(str(run / "tensorboard"))

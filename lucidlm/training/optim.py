@@ -1,0 +1,74 @@
+"""Which optimizer moves which weights: Muon for the matrices of the blocks, AdamW for the rest, or AdamW for all."""
+
+import torch
+from torch import Tensor, nn
+
+from lucidlm.training.config import OptimConfig
+
+Optimizers = list[torch.optim.Optimizer]
+
+
+def make_optimizers(model: nn.Module, optim: OptimConfig) -> Optimizers:
+    """One or two optimizers over all weights of the model, each once; their rates are set by set_learning_rate.
+
+    Muon (Jordan 2024) makes each matrix's momentum orthogonal, so that no direction of it is left behind.
+    Embeddings and the head are looked up or matched row by row, vectors are no matrices: these stay with AdamW.
+    """
+    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    hidden = [
+        weight for name, weight in named if optim.name == "muon" and weight.dim() == 2 and "blocks." in name
+    ]
+    taken = {id(weight) for weight in hidden}
+    rest = [weight for _, weight in named if id(weight) not in taken]
+    groups = [
+        {"params": [weight for weight in rest if weight.dim() >= 2], "weight_decay": optim.weight_decay},
+        # A bias or a norm's scale is no direction that decay could keep small: it would only be held back.
+        {"params": [weight for weight in rest if weight.dim() < 2], "weight_decay": 0.0},
+    ]
+    betas = (optim.beta1, optim.beta2)
+    optimizers: Optimizers = [torch.optim.AdamW(groups, lr=optim.lr, betas=betas, fused=True)]
+    if hidden:
+        optimizers.append(
+            torch.optim.Muon(
+                hidden, lr=optim.matrix_lr, weight_decay=optim.weight_decay, momentum=optim.momentum
+            )
+        )
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def set_learning_rate(optimizers: Optimizers, factor: float) -> None:
+    """Every group's rate becomes its peak times the factor."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+
+
+def optimizer_tensors(model: nn.Module, optimizers: Optimizers) -> dict[str, Tensor]:
+    """What the optimizers remember, by the weight's name: {"head.weight/exp_avg": ...}."""
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    return {
+        f"{names[id(weight)]}/{key}": value.detach()
+        for optimizer in optimizers
+        for weight, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def load_optimizer_tensors(model: nn.Module, optimizers: Optimizers, tensors: dict[str, Tensor]) -> None:
+    """Puts back what optimizer_tensors gave."""
+    weights = dict(model.named_parameters())
+    owner = {
+        id(weight): optimizer
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for weight in group["params"]
+    }
+    for name, value in tensors.items():
+        weight_name, key = name.rsplit("/", 1)
+        weight = weights[weight_name]
+        state = owner[id(weight)].state[weight]
+        # AdamW counts its steps in a tensor that lives on the CPU unless the kernel is a GPU's.
+        state[key] = value.to(weight.device) if value.dim() or weight.is_cuda else value.clone()

@@ -1,0 +1,396 @@
+"""From minutes, text and machine to a plan: shape, batch, steps and rates, measured, predicted and said.
+
+The rules are few, and docs/plan.md has the runs that their constants come from. What the plan decides stands in
+run.toml, and from there on nothing depends on the clock.
+"""
+
+import math
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from lucidlm.errors import ConfigError
+from lucidlm.measure.evaluation import evaluate_documents
+from lucidlm.model.config import GPTConfig, preset
+from lucidlm.model.gpt import GPT
+from lucidlm.runtime.device import dtype_of, probe_matmul, set_threads, synchronise, time_of
+from lucidlm.text.corpus import Corpus, train_documents
+from lucidlm.text.windows import Windows
+from lucidlm.training.clock import Clock
+from lucidlm.training.config import OptimConfig, Plan, TrainConfig, trapezoid
+from lucidlm.training.optim import make_optimizers
+from lucidlm.training.step import train_step
+
+SHAPES = (
+    (64, 3),
+    (128, 4),
+    (192, 6),
+    (256, 8),
+    (384, 8),
+    (512, 10),
+    (768, 12),
+    (1024, 16),
+    (1536, 24),
+    (2048, 30),
+)
+"""Widths and layers that a plan chooses from; heads of 64 channels, so that every engine takes the run."""
+
+DEFAULT_MINUTES = 3.0
+VALIDATIONS = 12
+VALIDATING_SHARE = 0.06
+"""Validations take about this share of a run with --minutes."""
+FINAL_SHARE = 0.03
+"""And the evaluation of the whole validation text at the end at most this; a longer text is sampled."""
+
+ONE_THREAD_WEIGHTS = 20_000_000
+"""A model with fewer weights in its blocks than this is also tried on one thread."""
+
+COURSE = OptimConfig(
+    name="adamw",
+    lr=5e-4,
+    matrix_lr=5e-4,
+    weight_decay=0.1,
+    beta2=0.999,
+    warmup_steps=0,
+    decay_fraction=0.0,
+    clip=0.0,
+)
+"""The course's own: a constant rate, no warm-up, no clipping."""
+GPT2 = OptimConfig(
+    name="adamw", lr=6e-4, matrix_lr=6e-4, weight_decay=0.1, warmup_steps=100, decay_fraction=0.6, clip=1.0
+)
+MODERN = OptimConfig(
+    name="muon", lr=4e-3, matrix_lr=0.02, weight_decay=0.05, warmup_steps=20, decay_fraction=0.6, clip=1.0
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan, what it was made from, and what only the run itself needs to know."""
+
+    plan: Plan
+    lines: tuple[str, ...]
+    """For a person: what was chosen and why."""
+    deadline_s: float | None
+    most_steps: int
+    final_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Speed:
+    """How fast this machine trains one model."""
+
+    dtype: str
+    threads: int
+    seconds_per_step: float
+    line: str
+
+
+def make_plan(config: TrainConfig, corpus: Corpus, device: torch.device, *, clock: Clock) -> Planned:
+    """Everything that the request leaves open, chosen for this text on this machine; takes a few seconds.
+
+    Raises ConfigError where what was asked for cannot be.
+    """
+    minutes = config.minutes
+    if minutes is None and config.steps is None and config.epochs is None:
+        minutes = DEFAULT_MINUTES
+    deadline_s = None if minutes is None else 60 * minutes
+    model, why = _model(config, corpus, device, seconds=deadline_s)
+    optim = _recipe(config)
+    batch_size = _batch_size(config, model)
+    micro_batch = min(batch_size, config.micro_batch or _micro_batch(model, device))
+    speed = _measure(config, corpus, model, optim, device, batch_size=batch_size, micro_batch=micro_batch)
+    windows = Windows(corpus.train, model.context_length)
+    most_epochs = _most_epochs(corpus)
+    most_steps = max(1, math.ceil(most_epochs * windows.n_windows / batch_size))
+    validation_tokens, final_tokens = _validation_sizes(corpus, model, device, deadline_s)
+    if config.steps is not None:
+        steps = config.steps
+    elif config.epochs is not None:
+        steps = max(1, math.ceil(config.epochs * windows.n_windows / batch_size))
+    else:
+        left = clock.left_until(deadline_s) * (1 - VALIDATING_SHARE - FINAL_SHARE - 0.02)
+        steps = max(1, min(most_steps, int(left / speed.seconds_per_step)))
+    epochs = steps * batch_size / windows.n_windows
+    if config.drop_rate is None and config.preset is None:
+        model = replace(model, drop_rate=_drop_rate(epochs))
+    schedule = trapezoid(steps, warmup_steps=optim.warmup_steps, decay_fraction=optim.decay_fraction)
+    plan = Plan(
+        model=model,
+        optim=optim,
+        batch_size=batch_size,
+        micro_batch=micro_batch,
+        steps=steps,
+        schedule=schedule,
+        validate_every=config.validate_every or max(1, round(steps / VALIDATIONS)),
+        validation_tokens=validation_tokens,
+        dtype=speed.dtype,
+        threads=speed.threads,
+        early_stop=config.early_stop,
+        compile=config.compile,
+    )
+    lines = _lines(
+        plan, corpus, why=why, speed=speed, epochs=epochs, minutes=minutes, capped=steps == most_steps
+    )
+    return Planned(plan, lines, deadline_s, most_steps, final_tokens)
+
+
+def _model(
+    config: TrainConfig, corpus: Corpus, device: torch.device, *, seconds: float | None
+) -> tuple[GPTConfig, str]:
+    """The shape, and a few words why."""
+    vocab_size = corpus.tokenizer.vocab_size
+    if config.preset is not None:
+        shape = preset(config.preset)
+        if shape.vocab_size != vocab_size:
+            shape = replace(shape, vocab_size=vocab_size)
+        why = f"the preset {config.preset}"
+    else:
+        shape, why = _shape_for(corpus.train_bytes, vocab_size, device, seconds=seconds)
+    context = config.context_length or shape.context_length
+    longest = len(corpus.train) - 1
+    if context > longest:
+        context, why = longest, f"{why}; context {longest}, as the text is shorter than {context} tokens"
+    changes = {"context_length": context}
+    if config.drop_rate is not None:
+        changes["drop_rate"] = config.drop_rate
+    return replace(shape, **changes), why
+
+
+def modern_shape(width: int, layers: int, vocab_size: int) -> GPTConfig:
+    """One of SHAPES as a model of the modern family."""
+    large = width >= 512
+    return GPTConfig(
+        family="modern",
+        vocab_size=vocab_size,
+        context_length=256 if width <= 256 else 512 if width < 768 else 1024,
+        emb_dim=width,
+        n_layers=layers,
+        n_heads=width // 64,
+        n_kv_heads=width // 128 if large else None,
+        head_dim=64,
+        tied_head=large and vocab_size > 8 * width,
+    )
+
+
+def _shape_for(
+    train_bytes: int, vocab_size: int, device: torch.device, *, seconds: float | None
+) -> tuple[GPTConfig, str]:
+    """The largest of SHAPES that neither the text nor the time is too small for.
+
+    Of the text: block weights grow with the bytes to the power 0.55, from 2.6 million at 1 MB. Of the time: they
+    grow with the operations to the power 0.38, from 2.6 million at 2.3e13: a line through what was best in three
+    minutes on two cores and Chinchilla's models (Hoffmann 2022, table A3).
+    """
+    by_text = 2.6e6 * (train_bytes / 1e6) ** 0.55
+    by_time = math.inf if seconds is None else 2.6e6 * (_trainable_flops(device, seconds) / 2.3e13) ** 0.38
+    most = 1.15 * min(by_text, by_time)
+    shapes = [modern_shape(width, layers, vocab_size) for width, layers in SHAPES]
+    fitting = [shape for shape in shapes if _block_weights(shape) <= most]
+    limit = "text" if by_text <= by_time else "time"
+    return (fitting or shapes)[-1 if fitting else 0], f"as large as the {limit} bears"
+
+
+def _block_weights(shape: GPTConfig) -> int:
+    return shape.matmul_parameters - shape.vocab_size * shape.emb_dim
+
+
+def _trainable_flops(device: torch.device, seconds: float) -> float:
+    """Operations that a small model's training does in this time, from one product of the size of its layers."""
+    probe = max(
+        (probe_matmul(device, dtype, size=512) for dtype in (torch.float32, torch.bfloat16)),
+        key=lambda p: p.flops_per_s,
+    )
+    # Two thirds of a small model's step on a CPU are spent outside of products, on a GPU half of it.
+    return (0.15 if device.type == "cpu" else 0.35) * probe.flops_per_s * seconds
+
+
+def _recipe(config: TrainConfig) -> OptimConfig:
+    """The optimizer's settings: the request's where it has them, else those of the model's kind."""
+    if config.preset == "lecture":
+        recipe = COURSE
+    elif config.preset is not None and config.preset.startswith("gpt2"):
+        recipe = GPT2
+    else:
+        recipe = MODERN
+    asked = config.optim
+    if asked.name not in (None, recipe.name):
+        recipe = MODERN if asked.name == "muon" else replace(GPT2, lr=2e-3)
+    default = OptimConfig()
+    given = {
+        name: getattr(asked, name)
+        for name in OptimConfig.__dataclass_fields__
+        if getattr(asked, name) is not None and getattr(asked, name) != getattr(default, name)
+    }
+    return replace(recipe, **given)
+
+
+def _batch_size(config: TrainConfig, model: GPTConfig) -> int:
+    """Windows of a step: 2,048 tokens for small models, and more for larger ones, whose gradients are worth it."""
+    if config.batch_tokens is not None:
+        if config.batch_tokens < model.context_length:
+            raise ConfigError(
+                f"--batch-tokens {config.batch_tokens} is less than one window of {model.context_length} tokens; "
+                "raise it or lower --context-length"
+            )
+        return config.batch_tokens // model.context_length
+    if config.preset == "lecture":
+        return 2
+    tokens = 2048 * 2 ** max(0, round(math.log2(max(1, _block_weights(model)) / 4e6) / 2))
+    return max(1, tokens // model.context_length)
+
+
+def _micro_batch(model: GPTConfig, device: torch.device) -> int:
+    """Windows at once: as many as the activations' memory allows, and no more than pay."""
+    # About 34 numbers of its width a token and layer are kept for the way back (Korthikanti 2022, 4.1).
+    bytes_per_window = 34 * 4 * model.context_length * model.emb_dim * model.n_layers
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return max(1, int(0.4 * (free - 16 * model.n_parameters) / bytes_per_window))
+    return max(1, min(8192 // model.context_length, 2**31 // bytes_per_window))
+
+
+def _measure(
+    config: TrainConfig,
+    corpus: Corpus,
+    model: GPTConfig,
+    optim: OptimConfig,
+    device: torch.device,
+    *,
+    batch_size: int,
+    micro_batch: int,
+) -> _Speed:
+    """Trains a throw-away copy for a few steps in each number type that is allowed, and takes the faster."""
+    names = ("float32", "bfloat16") if config.dtype == "auto" else (config.dtype,)
+    if config.dtype == "auto" and device.type == "cuda":
+        names = ("bfloat16",) if torch.cuda.is_bf16_supported() else ("float32",)
+    every = torch.get_num_threads()
+    # Threads wait for each other after every product: where other programs hold a processor, one that waits for
+    # nobody can be ten times as fast.
+    alone = config.threads == 0 and device.type == "cpu" and _block_weights(model) < ONE_THREAD_WEIGHTS
+    windows = Windows(corpus.train, model.context_length)
+    with torch.random.fork_rng():
+        copy = GPT(model).to(device).train()
+    optimizers = make_optimizers(copy, optim)
+    seconds: dict[tuple[str, int], float] = {}
+    for threads in sorted({every, 1}) if alone else [every]:
+        set_threads(threads)
+        for name in names:
+            most = 3 * min(seconds.values(), default=math.inf)
+            seconds[name, threads] = _seconds_per_step(
+                copy, optimizers, windows, device, name, batch_size, micro_batch, most=most
+            )
+    set_threads(every)
+    dtype, threads = fastest = min(seconds, key=seconds.__getitem__)
+    tokens = batch_size * model.context_length
+    speeds = ", ".join(
+        f"{tokens / each:,.0f} in {name} on {count} thread{'s' * (count > 1)}"
+        for (name, count), each in seconds.items()
+    )
+    line = f"{dtype} products, float32 weights and loss, {threads} thread{'s' * (threads > 1)}; tokens/s: {speeds}"
+    return _Speed(dtype, threads, seconds[fastest], line)
+
+
+def _seconds_per_step(
+    model: GPT,
+    optimizers: list[torch.optim.Optimizer],
+    windows: Windows,
+    device: torch.device,
+    dtype: str,
+    batch_size: int,
+    micro_batch: int,
+    *,
+    most: float,
+) -> float:
+    """Seconds of a step; one that takes longer than `most` is not tried twice."""
+    step = 0
+
+    def work() -> None:
+        nonlocal step
+        batch = windows.batch_at(seed=0, step=step, batch_size=batch_size)
+        train_step(
+            model,
+            optimizers,
+            batch,
+            micro_batch=micro_batch,
+            factor=0.0,
+            clip=1.0,
+            dtype=dtype_of(dtype),
+            seed=0,
+            step=step,
+        )
+        step += 1
+
+    began = time.perf_counter()
+    work()
+    synchronise(device)
+    first = time.perf_counter() - began
+    return first if first > most else time_of(work, device=device, seconds=0.8, least=2)
+
+
+def _most_epochs(corpus: Corpus) -> float:
+    """Epochs after which the same text teaches nothing more: repeating decays with a half-life of some 15.
+
+    Muennighoff 2023 finds the worth of the R-th repetition to fall as exp(-R / 15.4): after 30 of them six
+    sevenths of what repeating can give are there.
+    """
+    return 30.0
+
+
+def _drop_rate(epochs: float) -> float:
+    """Dropout against learning by heart: the more often the text is seen, the more of it."""
+    for most, rate in ((1.0, 0.0), (6.0, 0.1), (15.0, 0.15)):
+        if epochs <= most:
+            return rate
+    return 0.2
+
+
+def _validation_sizes(
+    corpus: Corpus, model: GPTConfig, device: torch.device, deadline_s: float | None
+) -> tuple[int, int]:
+    """Tokens of each validation's samples, and of the evaluation at the end, by what there is time for."""
+    if deadline_s is None:
+        return min(16_384, max(corpus.validation_tokens, 2)), corpus.validation_tokens
+    with torch.random.fork_rng():
+        copy = GPT(model).to(device)
+    probe = next(train_documents(corpus))[: 4 * model.context_length]
+    seconds = time_of(
+        lambda: evaluate_documents(copy, corpus.tokenizer, [probe]), device=device, seconds=0.3, least=2
+    )
+    tokens_per_s = len(probe) / seconds
+    # Two samples a validation, and one validation before the first step.
+    each = VALIDATING_SHARE * deadline_s * tokens_per_s / (2 * (VALIDATIONS + 1))
+    return max(256, min(32_768, int(each))), max(1024, int(FINAL_SHARE * deadline_s * tokens_per_s))
+
+
+def memory_bytes(plan: Plan) -> int:
+    """What training will hold at most, by arithmetic: weights, gradients, moments and one micro-batch."""
+    model = plan.model
+    moments = 2 if plan.optim.name == "adamw" else 1.3
+    weights = 4 * model.n_parameters * (2 + moments + 1)  # + 1: the best weights, kept aside
+    width = 2 if plan.dtype == "bfloat16" else 4
+    activations = 34 * width * plan.micro_batch * model.context_length * model.emb_dim * model.n_layers
+    chunk = min(plan.micro_batch * model.context_length, max(256, 2**26 // model.vocab_size))
+    return int(weights + activations + 3 * 4 * chunk * model.vocab_size + 300e6)
+
+
+def _lines(
+    plan: Plan, corpus: Corpus, *, why: str, speed: _Speed, epochs: float, minutes: float | None, capped: bool
+) -> tuple[str, ...]:
+    """The plan for a person to read."""
+    model = plan.model
+    optimizer = {"muon": "Muon and AdamW", "adamw": "AdamW"}[plan.optim.name]
+    time = speed.seconds_per_step * plan.steps
+    budget = f" of {minutes:g} minutes" if minutes else ""
+    stop = "; more would teach nothing new" if capped and minutes else ""
+    return (
+        f"text: {corpus.train_tokens:,} tokens to train on, {corpus.validation_tokens:,} held out "
+        f"({corpus.train_bytes:,} and {corpus.validation_bytes:,} bytes)",
+        f"tokenizer: {corpus.tokenizer.name}, {corpus.tokenizer.vocab_size:,} tokens",
+        f"model: {model.n_parameters:,} parameters ({model.family}, {model.n_layers} layers, {model.emb_dim} wide, "
+        f"context {model.context_length}, dropout {model.drop_rate:g}), {why}",
+        f"speed: {speed.line}",
+        f"plan: {plan.steps:,} steps of {plan.batch_tokens:,} tokens, {epochs:.1f} epochs, {optimizer}; about "
+        f"{time / 60:.1f} minutes of training{budget}, {memory_bytes(plan) / 2**30:.1f} GiB of memory{stop}",
+    )

@@ -1,0 +1,180 @@
+"""The run folder: settings, weights and checkpoints that are whole or not there, and the list of runs.
+
+A checkpoint is a model folder plus state: every tool that opens the run opens each of them too.
+"""
+
+import dataclasses
+import json
+import shutil
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from lucidlm.errors import ConfigError, DataError, RunError
+from lucidlm.measure.history import METRICS, SAMPLES
+from lucidlm.runtime.files import check_manifest, replacing_folder, write_atomically, write_manifest
+from lucidlm.training.config import Plan, TrainConfig
+
+SETTINGS = "run.toml"
+STATE = "state.json"
+OPTIMIZER = "optimizer.safetensors"
+KEPT_CHECKPOINTS = 2
+"""The last one, and the one before: should the last be damaged, the run steps back instead of starting over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint as it was read back."""
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    """What was wrong with newer ones, if this is not the newest."""
+
+
+def new_run_folder(out: str | None, texts: tuple[str, ...], *, overwrite: bool) -> Path:
+    """The folder of a new run, not yet made: `out`, or runs/ and the text's name, numbered if that is taken.
+
+    A run that is there already is never touched unasked: RunError; with `overwrite` it is deleted.
+    """
+    if out is None:
+        stem = Path(texts[0].rstrip("/")).name.split(".")[0] if texts else "story"
+        stem = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in stem) or "run"
+        folder, number = Path("runs") / stem, 2
+        while folder.exists() and not overwrite:
+            folder, number = Path("runs") / f"{stem}-{number}", number + 1
+    else:
+        folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not overwrite:
+            what = "a run" if (folder / SETTINGS).exists() else "something else"
+            raise RunError(
+                f"{folder} is there already and holds {what}; choose another --out, --resume or --overwrite"
+            )
+        if not (folder / SETTINGS).exists():
+            raise RunError(
+                f"{folder} holds no run of lucidlm, so --overwrite will not delete it; choose another --out"
+            )
+        shutil.rmtree(folder)
+    return folder
+
+
+def write_settings(run: Path, config: TrainConfig, plan: Plan) -> None:
+    """run.toml: what was asked for, and the plan that was made of it. Training with it repeats the run."""
+    document = tomlkit.document()
+    document.add(
+        tomlkit.comment(
+            "Everything this run was made with: lucidlm train --config run.toml --out NEW repeats it."
+        )
+    )
+    for key, value in _plain(dataclasses.asdict(config)).items():
+        document.add(key, value)
+    table = tomlkit.item(_plain(dataclasses.asdict(plan)))
+    table.comment(
+        "Chosen from the settings above, the text and the machine. With it, the clock is never looked at."
+    )
+    document.add("plan", table)
+    write_atomically(run / SETTINGS, tomlkit.dumps(document))
+
+
+def read_settings(path: Path) -> tuple[TrainConfig, Plan | None]:
+    """The request and, where there is one, the plan of a run.toml or of a settings file of one's own."""
+    path = path / SETTINGS if path.is_dir() else path
+    values = read_toml(path)
+    plan = values.pop("plan", None)
+    return _checked(TrainConfig, values, path), None if plan is None else _checked(Plan, plan, path)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a settings file holds, unchecked."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path}: not there; give the folder of a run, or a .toml file of settings") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def _checked(kind: type, values: dict[str, Any], path: Path) -> Any:
+    known = {field.name for field in dataclasses.fields(kind)}
+    if unknown := sorted(values.keys() - known):
+        raise ConfigError(
+            f"{path}: no setting is called {unknown[0]!r}; there are {', '.join(sorted(known))}"
+        )
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path}: {where} = {first['input']!r}: {first['msg']}") from None
+
+
+def _plain(value: Any) -> Any:
+    """Without what is None, which TOML cannot say, and with lists for tuples."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def save_checkpoint(
+    run: Path,
+    step: int,
+    *,
+    save_model: Callable[[Path], None],
+    optimizer: dict[str, Tensor],
+    state: dict[str, Any],
+) -> Path:
+    """Writes checkpoints/step_NNNNNN, whole or not at all, and drops all but the last two."""
+    from safetensors.torch import save_file
+
+    folder = run / "checkpoints" / f"step_{step:06d}"
+    with replacing_folder(folder) as temporary:
+        save_model(temporary)
+        save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, temporary / OPTIMIZER)
+        (temporary / OPTIMIZER).chmod(0o644)
+        write_atomically(temporary / STATE, json.dumps({"step": step} | state))
+        write_manifest(temporary, {"step": step})
+    for old in checkpoint_folders(run)[:-KEPT_CHECKPOINTS]:
+        shutil.rmtree(old)
+    return folder
+
+
+def checkpoint_folders(run: Path) -> list[Path]:
+    """The run's checkpoints, the oldest first."""
+    return sorted(
+        (run / "checkpoints").glob("step_*"), key=lambda folder: int(folder.name.removeprefix("step_"))
+    )
+
+
+def last_checkpoint(run: Path) -> Checkpoint:
+    """The newest checkpoint whose every byte is as it was written; RunError if there is none."""
+    damage: list[str] = []
+    for folder in reversed(checkpoint_folders(run)):
+        try:
+            check_manifest(folder)
+            state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            return Checkpoint(folder, state["step"], state, tuple(damage))
+        except (DataError, OSError, ValueError, KeyError) as error:
+            damage.append(f"{folder.name} is damaged ({error}); going one step back")
+    if damage:
+        raise RunError(f"{run}: no checkpoint is whole: {damage[0]}; train anew with --overwrite")
+    raise RunError(f"{run}: no checkpoint was written yet; train anew with --overwrite")
+
+
+def list_runs(root: Path) -> Iterator[Path]:
+    """The run folders in a folder and below, the newest first."""
+    found = [path.parent for path in root.glob("**/" + SETTINGS) if "checkpoints" not in path.parts]
+    return iter(sorted(found, key=_last_written, reverse=True))
+
+
+def _last_written(run: Path) -> float:
+    return max((run / name).stat().st_mtime for name in (SETTINGS, METRICS, SAMPLES) if (run / name).exists())

@@ -1,0 +1,344 @@
+"""Everything a training needs before its first step: folder, text, plan, model and optimizers, new or resumed."""
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lucidlm.errors import ConfigError, DataError, RunError
+from lucidlm.measure.history import Validation
+from lucidlm.model.config import PRESETS
+from lucidlm.model.gpt import GPT
+from lucidlm.runtime.device import (
+    choose_device,
+    dtype_of,
+    keep_freed_memory,
+    probe_matmul,
+    set_threads,
+    use_fastest_exact_float32,
+)
+from lucidlm.runtime.files import free_bytes, lock, write_atomically
+from lucidlm.text.corpus import Corpus, open_corpus, prepare
+from lucidlm.text.windows import Windows
+from lucidlm.training.clock import Clock
+from lucidlm.training.config import Plan, TrainConfig
+from lucidlm.training.metrics import Metrics, forget_after
+from lucidlm.training.optim import Optimizers, load_optimizer_tensors, make_optimizers
+from lucidlm.training.plan import make_plan
+from lucidlm.training.runs import (
+    KEPT_CHECKPOINTS,
+    OPTIMIZER,
+    SETTINGS,
+    last_checkpoint,
+    new_run_folder,
+    read_settings,
+    write_settings,
+)
+from lucidlm.training.validation import Samples, choose_samples
+from lucidlm.weights.huggingface import load_model
+
+CORPUS = "data"
+PREPARED = "prepared.json"
+
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainingRun:
+    """A training under way: what its loop keeps from step to step."""
+
+    folder: Path
+    config: TrainConfig
+    plan: Plan
+    corpus: Corpus
+    windows: Windows
+    samples: Samples
+    model: GPT
+    optimizers: Optimizers
+    hidden: Callable[[Tensor], Tensor]
+    """model.hidden, or its compiled form."""
+    dtype: torch.dtype
+    peak_flops_per_s: float
+    metrics: Metrics
+    clock: Clock
+    most_steps: int
+    """More than these the text does not bear, however much time is left."""
+    final_tokens: int
+    """Tokens of validation text that there is time to evaluate at the end."""
+    step: int = 0
+    tokens: int = 0
+    validations: list[Validation] = field(default_factory=list)
+    best_state: dict[str, Tensor] | None = None
+    """The best weights, where they are not yet in the run's folder."""
+    stopped_early: bool = False
+    saved_at: float = field(default_factory=time.perf_counter)
+    saving_s: float = 0.0
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether steps of the plan are left."""
+        return self.step < self.plan.steps and not self.stopped_early
+
+    @property
+    def best(self) -> Validation | None:
+        """The validation with the lowest loss so far."""
+        return min(self.validations, key=lambda each: each.validation_loss_nats, default=None)
+
+    @property
+    def reserve_s(self) -> float:
+        """Seconds that the last save and the evaluation at the end will take, by what they took before."""
+        spent = [
+            after.time_s - before.time_s for before, after in zip(self.validations, self.validations[1:])
+        ]
+        return 2 * self.saving_s + 1.0 + (0.03 * (self.clock.deadline_s or 0) if spent else 0.0)
+
+
+def start_run(
+    config: TrainConfig, plan: Plan | None, stack: contextlib.ExitStack, say: Say, *, overwrite: bool
+) -> TrainingRun:
+    """A new run, ready for its first step; `stack` lets go of the folder. What was chosen is said."""
+    clock = Clock()
+    folder = new_run_folder(config.out, config.text, overwrite=overwrite)
+    stack.enter_context(lock(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        config = replace(config, out=str(folder))
+        metrics = Metrics(folder, tensorboard=config.tensorboard, warn=say)
+        device, notes = _settle(config, say)
+        corpus = _corpus_of(config, folder, say)
+        if plan is None:
+            planned = make_plan(config, corpus, device, clock=clock)
+            for line in planned.lines:
+                say(line)
+            plan, clock.deadline_s = planned.plan, planned.deadline_s
+            most_steps, final_tokens = planned.most_steps, planned.final_tokens
+        else:
+            most_steps, final_tokens = plan.steps, sys.maxsize
+            say(f"plan: from the settings file, {plan.steps:,} steps; the clock is not looked at")
+        set_threads(plan.threads)
+        _check_room(folder, plan)
+        write_settings(folder, config, plan)
+        _write_environment(folder, config, corpus, notes)
+        torch.manual_seed(config.seed)
+        model = GPT(plan.model).to(device)
+        return _assemble(
+            config,
+            plan,
+            folder,
+            corpus,
+            model,
+            metrics,
+            clock,
+            say,
+            most_steps=most_steps,
+            final_tokens=final_tokens,
+        )
+    except BaseException:
+        # Nothing was trained: a folder in the way of the next try would help nobody.
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def resume_run(config: TrainConfig, stack: contextlib.ExitStack, say: Say) -> TrainingRun:
+    """The run at config.out as its last whole checkpoint left it; everything else comes from its run.toml."""
+    if config.out is None:
+        raise ConfigError("--resume needs --out RUN: the folder of the run to go on with")
+    folder = Path(config.out)
+    if not (folder / SETTINGS).exists():
+        raise RunError(
+            f"{folder} holds no run: {SETTINGS} is not there; lucidlm runs lists the runs below a folder"
+        )
+    stack.enter_context(lock(folder))
+    config, plan = read_settings(folder)
+    if plan is None:
+        raise RunError(f"{folder / SETTINGS} has no plan: the run never began; train anew with --overwrite")
+    config = replace(config, out=str(folder))
+    checkpoint = last_checkpoint(folder)
+    for note in checkpoint.notes:
+        say(note)
+    forget_after(folder, checkpoint.step)
+    metrics = Metrics(folder, tensorboard=config.tensorboard, warn=say)
+    device, _ = _settle(config, say)
+    set_threads(plan.threads)
+    corpus = corpus_of_run(folder)
+    model = load_model(checkpoint.folder, device=str(device))
+    if model.config != plan.model:
+        raise RunError(
+            f"{checkpoint.folder}: its model is {model.config}, run.toml says {plan.model}; restore the run.toml of this run"
+        )
+    run = _assemble(
+        config,
+        plan,
+        folder,
+        corpus,
+        model,
+        metrics,
+        Clock(),
+        say,
+        most_steps=plan.steps,
+        final_tokens=sys.maxsize,
+    )
+    from safetensors.torch import load_file
+
+    load_optimizer_tensors(model, run.optimizers, load_file(checkpoint.folder / OPTIMIZER))
+    run.step, run.tokens = checkpoint.step, checkpoint.state["tokens"]
+    run.validations = [Validation(**values) for values in checkpoint.state["validations"]]
+    say(f"resuming {folder} at step {run.step:,} of {plan.steps:,}")
+    return run
+
+
+def _assemble(
+    config: TrainConfig,
+    plan: Plan,
+    folder: Path,
+    corpus: Corpus,
+    model: GPT,
+    metrics: Metrics,
+    clock: Clock,
+    say: Say,
+    *,
+    most_steps: int,
+    final_tokens: int,
+) -> TrainingRun:
+    """What new and resumed runs have in common."""
+    model.document_prefix_id = corpus.tokenizer.end_of_text
+    model.train()
+    dtype = dtype_of(plan.dtype)
+    return TrainingRun(
+        folder=folder,
+        config=config,
+        plan=plan,
+        corpus=corpus,
+        windows=Windows(corpus.train, plan.model.context_length),
+        samples=choose_samples(corpus, tokens=plan.validation_tokens, prompt=config.sample_prompt),
+        model=model,
+        optimizers=make_optimizers(model, plan.optim),
+        hidden=_compiled(model, plan, say) if plan.compile else model.hidden,
+        dtype=dtype,
+        peak_flops_per_s=probe_matmul(model.device, dtype).flops_per_s,
+        metrics=metrics,
+        clock=clock,
+        most_steps=most_steps,
+        final_tokens=final_tokens,
+    )
+
+
+def _settle(config: TrainConfig, say: Say) -> tuple[torch.device, list[str]]:
+    """Device, threads, allocator and kernels of this process, and what was chosen and why."""
+    device = choose_device(config.device)
+    threads = set_threads(config.threads)
+    notes = [
+        f"device: {device}",
+        f"threads: {threads}",
+        keep_freed_memory(),
+        use_fastest_exact_float32(device),
+    ]
+    return device, notes
+
+
+def _corpus_of(config: TrainConfig, folder: Path, say: Say) -> Corpus:
+    """The prepared text: a folder of `lucidlm prepare` as it is, else prepared into the run."""
+    if len(config.text) == 1 and (Path(config.text[0]) / "train.npy").exists():
+        corpus = open_corpus(Path(config.text[0]))
+        (folder / CORPUS).mkdir()
+        hashes = corpus.manifest["files"]
+        record = {"path": str(Path(config.text[0]).resolve()), "files": hashes}
+        write_atomically(folder / CORPUS / PREPARED, json.dumps(record, indent=1))
+        return corpus
+    tokenizer = config.tokenizer or "auto"
+    if config.tokenizer is None and config.preset is not None:
+        if config.preset not in PRESETS:
+            raise ConfigError(f"--preset {config.preset}: not known; there are {', '.join(PRESETS)}")
+        # A preset of GPT-2's vocabulary has no other tokenizer; the small modern ones take what suits the text.
+        tokenizer = "gpt2" if PRESETS[config.preset].vocab_size == 50257 else "auto"
+    corpus = prepare(
+        config.text,
+        folder / CORPUS,
+        tokenizer=tokenizer,
+        validation=config.val or None,
+        validation_fraction=config.val_fraction,
+        encoding=config.encoding,
+        field=config.field,
+        raw=config.raw,
+    )
+    for note in corpus.notes:
+        say(note)
+    return corpus
+
+
+def corpus_of_run(folder: Path) -> Corpus:
+    """The corpus that a run was started with; RunError if it is no longer the same, or the folder is no run."""
+    data = folder / CORPUS
+    if not data.is_dir():
+        raise RunError(f"{folder} is no run with a text of its own; give a text")
+    try:
+        if not (data / PREPARED).exists():
+            return open_corpus(data)
+        record = json.loads((data / PREPARED).read_text(encoding="utf-8"))
+        corpus = open_corpus(Path(record["path"]))
+    except DataError as error:
+        raise RunError(f"{folder}: its text is not what it was trained on: {error}") from error
+    if corpus.manifest["files"] != record["files"]:
+        raise RunError(
+            f"{record['path']} was prepared anew since the run began: its hashes are others than in {data / PREPARED}; "
+            "prepare the same text again, or start another run"
+        )
+    return corpus
+
+
+def _compiled(model: GPT, plan: Plan, say: Say) -> Callable[[Tensor], Tensor]:
+    """model.hidden through torch.compile; as it is, with a line that says so, where that fails."""
+    try:
+        compiled = torch.compile(model.hidden)
+        with torch.no_grad():
+            compiled(
+                torch.zeros(
+                    plan.micro_batch, plan.model.context_length, dtype=torch.int64, device=model.device
+                )
+            )
+        return compiled
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        say(f"torch.compile does not work here, training without it ({type(error).__name__}: {reason})")
+        return model.hidden
+
+
+def _check_room(folder: Path, plan: Plan) -> None:
+    """RunError if the disk cannot hold the best weights and the checkpoints that a save has at one time."""
+    weights = 4 * plan.model.n_parameters
+    need = weights + (KEPT_CHECKPOINTS + 1) * 3 * weights
+    free = free_bytes(folder)
+    if free < need:
+        raise RunError(
+            f"{folder}: {free / 2**30:.1f} GiB are free, this run needs {need / 2**30:.1f} GiB for its checkpoints; "
+            "make room or choose another --out"
+        )
+
+
+def _write_environment(folder: Path, config: TrainConfig, corpus: Corpus, notes: list[str]) -> None:
+    """env.json: where and with what the run was made."""
+    from lucidlm import __version__
+
+    environment = {
+        "lucidlm": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "processors": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "choices": notes,
+        "seed": config.seed,
+        "text_sha256": {name: entry["sha256"] for name, entry in corpus.manifest["files"].items()},
+        "tokenizer_sha256": corpus.tokenizer.fingerprint(),
+    }
+    write_atomically(folder / "env.json", json.dumps(environment, indent=1) + "\n")

@@ -1,0 +1,123 @@
+"""What a run looks at between steps: the losses of two fixed samples, a text it writes, a probe's log-probabilities.
+
+None of it draws from the generators that training draws from: with or without it, the weights are the same.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+
+from lucidlm.measure.evaluation import Evaluation, evaluate_documents, prefix_of, scored_logits
+from lucidlm.measure.history import Validation
+from lucidlm.model.generation import generate
+from lucidlm.model.gpt import GPT
+from lucidlm.model.loss import cross_entropy
+from lucidlm.text.corpus import Corpus, train_documents, validation_documents
+from lucidlm.text.tokenizer import Tokenizer
+
+SPANS = 8
+"""Into so many pieces, evenly spread, a sample of one long text is cut."""
+PROBE_TOKENS = 64
+SAMPLE_TOKENS = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """The fixed texts that a run is judged by while it trains."""
+
+    validation: list[np.ndarray]
+    training: list[np.ndarray]
+    probe: np.ndarray
+    """The first tokens of the validation sample, whose log-probabilities are kept at each validation."""
+    prompt: str
+
+
+def choose_samples(corpus: Corpus, *, tokens: int, prompt: str | None) -> Samples:
+    """At most about `tokens` tokens of each side, the same ones for the same corpus."""
+    validation = sample_documents(validation_documents(corpus), total=corpus.validation_tokens, tokens=tokens)
+    training = sample_documents(train_documents(corpus), total=corpus.train_tokens, tokens=tokens)
+    return Samples(
+        validation=validation,
+        training=training,
+        probe=validation[0][:PROBE_TOKENS],
+        prompt=first_words(corpus.tokenizer, validation[0]) if prompt is None else prompt,
+    )
+
+
+def sample_documents(documents: Iterable[np.ndarray], *, total: int, tokens: int) -> list[np.ndarray]:
+    """About `tokens` of the `total` tokens in these documents, evenly spread; all of them if they are that few."""
+    if total <= tokens:
+        return [np.asarray(ids) for ids in documents]
+    step = total / tokens
+    sample: list[np.ndarray] = []
+    for ids in documents:
+        wanted = round(len(ids) / step)
+        if wanted < 2:
+            continue
+        spans = max(1, min(SPANS, wanted // 512))
+        size = wanted // spans
+        starts = (np.arange(spans) * (len(ids) / spans)).astype(int)
+        sample += [np.asarray(ids[start : start + size]) for start in starts]
+    if sample:
+        return sample
+    # Many short documents, each less than its share: whole ones, at a distance.
+    every = max(1, round(step))
+    return [np.asarray(ids) for ids in islice(documents, 0, None, every)]
+
+
+def first_words(tokenizer: Tokenizer, ids: np.ndarray, *, words: int = 5) -> str:
+    """The first words after the first end of a sentence: what a text's own sample should go on from."""
+    text = tokenizer.decode(ids[:400])
+    for mark in (". ", "\n"):
+        if mark in text:
+            text = text.split(mark, 1)[1]
+            break
+    return " ".join(text.split()[:words])
+
+
+def validate(
+    model: GPT, tokenizer: Tokenizer, samples: Samples, *, step: int, epoch: float, time_s: float
+) -> Validation:
+    """Both losses after a step, by evaluate's protocol, in float32."""
+    validation = evaluate_documents(model, tokenizer, samples.validation)
+    training = evaluate_documents(model, tokenizer, samples.training)
+    return Validation(
+        step=step,
+        epoch=epoch,
+        time_s=time_s,
+        **_named("validation", validation),
+        **_named("training", training),
+    )
+
+
+def _named(side: str, evaluation: Evaluation) -> dict[str, float]:
+    names = ("loss_nats", "perplexity", "bits_per_byte")
+    values = {f"{side}_{name}": getattr(evaluation, name) for name in names}
+    return values | {f"{side}_tokens": evaluation.tokens_scored}
+
+
+def write_sample(model: GPT, tokenizer: Tokenizer, samples: Samples, *, step: int) -> dict:
+    """What samples.jsonl holds of a step: a text that goes on from the prompt, and the probe's log-probabilities."""
+    written = generate(
+        model, tokenizer, samples.prompt, max_new_tokens=SAMPLE_TOKENS, temperature=0.8, seed=0
+    )
+    context = model.config.context_length
+    pieces = scored_logits(
+        model,
+        [samples.probe],
+        context_length=context,
+        stride=context,
+        prefix_id=prefix_of(model, "auto"),
+        batch_size=1,
+    )
+    nats = torch.cat([cross_entropy(piece.logits, piece.targets) for piece in pieces])
+    return {
+        "step": step,
+        "prompt": samples.prompt,
+        "text": written.text,
+        "probe_ids": samples.probe.tolist(),
+        "probe_log_probabilities": (-nats).tolist(),
+    }

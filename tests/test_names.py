@@ -1,0 +1,178 @@
+import ast
+import json
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import lucidlm
+
+PACKAGE = Path(lucidlm.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+PUBLIC = {
+    *("GPT", "GPTConfig", "LucidError", "Tokenizer", "TrainConfig"),
+    *("binary_cross_entropy", "cross_entropy", "inputs_and_targets", "perplexity"),
+    *("evaluate", "explain", "generate", "load", "prepare", "stream", "train"),
+}
+VERBS = {"train", "evaluate", "explain", "generate", "prepare", "info", "runs", "doctor"}
+
+# A file imports only what stands to the left of its own place, or its own room.
+ORDER = [
+    *("__init__", "errors", "runtime", "text", "model", "weights", "measure", "training"),
+    *("doctor", "display", "cli", "__main__"),
+]
+
+
+def module_of(file: Path) -> str:
+    """lucidlm.text.windows for lucidlm/text/windows.py, lucidlm.text for its __init__.py."""
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(file): file for file in FILES}
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def imports_of(file: Path) -> set[str]:
+    """The modules of lucidlm that a file imports anywhere, for types only or inside a function too."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are written in full"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    # `from lucidlm.text import windows` names a module, `from lucidlm.text.windows import TokenFile` a name in one.
+    found = {name for name in found if name.split(".")[0] == "lucidlm"}
+    return {name if name in MODULES else name.rpartition(".")[0] for name in found}
+
+
+def top_level_imports(file: Path) -> set[str]:
+    """First parts of what is imported when the file is, what stands under TYPE_CHECKING left out."""
+    found = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def run_python(program: str) -> dict:
+    """What the program prints last, a line of JSON, run in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_public_names_are_these():
+    assert set(lucidlm.__all__) == PUBLIC
+    assert len(lucidlm.__all__) == len(PUBLIC)
+    assert PUBLIC | {"__version__"} == set(dir(lucidlm))
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_each_public_name_resolves_to_something_described(name):
+    thing = getattr(lucidlm, name)
+    assert thing.__name__ == name
+    assert thing.__module__.startswith("lucidlm.")
+    assert thing.__doc__
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error_that_lists_those_that_are():
+    with pytest.raises(AttributeError, match=r"'trane'.*evaluate.*train"):
+        lucidlm.trane  # noqa: B018
+
+
+def test_importing_the_library_its_texts_and_its_files_loads_no_torch():
+    light = ["lucidlm", "lucidlm.errors", "lucidlm.cli", "lucidlm.model.config", "lucidlm.training.config"]
+    light += ["lucidlm.runtime.files", "lucidlm.runtime.download", "lucidlm.measure.history"]
+    light += [module for module in MODULES if room_of(module) == "text"]
+    program = f"""
+import importlib, json, sys
+guilty = []
+for module in {light}:
+    importlib.import_module(module)
+    if "torch" in sys.modules and not guilty:
+        guilty.append(module)
+print(json.dumps(guilty))
+"""
+    assert run_python(program) == []
+
+
+def test_help_of_each_verb_exits_with_0_and_loads_no_torch():
+    program = """
+import contextlib, io, json, sys
+from lucidlm.cli import app, main
+seen = {}
+verbs = sorted(name for name in app if not name.startswith("-"))
+for arguments in [["--help"], *([verb, "--help"] for verb in verbs)]:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        try:
+            code = main(arguments)
+        except SystemExit as stop:
+            code = stop.code or 0
+    seen[" ".join(arguments)] = [code, out.getvalue(), "torch" in sys.modules]
+print(json.dumps(seen))
+"""
+    seen = run_python(program)
+    assert {arguments.split()[0] for arguments in seen} - {"--help"} >= VERBS
+    for arguments, (code, text, torch_is_loaded) in seen.items():
+        assert code == 0, arguments
+        assert "Usage: lucidlm" in text, arguments
+        assert not torch_is_loaded, arguments
+    for verb in VERBS:
+        assert verb in seen["--help"][1]
+
+
+def test_each_room_has_its_place_in_the_order():
+    assert {room_of(module) for module in MODULES} <= set(ORDER)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_file_imports_only_from_rooms_above_it_and_its_own(module):
+    place = ORDER.index(room_of(module))
+    for imported in imports_of(MODULES[module]):
+        assert imported in MODULES, f"{module} imports {imported}, which does not exist"
+        assert ORDER.index(room_of(imported)) <= place, f"{module} imports {imported}"
+
+
+def test_no_import_goes_in_a_circle():
+    graph = {module: imports_of(file) - {"lucidlm"} for module, file in MODULES.items()}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError with the circle
+
+
+def test_the_errors_import_nothing():
+    assert top_level_imports(PACKAGE / "errors.py") == set()
+
+
+def test_nothing_is_called_utils():
+    vague = {"utils", "util", "common", "helpers", "helper", "base", "manager", "misc", "core"}
+    assert not [file for file in FILES if file.stem.lower() in vague or file.parent.name.lower() in vague]
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_file_opens_with_what_it_is_about(module):
+    opening = ast.get_docstring(ast.parse(MODULES[module].read_text(encoding="utf-8")))
+    assert opening
+
+
+def test_nothing_reads_pickle():
+    for module, file in MODULES.items():
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        assert not top_level_imports(file) & {"pickle", "dill", "cloudpickle", "joblib"}, module
+        for node in ast.walk(tree):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            assert called not in {"torch.load", "pickle.load", "pickle.loads"}, f"{module}:{node.lineno}"
+            if called in {"np.load", "numpy.load"}:
+                allowed = [word.value.value for word in node.keywords if word.arg == "allow_pickle"]
+                assert allowed in ([], [False]), f"{module}:{node.lineno}"
