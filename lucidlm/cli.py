@@ -4,6 +4,7 @@ Nothing here imports torch before a verb runs, so that --help answers at once.
 """
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -127,16 +128,18 @@ def evaluate(
     from lucidlm.measure import evaluation
 
     loaded, tokenizer, dtype = _load(model, compute)
-    shape = {"context_length": context_length, "dtype": dtype}
     documents = _documents(texts, tokenizer, encoding) if texts else _own_validation_text(model)
-    if protocol == "batch-mean":
-        result = evaluation.evaluate_batch_mean(
-            loaded, tokenizer, documents, batch_size=batch_size or 2, **shape
-        )
-    else:
-        result = evaluation.evaluate_documents(
-            loaded, tokenizer, documents, stride=stride, prefix=prefix, batch_size=batch_size or 8, **shape
-        )
+    result = evaluation.evaluate_documents(
+        loaded,
+        tokenizer,
+        documents,
+        protocol=protocol,
+        context_length=context_length,
+        stride=stride,
+        prefix=prefix,
+        batch_size=batch_size,
+        dtype=dtype,
+    )
     print(_json(result.to_dict()) if json else result)
 
 
@@ -508,4 +511,13 @@ def _print_runs(rows: list[dict[str, Any]]) -> None:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """Infinity and NaN as null: JSON has no word for them, and a perplexity can be infinite."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -32,6 +32,12 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What a test draws does not depend on the tests before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(params=TINY)
 def tiny_config(request: pytest.FixtureRequest) -> GPTConfig:
     """Tiny of each family: GPT-2 with biases and a tied head, modern with grouped heads and an untied one."""

@@ -48,7 +48,7 @@ def imports_of(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: imports are written in full"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    # `from lucidlm.text import windows` names a module, `from lucidlm.text.windows import TokenFile` a name in one.
+    # What follows `import` is a module (`from lucidlm.text import windows`) or a name in one.
     found = {name for name in found if name.split(".")[0] == "lucidlm"}
     return {name if name in MODULES else name.rpartition(".")[0] for name in found}
 
@@ -67,7 +67,11 @@ def top_level_imports(file: Path) -> set[str]:
 def run_python(program: str) -> dict:
     """What the program prints last, a line of JSON, run in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

@@ -146,26 +146,15 @@ def evaluate(
         texts: Iterable[str] = [text]
     else:
         texts = (document.text() for document in read_documents([path], encoding=encoding))
-    documents = (np.asarray(tokenizer.encode(text)) for text in texts)
-    if protocol == "batch-mean":
-        return evaluate_batch_mean(
-            model,
-            tokenizer,
-            documents,
-            context_length=context_length,
-            batch_size=batch_size or 2,
-            dtype=dtype,
-        )
-    if protocol != "lucid":
-        raise ConfigError(f"--protocol {protocol}: not known; there are lucid and batch-mean")
     return evaluate_documents(
         model,
         tokenizer,
-        documents,
+        (np.asarray(tokenizer.encode(text)) for text in texts),
+        protocol=protocol,
         context_length=context_length,
         stride=stride,
         prefix=prefix,
-        batch_size=batch_size or 8,
+        batch_size=batch_size,
         dtype=dtype,
         progress=progress,
     )
@@ -176,72 +165,74 @@ def evaluate_documents(
     tokenizer: Tokenizer,
     documents: Iterable[np.ndarray],
     *,
+    protocol: str = "lucid",
     context_length: int | None = None,
     stride: int | None = None,
-    prefix: Literal["auto", "none"] = "auto",
-    batch_size: int = 8,
+    prefix: str = "auto",
+    batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
 ) -> Evaluation:
     """`evaluate` for documents that are token ids already: arrays (N,), without end-of-text."""
-    context_length, stride = checked_window(model, context_length, stride)
-    prefix_id = prefix_of(model, prefix)
-    counts = _Counts(tokenizer)
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"--batch-size {batch_size}: it must be at least 1")
+    counts = _Counts(tokenizer, model.config.vocab_size, progress or (lambda done, total: None))
+    if protocol == "lucid":
+        context_length, stride = checked_window(model, context_length, stride)
+        prefix_id = prefix_of(model, prefix)
+        scored = scored_logits(
+            model,
+            counts.watch(documents),
+            context_length=context_length,
+            stride=stride,
+            prefix_id=prefix_id,
+            batch_size=batch_size or 8,
+            dtype=dtype,
+        )
+    elif protocol == "batch-mean":
+        if stride is not None:
+            raise ConfigError(
+                f"--stride {stride}: batch-mean sets its windows side by side; leave --stride out"
+            )
+        context_length, stride = checked_window(
+            model, context_length, context_length or model.config.context_length
+        )
+        prefix_id = None
+        scored = _whole_batches(
+            model,
+            counts.watch(documents),
+            context_length=context_length,
+            batch_size=batch_size or 2,
+            dtype=dtype,
+        )
+    else:
+        raise ConfigError(f"--protocol {protocol}: not known; there are lucid and batch-mean")
     nats = 0.0
-    scored = scored_logits(
-        model,
-        counts.watch(documents),
-        context_length=context_length,
-        stride=stride,
-        prefix_id=prefix_id,
-        batch_size=batch_size,
-        dtype=dtype,
-    )
     for piece in scored:
         nats += cross_entropy(piece.logits, piece.targets).double().sum().item()
         counts.score(piece.targets)
-        if progress is not None:
-            progress(counts.tokens_scored, None)
-    if not math.isfinite(nats):
-        raise WeightsError(
-            f"the model's loss is {nats}: its weights or logits hold NaN; take another checkpoint"
-        )
     name = "none" if prefix_id is None else "end-of-text"
-    protocol = Protocol("lucid", context_length, stride, name, dtype_name(dtype), model.device.type)
-    return counts.evaluation(nats, protocol)
-
-
-def evaluate_batch_mean(
-    model: GPT,
-    tokenizer: Tokenizer,
-    documents: Iterable[np.ndarray],
-    *,
-    context_length: int | None,
-    batch_size: int,
-    dtype: torch.dtype,
-) -> Evaluation:
-    """The course's first way: windows of T side by side, incomplete windows and batches dropped, mean of means.
-
-    All its batches are of one size, so that the mean of their means is the sum over the count; what it drops
-    is in `tokens_total`.
-    """
-    context_length, stride = checked_window(
-        model, context_length, context_length or model.config.context_length
+    number_type = dtype_name(dtype if dtype != torch.float32 else model.head.weight.dtype)
+    return counts.evaluation(
+        nats, Protocol(protocol, context_length, stride, name, number_type, model.device.type)
     )
-    counts, nats = _Counts(tokenizer), 0.0
-    for ids in counts.watch(documents):
+
+
+def _whole_batches(
+    model: GPT, documents: Iterable[np.ndarray], *, context_length: int, batch_size: int, dtype: torch.dtype
+) -> Iterator[Scored]:
+    """The course's first way: windows of T side by side, incomplete windows and batches dropped.
+
+    Its number is the mean of the batches' means; as all its batches are of one size, that is the sum over the
+    count. What it drops is in `tokens_total`.
+    """
+    for number, ids in enumerate(documents):
         starts = range(0, len(ids) - context_length, context_length)
-        windows = [ids[start : start + context_length + 1] for start in starts]
+        windows = [ids[start : start + context_length + 1].astype(np.int64) for start in starts]
         for first in range(0, len(windows) - batch_size + 1, batch_size):
-            batch = torch.from_numpy(np.stack(windows[first : first + batch_size]).astype(np.int64)).to(
-                model.device
-            )
-            with evaluating(model, dtype):
-                loss = cross_entropy(model(batch[:, :-1]), batch[:, 1:])
-            nats += loss.double().sum().item()
-            counts.score(batch[:, 1:])
-    protocol = Protocol("batch-mean", context_length, stride, "none", dtype_name(dtype), model.device.type)
-    return counts.evaluation(nats, protocol)
+            for window in range(first, first + batch_size):
+                place = (number, windows[window], 0, starts[window] + 1)
+                yield from _score_batch(model, [place], dtype)
 
 
 def checked_window(model: GPT, context_length: int | None, stride: int | None) -> tuple[int, int]:
@@ -339,14 +330,19 @@ def evaluating(model: GPT, dtype: torch.dtype) -> Iterator[None]:
 class _Counts:
     """Tokens, bytes and words of the documents that go by, and of those of their tokens that were scored."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, progress: Progress) -> None:
+        self.tokenizer, self.vocab_size, self.progress = tokenizer, vocab_size, progress
         self.lengths = torch.from_numpy(tokenizer.token_lengths().astype(np.int64))
         self.tokens_total = self.bytes_total = self.words = self.documents = 0
         self.tokens_scored = self.bytes_scored = 0
 
     def watch(self, documents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         for ids in documents:
+            if len(ids) and int(ids.max()) >= self.vocab_size:
+                raise WeightsError(
+                    f"the text has token id {int(ids.max())}, the model a vocabulary of {self.vocab_size:,}: "
+                    f"tokenizer {self.tokenizer.name} is another model's"
+                )
             self.documents += 1
             self.tokens_total += len(ids)
             self.bytes_total += int(self.lengths[torch.from_numpy(ids.astype(np.int64))].sum())
@@ -356,8 +352,13 @@ class _Counts:
     def score(self, targets: Tensor) -> None:
         self.tokens_scored += targets.numel()
         self.bytes_scored += int(self.lengths[targets.cpu()].sum())
+        self.progress(self.tokens_scored, None)
 
     def evaluation(self, nats: float, protocol: Protocol) -> Evaluation:
+        if not math.isfinite(nats):
+            raise WeightsError(
+                f"the model's loss is {nats}: its weights or logits hold NaN or infinity; take another checkpoint"
+            )
         if self.tokens_scored == 0:
             # Two tokens without a prefix, one with: under that there is nothing to predict.
             rest = "the prefix is none" if protocol.prefix == "none" else "the text is empty"

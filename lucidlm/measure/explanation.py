@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from lucidlm.errors import ConfigError, DataError
+from lucidlm.errors import ConfigError, DataError, WeightsError
 from lucidlm.measure.evaluation import Protocol, checked_window, prefix_of, scored_logits
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import bits, log_softmax, perplexity, softmax
@@ -141,7 +141,11 @@ def explain(
     """
     if top_k < 0:
         raise ConfigError(f"--top-k {top_k}: it must be 0 or more")
+    if batch_size < 1:
+        raise ConfigError(f"batch_size {batch_size}: it must be at least 1")
     texts = [texts] if isinstance(texts, str) else list(texts)
+    if not texts:
+        raise DataError("there is no text to explain; give at least one")
     context_length, stride = checked_window(model, context_length, stride)
     prefix_id = prefix_of(model, prefix)
     ids = [np.asarray(tokenizer.encode(text), dtype=np.int64) for text in texts]
@@ -164,9 +168,13 @@ def explain(
     ):
         logits = piece.logits.float()
         torch_nats += F.cross_entropy(logits, piece.targets, reduction="none").double().sum().item()
+        if not math.isfinite(torch_nats):
+            raise WeightsError("the model's logits hold NaN or infinity: take another checkpoint")
         rows[piece.document] += _explain_rows(logits, piece.targets, tokenizer, top_k)
     explained = tuple(
-        ExplainedText(text, "" if prefix_id is not None else tokenizer.decode(tokens[:1]), tuple(row))
+        ExplainedText(
+            text, "" if prefix_id is not None else _token_text(tokenizer, int(tokens[0])), tuple(row)
+        )
         for text, tokens, row in zip(texts, ids, rows, strict=True)
     )
     name = "none" if prefix_id is None else "end-of-text"
@@ -174,7 +182,14 @@ def explain(
         texts=explained,
         torch_loss_nats=torch_nats / sum(map(len, rows)),
         vocab_size=model.config.vocab_size,
-        protocol=Protocol("lucid", context_length, stride, name, dtype_name(dtype), model.device.type),
+        protocol=Protocol(
+            "lucid",
+            context_length,
+            stride,
+            name,
+            dtype_name(dtype if dtype != torch.float32 else model.head.weight.dtype),
+            model.device.type,
+        ),
     )
 
 
@@ -217,19 +232,30 @@ def _token_text(tokenizer: Tokenizer, id: int) -> str:
 def _table(explained: ExplainedText) -> str:
     """One line a token: the target, its probability and surprise, and what the model would have said."""
     shown = repr(explained.text if len(explained.text) <= 80 else explained.text[:77] + "...")
-    wide = max(9, *(len(repr(token.text)) for token in explained.tokens))
+    wide = max(9, *(len(_quoted(token.text)) for token in explained.tokens))
     lines = [
         f"text {shown}"
-        + (f" (first token {explained.left_out!r} has nothing before it)" if explained.left_out else ""),
+        + (
+            f" (first token {_quoted(explained.left_out)} has nothing before it)"
+            if explained.left_out
+            else ""
+        ),
         f"{'target':<{wide}} {'id':>6} {'p(target)':>11} {'ln p':>9} {'bits':>7} {'rank':>7} {'entropy':>8}  likeliest",
     ]
     for token in explained.tokens:
-        likeliest = "  ".join(f"{other.text!r} {other.probability:.2g}" for other in token.alternatives[:3])
+        likeliest = "  ".join(
+            f"{_quoted(other.text)} {other.probability:.2g}" for other in token.alternatives[:3]
+        )
         lines.append(
-            f"{token.text!r:<{wide}} {token.id:>6} {token.probability:>11.4e} {token.log_probability:>9.4f} "
+            f"{_quoted(token.text):<{wide}} {token.id:>6} {token.probability:>11.4e} {token.log_probability:>9.4f} "
             f"{token.bits:>7.3f} {token.rank:>7,} {token.entropy:>8.4f}  {likeliest}"
         )
     return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    """In quotes, with what does not print made visible; the bytes that _token_text wrote as \\x.. are left so."""
+    return "'" + "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text) + "'"
 
 
 def _steps(explanation: Explanation) -> str:

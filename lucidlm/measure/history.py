@@ -121,7 +121,7 @@ def verdict(history: History) -> str:
             f"The best step is {best.step:,} of {last.step:,}: {numbers}. Later steps were no better and no worse "
             f"(step {last.step:,}: {last.validation_loss_nats:.4f}): it has converged. {_gap(best)}"
         )
-    fell = last.training_loss_nats < best.training_loss_nats
+    fell = last.training_loss_nats <= best.training_loss_nats
     why = (
         f"the training loss fell on from {best.training_loss_nats:.4f} to {last.training_loss_nats:.4f}: the model overfits, "
         "it learns its training text by heart. More text, a smaller model or more dropout would help."

@@ -26,7 +26,10 @@ def textbook_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class KVCache:
-    """The keys and values of the tokens seen so far, a row a text; rows may have different lengths."""
+    """The keys and values of the tokens seen so far, a row a text; rows may have different lengths.
+
+    It is written in place, so it goes with torch.no_grad or inference_mode.
+    """
 
     def __init__(
         self, config: GPTConfig, batch_size: int, *, device: torch.device, dtype: torch.dtype
@@ -54,6 +57,7 @@ class KVCache:
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Stores new keys and values (B, G, T, D) of a layer; returns all of them so far, (B, G, S, D)."""
+        assert k.shape[0] == len(self.lengths), "one row of the cache a text"
         count, end = k.shape[2], max(self.lengths) + k.shape[2]
         keys, values = self.keys[layer], self.values[layer]
         if self.ragged:
@@ -71,6 +75,10 @@ class KVCache:
 
     def truncate(self, lengths: list[int]) -> None:
         """Forgets what lies beyond these lengths: padding after a ragged prompt, say."""
+        assert len(lengths) == len(self.lengths), "one length a row"
+        assert all(0 <= new <= old for new, old in zip(lengths, self.lengths)), (
+            "only what is held can be forgotten"
+        )
         self.lengths = list(lengths)
 
     def replace_row(self, row: int, other: "KVCache") -> None:
@@ -166,10 +174,16 @@ class CausalSelfAttention(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
-def rotation_table(config: GPTConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every position's angles, each (..., D), for positions (...): RoPE (Su 2021, 3.2.2)."""
-    pairs = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32)
-    angles = positions[..., None].float() * config.rope_theta ** (-pairs / config.head_dim)
+def rotation_table(
+    config: GPTConfig, positions: Tensor, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every position's angles, each (..., D), for positions (...): RoPE (Su 2021, 3.2.2).
+
+    At least in float32, whatever the model computes in: bfloat16 cannot tell neighbouring positions apart.
+    """
+    dtype = torch.promote_types(dtype, torch.float32)
+    pairs = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=dtype)
+    angles = positions[..., None].to(dtype) * config.rope_theta ** (-pairs / config.head_dim)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
 

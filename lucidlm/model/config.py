@@ -34,8 +34,9 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         modern = self.family == "modern"
+        _check_counts(self, "emb_dim", "n_heads")
         _derive(self, "n_kv_heads", self.n_heads)
-        _derive(self, "head_dim", self.emb_dim // max(1, self.n_heads))
+        _derive(self, "head_dim", self.emb_dim // self.n_heads)
         _derive(self, "hidden_dim", -(-8 * self.emb_dim // (3 * 64)) * 64 if modern else 4 * self.emb_dim)
         _derive(self, "norm_eps", 1e-6 if modern else 1e-5)
         _check(self)
@@ -60,7 +61,7 @@ class GPTConfig:
 
     @property
     def matmul_parameters(self) -> int:
-        """Weights that multiply every token: all matrices and the head, without the embeddings that are looked up."""
+        """Weights that every token meets: all but the embeddings, of which it looks up one row."""
         looked_up = self.vocab_size * self.emb_dim if not self.tied_head else 0
         positions = self.context_length * self.emb_dim if self.family == "gpt2" else 0
         return self.n_parameters - looked_up - positions
@@ -76,7 +77,11 @@ class GPTConfig:
 
     def changed(self, **changes: Any) -> "GPTConfig":
         """This configuration with other values; what follows from width and heads is derived anew unless given."""
-        follows = ("n_kv_heads", "head_dim", "hidden_dim") if {"emb_dim", "n_heads"} & changes.keys() else ()
+        follows: tuple[str, ...] = ()
+        if {"emb_dim", "n_heads"} & changes.keys():
+            follows = ("n_kv_heads", "head_dim", "hidden_dim")
+        if changes.get("family", self.family) != self.family:
+            follows = ("n_kv_heads", "head_dim", "hidden_dim", "norm_eps")
         return replace(self, **dict.fromkeys(follows) | changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,19 +94,26 @@ def _derive(config: GPTConfig, field: str, value: float) -> None:
         object.__setattr__(config, field, value)  # frozen: this is the one place that completes a config
 
 
+def _check_counts(config: GPTConfig, *fields: str) -> None:
+    for field in fields:
+        value = getattr(config, field)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"{field} is {value!r}; it must be a whole number of at least 1")
+
+
 def _check(config: GPTConfig) -> None:
-    for field in (
-        "vocab_size",
-        "context_length",
-        "emb_dim",
-        "n_layers",
-        "n_heads",
-        "n_kv_heads",
-        "head_dim",
-        "hidden_dim",
-    ):
-        if getattr(config, field) < 1:
-            raise ConfigError(f"{field} is {getattr(config, field)}; it must be at least 1")
+    for field, known in (("family", ("gpt2", "modern")), ("init", ("torch", "scaled"))):
+        if getattr(config, field) not in known:
+            raise ConfigError(f"{field} is {getattr(config, field)!r}; there are {' and '.join(known)}")
+    _check_counts(config, "vocab_size", "context_length", "n_layers", "n_kv_heads", "head_dim", "hidden_dim")
+    for field in ("rope_theta", "norm_eps"):
+        if not 0 < getattr(config, field) < float("inf"):
+            raise ConfigError(f"{field} is {getattr(config, field)}; it must be more than 0")
+    if config.init == "torch" and config.tied_head:
+        raise ConfigError(
+            "init torch draws embeddings of size 1, far too large for a head that is tied to them; "
+            "choose init scaled or an untied head"
+        )
     if not 0 <= config.drop_rate < 1:
         raise ConfigError(f"drop_rate is {config.drop_rate}; it must be at least 0 and under 1")
     if config.n_heads % config.n_kv_heads:

@@ -108,7 +108,7 @@ class GPT(nn.Module):
             # Rows that are padded past the context while others are not: their surplus is never looked at.
             x = x + self.position_embedding(positions)
         else:
-            cos, sin = rotation_table(self.config, positions)
+            cos, sin = rotation_table(self.config, positions, self.token_embedding.weight.dtype)
             rotation = cos[:, None], sin[:, None]  # (B or 1, 1, T, D): the same for every head
         x = self.dropout(x)
         mask = None if cache is None else cache.mask(count)

@@ -8,7 +8,9 @@ import math
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from lucidlm.errors import ConfigError
 from lucidlm.runtime.device import float32_precision
 from lucidlm.text.windows import IGNORED
 
@@ -38,6 +40,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """
     kept = targets != IGNORED
     logits = _at_least_float32(logits)
+    # The largest off first: it cancels out, and logits around -100 would leave fewer digits to their differences.
+    logits = logits - logits.amax(-1, keepdim=True).detach()
     of_target = logits.gather(-1, targets.where(kept, 0)[..., None])[..., 0]
     # -log(e^target / sum e^logit): without the (..., V) tensor of probabilities that one number is wanted of.
     return (logits.logsumexp(-1) - of_target).where(kept, 0.0)
@@ -46,25 +50,29 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Loss of each yes (1) or no (0) in nats: logits (...), targets (...) -> (...), float32.
 
-    -(y ln p + (1 - y) ln(1 - p)) with p = 1 / (1 + e^-logit), written so that no logit is too large:
-    max(x, 0) - x y + ln(1 + e^-|x|). With two classes it is the cross entropy of the logits (0, x).
+    -(y ln p + (1 - y) ln(1 - p)) with p = 1 / (1 + e^-logit), so that ln p = -ln(1 + e^-logit): no logit is too
+    large for that. With two classes it is the cross entropy of the logits (0, x).
     """
     logits = _at_least_float32(logits)
     targets = targets.to(logits.dtype)
-    return logits.clamp(min=0) - logits * targets + (-logits.abs()).exp().log1p()
+    zero = torch.zeros_like(logits)
+    # What has no weight is left out, not multiplied by 0: its logarithm may be infinite.
+    of_yes = torch.where(targets > 0, targets * torch.logaddexp(-logits, zero), zero)
+    of_no = torch.where(targets < 1, (1 - targets) * torch.logaddexp(logits, zero), zero)
+    return of_yes + of_no
 
 
 def perplexity(loss_nats: float | Tensor) -> float:
     """exp(loss): as uncertain as a fair choice among this many tokens."""
     try:
-        return math.exp(float(loss_nats))
+        return math.exp(_number(loss_nats))
     except OverflowError:
         return math.inf
 
 
 def bits(nats: float | Tensor) -> float:
     """The same surprise counted in halvings: nats / ln 2."""
-    return float(nats) / math.log(2)
+    return _number(nats) / math.log(2)
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int = 1024) -> Tensor:
@@ -74,12 +82,21 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, chu
     held: they are made `chunk` rows at a time, and their gradients at once, in the forward pass. The products
     multiply in the type that autocast asks for and come out in float32, the weight's gradient adds up there.
     """
-    if torch.is_autocast_enabled(hidden.device.type):
+    if hidden.dim() != 2 or targets.shape != hidden.shape[:1] or chunk < 1:
+        raise ConfigError(
+            f"linear_cross_entropy takes hidden (N, C), targets (N,) and a chunk of at least 1, not "
+            f"{tuple(hidden.shape)}, {tuple(targets.shape)} and {chunk}; flatten texts and tokens into rows"
+        )
+    multiply = torch.promote_types(hidden.dtype, weight.dtype)
+    if torch.is_autocast_enabled(hidden.device.type) and multiply != torch.float64:
         multiply = torch.get_autocast_dtype(hidden.device.type)
-    else:
-        multiply = torch.promote_types(hidden.dtype, weight.dtype)
+    # Inside the Function all tensors look as if they wanted a gradient, under no_grad too.
+    wants = (
+        torch.is_grad_enabled() and hidden.requires_grad,
+        torch.is_grad_enabled() and weight.requires_grad,
+    )
     with torch.autocast(hidden.device.type, enabled=False):
-        return _LinearCrossEntropy.apply(hidden, weight, targets, chunk, multiply)
+        return _LinearCrossEntropy.apply(hidden, weight, targets, chunk, multiply, wants)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -87,18 +104,26 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, multiply: torch.dtype
+        ctx,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        chunk: int,
+        multiply: torch.dtype,
+        wants: tuple[bool, bool],
     ) -> Tensor:
         exact = torch.float64 if multiply == torch.float64 else torch.float32
         head = _operand(weight, multiply)
         total = torch.zeros((), dtype=exact, device=hidden.device)
-        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        wants_hidden, wants_weight = wants
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=exact) if wants_weight else None
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
-            h, target = _operand(hidden[part], multiply), targets[part]
+            target = targets[part]
             kept = target != IGNORED
+            # What stands in a row that does not count must not count, be it NaN.
+            h = _operand(hidden[part].masked_fill(~kept[:, None], 0), multiply)
             logits = _product(h, head.T, multiply)  # (chunk, V)
             normaliser = logits.logsumexp(-1)
             index = target.where(kept, 0)[:, None]
@@ -107,7 +132,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 continue
             grad = logits.sub_(normaliser[:, None]).exp_()  # softmax, in the place of the logits
             grad.scatter_add_(1, index, torch.full_like(index, -1, dtype=exact))
-            grad = _operand(grad.mul_(kept[:, None]), multiply)
+            grad = _operand(grad.masked_fill_(~kept[:, None], 0), multiply)
             if grad_hidden is not None:
                 grad_hidden[part] = _product(grad, head, multiply)
             if grad_weight is not None:
@@ -117,13 +142,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx, grad_total: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    @once_differentiable
+    def backward(ctx, grad_total: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         if grad_hidden is not None:
             grad_hidden = grad_hidden * grad_total.to(grad_hidden.dtype)
         if grad_weight is not None:
             grad_weight = (grad_weight * grad_total).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None, None, None
+        return grad_hidden, grad_weight, None, None, None, None
 
 
 def _operand(x: Tensor, multiply: torch.dtype) -> Tensor:
@@ -146,3 +172,7 @@ def _product(left: Tensor, right: Tensor, multiply: torch.dtype) -> Tensor:
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def _number(value: float | Tensor) -> float:
+    return value.item() if isinstance(value, Tensor) else float(value)

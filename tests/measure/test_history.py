@@ -64,7 +64,11 @@ def line_of(event: str, row: Step | Validation) -> str:
 def run(tmp_path):
     """A run of 4 steps and 2 validations, with a plan and an end around them."""
     lines = ['{"event": "plan", "steps": 4}\n', line_of("step", a_step(1)), line_of("step", a_step(2))]
-    lines += [line_of("validation", validation(2, 4.0)), line_of("step", a_step(3)), line_of("step", a_step(4))]
+    lines += [
+        line_of("validation", validation(2, 4.0)),
+        line_of("step", a_step(3)),
+        line_of("step", a_step(4)),
+    ]
     lines += [line_of("validation", validation(4, 3.5)), '{"event": "end", "step": 4}\n']
     (tmp_path / METRICS).write_text("".join(lines), encoding="utf-8")
     return tmp_path
@@ -215,7 +219,9 @@ def test_a_worst_step_between_the_best_and_the_last_does_not_change_the_verdict(
 
 
 def test_a_loss_of_zero_can_be_the_best():
-    assert "best step is 1 of 2" in verdict_of(validation(1, 0.0, training=0.0), validation(2, 0.5, training=0.0))
+    assert "best step is 1 of 2" in verdict_of(
+        validation(1, 0.0, training=0.0), validation(2, 0.5, training=0.0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -229,7 +235,7 @@ def test_a_verdict_is_one_line(validations):
     assert "\n" not in told
 
 
-# Early stopping: the best lies five validations and a tenth of the steps back, three rise, and the last is 2 % over it.
+# Early stopping asks for four signs: 5 validations and a tenth of the steps since the best, a rise, 2 %.
 
 
 def test_a_loss_that_rises_for_good_has_passed_its_best():
@@ -280,7 +286,9 @@ def test_patience_is_counted_in_validations():
 def test_a_best_less_than_a_tenth_of_the_steps_back_is_not_passed():
     rising = [validation(1000 + place, 3.0 + 0.1 * place) for place in range(7)]
     assert not passed_its_best([validation(500, 4.0), *rising])
-    assert passed_its_best([validation(5, 4.0), *(validation(10 + place, 3.0 + 0.1 * place) for place in range(7))])
+    assert passed_its_best(
+        [validation(5, 4.0), *(validation(10 + place, 3.0 + 0.1 * place) for place in range(7))]
+    )
 
 
 def test_more_than_two_percent_over_the_best_is_needed():

@@ -21,7 +21,7 @@ SHAPES = [(4, 4), (4, 2), (4, 1), (6, 3)]  # heads, heads of keys and values
 def queries_keys_values(heads: int, groups: int, *, length: int = 9, dtype=torch.float32) -> list[Tensor]:
     generator = torch.Generator().manual_seed(heads * 10 + groups)
     sizes = [(2, count, length, 8) for count in (heads, groups, groups)]
-    return [2 * torch.randn(size, generator=generator, dtype=dtype) for size in sizes]
+    return [1.5 * torch.randn(size, generator=generator, dtype=dtype) for size in sizes]
 
 
 def layer(config: GPTConfig, *, seed: int = 0) -> CausalSelfAttention:

@@ -185,3 +185,25 @@ def test_a_shape_that_cannot_work_is_one_line_that_names_the_value(changes, mess
     with pytest.raises(ConfigError, match=message) as caught:
         GPTConfig(**{"emb_dim": 64, "n_heads": 4, "vocab_size": 257} | changes)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"family": "llama"},
+        {"init": "none"},
+        {"norm_eps": -1.0},
+        {"rope_theta": 0.0},
+        {"n_layers": 2.5},
+        {"n_layers": True},
+        {"emb_dim": "768"},
+        {"init": "torch", "tied_head": True},
+    ],
+)
+def test_what_no_model_can_be_made_of_is_refused_by_name(fields):
+    with pytest.raises(ConfigError, match=next(iter(fields))):
+        GPTConfig(**fields)
+
+
+def test_another_family_derives_its_own_widths():
+    assert GPTConfig().changed(family="modern") == GPTConfig(family="modern")

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from lucidlm.errors import ConfigError
-from lucidlm.model.attention import rotation_table
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy, linear_cross_entropy
@@ -44,12 +43,7 @@ def test_logits_equal_the_textbook_in_numpy(lively_gpt, random_ids):
 @torch.no_grad()
 def test_logits_of_a_float64_model_equal_the_textbook_to_the_last_places(lively_gpt, random_ids):
     model, ids = lively_gpt.double(), random_ids(lively_gpt, length=32, batch_size=2)
-    turns = None
-    if model.config.family == "modern":
-        # Angles are float32 numbers, as in Qwen3's own code: both sides take the same ones here.
-        cos, sin = rotation_table(model.config, torch.arange(32))
-        turns = (cos.double() + 1j * sin.double()).numpy()[:, : model.config.head_dim // 2]
-    np.testing.assert_allclose(model(ids), by_the_formula(model, ids, turns), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(model(ids), by_the_formula(model, ids), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -69,9 +63,7 @@ def test_logits_of_a_float64_model_equal_the_textbook_to_the_last_places(lively_
             vocab_size=50,
             rope_theta=1e6,
         ),
-        GPTConfig(
-            family="modern", emb_dim=24, n_heads=2, n_layers=1, vocab_size=50, tied_head=True, init="torch"
-        ),
+        GPTConfig(family="modern", emb_dim=24, n_heads=2, n_layers=1, vocab_size=50, tied_head=True),
     ],
 )
 @torch.no_grad()
@@ -339,7 +331,7 @@ def test_a_seed_decides_all_weights(tiny_config, init):
     states = []
     for seed in (5, 5, 6):
         torch.manual_seed(seed)
-        states.append(GPT(tiny_config.changed(init=init)).state_dict())
+        states.append(GPT(tiny_config.changed(init=init, tied_head=False)).state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert not torch.equal(states[0]["token_embedding.weight"], states[2]["token_embedding.weight"])
 
@@ -412,6 +404,25 @@ def test_dropout_is_on_in_training_and_off_in_eval(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_dropout_falls_on_the_embeddings_and_on_both_branches_of_each_block(family, random_ids):
+    config = GPTConfig(family=family, vocab_size=257, emb_dim=64, n_layers=2, n_heads=4, drop_rate=0.3)
+    model = GPT(config).train()
+    dropped = []
+
+    def share(module: nn.Module, args: tuple, output: Tensor) -> None:
+        dropped.append(((output == 0).float().mean().item(), (output / args[0])[output != 0].mean().item()))
+
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.register_forward_hook(share)
+    model(random_ids(model, length=64, batch_size=4))
+    assert len(dropped) == 1 + 2 * 2
+    for zeros, gain in dropped:
+        assert zeros == pytest.approx(0.3, abs=0.02)  # 16,384 numbers: a deviation of 0.004
+        assert gain == pytest.approx(1 / 0.7, rel=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_without_dropout_training_and_eval_are_the_same(family, random_ids):
     model = GPT(
         GPTConfig(family=family, vocab_size=257, context_length=64, emb_dim=64, n_layers=2, n_heads=4)
@@ -472,7 +483,7 @@ def test_micro_batches_of_ragged_texts_give_the_loss_and_gradients_of_the_whole(
     whole_loss, whole = loss_and_gradients(model, ids, targets, micro_batch=8)
     loss, gradients = loss_and_gradients(model, ids, targets, micro_batch=micro_batch)
     loss_limit, limit = (1e-6, 2e-6) if dtype == torch.float32 else (1e-12, 1e-12)
-    assert abs(loss - whole_loss) < loss_limit
+    assert abs(loss - whole_loss) <= loss_limit * whole_loss
     everything, together = (torch.cat([g.flatten() for g in each]) for each in (whole, gradients))
     assert (together - everything).norm() <= limit * everything.norm()
     names = [name for name, _ in model.named_parameters()]

@@ -1,0 +1,404 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from oracles import log_sum_exp
+
+import lucidlm
+from lucidlm.errors import ConfigError, DataError, WeightsError
+from lucidlm.measure.evaluation import evaluate, evaluate_documents
+from lucidlm.measure.explanation import explain
+from lucidlm.model.config import GPTConfig
+from lucidlm.model.gpt import GPT
+from lucidlm.text.tokenizer import Tokenizer
+
+T = 16
+END_OF_TEXT = 256
+
+BYTES = Tokenizer.bytes()
+WORDS = (
+    "The old clock-maker wound each of his clocks at dusk; one night, none of them would stop. Who knew why?"
+)
+FOREIGN = "Größe, 猫と犬, «naïve» 🙂: ça va\nвполне\t— 終"
+
+SHAPE = {"vocab_size": 257, "context_length": T, "emb_dim": 32, "n_layers": 2, "n_heads": 2}
+CONFIGS = {
+    "gpt2": GPTConfig(**SHAPE, qkv_bias=True, tied_head=True),
+    "modern": GPTConfig(**SHAPE, family="modern", n_kv_heads=1),
+}
+
+
+def lively(config: GPTConfig, *, prefix_id: int | None = END_OF_TEXT) -> GPT:
+    """A model in eval mode whose weights are large enough that place and order show in every logit."""
+    torch.manual_seed(0)
+    model = GPT(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            gain = parameter.dim() == 1 and name.endswith("weight")
+            parameter.mul_(1 if gain else 6).add_(0.1 * torch.randn_like(parameter))
+    model.document_prefix_id = prefix_id
+    return model
+
+
+@pytest.fixture(params=CONFIGS)
+def model(request):
+    return lively(CONFIGS[request.param])
+
+
+@pytest.fixture
+def gpt():
+    """For facts that have nothing to do with the model's family."""
+    return lively(CONFIGS["gpt2"])
+
+
+def logits_of_each_token(model, ids, *, prefix_id=END_OF_TEXT, stride=T // 2):
+    """The logits (N, V) that each scored token was drawn from, float64, one forward pass a token."""
+    sequence = [*([] if prefix_id is None else [prefix_id]), *ids]
+    rows = []
+    for place in range(len(sequence) - 1):
+        start = 0
+        while place >= start + T:
+            start += stride
+        with torch.no_grad():
+            rows.append(model(torch.tensor([sequence[start : place + 1]]))[0, -1].double().numpy())
+    return np.array(rows)
+
+
+def probabilities_of(logits):
+    return np.array([np.exp(row - log_sum_exp(row)) for row in logits])
+
+
+# The rows are evaluate's loss, taken apart.
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, T - 1, T, T + 1, 2 * T, 3 * T + 7, len(WORDS)])
+@pytest.mark.parametrize("prefix", ["auto", "none"])
+def test_the_rows_average_to_evaluates_loss_for_short_and_long_texts(model, length, prefix):
+    text = WORDS[:length]
+    if length == 1 and prefix == "none":
+        text = "ab"
+    explained = explain(model, BYTES, text, prefix=prefix)
+    evaluated = evaluate(model, BYTES, text, prefix=prefix)
+    mean = math.fsum(token.nats for token in explained.tokens) / len(explained.tokens)
+    assert mean == pytest.approx(evaluated.loss_nats, abs=1e-6)
+    assert explained.loss_nats == pytest.approx(mean, abs=1e-12)
+    assert explained.perplexity == pytest.approx(math.exp(mean), rel=1e-12)
+    assert len(explained.tokens) == evaluated.tokens_scored
+    assert explained.protocol == evaluated.protocol
+
+
+@pytest.mark.parametrize("stride", [1, 7, T])
+@pytest.mark.parametrize("context_length", [T, 9])
+def test_they_do_so_for_any_stride_and_context(gpt, stride, context_length):
+    settings = {"stride": min(stride, context_length), "context_length": context_length}
+    explained, evaluated = explain(gpt, BYTES, WORDS, **settings), evaluate(gpt, BYTES, WORDS, **settings)
+    assert explained.loss_nats == pytest.approx(evaluated.loss_nats, abs=1e-6)
+    assert explained.protocol == evaluated.protocol
+
+
+@pytest.mark.parametrize("prefix", ["auto", "none"])
+def test_several_texts_average_to_the_loss_of_all_their_tokens(model, prefix):
+    texts = [WORDS, FOREIGN, "ab", WORDS[:T]]
+    explained = explain(model, BYTES, texts, prefix=prefix)
+    documents = [np.asarray(BYTES.encode(text)) for text in texts]
+    evaluated = evaluate_documents(model, BYTES, documents, prefix=prefix)
+    assert explained.loss_nats == pytest.approx(evaluated.loss_nats, abs=1e-6)
+    assert [text.text for text in explained.texts] == texts
+    for text in explained.texts:
+        alone = evaluate(model, BYTES, text.text, prefix=prefix)
+        assert text.loss_nats == pytest.approx(alone.loss_nats, abs=1e-6)
+        assert len(text.tokens) == alone.tokens_scored
+
+
+@pytest.mark.parametrize("text", ["ab", WORDS, FOREIGN])
+def test_torchs_own_number_agrees(model, text):
+    explained = explain(model, BYTES, text)
+    assert explained.torch_loss_nats == pytest.approx(explained.loss_nats, abs=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 9])
+def test_the_batch_size_does_not_change_the_rows(gpt, batch_size):
+    texts = [WORDS, "ab", FOREIGN]
+    one, other = explain(gpt, BYTES, texts), explain(gpt, BYTES, texts, batch_size=batch_size)
+    for mine, yours in zip(one.tokens, other.tokens, strict=True):
+        assert (mine.id, mine.text) == (yours.id, yours.text)
+        assert mine.nats == pytest.approx(yours.nats, abs=1e-5)
+
+
+# Every column, against NumPy on logits made one token at a time.
+
+
+@pytest.mark.parametrize("text", [WORDS, FOREIGN])
+@pytest.mark.parametrize("prefix", ["auto", "none"])
+def test_probability_rank_entropy_and_alternatives_are_numpys(model, text, prefix):
+    ids = BYTES.encode(text)
+    prefix_id = END_OF_TEXT if prefix == "auto" else None
+    logits = logits_of_each_token(model, ids, prefix_id=prefix_id)
+    tokens = explain(model, BYTES, text, prefix=prefix, top_k=4).tokens
+    targets = ids if prefix == "auto" else ids[1:]
+    assert [token.id for token in tokens] == targets
+    for token, p, target in zip(tokens, probabilities_of(logits), targets, strict=True):
+        # Float32 logits of size 10 carry an error of about 1e-6, and so does the logarithm of a probability.
+        assert token.probability == pytest.approx(p[target], rel=1e-4)
+        assert token.log_probability == pytest.approx(math.log(p[target]), abs=1e-4)
+        assert token.nats == -token.log_probability
+        assert token.bits == pytest.approx(-math.log2(p[target]), abs=1e-4)
+        assert token.entropy == pytest.approx(-(p * np.log(p)).sum(), abs=1e-4)
+        surely, perhaps = (p > p[target] * (1 + 1e-4)).sum() + 1, (p > p[target] * (1 - 1e-4)).sum() + 1
+        assert surely <= token.rank <= perhaps
+        best = np.sort(p)[::-1][:4]
+        assert [other.probability for other in token.alternatives] == pytest.approx(best.tolist(), rel=1e-4)
+        assert [p[other.id] for other in token.alternatives] == pytest.approx(best.tolist(), rel=1e-4)
+
+
+def test_a_token_of_rank_k_is_its_own_kth_alternative(gpt):
+    tokens = explain(gpt, BYTES, WORDS * 3, top_k=60).tokens
+    for token in tokens:
+        likeliest = [other.id for other in token.alternatives]
+        assert (token.id in likeliest) == (token.rank <= 60)
+        if token.id in likeliest:
+            assert likeliest.index(token.id) == token.rank - 1
+            alternative = token.alternatives[token.rank - 1]
+            assert alternative.text == token.text
+            assert alternative.probability == pytest.approx(token.probability, rel=1e-5)
+    assert {token.rank <= 60 for token in tokens} == {True, False}
+
+
+def test_equal_logits_give_rank_1_and_the_whole_entropy():
+    model = GPT(GPTConfig(vocab_size=256, context_length=T, emb_dim=8, n_layers=1, n_heads=1))
+    torch.nn.init.zeros_(model.head.weight)
+    for token in explain(model, BYTES, "any text").tokens:
+        assert token.rank == 1
+        assert token.probability == pytest.approx(1 / 256, rel=1e-6)
+        assert token.bits == pytest.approx(8, abs=1e-6)
+        assert token.entropy == pytest.approx(math.log(256), abs=1e-5)
+
+
+def test_a_sure_model_has_no_entropy_and_no_nan(gpt):
+    with torch.no_grad():
+        gpt.final_norm.weight.mul_(1e4)
+    explained = explain(gpt, BYTES, WORDS)
+    for token in explained.tokens:
+        assert 0 <= token.entropy < 6
+        assert 0 <= token.probability <= 1
+        assert math.isfinite(token.nats)
+    assert min(token.entropy for token in explained.tokens) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("top_k", "shown"), [(0, 0), (1, 1), (5, 5), (257, 257), (1000, 257)])
+def test_there_are_top_k_alternatives_and_never_more_than_the_vocabulary(gpt, top_k, shown):
+    for token in explain(gpt, BYTES, "abc", top_k=top_k).tokens:
+        assert len(token.alternatives) == shown
+        probabilities = [other.probability for other in token.alternatives]
+        assert probabilities == sorted(probabilities, reverse=True)
+        if shown == 257:
+            assert math.fsum(probabilities) == pytest.approx(1, abs=1e-5)
+
+
+# What a token is called.
+
+
+def test_the_tokens_spell_the_text(gpt):
+    assert "".join(token.text for token in explain(gpt, BYTES, WORDS).tokens) == WORDS
+
+
+def test_a_token_of_part_of_a_character_is_shown_by_its_byte(gpt):
+    assert [token.text for token in explain(gpt, BYTES, "aé").tokens] == ["a", r"\xc3", r"\xa9"]
+
+
+def test_tokens_of_several_bytes_are_shown_whole():
+    tokenizer = Tokenizer.train([WORDS * 3], 300)
+    model = lively(CONFIGS["gpt2"].changed(vocab_size=tokenizer.vocab_size), prefix_id=tokenizer.end_of_text)
+    shown = [token.text for token in explain(model, tokenizer, WORDS).tokens]
+    assert "".join(shown) == WORDS
+    assert max(map(len, shown)) > 1
+
+
+def test_end_of_text_and_ids_without_a_token_are_called_by_name():
+    model = lively(CONFIGS["gpt2"].changed(vocab_size=320))
+    names = {other.id: other.text for other in explain(model, BYTES, "a", top_k=320).tokens[0].alternatives}
+    assert names[END_OF_TEXT] == "<|endoftext|>"
+    assert names[257] == "<id 257>"
+    assert names[319] == "<id 319>"
+
+
+def test_what_is_not_scored_is_said(gpt):
+    assert explain(gpt, BYTES, "abc").texts[0].left_out == ""
+    without = explain(gpt, BYTES, "abc", prefix="none").texts[0]
+    assert without.left_out == "a"
+    assert [token.text for token in without.tokens] == ["b", "c"]
+
+
+def test_left_out_and_tokens_spell_the_text_where_the_first_byte_is_half_a_character(gpt):
+    without = explain(gpt, BYTES, "éa", prefix="none").texts[0]
+    assert (without.left_out, [token.text for token in without.tokens]) == (r"\xc3", [r"\xa9", "a"])
+
+
+# The result.
+
+
+def test_its_dictionary_is_json_with_stable_keys(gpt):
+    explained = explain(gpt, BYTES, [FOREIGN, WORDS])
+    values = json.loads(json.dumps(explained.to_dict(), allow_nan=False))
+    assert {"loss_nats", "perplexity", "texts"} <= values.keys()
+    assert values["loss_nats"] == explained.loss_nats
+    assert [text["text"] for text in values["texts"]] == [FOREIGN, WORDS]
+    for text, tokens in zip(values["texts"], explained.texts, strict=True):
+        assert {"text", "loss_nats", "tokens"} <= text.keys()
+        assert text["loss_nats"] == tokens.loss_nats
+        for row, token in zip(text["tokens"], tokens.tokens, strict=True):
+            promised = {"id", "text", "probability", "log_probability", "nats", "bits", "rank", "entropy"}
+            assert promised | {"alternatives"} <= row.keys()
+            assert (row["nats"], row["bits"], row["rank"]) == (token.nats, token.bits, token.rank)
+            assert [set(other) for other in row["alternatives"]] == [{"id", "text", "probability"}] * 5
+
+
+def test_as_a_string_it_shows_each_token_and_the_steps_to_the_perplexity(gpt):
+    explained = explain(gpt, BYTES, "lamp")
+    shown = str(explained)
+    lines = shown.splitlines()
+    for token in explained.tokens:
+        row = next(line for line in lines if line.startswith(repr(token.text)))
+        for part in (f"{token.probability:.4e}", f"{token.log_probability:.4f}", f"{token.bits:.3f}"):
+            assert part in row
+    loss = explained.loss_nats
+    steps = [
+        ("probabilities of the targets", "  ".join(f"{token.probability:.4e}" for token in explained.tokens)),
+        ("their logarithms", "  ".join(f"{token.log_probability:.4f}" for token in explained.tokens)),
+        ("mean", f"-{loss:.4f}"),
+        ("negative mean = cross entropy", f"{loss:.4f} nats per token"),
+        ("torch's cross_entropy", f"{explained.torch_loss_nats:.4f} (difference "),
+        ("exp = perplexity", f"{math.exp(loss):,.1f} of a vocabulary of 257"),
+    ]
+    places = []
+    for name, value in steps:
+        place = next(number for number, line in enumerate(lines) if line.startswith(name + " "))
+        assert value in lines[place]
+        places.append(place)
+    assert places == sorted(places)
+    assert lines[-1] == str(explained.protocol)
+
+
+def test_a_control_character_in_a_text_cannot_break_a_row(gpt):
+    text = "a\nb\x1b[31m\r\tc"
+    shown = str(explain(gpt, BYTES, text))
+    assert "\x1b" not in shown
+    assert "\r" not in shown
+    assert len(shown.splitlines()) == len(str(explain(gpt, BYTES, "x" * len(text))).splitlines())
+
+
+def test_many_tokens_are_counted_rather_than_all_repeated_in_the_steps(gpt):
+    shown = str(explain(gpt, BYTES, WORDS))
+    assert f"... {len(WORDS)} in all" in shown
+    assert "in all" not in str(explain(gpt, BYTES, "every"))
+
+
+# Errors, and what is left as it was.
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"top_k": -1}, r"--top-k -1: .*0 or more"),
+        ({"stride": T + 1}, r"--stride 17: .*16"),
+        ({"context_length": T + 1}, r"--context-length 17: .*1 to 16"),
+        ({"prefix": "always"}, r"--prefix always: .*auto and none"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_an_error_that_names_value_and_limit(gpt, settings, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        explain(gpt, BYTES, WORDS, **settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("texts", "prefix", "message"),
+    [
+        ("", "auto", "'' is 0 tokens"),
+        ("", "none", "'' is 0 tokens"),
+        ("a", "none", "'a' is 1 token:"),
+        (["fine", ""], "auto", "'' is 0 tokens"),
+        (["fine", "b"], "none", "'b' is 1 token:"),
+    ],
+)
+def test_a_text_without_a_token_to_score_is_an_error_that_shows_it(gpt, texts, prefix, message):
+    with pytest.raises(DataError, match=message) as caught:
+        explain(gpt, BYTES, texts, prefix=prefix)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_text_at_all_is_an_error(gpt):
+    with pytest.raises(DataError):
+        explain(gpt, BYTES, [])
+
+
+def test_weights_that_hold_nan_are_an_error_as_in_evaluate(gpt):
+    with torch.no_grad():
+        gpt.final_norm.weight[3] = math.nan
+    with pytest.raises(WeightsError, match="NaN"):
+        explain(gpt, BYTES, WORDS)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_mode_and_random_numbers_are_left_as_they_were_and_dropout_is_off(model, training):
+    dropping = lively(model.config.changed(drop_rate=0.5)).train(training)
+    state = torch.get_rng_state()
+    explained = explain(dropping, BYTES, WORDS)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training == training for module in dropping.modules())
+    assert all(parameter.grad is None for parameter in dropping.parameters())
+    assert explained == explain(model, BYTES, WORDS)
+
+
+# The lecture's worked example, through explain.
+
+LECTURE = ["every effort moves you", "I really like chocolate"]
+TARGETS = [[3626, 6100, 345], [1107, 588, 11311]]
+LIKELIEST = [[16657, 339, 42826], [49906, 29669, 41751]]
+PROBABILITIES = [[7.4540e-05, 3.1061e-05, 1.1563e-05], [1.0337e-05, 5.6776e-05, 4.7559e-06]]
+LOGARITHMS = [[-9.5042, -10.3796, -11.3677], [-11.4798, -9.7764, -12.2561]]
+
+
+@pytest.fixture(scope="module")
+def lecture():
+    model, tokenizer = lucidlm.load("lecture")
+    return model, tokenizer, explain(model, tokenizer, LECTURE)
+
+
+@pytest.mark.slow
+def test_the_lectures_example_is_explained_to_the_printed_digit(lecture):
+    _, _, explained = lecture
+    for text, targets, likeliest, probabilities, logarithms in zip(
+        explained.texts, TARGETS, LIKELIEST, PROBABILITIES, LOGARITHMS, strict=True
+    ):
+        assert [token.id for token in text.tokens] == targets
+        assert [token.alternatives[0].id for token in text.tokens] == likeliest
+        assert [token.probability for token in text.tokens] == pytest.approx(probabilities, rel=5e-5)
+        assert [token.log_probability for token in text.tokens] == pytest.approx(logarithms, abs=6e-5)
+    assert [text.left_out for text in explained.texts] == ["every", "I"]
+    decoded = ["".join(token.alternatives[0].text for token in text.tokens) for text in explained.texts]
+    assert decoded == [" Armed heNetflix", " pressuring empoweredfaith"]
+    # One float32 step of the loss is 1e-6, and 0.046 of the perplexity.
+    assert explained.loss_nats == pytest.approx(10.79396444, abs=3e-6)
+    assert explained.torch_loss_nats == pytest.approx(10.79396444, abs=3e-6)
+    assert explained.perplexity == pytest.approx(48725.8, abs=0.1)
+    shown = str(explained)
+    for part in (
+        "-10.7940",
+        "10.7940 nats per token",
+        "-9.5042  -10.3796  -11.3677  -11.4798  -9.7764  -12.2561",
+    ):
+        assert part in shown
+    assert "of a vocabulary of 50,257" in shown
+    assert "first token left out, float32 on cpu" in shown
+
+
+@pytest.mark.slow
+def test_evaluate_gives_the_lectures_loss_for_the_same_texts(lecture):
+    model, tokenizer, explained = lecture
+    documents = [np.asarray(tokenizer.encode(text)) for text in LECTURE]
+    evaluated = evaluate_documents(model, tokenizer, documents)
+    assert evaluated.loss_nats == pytest.approx(explained.loss_nats, abs=1e-6)
+    assert (evaluated.tokens_scored, evaluated.tokens_total) == (6, 8)

@@ -1,0 +1,82 @@
+"""The examples and the README's commands, run as a reader would run them."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BOOK = "The tide came in and the tide went out. Nobody on the quay wrote it down but Anna. " * 60
+
+
+def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
+    """Runs Python in a folder, one thread, no network's environment; its output is text."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120", "NO_COLOR": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_the_lecture_example_ends_at_the_lectures_numbers(tmp_path):
+    printed = run([str(ROOT / "examples" / "lecture.py")], tmp_path).stdout
+    assert "' Armed heNetflix'" in printed
+    assert "cross entropy               10.7940" in printed
+    assert re.search(r"exp = perplexity +48,725\.[78]", printed)
+
+
+def test_the_attention_example_shows_that_no_token_sees_a_later_one(tmp_path):
+    printed = run([str(ROOT / "examples" / "attention.py")], tmp_path).stdout
+    assert "outputs before it changed: False" in printed
+    assert "its own output changed:    True" in printed
+
+
+def test_the_example_of_an_own_book_trains_and_measures(tmp_path):
+    (tmp_path / "book.txt").write_text(BOOK)
+    printed = run([str(ROOT / "examples" / "own_book.py"), "book.txt", "run", "0.05"], tmp_path).stdout
+    assert "validation loss" in printed
+    assert "bits per byte" in printed
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def readme_commands() -> list[list[str]]:
+    """The lines of the README's shell blocks that call lucidlm, in order."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("lucidlm ")]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+def quicker(command: list[str]) -> list[str]:
+    """The same command in seconds instead of minutes."""
+    command = [re.sub(r"^\d+$", "0.05", word) if before == "--minutes" else word for before, word in
+               zip(["", *command], command, strict=False)]  # fmt: skip
+    return command
+
+
+@pytest.mark.slow
+def test_every_command_of_the_readme_runs_as_it_stands(tmp_path):
+    commands = readme_commands()
+    assert len(commands) >= 6
+    (tmp_path / "book.txt").write_text(BOOK)
+    for command in commands:
+        run(["-m", "lucidlm", *quicker(command)], tmp_path)
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs_as_it_stands(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    (tmp_path / "book.txt").write_text(BOOK)
+    for block in blocks:
+        run(["-c", block.replace("minutes=3", "minutes=0.05")], tmp_path)

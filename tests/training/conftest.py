@@ -1,0 +1,140 @@
+"""What the tests of training share: a made-up book, a plan of half a second, a hash of what it made."""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+from lucidlm.model.config import GPTConfig
+from lucidlm.training.config import OptimConfig, Plan, TrainConfig, trapezoid
+
+WORDS = [
+    "the",
+    "river",
+    "ran",
+    "past",
+    "a",
+    "house",
+    "and",
+    "nobody",
+    "knew",
+    "why",
+    "it",
+    "was",
+    "late",
+    "she",
+    "said",
+]
+TIME_OR_SPEED = ("time_s", "tokens_per_s", "mfu")
+
+SMALLEST = GPTConfig(
+    family="modern",
+    vocab_size=257,
+    context_length=16,
+    emb_dim=16,
+    n_layers=2,
+    n_heads=2,
+    n_kv_heads=1,
+    head_dim=8,
+    hidden_dim=32,
+)
+
+
+def made_up_text(*, sentences: int = 60, seed: int = 1) -> str:
+    """Sentences of nine random words: learnable, and the same everywhere."""
+    draw = random.Random(seed)
+    return "".join(
+        " ".join(draw.choice(WORDS) for _ in range(9)).capitalize() + ".\n" for _ in range(sentences)
+    )
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with a book in it."""
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text(made_up_text(), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No product is timed: the speeds of this machine are not what these tests ask for."""
+    from lucidlm.runtime.device import Probe
+    from lucidlm.training import setup
+
+    monkeypatch.setattr(setup, "probe_matmul", lambda device, dtype: Probe(str(dtype), 1e9, 0.0))
+    monkeypatch.setattr(setup, "use_fastest_exact_float32", lambda device: "float32: as PyTorch has it")
+
+
+@pytest.fixture
+def make_config() -> Callable[..., TrainConfig]:
+    """make_config(**changes): a request for a run on the made-up book, on one CPU thread in float32."""
+
+    def make(**changes: Any) -> TrainConfig:
+        settings = {"text": "book.txt", "out": "run", "tokenizer": "bytes", "device": "cpu", "threads": 1}
+        return TrainConfig(**(settings | {"dtype": "float32"} | changes))
+
+    return make
+
+
+@pytest.fixture
+def make_tiny_plan() -> Callable[..., Plan]:
+    """make_tiny_plan(steps=8, optimizer="muon", **changes): a plan of a few milliseconds a step."""
+
+    def make(
+        *, steps: int = 8, optimizer: str = "muon", drop_rate: float = 0.0, decay: float = 0.5, **changes: Any
+    ) -> Plan:
+        optim = OptimConfig(
+            name=optimizer, lr=4e-3, matrix_lr=0.02, weight_decay=0.05, warmup_steps=2,
+            decay_fraction=decay, clip=1.0,
+        )  # fmt: skip
+        settings = {
+            "model": SMALLEST.changed(drop_rate=drop_rate),
+            "optim": optim,
+            "batch_size": 4,
+            "micro_batch": 2,
+            "steps": steps,
+            "schedule": trapezoid(steps, warmup_steps=2, decay_fraction=decay),
+            "validate_every": 4,
+            "validation_tokens": 128,
+            "dtype": "float32",
+            "threads": 1,
+            "early_stop": False,
+        }
+        return Plan(**(settings | changes))
+
+    return make
+
+
+@pytest.fixture
+def fingerprint() -> Callable[[Path], str]:
+    """fingerprint(folder): SHA-256 over names and bytes of all tensors in the folder's .safetensors files."""
+
+    def hash_tensors(folder: Path) -> str:
+        digest = hashlib.sha256()
+        for file in sorted(folder.glob("*.safetensors")):
+            for name, tensor in sorted(load_file(file).items()):
+                digest.update(f"{file.name}/{name}/{tensor.shape}/{tensor.dtype}".encode())
+                digest.update(tensor.tobytes())
+        return digest.hexdigest()
+
+    return hash_tensors
+
+
+@pytest.fixture
+def timeless() -> Callable[[Path], list[dict]]:
+    """timeless(run): the lines of metrics.jsonl in order, without what a clock measured."""
+
+    def read(run: Path) -> list[dict]:
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [
+            {key: value for key, value in json.loads(line).items() if key not in TIME_OR_SPEED}
+            for line in lines
+        ]
+
+    return read

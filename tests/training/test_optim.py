@@ -1,0 +1,138 @@
+"""Each weight is moved by one optimizer, matrices by Muon, and what they remember can be put back."""
+
+import copy
+
+import pytest
+import torch
+
+from lucidlm.model.config import GPTConfig
+from lucidlm.model.gpt import GPT
+from lucidlm.training.config import OptimConfig
+from lucidlm.training.optim import (
+    load_optimizer_tensors,
+    make_optimizers,
+    optimizer_tensors,
+    set_learning_rate,
+)
+
+
+def _settings(name: str) -> OptimConfig:
+    return OptimConfig(name=name, lr=1e-3, matrix_lr=0.02, weight_decay=0.1)
+
+
+def _move(model: GPT, optimizers: list[torch.optim.Optimizer], *, steps: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        for weight in model.parameters():
+            weight.grad = torch.randn(weight.shape, generator=generator)
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+@pytest.fixture(params=["muon", "adamw"])
+def optim(request: pytest.FixtureRequest) -> OptimConfig:
+    return _settings(request.param)
+
+
+def test_each_weight_is_moved_by_exactly_one_group(tiny_gpt: GPT, optim: OptimConfig):
+    optimizers = make_optimizers(tiny_gpt, optim)
+    held = [id(weight) for each in optimizers for group in each.param_groups for weight in group["params"]]
+    assert sorted(held) == sorted(id(weight) for weight in tiny_gpt.parameters())
+
+
+def test_muon_has_the_matrices_of_the_blocks_and_nothing_else(tiny_gpt: GPT):
+    muon = make_optimizers(tiny_gpt, _settings("muon"))[1]
+    assert isinstance(muon, torch.optim.Muon)
+    held = {id(weight) for group in muon.param_groups for weight in group["params"]}
+    expected = {
+        id(module.weight)
+        for block in tiny_gpt.blocks
+        for module in block.modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+    assert held == expected
+    assert id(tiny_gpt.head.weight) not in held
+    assert id(tiny_gpt.token_embedding.weight) not in held
+
+
+def test_adamw_alone_has_all_weights(tiny_gpt: GPT):
+    assert [type(each) for each in make_optimizers(tiny_gpt, _settings("adamw"))] == [torch.optim.AdamW]
+
+
+def test_biases_and_norms_are_not_decayed_and_matrices_are(tiny_gpt: GPT, optim: OptimConfig):
+    decay = {
+        id(weight): group["weight_decay"]
+        for each in make_optimizers(tiny_gpt, optim)
+        for group in each.param_groups
+        for weight in group["params"]
+    }
+    for name, weight in tiny_gpt.named_parameters():
+        assert decay[id(weight)] == (0.1 if weight.dim() >= 2 else 0.0), name
+
+
+def test_a_vector_without_gradient_signal_stays_while_a_matrix_shrinks(tiny_gpt: GPT, optim: OptimConfig):
+    before = copy.deepcopy(tiny_gpt.state_dict())
+    optimizers = make_optimizers(tiny_gpt, optim)
+    for weight in tiny_gpt.parameters():
+        weight.grad = torch.zeros_like(weight)
+    for optimizer in optimizers:
+        optimizer.step()
+    for name, weight in tiny_gpt.named_parameters():
+        if weight.dim() >= 2:
+            assert weight.norm() < before[name].norm(), name
+        else:
+            assert torch.equal(weight, before[name]), name
+
+
+def test_a_rate_is_its_groups_peak_times_the_factor(tiny_gpt: GPT):
+    optimizers = make_optimizers(tiny_gpt, _settings("muon"))
+    for factor in (0.5, 0.0, 1.0):
+        set_learning_rate(optimizers, factor)
+        rates = [{group["lr"] for group in each.param_groups} for each in optimizers]
+        assert rates == [{1e-3 * factor}, {0.02 * factor}]
+
+
+def test_a_rate_of_0_moves_nothing(tiny_gpt: GPT, optim: OptimConfig):
+    before = copy.deepcopy(tiny_gpt.state_dict())
+    optimizers = make_optimizers(tiny_gpt, optim)
+    set_learning_rate(optimizers, 0.0)
+    _move(tiny_gpt, optimizers, steps=2, seed=0)
+    assert all(torch.equal(before[name], tensor) for name, tensor in tiny_gpt.state_dict().items())
+
+
+def test_what_optimizers_remember_is_put_back_bitwise(tiny_gpt: GPT, optim: OptimConfig):
+    optimizers = make_optimizers(tiny_gpt, optim)
+    _move(tiny_gpt, optimizers, steps=3, seed=0)
+    kept = {name: tensor.clone() for name, tensor in optimizer_tensors(tiny_gpt, optimizers).items()}
+    twin = copy.deepcopy(tiny_gpt)
+    twins = make_optimizers(twin, optim)
+    load_optimizer_tensors(twin, twins, kept)
+    assert _equal(optimizer_tensors(twin, twins), kept)
+    _move(tiny_gpt, optimizers, steps=3, seed=1)
+    _move(twin, twins, steps=3, seed=1)
+    assert _equal(twin.state_dict(), tiny_gpt.state_dict())
+    assert _equal(optimizer_tensors(twin, twins), optimizer_tensors(tiny_gpt, optimizers))
+    assert not _equal(optimizer_tensors(twin, twins), kept)
+
+
+def test_every_weight_is_remembered_under_its_own_name(tiny_gpt: GPT, optim: OptimConfig):
+    optimizers = make_optimizers(tiny_gpt, optim)
+    _move(tiny_gpt, optimizers, steps=1, seed=0)
+    remembered = {name.rsplit("/", 1)[0] for name in optimizer_tensors(tiny_gpt, optimizers)}
+    assert remembered == {name for name, _ in tiny_gpt.named_parameters()}
+
+
+def test_a_weight_that_is_kept_fixed_belongs_to_no_optimizer(tiny_config: GPTConfig, optim: OptimConfig):
+    model = GPT(tiny_config)
+    model.token_embedding.weight.requires_grad_(False)
+    held = {
+        id(weight)
+        for each in make_optimizers(model, optim)
+        for group in each.param_groups
+        for weight in group["params"]
+    }
+    assert id(model.token_embedding.weight) not in held
+
+
+def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

@@ -1,0 +1,263 @@
+"""A plan leaves nothing open, keeps to what was asked for, and says what it chose."""
+
+import dataclasses
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from lucidlm.errors import ConfigError
+from lucidlm.measure.evaluation import evaluate_documents
+from lucidlm.model.config import preset
+from lucidlm.runtime.device import Probe
+from lucidlm.text.corpus import Corpus, prepare
+from lucidlm.text.windows import Windows
+from lucidlm.training import plan as planning
+from lucidlm.training.clock import Clock
+from lucidlm.training.config import OptimConfig, TrainConfig, learning_rate_factor
+from lucidlm.training.plan import Planned, make_plan, memory_bytes
+
+CPU = torch.device("cpu")
+SECONDS_PER_STEP = 0.1
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """A book of 60 KB, as bytes."""
+    folder = tmp_path_factory.mktemp("plan")
+    draw = random.Random(0)
+    words = ["river", "stone", "nobody", "light", "the", "a", "of", "ran", "past", "late"]
+    (folder / "book.txt").write_text("".join(f"{draw.choice(words)} " for _ in range(11_000)))
+    return prepare(folder / "book.txt", folder / "data", tokenizer="bytes")
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of known speed: what a plan makes of it can be computed by hand."""
+
+    def seconds_per_step(*arguments: object, **_: object) -> float:
+        return SECONDS_PER_STEP * (0.5 if "bfloat16" in arguments else 1.0)
+
+    monkeypatch.setattr(planning, "_seconds_per_step", seconds_per_step)
+    monkeypatch.setattr(planning, "time_of", lambda work, **_: 0.01)
+
+
+@pytest.fixture
+def plan_for(corpus: Corpus, measured: None) -> Callable[..., Planned]:
+    """plan_for(**settings): the plan of a request, on one thread in float32 where not said otherwise."""
+
+    def make(text: Corpus = corpus, **settings: Any) -> Planned:
+        defaults = {"threads": 1, "dtype": "float32", "preset": "modern-1m"}
+        return make_plan(TrainConfig(**(defaults | settings)), text, CPU, clock=Clock())
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"minutes": 0.2},
+        {"steps": 7},
+        {"epochs": 2.0},
+        {"steps": 7, "optim": OptimConfig(name="adamw")},
+        {"steps": 7, "preset": "lecture"},
+        {"steps": 7, "preset": None},
+    ],
+    ids=["minutes", "steps", "epochs", "adamw", "lecture", "no preset"],
+)
+def test_a_plan_leaves_nothing_open(plan_for, settings):
+    plan = plan_for(**({"context_length": 64} | settings)).plan
+    for part in (plan, plan.model, plan.optim):
+        values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+        assert None not in values.values(), values
+    assert plan.steps >= 1
+    assert 1 <= plan.micro_batch <= plan.batch_size
+    assert 0 < learning_rate_factor(plan.schedule, 0) <= 1
+    assert plan.dtype == "float32"
+    assert plan.threads == 1
+
+
+def test_steps_are_kept_to(plan_for):
+    planned = plan_for(steps=17)
+    assert planned.plan.steps == 17
+    assert planned.deadline_s is None
+
+
+@pytest.mark.parametrize("epochs", [0.1, 1.0, 2.5, 30.0])
+def test_epochs_are_kept_to_up_to_one_step(plan_for, corpus, epochs):
+    plan = plan_for(epochs=epochs, context_length=64).plan
+    windows = Windows(corpus.train, 64)
+    seen = windows.epoch_at(plan.steps, plan.batch_size)
+    assert epochs <= seen < epochs + plan.batch_size / windows.n_windows + 1e-9
+
+
+def test_minutes_are_a_deadline_and_as_many_steps_as_fit(plan_for):
+    planned = plan_for(minutes=0.5)
+    assert planned.deadline_s == 30
+    assert 30 * 0.6 < planned.plan.steps * SECONDS_PER_STEP < 30
+
+
+def test_no_budget_is_3_minutes(plan_for):
+    assert plan_for().deadline_s == 180
+
+
+def test_a_short_text_is_not_trained_on_for_hours(plan_for, corpus):
+    planned = plan_for(minutes=600)
+    epochs = planned.plan.steps * planned.plan.batch_tokens / corpus.train_tokens
+    assert epochs < 100
+    assert planned.plan.steps == planned.most_steps
+
+
+def test_batch_tokens_are_kept_to(plan_for):
+    plan = plan_for(steps=1, context_length=32, batch_tokens=128).plan
+    assert (plan.batch_size, plan.batch_tokens) == (4, 128)
+
+
+def test_a_batch_of_less_than_a_window_is_refused_with_both_numbers(plan_for):
+    with pytest.raises(
+        ConfigError, match=r"--batch-tokens 31 is less than one window of 32.*--context-length"
+    ):
+        plan_for(steps=1, context_length=32, batch_tokens=31)
+
+
+def test_settings_that_were_given_stand_over_the_plans_own(plan_for):
+    optim = OptimConfig(
+        name="adamw", lr=1e-4, weight_decay=0.0, warmup_steps=3, decay_fraction=0.25, clip=0.0, beta2=0.98
+    )
+    plan = plan_for(
+        steps=40,
+        context_length=48,
+        drop_rate=0.3,
+        micro_batch=3,
+        validate_every=7,
+        early_stop=False,
+        optim=optim,
+    ).plan
+    assert (plan.model.context_length, plan.model.drop_rate) == (48, 0.3)
+    assert (plan.micro_batch, plan.validate_every, plan.early_stop) == (3, 7, False)
+    given = [field.name for field in dataclasses.fields(optim) if getattr(optim, field.name) is not None]
+    assert {name: getattr(plan.optim, name) for name in given} == {
+        name: getattr(optim, name) for name in given
+    }
+    assert [learning_rate_factor(plan.schedule, step) for step in (2, 30, 35)] == pytest.approx([1, 1, 0.5])
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_the_optimizer_that_was_asked_for_is_taken(plan_for, name):
+    assert plan_for(steps=1, optim=OptimConfig(name=name)).plan.optim.name == name
+
+
+def test_the_lecture_gets_the_courses_settings(plan_for):
+    plan = plan_for(preset="lecture", steps=10).plan
+    assert plan.model == preset("lecture").changed(vocab_size=257)
+    assert plan.batch_size == 2
+    optim = plan.optim
+    assert (optim.name, optim.weight_decay, optim.warmup_steps, optim.clip) == ("adamw", 0.1, 0, 0.0)
+    assert (optim.lr, optim.beta1, optim.beta2) == (5e-4, 0.9, 0.999)
+    assert {learning_rate_factor(plan.schedule, step) for step in range(10)} == {1.0}
+
+
+def test_a_text_shorter_than_a_window_gets_a_shorter_window_and_that_is_said(plan_for, tmp_path):
+    (tmp_path / "note.txt").write_text("Nobody knew why the river ran past the house, and nobody asked. " * 3)
+    short = prepare(tmp_path / "note.txt", tmp_path / "data", tokenizer="bytes")
+    planned = plan_for(short, steps=2, preset="modern-1m")
+    assert planned.plan.model.context_length == len(short.train) - 1
+    assert any(
+        "text is shorter than" in line and f"context {len(short.train) - 1}" in line for line in planned.lines
+    )
+    Windows(short.train, planned.plan.model.context_length).batch_at(seed=0, step=0, batch_size=1)
+
+
+def test_the_faster_number_type_is_taken_and_said(plan_for):
+    planned = plan_for(steps=1, dtype="auto")
+    assert planned.plan.dtype == "bfloat16"
+    assert any("bfloat16 products" in line for line in planned.lines)
+
+
+def test_the_lines_name_text_tokenizer_model_and_steps(plan_for, corpus):
+    planned = plan_for(steps=1234, context_length=64)
+    said = "\n".join(planned.lines)
+    parameters = planned.plan.model.n_parameters
+    for figure in (
+        f"{corpus.train_tokens:,}",
+        f"{corpus.validation_tokens:,}",
+        f"{parameters:,}",
+        "1,234",
+        "bytes",
+    ):
+        assert figure in said
+
+
+def test_the_plan_does_not_depend_on_torchs_generator(plan_for):
+    plans = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        plans.append(plan_for(steps=5).plan)
+    assert plans[0] == plans[1]
+
+
+def test_more_time_never_means_a_smaller_model(plan_for, monkeypatch):
+    monkeypatch.setattr(planning, "probe_matmul", lambda device, dtype, **_: Probe("float32", 5e10, 0.0))
+    sizes = [plan_for(preset=None, minutes=minutes).plan.model.n_parameters for minutes in (0.05, 0.5, 3, 30)]
+    assert sizes == sorted(sizes)
+
+
+def test_memory_grows_with_the_micro_batch(plan_for):
+    small, large = (plan_for(steps=1, context_length=64, micro_batch=size).plan for size in (1, 16))
+    assert 4 * small.model.n_parameters * 3 < memory_bytes(small) < memory_bytes(large)
+
+
+def test_a_real_measurement_gives_a_finite_plan_and_leaves_threads_as_they_were(corpus, monkeypatch):
+    monkeypatch.setattr(planning, "time_of", _once)
+    threads = torch.get_num_threads()
+    config = TrainConfig(minutes=0.1, preset="modern-1m", context_length=32, batch_tokens=64, threads=1)
+    planned = make_plan(config, corpus, CPU, clock=Clock())
+    assert torch.get_num_threads() == threads
+    assert planned.plan.dtype in ("float32", "bfloat16")
+    assert 1 <= planned.plan.steps < 100_000
+    assert planned.plan.validation_tokens >= 256
+
+
+def _once(work: Callable[[], object], **_: object) -> float:
+    import time
+
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def test_validation_samples_fit_their_share_of_the_time(plan_for, monkeypatch):
+    tokens_per_s = 5_000.0
+    monkeypatch.setattr(planning, "time_of", lambda work, **_: 4 * 64 / tokens_per_s)
+    planned = plan_for(minutes=1, context_length=64)
+    validations = planned.plan.steps / planned.plan.validate_every + 1
+    seconds = 2 * planned.plan.validation_tokens * validations / tokens_per_s
+    assert seconds < 0.15 * 60
+    assert planned.final_tokens / tokens_per_s < 0.1 * 60
+
+
+@pytest.mark.parametrize("name", ["modern-1m", "lecture"])
+def test_what_is_planned_can_be_trained(plan_for, corpus, name):
+    from lucidlm.model.gpt import GPT
+    from lucidlm.training.optim import make_optimizers
+    from lucidlm.training.step import train_step
+
+    plan = plan_for(preset=name, steps=1, context_length=16, batch_tokens=32).plan
+    torch.manual_seed(0)
+    model = GPT(plan.model.changed(n_layers=1))
+    batch = Windows(corpus.train, 16).batch_at(seed=0, step=0, batch_size=plan.batch_size)
+    optimizers = make_optimizers(model, plan.optim)
+    result = train_step(
+        model, optimizers, batch, micro_batch=plan.micro_batch, factor=1.0, clip=plan.optim.clip,
+        dtype=torch.float32, seed=0, step=0,
+    )  # fmt: skip
+    assert math.isfinite(result.loss_nats)
+    assert evaluate_documents(model, corpus.tokenizer, [corpus.train[1:40]]).tokens_scored > 0
+
+
+def test_an_unknown_preset_is_refused_by_name(plan_for):
+    with pytest.raises(ConfigError, match="modern-1x"):
+        plan_for(preset="modern-1x", steps=1)

@@ -1,0 +1,334 @@
+"""A run is never overwritten unasked, its settings come back, a damaged checkpoint is passed over."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from lucidlm.errors import ConfigError, RunError
+from lucidlm.model.config import GPTConfig
+from lucidlm.training.config import OptimConfig, Plan, TrainConfig
+from lucidlm.training.runs import (
+    checkpoint_folders,
+    last_checkpoint,
+    list_runs,
+    new_run_folder,
+    read_settings,
+    read_toml,
+    save_checkpoint,
+    write_settings,
+)
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def _run(name: str = "run") -> Path:
+    folder = Path(name)
+    folder.mkdir(parents=True)
+    (folder / "run.toml").write_text("steps = 1\n")
+    return folder
+
+
+def _save(run: Path, step: int) -> Path:
+    return save_checkpoint(
+        run,
+        step,
+        save_model=lambda folder: (folder / "model.safetensors").write_bytes(str(step).encode() * 1000),
+        optimizer={"head.weight/exp_avg": torch.full((4,), float(step))},
+        state={"tokens": 100 * step, "validations": []},
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("the-verdict.txt", "the-verdict"),
+        ("books/war and peace.txt.gz", "war-and-peace"),
+        ("corpus/", "corpus"),
+        ("https://example.org/files/pg84.txt", "pg84"),
+        ("größe.md", "größe"),
+        ("-", "-"),
+    ],
+)
+def test_a_new_run_is_named_after_its_text(text, name):
+    assert new_run_folder(None, (text, "other.txt"), overwrite=False) == Path("runs") / name
+
+
+def test_a_run_without_a_text_is_named_after_the_story():
+    assert new_run_folder(None, (), overwrite=False) == Path("runs/story")
+
+
+def test_a_name_that_is_taken_is_numbered_and_nothing_is_made_yet():
+    for expected in ("book", "book-2", "book-3"):
+        folder = new_run_folder(None, ("book.txt",), overwrite=False)
+        assert folder == Path("runs") / expected
+        assert not folder.exists()
+        _run(str(folder))
+
+
+def test_a_run_that_is_there_is_refused_and_stays():
+    folder = _run()
+    with pytest.raises(
+        RunError, match=r"run is there already and holds a run; .*--out, --resume or --overwrite"
+    ):
+        new_run_folder("run", (), overwrite=False)
+    assert (folder / "run.toml").exists()
+
+
+def test_overwrite_deletes_a_run_and_nothing_that_is_none(tmp_path):
+    _run()
+    assert new_run_folder("run", (), overwrite=True) == Path("run")
+    assert not Path("run").exists()
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "cat.jpg").write_bytes(b"cat")
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match="photos"):
+            new_run_folder("photos", (), overwrite=overwrite)
+    assert (photos / "cat.jpg").read_bytes() == b"cat"
+
+
+def test_a_file_where_the_run_should_be_is_refused_and_stays(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match="notes"):
+            new_run_folder("notes", (), overwrite=overwrite)
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_an_empty_folder_is_free():
+    Path("run").mkdir()
+    assert new_run_folder("run", (), overwrite=False) == Path("run")
+
+
+REQUESTS = {
+    "nothing asked": TrainConfig(),
+    "everything asked": TrainConfig(
+        text=("a b.txt", 'quo"te.txt', "back\\slash", "größe"),
+        out="run",
+        steps=7,
+        preset="modern-1m",
+        tokenizer="bpe:500",
+        context_length=32,
+        drop_rate=0.1,
+        batch_tokens=64,
+        micro_batch=2,
+        val=("v.txt",),
+        val_fraction=0.25,
+        raw=True,
+        optim=OptimConfig(name="adamw", lr=1e-4, weight_decay=0.0, warmup_steps=3, clip=0.0),
+        validate_every=3,
+        early_stop=False,
+        sample_prompt="Zwölf\n'Boxkämpfer'",
+        seed=0,
+        dtype="bfloat16",
+        threads=2,
+        tensorboard=True,
+    ),
+    "minutes": TrainConfig(minutes=1.5),
+    "epochs": TrainConfig(epochs=0.5),
+}
+
+
+@pytest.mark.parametrize("config", REQUESTS.values(), ids=list(REQUESTS))
+def test_settings_come_back_as_they_were_written(config, make_tiny_plan):
+    plan = make_tiny_plan(
+        steps=9,
+        model=GPTConfig(family="gpt2", vocab_size=300, drop_rate=0.1, qkv_bias=True, tied_head=True),
+        schedule=((-1, 0.0), (3, 1.0), (9, 1 / 3)),
+        dtype="bfloat16",
+        early_stop=True,
+    )
+    folder = _run()
+    write_settings(folder, config, plan)
+    assert read_settings(folder) == (config, plan)
+    assert read_settings(folder / "run.toml") == (config, plan)
+
+
+def test_a_settings_file_of_ones_own_needs_no_plan():
+    Path("mine.toml").write_text('text = "book.txt"\nsteps = 5\n[optim]\nlr = 1e-3\n')
+    assert read_settings(Path("mine.toml")) == (
+        TrainConfig(text="book.txt", steps=5, optim=OptimConfig(lr=1e-3)),
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("stepz = 5", "stepz"),
+        ("[plan]\nstepz = 5", "stepz"),
+        ("steps = 'many'", "steps"),
+        ("dtype = 'float16'", "dtype"),
+        ("[optim]\nname = 'sgd'", "optim"),
+    ],
+)
+def test_a_setting_that_is_unknown_or_of_the_wrong_kind_is_refused_by_name(content, named):
+    Path("mine.toml").write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        read_settings(Path("mine.toml"))
+    assert "mine.toml" in str(caught.value)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"steps = = 5", b"\xff\xfe\x00"])
+def test_a_file_that_is_no_toml_is_refused_by_name(content):
+    Path("mine.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"mine.toml: not valid TOML"):
+        read_toml(Path("mine.toml"))
+
+
+def test_a_settings_file_that_is_not_there_is_refused_by_name():
+    with pytest.raises(RunError, match=r"nowhere.toml"):
+        read_settings(Path("nowhere.toml"))
+
+
+def test_a_plan_that_lacks_a_setting_is_refused(make_tiny_plan):
+    folder = _run()
+    write_settings(folder, TrainConfig(), make_tiny_plan())
+    text = (folder / "run.toml").read_text()
+    (folder / "run.toml").write_text(text.replace("batch_size = 4", ""))
+    with pytest.raises(ConfigError, match="batch_size"):
+        read_settings(folder)
+
+
+def test_a_checkpoint_is_read_back_and_only_the_last_two_are_kept():
+    run = _run()
+    for step in (1, 5, 20, 100, 1_000_000, 1_000_001):
+        _save(run, step)
+        found = last_checkpoint(run)
+        assert (found.step, found.state["tokens"], found.notes) == (step, 100 * step, ())
+        assert len(checkpoint_folders(run)) <= 2
+    names = [folder.name for folder in checkpoint_folders(run)]
+    assert names == ["step_1000000", "step_1000001"]
+    assert sorted(os.listdir(run / "checkpoints")) == names
+
+
+def test_a_step_that_is_saved_again_takes_the_place_of_the_first():
+    run = _run()
+    _save(run, 5)
+    (run / "checkpoints/step_000005/model.safetensors").write_bytes(b"damaged")
+    _save(run, 5)
+    assert last_checkpoint(run).notes == ()
+
+
+def _truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def _flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def _empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+DAMAGES = {"truncated": _truncate, "flipped": _flip, "deleted": Path.unlink, "emptied": _empty}
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
+)
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
+def test_a_damaged_checkpoint_is_one_step_back_with_a_note(name, damage):
+    run = _run()
+    _save(run, 10)
+    _save(run, 20)
+    damage(run / "checkpoints/step_000020" / name)
+    found = last_checkpoint(run)
+    if name == "manifest.json" and found.step == 20:
+        # A flipped bit of the manifest may leave all that it vouches for as it was.
+        assert damage is _flip or damage is _truncate
+        return
+    assert found.step == 10
+    assert len(found.notes) == 1
+    assert "step_000020" in found.notes[0]
+    assert "one step back" in found.notes[0]
+
+
+def test_no_whole_checkpoint_is_an_error_that_says_what_to_do():
+    run = _run()
+    _save(run, 10)
+    _save(run, 20)
+    for folder in checkpoint_folders(run):
+        _flip(folder / "model.safetensors")
+    with pytest.raises(RunError, match=r"run: no checkpoint is whole: .*--overwrite"):
+        last_checkpoint(run)
+
+
+def test_a_run_without_a_checkpoint_is_an_error_that_says_what_to_do():
+    with pytest.raises(RunError, match=r"run: no checkpoint was written yet; .*--overwrite"):
+        last_checkpoint(_run())
+
+
+@pytest.mark.parametrize("content", ['{"step": 20', '{"tokens": 5}', ""])
+def test_a_state_that_is_none_is_one_step_back(content):
+    from lucidlm.runtime.files import write_manifest
+
+    run = _run()
+    _save(run, 10)
+    newest = _save(run, 20)
+    (newest / "state.json").write_text(content)
+    write_manifest(newest, {"step": 20})  # as a version with another idea of state would have written it
+    assert last_checkpoint(run).step == 10
+
+
+def test_a_save_that_fails_leaves_the_checkpoints_as_they_were():
+    run = _run()
+    _save(run, 10)
+
+    def fail(folder: Path) -> None:
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(run, 20, save_model=fail, optimizer={}, state={})
+    assert os.listdir(run / "checkpoints") == ["step_000010"]
+    assert last_checkpoint(run).step == 10
+
+
+def test_what_a_killed_save_left_is_no_checkpoint_and_is_cleared_by_the_next():
+    run = _run()
+    _save(run, 10)
+    half = run / "checkpoints/.step_000020.tmp"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    assert last_checkpoint(run).step == 10
+    _save(run, 20)
+    assert sorted(os.listdir(run / "checkpoints")) == ["step_000010", "step_000020"]
+
+
+def test_runs_are_listed_newest_first_wherever_they_lie():
+    for age, name in enumerate(["runs/c", "runs/deep/er/a", "runs/b"]):
+        folder = _run(name)
+        os.utime(folder / "run.toml", (1000 - age, 1000 - age))
+        (folder / "checkpoints/step_000001").mkdir(parents=True)
+        (folder / "checkpoints/step_000001/run.toml").touch()
+    (Path("runs/c") / "metrics.jsonl").write_text(json.dumps({"event": "step"}))
+    os.utime("runs/c/metrics.jsonl", (10, 10))
+    assert list(list_runs(Path("runs"))) == [Path("runs/c"), Path("runs/deep/er/a"), Path("runs/b")]
+    os.utime("runs/b/run.toml", (5000, 5000))
+    assert next(list_runs(Path("runs"))) == Path("runs/b")
+
+
+def test_no_runs_are_an_empty_list():
+    assert list(list_runs(Path("nowhere"))) == []
+
+
+def test_every_setting_of_plan_and_request_is_in_run_toml_or_was_not_given(make_tiny_plan):
+    folder = _run()
+    write_settings(folder, REQUESTS["everything asked"], make_tiny_plan())
+    values = read_toml(folder / "run.toml")
+    not_given = {"minutes", "epochs"}
+    assert {field.name for field in dataclasses.fields(TrainConfig)} - values.keys() == not_given
+    assert {field.name for field in dataclasses.fields(Plan)} == values["plan"].keys()

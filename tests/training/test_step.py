@@ -1,0 +1,179 @@
+"""One step is the same however its batch is cut, whatever is masked, and whatever was drawn before."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lucidlm.errors import RunError
+from lucidlm.model.gpt import GPT
+from lucidlm.training.config import OptimConfig
+from lucidlm.training.optim import make_optimizers, optimizer_tensors
+from lucidlm.training.step import StepResult, accumulate_gradient, train_step
+
+IGNORED = -100
+ADAMW = OptimConfig(name="adamw", lr=1e-3, matrix_lr=1e-3, weight_decay=0.1)
+
+
+def _batch(*, rows: int = 8, length: int = 24, ragged: bool = True, seed: int = 0):
+    """Random ids; ragged: row r keeps its first 3 r targets only, so that row 0 has none at all."""
+    draw = np.random.default_rng(seed)
+    inputs, targets = draw.integers(0, 257, (2, rows, length))
+    if ragged:
+        for row in range(rows):
+            targets[row, 3 * row :] = IGNORED
+    return inputs, targets
+
+
+def _gradients(model: GPT, batch, micro_batch: int):
+    model.zero_grad(set_to_none=True)
+    # float32 is "no autocast": a model in float64 stays in float64.
+    nats, tokens = accumulate_gradient(model, batch, micro_batch=micro_batch, dtype=torch.float32)
+    return nats, tokens, {name: weight.grad.clone() for name, weight in model.named_parameters()}
+
+
+def _step(model: GPT, optimizers, batch, **changes) -> StepResult:
+    settings = {"micro_batch": 4, "factor": 1.0, "clip": 1.0, "dtype": torch.float32, "seed": 123, "step": 0}
+    return train_step(model, optimizers, batch, **(settings | changes))
+
+
+def _by_the_book(model: GPT, batch):
+    """Loss and gradients of the whole batch at once by torch's own cross entropy."""
+    model.zero_grad(set_to_none=True)
+    inputs, targets = (torch.from_numpy(part) for part in batch)
+    loss = nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+    loss.backward()
+    return loss.item(), {name: weight.grad.clone() for name, weight in model.named_parameters()}
+
+
+@pytest.mark.parametrize("ragged", [True, False])
+@pytest.mark.parametrize("micro_batch", [8, 4, 2, 1, 3, 100])
+def test_loss_and_gradients_are_the_whole_batchs_however_it_is_cut(lively_gpt, micro_batch, ragged):
+    batch = _batch(ragged=ragged)
+    loss, expected = _by_the_book(lively_gpt, batch)
+    nats, tokens, found = _gradients(lively_gpt, batch, micro_batch)
+    assert tokens == (batch[1] != IGNORED).sum()
+    assert nats / tokens == pytest.approx(loss, abs=1e-6 * max(1.0, loss))
+    for name, gradient in expected.items():
+        # Relative to the tensor's norm: single entries near 0 carry the rounding of their neighbours.
+        assert (found[name] - gradient).norm() <= 5e-6 * gradient.norm() + 1e-9, name
+
+
+@pytest.mark.parametrize("micro_batch", [4, 2, 1])
+def test_in_float64_the_cut_leaves_only_float64s_own_rounding(lively_gpt, micro_batch):
+    model, batch = lively_gpt.double(), _batch()
+    whole_nats, _, whole = _gradients(model, batch, 8)
+    nats, _, parts = _gradients(model, batch, micro_batch)
+    # The printed sum of nats is kept in float32; the gradients never leave float64.
+    assert nats == pytest.approx(whole_nats, rel=1e-6)
+    for name, gradient in whole.items():
+        assert (parts[name] - gradient).norm() <= 1e-12 * gradient.norm() + 1e-15, name
+
+
+def test_rows_that_are_ignored_change_nothing(lively_gpt):
+    inputs, targets = _batch(rows=4, ragged=False)
+    noise, _ = _batch(rows=4, seed=9)
+    nats, tokens, kept = _gradients(lively_gpt, (inputs, targets), 4)
+    padded = np.concatenate([inputs, noise]), np.concatenate([targets, np.full_like(targets, IGNORED)])
+    more_nats, more_tokens, found = _gradients(lively_gpt, padded, 4)
+    assert more_tokens == tokens
+    assert more_nats == pytest.approx(nats, abs=1e-7 * nats)
+    for name, gradient in kept.items():
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("micro_batch", [8, 1])
+def test_a_batch_of_only_ignored_rows_costs_0_and_is_never_nan(tiny_gpt, micro_batch):
+    inputs, targets = _batch()
+    batch = inputs, np.full_like(targets, IGNORED)
+    result = _step(tiny_gpt, make_optimizers(tiny_gpt, ADAMW), batch, micro_batch=micro_batch)
+    assert (result.nats, result.loss_nats, result.grad_norm) == (0.0, 0.0, 0.0)
+    assert all(weight.isfinite().all() for weight in tiny_gpt.parameters())
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_gradient_that_is_no_number_moves_nothing_and_names_its_step(tiny_gpt, name, value):
+    optimizers = make_optimizers(tiny_gpt, OptimConfig(name=name, lr=1e-3, matrix_lr=0.02, weight_decay=0.1))
+    _step(tiny_gpt, optimizers, _batch())
+    weights = copy.deepcopy(tiny_gpt.state_dict())
+    state = {key: tensor.clone() for key, tensor in optimizer_tensors(tiny_gpt, optimizers).items()}
+    poison = tiny_gpt.blocks[1].register_full_backward_hook(lambda module, gone, come: (gone[0] * value,))
+    with pytest.raises(RunError, match=r"step 41: .*no weight was moved") as caught:
+        _step(tiny_gpt, optimizers, _batch(), step=41)
+    poison.remove()
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in tiny_gpt.state_dict().items())
+    after = optimizer_tensors(tiny_gpt, optimizers)
+    assert all(torch.equal(tensor, after[key]) for key, tensor in state.items())
+
+
+def test_dropout_is_a_function_of_seed_and_step_alone(tiny_config):
+    torch.manual_seed(0)
+    model = GPT(tiny_config.changed(drop_rate=0.2)).train()
+
+    def loss(*, seed: int, step: int, drawn_before: int) -> float:
+        torch.manual_seed(drawn_before)
+        torch.rand(drawn_before)
+        twin = copy.deepcopy(model)
+        return _step(twin, make_optimizers(twin, ADAMW), _batch(), seed=seed, step=step).nats
+
+    first = loss(seed=1, step=5, drawn_before=0)
+    assert loss(seed=1, step=5, drawn_before=17) == first
+    assert loss(seed=1, step=6, drawn_before=0) != first
+    assert loss(seed=2, step=5, drawn_before=0) != first
+
+
+def test_the_reported_norm_is_the_one_before_clipping_and_0_means_no_limit(tiny_gpt):
+    batch = _batch()
+    _, gradients = _by_the_book(tiny_gpt, batch)
+    norm = math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients.values()))
+    moved = []
+    for clip in (1e-3, 0.0, 1e9):
+        twin = copy.deepcopy(tiny_gpt)
+        # Plain descent shows the gradient that was used: Adam would hide its length.
+        descent = torch.optim.SGD(twin.parameters(), lr=1.0)
+        descent.param_groups[0]["peak_lr"] = 1.0
+        result = _step(twin, [descent], batch, clip=clip)
+        assert result.grad_norm == pytest.approx(norm, rel=1e-5)
+        before = dict(tiny_gpt.named_parameters())
+        way = [(weight - before[name]).detach().flatten() for name, weight in twin.named_parameters()]
+        moved.append(torch.cat(way).norm().item())
+    assert moved == pytest.approx([1e-3, norm, norm], rel=1e-3)
+
+
+def test_a_step_leaves_no_gradient_for_the_next(tiny_gpt):
+    optimizers = make_optimizers(tiny_gpt, ADAMW)
+    _step(tiny_gpt, optimizers, _batch())
+    assert all(weight.grad is None for weight in tiny_gpt.parameters())
+
+
+def test_one_batch_is_learnt_by_heart(tiny_config):
+    torch.manual_seed(0)
+    model = GPT(tiny_config).train()
+    optimizers = make_optimizers(model, OptimConfig(name="muon", lr=4e-3, matrix_lr=0.02, weight_decay=0.0))
+    batch = _batch(rows=2, length=16, ragged=False)
+    losses = [_step(model, optimizers, batch, step=step).loss_nats for step in range(120)]
+    assert losses[0] == pytest.approx(math.log(257), abs=0.1)
+    assert min(losses) < 0.01
+
+
+def test_adamw_trains_alike_whether_a_batch_is_cut_or_not(tiny_config):
+    losses = []
+    for micro_batch in (8, 1):
+        torch.manual_seed(0)
+        model = GPT(tiny_config).train()
+        optimizers = make_optimizers(model, ADAMW)
+        losses.append(
+            [
+                _step(
+                    model, optimizers, _batch(length=8, seed=step), micro_batch=micro_batch, step=step
+                ).loss_nats
+                for step in range(20)
+            ]
+        )
+    # A sum of 400 nats in float32 is right to 3e-5: 4e-7 a token, on each side.
+    assert losses[0] == pytest.approx(losses[1], abs=2e-6)
