@@ -59,9 +59,8 @@ def readme_commands() -> list[list[str]]:
 
 def quicker(command: list[str]) -> list[str]:
     """The same command in seconds instead of minutes."""
-    command = [re.sub(r"^\d+$", "0.05", word) if before == "--minutes" else word for before, word in
-               zip(["", *command], command, strict=False)]  # fmt: skip
-    return command
+    pairs = zip(["", *command], command, strict=False)
+    return ["0.05" if before == "--minutes" else word for before, word in pairs]
 
 
 @pytest.mark.slow

@@ -1,0 +1,263 @@
+"""Decoding: each strategy against arithmetic, the loop against a naive one without a cache."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lucidlm.errors import ConfigError, DataError, WeightsError
+from lucidlm.model.config import GPTConfig
+from lucidlm.model.generation import (
+    Decoding,
+    distribution,
+    generate,
+    generate_batch,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    next_token,
+    penalise_repetition,
+    stream,
+)
+from lucidlm.model.gpt import GPT
+from lucidlm.text.tokenizer import Tokenizer
+
+BYTES = Tokenizer.bytes()
+
+
+def a_model(family: str = "gpt2", context: int = 32, vocab_size: int = 257) -> GPT:
+    """A small model with weights large enough that its greedy text does not repeat one token."""
+    torch.manual_seed(3)
+    shape = GPTConfig(
+        family=family, vocab_size=vocab_size, context_length=context, emb_dim=32, n_layers=2, n_heads=2
+    )
+    model = GPT(shape).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.25 * torch.randn_like(parameter))
+    return model
+
+
+class Scripted(nn.Module):
+    """A stand-in for a model that says the given bytes one after the other, whatever it is asked."""
+
+    def __init__(self, script: bytes) -> None:
+        super().__init__()
+        self.config = GPTConfig(vocab_size=257, context_length=64, emb_dim=8, n_layers=1, n_heads=1)
+        self.script, self.said = script, 0
+        self.device = torch.device("cpu")
+
+    def new_cache(self, rows):
+        from lucidlm.model.attention import KVCache
+
+        return KVCache(self.config, rows, device=self.device, dtype=torch.float32)
+
+    def hidden(self, ids, cache):
+        cache.advance(ids.shape[1])
+        return torch.zeros(*ids.shape, 1)
+
+    def head(self, hidden):
+        logits = torch.full((len(hidden), 257), -50.0)
+        logits[:, self.script[self.said] if self.said < len(self.script) else 256] = 50.0
+        self.said += 1
+        return logits
+
+
+def naive(model: GPT, ids: list[int], count: int) -> list[int]:
+    """Greedy without a cache, by the stated policy: when the context is full, its older half is dropped."""
+    context, found = model.config.context_length, []
+    if len(ids) >= context:
+        ids = ids[-(context // 2) :]
+    for _ in range(count):
+        if len(ids) > context:
+            ids = ids[-(context // 2) :]
+        with torch.no_grad():
+            found.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+        ids = [*ids, found[-1]]
+    return found
+
+
+@pytest.mark.parametrize("family", ["gpt2", "modern"])
+@pytest.mark.parametrize("length", [1, 5, 31, 32, 33, 80])
+def test_greedy_with_the_cache_equals_a_naive_loop_far_beyond_the_context(family, length):
+    model = a_model(family)
+    prompt = "".join(chr(97 + place % 26) for place in range(length))
+    wanted = naive(model, BYTES.encode(prompt), 200)
+    wanted = wanted[: wanted.index(256) + 1] if 256 in wanted else wanted
+    written = generate(model, BYTES, prompt, max_new_tokens=200, temperature=0)
+    assert [token.id for token in written.tokens] == wanted
+
+
+def test_an_empty_prompt_begins_a_document():
+    model = a_model()
+    written = generate(model, BYTES, "", max_new_tokens=20, temperature=0)
+    wanted = naive(model, [256], 20)
+    assert [token.id for token in written.tokens] == wanted[: len(written.tokens)]
+    with pytest.raises(DataError, match="empty prompt"):
+        generate(a_model(vocab_size=256), BYTES, "", max_new_tokens=1)
+
+
+def test_a_row_says_the_same_alone_and_in_a_ragged_batch():
+    model = a_model("modern")
+    prompts = ["a", "the quick brown fox jumps", "x" * 31, "hello there", "y" * 50]
+    together = generate_batch(model, BYTES, prompts, num=2, max_new_tokens=60, temperature=1.0, seed=7)
+    for prompt, row in zip(prompts, together[::2], strict=True):
+        assert generate(model, BYTES, prompt, max_new_tokens=60, temperature=1.0, seed=7).text == row.text
+    assert together[0].text != together[1].text
+
+
+def test_the_same_seed_gives_the_same_text_and_leaves_the_global_generator_alone():
+    model = a_model()
+    before = torch.get_rng_state()
+    first, again = (generate(model, BYTES, "hello", max_new_tokens=30, seed=5) for _ in range(2))
+    fresh = generate(model, BYTES, "hello", max_new_tokens=30)
+    assert first == again
+    assert generate(model, BYTES, "hello", max_new_tokens=30, seed=fresh.seed).text == fresh.text
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_model_in_training_mode_writes_without_dropout_and_stays_in_it():
+    model = a_model()
+    quiet = generate(model, BYTES, "hello", max_new_tokens=10, temperature=0)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.9
+    model.train()
+    assert generate(model, BYTES, "hello", max_new_tokens=10, temperature=0).text == quiet.text
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("decoding", "wanted"),
+    [
+        (Decoding(temperature=1.0), [0.4, 0.3, 0.2, 0.1]),
+        (Decoding(temperature=0.5), [0.16 / 0.3, 0.09 / 0.3, 0.04 / 0.3, 0.01 / 0.3]),
+        (Decoding(temperature=1.0, top_k=2), [4 / 7, 3 / 7, 0, 0]),
+        (Decoding(temperature=1.0, top_k=9), [0.4, 0.3, 0.2, 0.1]),
+        (Decoding(temperature=1.0, top_p=0.65), [4 / 7, 3 / 7, 0, 0]),
+        (Decoding(temperature=1.0, top_p=0.01), [1, 0, 0, 0]),
+        (Decoding(temperature=1.0, min_p=0.45), [4 / 9, 3 / 9, 2 / 9, 0]),
+        (Decoding(temperature=0.0), [1, 0, 0, 0]),
+    ],
+)
+def test_drawn_tokens_follow_the_distribution_worked_out_by_hand(decoding, wanted):
+    logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log() + 3
+    assert distribution(logits, decoding).tolist() == pytest.approx(wanted, abs=1e-6)
+    generator, draws = torch.Generator().manual_seed(11), 4000
+    counts = [0] * 4
+    for _ in range(draws):
+        counts[next_token(logits, decoding, generator=generator)] += 1
+    assert all(count == 0 for count, p in zip(counts, wanted, strict=True) if p == 0)
+    chi_square = sum((n - draws * p) ** 2 / (draws * p) for n, p in zip(counts, wanted, strict=True) if p)
+    assert chi_square < 16.27  # p = 0.001 at three degrees of freedom, stricter at fewer
+
+
+def test_of_equal_logits_top_k_keeps_the_lower_ids():
+    assert torch.isfinite(keep_top_k(torch.zeros(6), 2)).tolist() == [True, True, False, False, False, False]
+
+
+def test_strategies_that_are_off_change_nothing():
+    logits = torch.randn(50)
+    assert keep_top_k(logits, 100) is logits
+    assert keep_top_p(logits, 1.0) is logits
+    assert keep_min_p(logits, 0.0) is logits
+    assert penalise_repetition(logits, [1, 2], 1.0) is logits
+
+
+def test_the_repetition_penalty_divides_what_is_positive_and_multiplies_what_is_negative():
+    logits = torch.tensor([2.0, -2.0, 2.0, 0.0])
+    assert penalise_repetition(logits, [0, 1, 1, 3], 2.0).tolist() == [1.0, -4.0, 2.0, 0.0]
+
+
+def test_thousands_of_settings_draw_a_token_that_is_allowed():
+    generator, random = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
+    grid = itertools.product(
+        (0.0, 1e-8, 0.7, 50.0), (None, 1, 3, 40), (1e-9, 0.5, 1.0), (0.0, 0.3, 1.0), (0.5, 1.0, 3.0)
+    )
+    for temperature, top_k, top_p, min_p, penalty in grid:
+        decoding = Decoding(
+            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=penalty
+        )
+        for kind in range(5):
+            logits = torch.randn(20, generator=random) * 10 ** (kind - 1)
+            if kind == 3:
+                logits[::2] = -torch.inf
+            if kind == 4:
+                logits[[4, 9]] = torch.inf
+            id = next_token(logits, decoding, ids=[0, 3], generator=generator)
+            assert logits[id] > -torch.inf
+            if kind == 4:
+                assert id in (4, 9)
+            elif temperature == 0:
+                assert id == penalise_repetition(logits, [0, 3], penalty).argmax()
+
+
+def test_nan_is_an_error_that_names_it():
+    with pytest.raises(WeightsError, match="NaN"):
+        next_token(torch.tensor([0.0, torch.nan]), Decoding())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": -0.1}, {"temperature": math.nan}, {"temperature": math.inf}, {"top_k": 0},
+        {"top_p": 0.0},
+        {"top_p": 1.1}, {"min_p": -0.1}, {"min_p": 1.5}, {"repetition_penalty": 0.0}, {"max_new_tokens": -1},
+        {"stop": ("a", "")},
+    ],
+)  # fmt: skip
+def test_a_parameter_that_cannot_be_is_named_with_its_value(fields):
+    with pytest.raises(ConfigError, match=next(iter(fields))):
+        generate(a_model(), BYTES, "a", **fields)
+
+
+def test_no_token_at_all_and_end_of_text_end_the_text():
+    nothing = generate(a_model(), BYTES, "a", max_new_tokens=0)
+    assert (nothing.text, nothing.tokens, nothing.finish_reason) == ("", (), "length")
+    ended = generate(Scripted(b"Hi"), BYTES, "a", max_new_tokens=9)
+    assert (ended.text, ended.finish_reason, len(ended.tokens)) == ("Hi", "end_of_text", 3)
+
+
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [
+        (("own",), "The br"),
+        (("x", "fo"), "The brown "),
+        (("The",), ""),
+        (("n f", "wn"), "The bro"),
+        (("zz",), "The brown fox"),
+    ],
+)
+def test_a_stop_string_ends_the_text_and_never_leaks(stop, text):
+    tokens = list(stream(Scripted(b"The brown fox"), BYTES, "a", max_new_tokens=13, stop=stop))
+    shown = list(itertools.accumulate(token.text for token in tokens))
+    assert shown[-1] == text
+    assert all(string not in part for string in stop for part in shown)
+    assert tokens[-1].finish_reason == ("length" if stop == ("zz",) else "stop")
+
+
+def test_streamed_pieces_are_whole_characters_and_join_to_the_text():
+    script = "é語😀!".encode() + b"\xff" + "ü".encode() + "語".encode()[:2]
+    tokens = list(stream(Scripted(script), BYTES, "a", max_new_tokens=len(script)))
+    assert "".join(token.text for token in tokens) == script.decode(errors="replace")
+    assert [token.text for token in tokens[:5]] == ["", "é", "", "", "語"]
+
+
+def test_ids_beyond_the_tokenizers_vocabulary_are_never_drawn():
+    model = a_model(vocab_size=300)
+    with torch.no_grad():
+        model.head.weight[257:] += 100 * torch.ones(32)
+    written = generate(model, BYTES, "abc", max_new_tokens=50, temperature=5.0, seed=1)
+    assert all(token.id < 257 for token in written.tokens)
+
+
+def test_log_probabilities_are_the_models_own():
+    model = a_model()
+    written = generate(model, BYTES, "abc", max_new_tokens=5, temperature=3.0, top_k=2, seed=0)
+    ids = BYTES.encode("abc") + [token.id for token in written.tokens]
+    with torch.no_grad():
+        expected = model(torch.tensor([ids]))[0].log_softmax(-1)
+    for place, token in enumerate(written.tokens):
+        assert token.log_probability == pytest.approx(expected[2 + place, token.id].item(), abs=1e-4)

@@ -1,0 +1,438 @@
+"""Every verb on one tiny run: results on stdout, the rest on stderr, a user's slip in one line, exit code 2."""
+
+import io
+import json
+import math
+import os
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import lucidlm
+from lucidlm.cli import main
+from lucidlm.errors import ConfigError
+
+WORDS = ["the", "river", "ran", "past", "a", "house", "and", "nobody", "knew", "why", "light", "fell"]
+QUICK = ("--tokenizer", "bytes", "--preset", "modern-1m", "--context-length", "32", "--batch-tokens", "64")
+QUICK += ("--threads", "1", "--dtype", "float32", "--device", "cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command left: exit code, results, the rest."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines on stderr."""
+        return self.err.splitlines()
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a book and texts that cannot be read as one."""
+    folder = tmp_path_factory.mktemp("cli")
+    draw = random.Random(0)
+    book = "".join(" ".join(draw.choice(WORDS) for _ in range(8)).capitalize() + ".\n" for _ in range(60))
+    (folder / "book.txt").write_text(book, encoding="utf-8")
+    (folder / "other.txt").write_text("Nobody knew the house.\n" * 5, encoding="utf-8")
+    (folder / "empty.txt").touch()
+    (folder / "binary.txt").write_bytes(bytes(range(256)) * 8)
+    (folder / "latin.txt").write_bytes("Größe und Güte. ".encode("latin-1") * 20)
+    (folder / "wrong.toml").write_text("stepz = 5\n")
+    (folder / "broken.toml").write_text("steps = = 5\n")
+    (folder / "nothing").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(home: Path) -> Answer:
+    """The run that the other tests look at, made by the command itself in a process of its own."""
+    command = ["train", "book.txt", "--out", "run", "--steps", "6", "--validate-every", "3", *QUICK, "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lucidlm", *command],
+        cwd=home, capture_output=True, encoding="utf-8", timeout=110, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def call(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., Answer]:
+    """call("evaluate", "run", ...): the command in this process, in the folder with the book."""
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str) -> Answer:
+        capsys.readouterr()
+        if arguments[:1] in (("evaluate",), ("explain",), ("generate",)):
+            arguments = (*arguments, "--threads", "1")
+        try:
+            code = main(arguments)
+        except SystemExit as stopped:
+            code = stopped.code
+        captured = capsys.readouterr()
+        return Answer(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def answer(call: Callable[..., Answer], trained: Answer) -> Callable[..., Answer]:
+    """answer("evaluate", "run", ...): the same, where a run is needed and the command must succeed."""
+    assert trained.code == 0, trained.err
+
+    def run(*arguments: str) -> Answer:
+        answered = call(*arguments)
+        assert answered.code == 0, answered.err
+        return answered
+
+    return run
+
+
+def _shown(numbers: str) -> dict:
+    """Strict JSON: NaN and Infinity are none."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(numbers, parse_constant=refuse)
+
+
+def test_training_answers_with_json_on_stdout_and_progress_on_stderr(trained):
+    assert trained.code == 0, trained.err
+    values = _shown(trained.out)
+    assert (values["run"], values["step"], values["interrupted"]) == ("run", 6, 0)
+    assert values["best_step"] in (0, 3, 6)
+    assert values["perplexity"] == pytest.approx(math.exp(values["loss_nats"]))
+    assert values["tokens_scored"] == values["tokens_total"]
+    assert "best" in values["verdict"]
+    assert "validation loss" in trained.err
+    assert "step      6" in trained.err
+    assert "6 steps" in trained.err
+
+
+def test_without_a_terminal_progress_is_plain_lines(trained):
+    assert "\x1b" not in trained.err + trained.out
+    assert "\r" not in trained.err
+
+
+def test_evaluating_a_run_without_a_text_takes_its_own_validation_text_and_says_so(answer, trained):
+    given = answer("evaluate", "run", "--json")
+    values, when_trained = _shown(given.out), _shown(trained.out)
+    for key in ("loss_nats", "bits_per_byte", "perplexity"):
+        assert values[key] == pytest.approx(when_trained[key], rel=1e-6)
+    keys = ("nats", "tokens_scored", "tokens_total", "bytes_scored", "bytes_total", "protocol")
+    assert all(values[key] == when_trained[key] for key in keys if key != "nats")
+    assert "validation text of run" in given.err
+    assert "best weights" in given.err
+
+
+def test_evaluate_prints_the_numbers_that_json_has(answer):
+    values = _shown(answer("evaluate", "run", "other.txt", "--json").out)
+    printed = answer("evaluate", "run", "other.txt").out
+    assert f"{values['loss_nats']:.4f}" in printed
+    assert f"{values['perplexity']:,.2f}" in printed
+    assert f"{values['bits_per_byte']:.4f}" in printed
+    assert values["bytes_total"] == 5 * len("Nobody knew the house.\n")
+
+
+def test_evaluate_takes_stride_prefix_protocol_and_batch_size(answer):
+    by_default = _shown(answer("evaluate", "run", "other.txt", "--json").out)
+    alone = _shown(answer("evaluate", "run", "other.txt", "--json", "--batch-size", "1").out)
+    assert alone["loss_nats"] == pytest.approx(by_default["loss_nats"], abs=1e-6)
+    exact = _shown(answer("evaluate", "run", "other.txt", "--json", "--stride", "1").out)
+    assert exact["protocol"]["stride"] == 1
+    left_out = _shown(answer("evaluate", "run", "other.txt", "--json", "--prefix", "none").out)
+    assert left_out["tokens_scored"] == by_default["tokens_scored"] - 1
+    lecture = _shown(answer("evaluate", "run", "other.txt", "--json", "--protocol", "batch-mean").out)
+    assert lecture["protocol"]["name"] == "batch-mean"
+
+
+def test_a_checkpoint_of_a_run_is_a_model_too(answer):
+    values = _shown(answer("evaluate", "run/checkpoints/step_000006", "other.txt", "--json").out)
+    assert values["loss_nats"] > 0
+
+
+def test_explaining_gives_a_row_a_token_and_evaluates_loss(answer):
+    values = _shown(answer("explain", "run", "--file", "other.txt", "--json", "--top-k", "3").out)
+    tokens = values["texts"][0]["tokens"]
+    assert len(tokens) == 5 * len("Nobody knew the house.\n")
+    keys = {"id", "text", "probability", "log_probability", "nats", "bits", "rank", "entropy", "alternatives"}
+    assert keys <= tokens[0].keys()
+    assert all(len(token["alternatives"]) == 3 for token in tokens)
+    mean = sum(token["nats"] for token in tokens) / len(tokens)
+    evaluated = _shown(answer("evaluate", "run", "other.txt", "--json").out)
+    assert mean == pytest.approx(values["loss_nats"], abs=1e-6)
+    assert mean == pytest.approx(evaluated["loss_nats"], abs=1e-5)
+
+
+def test_explain_prints_a_table_of_several_texts(answer):
+    printed = answer("explain", "run", "the house", "nobody").out
+    assert "the house" in printed
+    assert "nobody" in printed
+    assert "perplexity" in printed
+
+
+def test_generating_with_a_seed_is_the_same_twice_and_goes_on_from_the_prompt(answer):
+    first, second = (
+        answer("generate", "run", "The river", "--max-new-tokens", "12", "--seed", "7") for _ in range(2)
+    )
+    assert first.out == second.out
+    assert first.out.startswith("The river")
+    assert "seed" not in first.err
+
+
+def test_generating_without_a_seed_prints_one_that_repeats_the_text(answer):
+    first = answer("generate", "run", "The", "--max-new-tokens", "12")
+    seed = re.search(r"seed (\d+)", first.err).group(1)
+    assert answer("generate", "run", "The", "--max-new-tokens", "12", "--seed", seed).out == first.out
+
+
+def test_generate_answers_with_json_for_each_text(answer):
+    values = _shown(
+        answer("generate", "run", "A", "--num", "3", "--max-new-tokens", "4", "--seed", "1", "--json").out
+    )
+    assert len(values) == 3
+    assert all({"text", "seed", "finish_reason"} <= value.keys() for value in values)
+
+
+def test_info_names_shape_and_parameters_of_a_run_and_of_a_preset(answer):
+    values = _shown(answer("info", "run", "--json").out)
+    assert values["n_layers"] > 0
+    assert values["vocab_size"] == 257
+    assert "best" in values["verdict"]
+    assert f"{values['parameters']:,}" in answer("info", "run").out
+    assert _shown(answer("info", "modern-1m", "--json").out)["parameters"] > 100_000
+
+
+def test_runs_are_listed_with_their_best_loss(answer, trained):
+    rows = _shown(answer("runs", ".", "--json").out)
+    mine = next(row for row in rows if Path(row["run"]) == Path("run"))
+    assert (mine["steps"], mine["best_step"]) == (6, _shown(trained.out)["best_step"])
+    assert f"{mine['validation_loss_nats']:.4f}" in answer("runs", ".").out
+
+
+def test_no_runs_is_no_error(call):
+    listed = call("runs", "nothing")
+    assert (listed.code, listed.out) == (0, "")
+    assert "no runs in nothing" in listed.err
+    assert _shown(call("runs", "nothing", "--json").out) == []
+
+
+def test_preparing_says_what_it_wrote_and_training_takes_it(answer, home):
+    said = answer("prepare", "book.txt", "--out", "prepared", "--tokenizer", "bytes").out
+    assert said.startswith("prepared: ")
+    assert "tokenizer bytes" in said
+    assert (home / "prepared" / "manifest.json").exists()
+    result = answer("train", "prepared", "--out", "from-prepared", "--steps", "1", *QUICK, "--json")
+    assert _shown(result.out)["step"] == 1
+    assert not list((home / "from-prepared" / "data").glob("*.npy"))
+
+
+def test_doctor_finds_this_machine_sound_and_json_has_what_it_prints(answer):
+    values = _shown(answer("doctor", "--device", "cpu", "--json").out)
+    assert values["sound"] is True
+    assert values["versions"]["lucidlm"] == lucidlm.__version__
+    assert len(values["checks"]) == 4
+    assert all(check["passed"] and check["difference"] <= check["limit"] for check in values["checks"])
+    assert set(values["speeds"]) == {"float32", "bfloat16"}
+
+
+def test_doctor_calls_a_device_that_computes_wrong_numbers_wrong(call, monkeypatch):
+    from lucidlm import doctor
+
+    real = doctor._loss
+
+    def wrong(model, ids, device, dtype):
+        return real(model, ids, device, dtype) + (0.2 if str(dtype) == "torch.bfloat16" else 0.0)
+
+    monkeypatch.setattr(doctor, "_loss", wrong)
+    found = call("doctor", "--device", "cpu")
+    assert found.code == 1
+    assert found.out.count("WRONG") == 2
+    assert "wrong numbers" in found.out
+
+
+def test_version_is_the_packages(call):
+    assert call("--version") == Answer(0, f"{lucidlm.__version__}\n", "")
+
+
+VERBS = ("train", "evaluate", "explain", "generate", "prepare", "info", "runs", "doctor")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_goes_to_stdout(call, verb):
+    helped = call(verb, "--help")
+    assert (helped.code, helped.err) == (0, "")
+    assert f"lucidlm {verb}" in helped.out
+
+
+def test_help_names_every_verb(call):
+    assert all(verb in call("--help").out for verb in VERBS)
+
+
+def test_help_of_every_verb_needs_no_torch():
+    program = f"""
+import sys
+from lucidlm.cli import main
+for verb in {VERBS!r}:
+    try:
+        main([verb, "--help"])
+    except SystemExit as stopped:
+        assert not stopped.code
+    assert "torch" not in sys.modules, verb
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=60)
+
+
+SLIPS = {
+    "missing file": (("train", "nowhere.txt", "--out", "new"), "nowhere.txt"),
+    "empty file": (("train", "empty.txt", "--out", "new"), "empty.txt"),
+    "binary file": (("train", "binary.txt", "--out", "new"), "binary.txt"),
+    "other encoding": (("train", "latin.txt", "--out", "new"), "--encoding"),
+    "folder without text": (("train", "nothing", "--out", "new"), "nothing"),
+    "unknown preset": (("train", "book.txt", "--preset", "gigantic", "--out", "new"), "gigantic"),
+    "unknown tokenizer": (("train", "book.txt", "--tokenizer", "runes", "--out", "new"), "runes"),
+    "unknown device": (("train", "book.txt", "--device", "abacus", "--out", "new"), "abacus"),
+    "two budgets": (("train", "book.txt", "--steps", "5", "--minutes", "1"), "--minutes and --steps"),
+    "no steps": (("train", "book.txt", "--steps", "0"), "--steps 0"),
+    "batch under a window": (("train", "book.txt", "--out", "new", *QUICK[:-6], "8", "--steps", "1"), "8"),
+    "existing run": (("train", "book.txt", "--out", "run", "--steps", "1"), "--overwrite"),
+    "unknown key": (("train", "book.txt", "--config", "wrong.toml"), "stepz"),
+    "broken settings": (("train", "book.txt", "--config", "broken.toml"), "broken.toml"),
+    "missing settings": (("train", "book.txt", "--config", "nowhere.toml"), "nowhere.toml"),
+    "nothing to resume": (("train", "--resume", "--out", "nothing"), "nothing"),
+    "resume without a run": (("train", "--resume"), "--out"),
+    "unknown model": (("evaluate", "nowhere", "book.txt"), "nowhere"),
+    "folder that is no model": (("evaluate", "nothing", "book.txt"), "nothing"),
+    "preset without a text": (("evaluate", "modern-1m"), "text"),
+    "missing text": (("evaluate", "run", "nowhere.txt"), "nowhere.txt"),
+    "stride over the context": (("evaluate", "run", "book.txt", "--stride", "33"), "33"),
+    "nothing to explain": (("explain", "run"), "--file"),
+    "negative temperature": (("generate", "run", "A", "--temperature", "-1"), "-1"),
+    "no tokens": (("generate", "run", "A", "--max-new-tokens", "-1"), "-1"),
+    "missing text to prepare": (("prepare", "nowhere.txt", "--out", "new"), "nowhere.txt"),
+    "unknown model to inform about": (("info", "nowhere"), "nowhere"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "named"), SLIPS.values(), ids=list(SLIPS))
+def test_a_slip_is_one_line_that_names_it_and_exit_code_2(call, trained, home, arguments, named):
+    slipped = call(*arguments)
+    assert slipped.code == 2
+    assert slipped.out == ""
+    assert "Traceback" not in slipped.err
+    errors = [line for line in slipped.lines if line.startswith("lucidlm: ")]
+    assert len(errors) == 1
+    assert slipped.lines[-1] == errors[0]
+    assert named in errors[0]
+    assert not (home / "new").exists()
+
+
+def test_a_refused_run_stays_as_it_was(call, trained, home):
+    before = (home / "run" / "metrics.jsonl").read_bytes()
+    assert call("train", "book.txt", "--out", "run", "--steps", "1").code == 2
+    assert (home / "run" / "metrics.jsonl").read_bytes() == before
+
+
+PARSING = {
+    "unknown flag": (("train", "book.txt", "--stepz", "5"), "--stepz"),
+    "unknown verb": (("trane", "book.txt"), "trane"),
+    "words for a number": (("train", "book.txt", "--steps", "many"), "many"),
+    "unknown choice": (("train", "book.txt", "--dtype", "float8"), "float8"),
+    "missing model": (("evaluate",), "MODEL"),
+    "missing value": (("train", "book.txt", "--config"), "--config"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "named"), PARSING.values(), ids=list(PARSING))
+def test_what_cannot_be_parsed_is_named_on_stderr_with_exit_code_2(call, arguments, named):
+    slipped = call(*arguments)
+    assert slipped.code == 2
+    assert slipped.out == ""
+    assert named.lower() in slipped.err.lower()
+    assert "Traceback" not in slipped.err
+
+
+def test_debug_shows_where_an_error_came_from(call):
+    with pytest.raises(ConfigError, match="--steps 0"):
+        call("train", "book.txt", "--steps", "0", "--debug")
+
+
+def test_debug_prints_the_traceback_and_still_fails(home):
+    done = subprocess.run(
+        [sys.executable, "-m", "lucidlm", "train", "--steps", "0", "--debug"],
+        cwd=home, capture_output=True, encoding="utf-8", timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+    assert "ConfigError" in done.stderr
+
+
+def test_no_color_holds_on_a_terminal(monkeypatch):
+    from lucidlm.display import TrainingDisplay
+    from lucidlm.measure.history import Step
+    from lucidlm.training.loop import Report
+
+    step = Step(
+        step=3, epoch=0.1, tokens=10, loss_nats=2.0, learning_rate_factor=1.0, grad_norm=1.0,
+        tokens_per_s=1e3, mfu=0.5, time_s=1.0,
+    )  # fmt: skip
+    colour = re.compile(r"\x1b\[[0-9;]*(3[0-7]|38|9[0-7])[0-9;]*m")
+    drawn = {}
+    for no_color in (False, True):
+        monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to Rich
+        monkeypatch.setenv("TERM", "xterm-256color")
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        if no_color:
+            monkeypatch.setenv("NO_COLOR", "1")
+        terminal = io.StringIO()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with TrainingDisplay() as display:
+            display.watch(Report(step, 10, 1.0, notes=("a note",)))
+        drawn[no_color] = terminal.getvalue()
+        monkeypatch.undo()
+    assert colour.search(drawn[False])
+    assert "a note" in drawn[True]
+    assert not colour.search(drawn[True])
+
+
+def test_a_reader_that_has_enough_is_no_error(trained, home):
+    program = "import sys; from lucidlm.cli import main; sys.exit(main(['runs', '.', '--json']))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert b"Traceback" not in process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 0
+
+
+def test_a_run_is_repeated_by_its_run_toml_and_changed_by_a_flag_over_it(answer, home):
+    from safetensors.numpy import load_file
+
+    answer("train", "--config", "run/run.toml", "--out", "again", "--json")
+    one, two = (load_file(home / run / "model.safetensors") for run in ("run", "again"))
+    assert one.keys() == two.keys()
+    assert all((one[name] == two[name]).all() for name in one)
+    changed = answer("train", "--config", "run/run.toml", "--out", "shorter", "--steps", "2", "--json")
+    assert _shown(changed.out)["step"] == 2
+    assert "changed by the flags" in changed.err
+
+
+def test_resuming_a_finished_run_says_so_and_answers_again(answer, trained):
+    again = _shown(answer("train", "--resume", "--out", "run", "--json").out)
+    before = _shown(trained.out)
+    assert {key: again[key] for key in again if key != "time_s"} == {
+        key: before[key] for key in before if key != "time_s"
+    }
