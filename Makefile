@@ -21,8 +21,8 @@ check: .venv/ready-check
 	$(BIN)/ty check lucidlm
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 
-bench: .venv/ready-test
-	$(BIN)/python benchmarks/budget.py
+bench: .venv/ready-test  # make bench TEXT=a-book.txt
+	$(BIN)/python benchmarks/budget.py $(TEXT)
 
 torture: .venv/ready-test
 	$(BIN)/python -m pytest -m torture --timeout 3600

@@ -1,4 +1,4 @@
-"""The lecture on the loss, step by step: from two sentences to a cross entropy of 10.7940 and a perplexity of 48,726."""
+"""The lecture on the loss, step by step: from two sentences to a cross entropy of 10.7940, a perplexity of 48,726."""
 
 import torch
 
@@ -6,7 +6,8 @@ import lucidlm as lm
 
 model, tokenizer = lm.load("lecture")  # the course's model, random weights from seed 123
 
-batch = torch.tensor([tokenizer.encode(text) for text in ("every effort moves you", "I really like chocolate")])
+texts = ["every effort moves you", "I really like chocolate"]
+batch = torch.tensor([tokenizer.encode(text) for text in texts])
 inputs, targets = lm.inputs_and_targets(batch)  # the targets are the inputs one token later
 print("inputs ", [tokenizer.decode(row) for row in inputs])
 print("targets", [tokenizer.decode(row) for row in targets])
@@ -25,8 +26,9 @@ print(f"negative mean               {-of_targets.log().mean():.4f}")
 
 loss = lm.cross_entropy(logits, targets).mean()  # the same in one step, and safe for any logits
 print(f"cross entropy               {loss:.4f} nats per token")
-print(f"torch's own                 {torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()):.4f}")
+torchs = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+print(f"torch's own                 {torchs:.4f}")
 print(f"perplexity                  {lm.perplexity(loss):,.1f}")
 
 print()
-print(lm.explain(model, tokenizer, ["every effort moves you", "I really like chocolate"]))
+print(lm.explain(model, tokenizer, texts))

@@ -47,10 +47,14 @@ class Compute:
     """Seed of random weights, where MODEL is a preset."""
 
 
+COMPUTE = Compute()
+DEFAULTS = TrainConfig()
+
+
 @app.command
 def train(
     *texts: str,
-    settings: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),
+    settings: Annotated[TrainConfig, Parameter(name="*")] = DEFAULTS,
     config: str | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
@@ -100,7 +104,7 @@ def evaluate(
     batch_size: int | None = None,
     encoding: str = "utf-8",
     json: Annotated[bool, Parameter(negative="")] = False,
-    compute: Compute = Compute(),
+    compute: Compute = COMPUTE,
 ) -> None:
     """Say how well a model predicts a text: loss, perplexity, bits per byte.
 
@@ -151,9 +155,9 @@ def explain(
     top_k: int = 5,
     prefix: Literal["auto", "none"] = "auto",
     json: Annotated[bool, Parameter(negative="")] = False,
-    compute: Compute = Compute(),
+    compute: Compute = COMPUTE,
 ) -> None:
-    """Show why a loss is what it is: every token's probability, rank and alternatives, and the steps to the loss.
+    """Show why a loss is what it is: every token's probability, rank and alternatives, and the way to the loss.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a person sees while something runs: reports come in, a live line on a terminal or plain lines go to stderr."""
+"""What a person sees while something runs: reports come in, a live line or plain lines go to stderr."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""What this machine can do, checked: versions, device and speeds, and a small model computed twice to compare."""
+"""What this machine can do, checked: versions, device, speeds, and a small model computed twice."""
 
 import os
 import platform
@@ -120,7 +120,7 @@ def _machine() -> dict[str, str]:
 
 
 def _checks(device: torch.device) -> list[Check]:
-    """The loss of a small model of each family, forward and its gradient's norm, on the device and on the CPU."""
+    """The loss of a small model of each family, on the device and on the CPU."""
     checks = []
     for family in ("gpt2", "modern"):
         config = GPTConfig(

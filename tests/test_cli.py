@@ -1,4 +1,4 @@
-"""Every verb on one tiny run: results on stdout, the rest on stderr, a user's slip in one line, exit code 2."""
+"""Every verb on one tiny run: results on stdout, the rest on stderr, a slip is one line and exit code 2."""
 
 import io
 import json
@@ -257,6 +257,7 @@ def test_doctor_calls_a_device_that_computes_wrong_numbers_wrong(call, monkeypat
         return real(model, ids, device, dtype) + (0.2 if str(dtype) == "torch.bfloat16" else 0.0)
 
     monkeypatch.setattr(doctor, "_loss", wrong)
+    monkeypatch.setattr(doctor, "use_fastest_exact_float32", lambda device: "float32: as PyTorch has it")
     found = call("doctor", "--device", "cpu")
     assert found.code == 1
     assert found.out.count("WRONG") == 2

@@ -111,13 +111,14 @@ def prepare(
 ) -> Corpus:
     """The prepared folder `out` of these sources, made unless it stands there already, from the same text.
 
+    The tokenizer "auto" suits the amount of text, "auto:N" a training that has time for N characters of it.
     No sources: the bundled story. `validation` names sources of their own for the validation part; without it
     the text is split: by a hash of each document's content, or, of fewer than 20 documents, near the end of
     each. A validation document that stands in the training sources too is taken out of training, and said.
     """
     if not 0 < validation_fraction < 1:
         raise ConfigError(f"validation fraction {validation_fraction} is not between 0 and 1; try 0.1")
-    if isinstance(tokenizer, str) and tokenizer not in ("auto", "bytes") and bpe_size(tokenizer) is None:
+    if isinstance(tokenizer, str) and tokenizer.partition(":")[0] not in ("auto", "bytes", "bpe"):
         tokenizer = Tokenizer.from_spec(tokenizer)  # a wrong spec is an error before the text is read
     out, aliases = Path(out), {}
     reading = {"encoding": encoding, "field": field, "raw": raw}
@@ -712,7 +713,10 @@ def _tokenizer_for(spool: _Spool, train: _Part, tokenizer: str | Tokenizer) -> t
     """The tokenizer, and why it is this one; one that is learnt sees the training part alone."""
     if isinstance(tokenizer, Tokenizer):
         return tokenizer, "given"
-    spec, reason = suggest(train.characters) if tokenizer == "auto" else (tokenizer, "asked for")
+    spec, reason = tokenizer, "asked for"
+    kind, _, most = tokenizer.partition(":")
+    if kind == "auto":
+        spec, reason = suggest(min(train.characters, int(most)) if most else train.characters)
     if (asked := bpe_size(spec)) is None:
         chosen = Tokenizer.from_spec(spec)
     else:

@@ -270,8 +270,8 @@ class Tokenizer:
 def suggest(characters: int) -> tuple[str, str]:
     """The tokenizer for this amount of text, and one sentence why."""
     for limit, spec, reason in (
-        (20_000, "bytes", "there is too little text to learn words from"),
-        (500_000, "bpe:768", "each token of a larger vocabulary would be seen too rarely"),
+        (250_000, "bytes", "each token of a vocabulary of words would be seen too rarely"),
+        (500_000, "bpe:512", "each token of a larger vocabulary would be seen too rarely"),
         (5_000_000, "bpe:1024", "a small vocabulary learns fastest from a few books"),
         (50_000_000, "bpe:4096", "there is text enough to learn common words as tokens"),
         (500_000_000, "bpe:16384", "there is text enough to learn most words as tokens"),

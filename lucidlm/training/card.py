@@ -1,4 +1,4 @@
-"""The model card of a run: a README.md that says what the model is, how good, how it was counted and how to open it."""
+"""The model card of a run: a README.md that says what the model is, how good it is and how to open it."""
 
 from typing import TYPE_CHECKING
 

@@ -157,7 +157,7 @@ class Plan:
 
 
 def learning_rate_factor(schedule: tuple[tuple[int, float], ...], step: int) -> float:
-    """Where the line through the schedule's corners stands at a step; flat before the first and after the last."""
+    """Where the line through the schedule's corners stands at a step; flat outside of them."""
     before = schedule[0]
     for corner in schedule:
         if corner[0] > step:
@@ -170,7 +170,7 @@ def learning_rate_factor(schedule: tuple[tuple[int, float], ...], step: int) -> 
 
 
 def trapezoid(steps: int, *, warmup_steps: int, decay_fraction: float) -> tuple[tuple[int, float], ...]:
-    """Up from near 0 in the warm-up, flat, and down to 0 in the last part of the run (Zhai 2022; Hagele 2024)."""
+    """Up in the warm-up, flat, and down to 0 in the last part of the run (Zhai 2022; Hagele 2024)."""
     warmup = min(warmup_steps, steps // 2)
     down = min(steps, max(warmup, round(steps * (1 - decay_fraction))))
     # The first step moves too: the line starts one step before it.

@@ -1,4 +1,4 @@
-"""The training function: train_steps yields a report a step and writes the run folder as it goes; train runs it."""
+"""The training function: train_steps yields a report a step and writes the run as it goes; train runs it."""
 
 import contextlib
 import signal
@@ -66,8 +66,8 @@ def train(
 ) -> TrainResult:
     """Trains to the end of the plan and returns where the run is and how good it became.
 
-    With `plan`, exactly that is done, whatever the clock says. With `resume`, config.out names the run, and all
-    else comes from its run.toml. SIGINT and SIGTERM end the run after the step under way, with a checkpoint.
+    With `plan`, exactly that is done, whatever the clock says. With `resume`, config.out names the run and
+    all else comes from its run.toml. SIGINT and SIGTERM end the run after the step under way, with a checkpoint.
     `say` gets lines for a person, `watch` every step's report. Raises a LucidError that says what to change.
     """
     say = say or (lambda line: None)
@@ -167,8 +167,8 @@ def _report(run: TrainingRun, line: Step | None) -> Report:
     left = (run.plan.steps - run.step) * run.clock.seconds_per_step
     if line is None:
         line = Step(
-            step=run.step, epoch=0.0, tokens=0, loss_nats=float("nan"), learning_rate_factor=0.0, grad_norm=0.0,
-            tokens_per_s=0.0, mfu=None, time_s=run.clock.elapsed_s,
+            step=run.step, epoch=0.0, tokens=0, loss_nats=float("nan"), learning_rate_factor=0.0,
+            grad_norm=0.0, tokens_per_s=0.0, mfu=None, time_s=run.clock.elapsed_s,
         )  # fmt: skip
     return Report(line, run.plan.steps, left)
 
@@ -206,7 +206,7 @@ def _validated(run: TrainingRun, report: Report) -> Report:
 
 
 def _keep_to_the_minutes(run: TrainingRun) -> str | None:
-    """Moves the plan's last step so that the run ends in time: once where the decay begins, later only if it must.
+    """Moves the plan's last step so that the run ends in time: where the decay begins, later only if it must.
 
     What changes is written to run.toml before it takes effect, so that repeating and resuming need no clock.
     """
@@ -230,8 +230,8 @@ def _keep_to_the_minutes(run: TrainingRun) -> str | None:
     run.plan = replace(plan, steps=steps, schedule=schedule)
     write_settings(run.folder, run.config, run.plan)
     run.metrics.event("plan", {"step": run.step, "steps": steps, "schedule": schedule})
-    direction = "slower" if steps < plan.steps else "faster"
-    return f"the machine is {direction} than the plan: {steps:,} steps instead of {plan.steps:,}; run.toml has it"
+    speed = "slower" if steps < plan.steps else "faster"
+    return f"the machine is {speed} than the plan: {steps:,} steps instead of {plan.steps:,}; run.toml has it"
 
 
 def _far_behind(run: TrainingRun, possible: int) -> bool:
@@ -248,7 +248,7 @@ def _checkpoint_due(run: TrainingRun) -> bool:
 
 
 def _checkpoint(run: TrainingRun) -> tuple[str, ...]:
-    """Saves best and last. Where that fails midway the run goes on with the checkpoint it has, and says so."""
+    """Saves best and last. Where that fails midway the run goes on with what it has, and says so."""
     started = time.perf_counter()
     tokenizer, prefix = run.corpus.tokenizer, run.model.document_prefix_id
     try:
@@ -275,7 +275,7 @@ def _checkpoint(run: TrainingRun) -> tuple[str, ...]:
 
 
 def _evaluate_best(run: TrainingRun) -> Evaluation:
-    """The best weights, read back from the run, on the validation text: all of it if there is time for that."""
+    """The best weights, read back, on the validation text: all of it if there is time for that."""
     model = load_model(run.folder, device=str(run.model.device))
     documents, total = validation_documents(run.corpus), run.corpus.validation_tokens
     if run.final_tokens < total:
@@ -292,7 +292,7 @@ class _Stop:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[_Stop]:
-    """Inside, the first SIGINT or SIGTERM is kept for the loop to see; the second ends the process at once."""
+    """Inside, the first SIGINT or SIGTERM is kept for the loop to see; the second ends the process."""
     stop = _Stop()
 
     def note(number: int, frame: object) -> None:

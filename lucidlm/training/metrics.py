@@ -1,6 +1,6 @@
-"""What a run writes down while it trains: lines of metrics.jsonl and samples.jsonl, and TensorBoard's files if asked.
+"""What a run writes down while it trains: lines of metrics.jsonl and samples.jsonl, TensorBoard's files if asked.
 
-A disk that is full must not cost a training run: the first line that cannot be written is reported, none stops it.
+A full disk must not cost a training run: the first line that cannot be written is reported, none stops it.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Which optimizer moves which weights: Muon for the matrices of the blocks, AdamW for the rest, or AdamW for all."""
+"""Which optimizer moves which weights: Muon the matrices of the blocks and AdamW the rest, or AdamW all."""
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +9,10 @@ Optimizers = list[torch.optim.Optimizer]
 
 
 def make_optimizers(model: nn.Module, optim: OptimConfig) -> Optimizers:
-    """One or two optimizers over all weights of the model, each once; their rates are set by set_learning_rate.
+    """One or two optimizers over all weights of the model, each once; set_learning_rate moves their rates.
 
     Muon (Jordan 2024) makes each matrix's momentum orthogonal, so that no direction of it is left behind.
-    Embeddings and the head are looked up or matched row by row, vectors are no matrices: these stay with AdamW.
+    Embeddings and the head are looked up or matched row by row, vectors are no matrices: AdamW has these.
     """
     named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
     hidden = [

@@ -1,7 +1,7 @@
 """From minutes, text and machine to a plan: shape, batch, steps and rates, measured, predicted and said.
 
-The rules are few, and docs/plan.md has the runs that their constants come from. What the plan decides stands in
-run.toml, and from there on nothing depends on the clock.
+The rules are few, and docs/plan.md has the runs that their constants come from. What the plan decides
+stands in run.toml, and from there on nothing depends on the clock.
 """
 
 import math
@@ -102,7 +102,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, device: torch.device, *, cloc
     micro_batch = min(batch_size, config.micro_batch or _micro_batch(model, device))
     speed = _measure(config, corpus, model, optim, device, batch_size=batch_size, micro_batch=micro_batch)
     windows = Windows(corpus.train, model.context_length)
-    most_epochs = _most_epochs(corpus)
+    most_epochs = _most_epochs(corpus.train_bytes)
     most_steps = max(1, math.ceil(most_epochs * windows.n_windows / batch_size))
     validation_tokens, final_tokens = _validation_sizes(corpus, model, device, deadline_s)
     if config.steps is not None:
@@ -179,11 +179,11 @@ def _shape_for(
 ) -> tuple[GPTConfig, str]:
     """The largest of SHAPES that neither the text nor the time is too small for.
 
-    Of the text: block weights grow with the bytes to the power 0.55, from 2.6 million at 1 MB. Of the time: they
-    grow with the operations to the power 0.38, from 2.6 million at 2.3e13: a line through what was best in three
-    minutes on two cores and Chinchilla's models (Hoffmann 2022, table A3).
+    Of the text: block weights grow with the bytes to the power 0.45, from 2.6 million at 1 MB. Of the time:
+    they grow with the operations to the power 0.38, from 2.6 million at 2.3e13: a line through what was best
+    in three minutes on two cores and Chinchilla's models (Hoffmann 2022, table A3).
     """
-    by_text = 2.6e6 * (train_bytes / 1e6) ** 0.55
+    by_text = 2.6e6 * (train_bytes / 1e6) ** 0.45
     by_time = math.inf if seconds is None else 2.6e6 * (_trainable_flops(device, seconds) / 2.3e13) ** 0.38
     most = 1.15 * min(by_text, by_time)
     shapes = [modern_shape(width, layers, vocab_size) for width, layers in SHAPES]
@@ -197,7 +197,7 @@ def _block_weights(shape: GPTConfig) -> int:
 
 
 def _trainable_flops(device: torch.device, seconds: float) -> float:
-    """Operations that a small model's training does in this time, from one product of the size of its layers."""
+    """Operations that a small model's training does in this time, from a product of the size of its layers."""
     probe = max(
         (probe_matmul(device, dtype, size=512) for dtype in (torch.float32, torch.bfloat16)),
         key=lambda p: p.flops_per_s,
@@ -227,12 +227,12 @@ def _recipe(config: TrainConfig) -> OptimConfig:
 
 
 def _batch_size(config: TrainConfig, model: GPTConfig) -> int:
-    """Windows of a step: 2,048 tokens for small models, and more for larger ones, whose gradients are worth it."""
+    """Windows of a step: 2,048 tokens for small models, more for larger ones, whose steps are worth it."""
     if config.batch_tokens is not None:
         if config.batch_tokens < model.context_length:
             raise ConfigError(
-                f"--batch-tokens {config.batch_tokens} is less than one window of {model.context_length} tokens; "
-                "raise it or lower --context-length"
+                f"--batch-tokens {config.batch_tokens} is less than one window of {model.context_length} tokens; raise "
+                "it or lower --context-length"
             )
         return config.batch_tokens // model.context_length
     if config.preset == "lecture":
@@ -266,8 +266,8 @@ def _measure(
     if config.dtype == "auto" and device.type == "cuda":
         names = ("bfloat16",) if torch.cuda.is_bf16_supported() else ("float32",)
     every = torch.get_num_threads()
-    # Threads wait for each other after every product: where other programs hold a processor, one that waits for
-    # nobody can be ten times as fast.
+    # Threads wait for each other after every product: where other programs hold a processor, one that waits
+    # for nobody can be ten times as fast.
     alone = config.threads == 0 and device.type == "cpu" and _block_weights(model) < ONE_THREAD_WEIGHTS
     windows = Windows(corpus.train, model.context_length)
     with torch.random.fork_rng():
@@ -288,7 +288,8 @@ def _measure(
         f"{tokens / each:,.0f} in {name} on {count} thread{'s' * (count > 1)}"
         for (name, count), each in seconds.items()
     )
-    line = f"{dtype} products, float32 weights and loss, {threads} thread{'s' * (threads > 1)}; tokens/s: {speeds}"
+    count = f"{threads} thread{'s' * (threads > 1)}"
+    line = f"{dtype} products, float32 weights and loss, {count}; tokens/s: {speeds}"
     return _Speed(dtype, threads, seconds[fastest], line)
 
 
@@ -329,13 +330,28 @@ def _seconds_per_step(
     return first if first > most else time_of(work, device=device, seconds=0.8, least=2)
 
 
-def _most_epochs(corpus: Corpus) -> float:
-    """Epochs after which the same text teaches nothing more: repeating decays with a half-life of some 15.
+def _most_epochs(train_bytes: int) -> float:
+    """Epochs after which the same text teaches nothing more: measured on books of 20 KB, 85 KB and 1 MB.
 
-    Muennighoff 2023 finds the worth of the R-th repetition to fall as exp(-R / 15.4): after 30 of them six
-    sevenths of what repeating can give are there.
+    The worth of the R-th repetition falls as exp(-R / 15.4) (Muennighoff 2023, 3.1): after 40 of them thirteen
+    fourteenths of all that repeating can give are there. A short story, with its small model, bears a few more.
     """
-    return 30.0
+    return 60.0 if train_bytes < 50_000 else 40.0
+
+
+def worth_of_epochs(epochs: float) -> float:
+    """How much unique text is as good as this many passes over one text, in texts (Muennighoff 2023, eq. 5)."""
+    decay = 15.4
+    return epochs if epochs <= 1 else 1 + decay * (1 - math.exp((1 - epochs) / decay))
+
+
+def predicted_bits_per_byte(train_bytes: int, epochs: float) -> float:
+    """What a planned run should reach on its validation text, English prose: right to about 0.2.
+
+    A power law in the bytes that the epochs are worth, through the runs of docs/plan.md; 1 bit per byte is about
+    where large models end.
+    """
+    return 1 + 1.12 * (train_bytes * worth_of_epochs(epochs) / 1e6) ** -0.15
 
 
 def _drop_rate(epochs: float) -> float:
@@ -381,16 +397,24 @@ def _lines(
     """The plan for a person to read."""
     model = plan.model
     optimizer = {"muon": "Muon and AdamW", "adamw": "AdamW"}[plan.optim.name]
-    time = speed.seconds_per_step * plan.steps
-    budget = f" of {minutes:g} minutes" if minutes else ""
-    stop = "; more would teach nothing new" if capped and minutes else ""
+    minutes_of_steps = speed.seconds_per_step * plan.steps / 60
+    budget = f" of {minutes:g}" if minutes else ""
+    stop = "; more epochs of this text would teach nothing new" if capped and minutes else ""
+    bits = predicted_bits_per_byte(corpus.train_bytes, epochs)
+    nats = bits * math.log(2) * corpus.validation_bytes / max(1, corpus.validation_tokens - 1)
+    predicted = (
+        f"predicted: about {bits:.1f} bits per byte on the held-out text, a loss of {nats:.1f} nats per token "
+        "(English prose; right to about 0.2 bits)"
+    )
     return (
         f"text: {corpus.train_tokens:,} tokens to train on, {corpus.validation_tokens:,} held out "
         f"({corpus.train_bytes:,} and {corpus.validation_bytes:,} bytes)",
-        f"tokenizer: {corpus.tokenizer.name}, {corpus.tokenizer.vocab_size:,} tokens",
-        f"model: {model.n_parameters:,} parameters ({model.family}, {model.n_layers} layers, {model.emb_dim} wide, "
-        f"context {model.context_length}, dropout {model.drop_rate:g}), {why}",
+        f"tokenizer: {corpus.tokenizer.name}, {corpus.tokenizer.vocab_size:,} tokens; "
+        f"{corpus.manifest['tokenizer']['reason']}",
+        f"model: {model.n_parameters:,} parameters, {why} ({model.family}, {model.n_layers} layers, "
+        f"{model.emb_dim} wide, context {model.context_length}, dropout {model.drop_rate:g})",
         f"speed: {speed.line}",
         f"plan: {plan.steps:,} steps of {plan.batch_tokens:,} tokens, {epochs:.1f} epochs, {optimizer}; about "
-        f"{time / 60:.1f} minutes of training{budget}, {memory_bytes(plan) / 2**30:.1f} GiB of memory{stop}",
+        f"{minutes_of_steps:.1f} minutes of training{budget}, {memory_bytes(plan) / 2**30:.1f} GiB of memory{stop}",
+        *((predicted,) if plan.optim.name == "muon" else ()),
     )

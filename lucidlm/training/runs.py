@@ -25,7 +25,7 @@ SETTINGS = "run.toml"
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
 KEPT_CHECKPOINTS = 2
-"""The last one, and the one before: should the last be damaged, the run steps back instead of starting over."""
+"""The last one, and the one before: should the last be damaged, the run steps back, not to the start."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Everything a training needs before its first step: folder, text, plan, model and optimizers, new or resumed."""
+"""Everything a training needs before its first step: folder, text, plan, model, optimizers; new or resumed."""
 
 import contextlib
 import json
@@ -33,7 +33,7 @@ from lucidlm.training.clock import Clock
 from lucidlm.training.config import Plan, TrainConfig
 from lucidlm.training.metrics import Metrics, forget_after
 from lucidlm.training.optim import Optimizers, load_optimizer_tensors, make_optimizers
-from lucidlm.training.plan import make_plan
+from lucidlm.training.plan import DEFAULT_MINUTES, make_plan
 from lucidlm.training.runs import (
     KEPT_CHECKPOINTS,
     OPTIMIZER,
@@ -173,7 +173,8 @@ def resume_run(config: TrainConfig, stack: contextlib.ExitStack, say: Say) -> Tr
     model = load_model(checkpoint.folder, device=str(device))
     if model.config != plan.model:
         raise RunError(
-            f"{checkpoint.folder}: its model is {model.config}, run.toml says {plan.model}; restore the run.toml of this run"
+            f"{checkpoint.folder}: its model is {model.config}, run.toml says {plan.model}; "
+            "restore the run.toml of this run"
         )
     run = _assemble(
         config,
@@ -254,12 +255,13 @@ def _corpus_of(config: TrainConfig, folder: Path, say: Say) -> Corpus:
         record = {"path": str(Path(config.text[0]).resolve()), "files": hashes}
         write_atomically(folder / CORPUS / PREPARED, json.dumps(record, indent=1))
         return corpus
-    tokenizer = config.tokenizer or "auto"
+    tokenizer = config.tokenizer or f"auto:{_characters_in(config)}"
     if config.tokenizer is None and config.preset is not None:
         if config.preset not in PRESETS:
             raise ConfigError(f"--preset {config.preset}: not known; there are {', '.join(PRESETS)}")
-        # A preset of GPT-2's vocabulary has no other tokenizer; the small modern ones take what suits the text.
-        tokenizer = "gpt2" if PRESETS[config.preset].vocab_size == 50257 else "auto"
+        # A preset of GPT-2's vocabulary has no other tokenizer; the small modern ones take what suits.
+        if PRESETS[config.preset].vocab_size == 50257:
+            tokenizer = "gpt2"
     corpus = prepare(
         config.text,
         folder / CORPUS,
@@ -275,8 +277,16 @@ def _corpus_of(config: TrainConfig, folder: Path, say: Say) -> Corpus:
     return corpus
 
 
+def _characters_in(config: TrainConfig) -> int:
+    """About as many characters as the run has time for: a vocabulary for more would never be learnt."""
+    seconds = 60 * (config.minutes or DEFAULT_MINUTES)
+    if config.steps is not None or config.epochs is not None:
+        return sys.maxsize
+    return int(seconds * (3e6 if choose_device(config.device).type == "cuda" else 25e3))
+
+
 def corpus_of_run(folder: Path) -> Corpus:
-    """The corpus that a run was started with; RunError if it is no longer the same, or the folder is no run."""
+    """The corpus that a run was started with; RunError if it is no longer the same or there is none."""
     data = folder / CORPUS
     if not data.is_dir():
         raise RunError(f"{folder} is no run with a text of its own; give a text")
@@ -289,8 +299,8 @@ def corpus_of_run(folder: Path) -> Corpus:
         raise RunError(f"{folder}: its text is not what it was trained on: {error}") from error
     if corpus.manifest["files"] != record["files"]:
         raise RunError(
-            f"{record['path']} was prepared anew since the run began: its hashes are others than in {data / PREPARED}; "
-            "prepare the same text again, or start another run"
+            f"{record['path']} was prepared anew since the run began: its hashes are not those of "
+            f"{data / PREPARED}; prepare the same text again, or start another run"
         )
     return corpus
 
@@ -319,8 +329,8 @@ def _check_room(folder: Path, plan: Plan) -> None:
     free = free_bytes(folder)
     if free < need:
         raise RunError(
-            f"{folder}: {free / 2**30:.1f} GiB are free, this run needs {need / 2**30:.1f} GiB for its checkpoints; "
-            "make room or choose another --out"
+            f"{folder}: {free / 2**30:.1f} GiB are free, this run needs {need / 2**30:.1f} GiB for its "
+            "checkpoints; make room or choose another --out"
         )
 
 

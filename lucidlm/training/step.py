@@ -1,7 +1,7 @@
 """One optimizer step: a global batch in, moved weights and the batch's loss out.
 
-B windows of the batch, T tokens of a window. However the batch is cut into micro-batches, the loss is one sum of
-nats over one count of tokens: never a mean of means.
+B windows of the batch, T tokens of a window. However the batch is cut into micro-batches, the loss is one
+sum of nats over one count of tokens: never a mean of means.
 """
 
 from collections.abc import Callable
@@ -50,7 +50,8 @@ def train_step(
 ) -> StepResult:
     """Moves the weights once, down the gradient of the batch's mean loss.
 
-    batch: inputs and targets, each (B, T). hidden: model.hidden, compiled (default: as it is). Raises RunError if the gradient is not finite; then nothing was moved.
+    batch: inputs and targets, each (B, T). hidden: model.hidden, compiled (default: as it is). Raises RunError
+    if the gradient is not finite; then nothing was moved.
     """
     # Dropout as a function of seed and step: a resumed run needs no generator's state to draw the same.
     torch.manual_seed(seed_from(seed, "dropout", step))
@@ -59,7 +60,7 @@ def train_step(
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip if clip > 0 else float("inf"))
     if not torch.isfinite(norm):
         raise RunError(
-            f"step {step}: the gradient's norm is {norm.item()} and the batch's loss {nats / tokens:.4f}; no weight was "
+            f"step {step}: the gradient's norm is {norm.item()}, the batch's loss {nats / tokens:.4f}; no weight was "
             "moved. Lower --optim.lr, or resume with --dtype float32; the last checkpoint is intact"
         )
     for optimizer in optimizers:
@@ -76,7 +77,7 @@ def accumulate_gradient(
     dtype: torch.dtype,
     hidden: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[float, int]:
-    """Adds the gradient of the batch's mean loss to the weights' .grad; returns its sum of nats and its tokens."""
+    """Adds the gradient of the batch's mean loss to the weights' .grad; returns its nats and tokens."""
     inputs, targets = batch
     tokens = int((targets != IGNORED).sum())
     nats = torch.zeros((), device=model.device)

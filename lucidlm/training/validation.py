@@ -1,4 +1,4 @@
-"""What a run looks at between steps: the losses of two fixed samples, a text it writes, a probe's log-probabilities.
+"""What a run looks at between steps: losses of two fixed samples, a text it writes, a probe's log-probabilities.
 
 None of it draws from the generators that training draws from: with or without it, the weights are the same.
 """
@@ -48,7 +48,7 @@ def choose_samples(corpus: Corpus, *, tokens: int, prompt: str | None) -> Sample
 
 
 def sample_documents(documents: Iterable[np.ndarray], *, total: int, tokens: int) -> list[np.ndarray]:
-    """About `tokens` of the `total` tokens in these documents, evenly spread; all of them if they are that few."""
+    """About `tokens` of the `total` tokens in these documents, evenly spread; all if they are that few."""
     if total <= tokens:
         return [np.asarray(ids) for ids in documents]
     step = total / tokens
@@ -100,7 +100,7 @@ def _named(side: str, evaluation: Evaluation) -> dict[str, float]:
 
 
 def write_sample(model: GPT, tokenizer: Tokenizer, samples: Samples, *, step: int) -> dict:
-    """What samples.jsonl holds of a step: a text that goes on from the prompt, and the probe's log-probabilities."""
+    """What samples.jsonl holds of a step: a text after the prompt, and the probe's log-probabilities."""
     written = generate(
         model, tokenizer, samples.prompt, max_new_tokens=SAMPLE_TOKENS, temperature=0.8, seed=0
     )
