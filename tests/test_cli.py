@@ -76,6 +76,10 @@ def call(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         capsys.readouterr()
         if arguments[:1] in (("evaluate",), ("explain",), ("generate",)):
             arguments = (*arguments, "--threads", "1")
+        if arguments[:1] == ("train",):
+            from lucidlm.training import setup
+
+            monkeypatch.setattr(setup, "use_fastest_exact_float32", lambda device: "float32: not probed")
         try:
             code = main(arguments)
         except SystemExit as stopped:

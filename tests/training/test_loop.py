@@ -272,7 +272,11 @@ def _made_up_validations(monkeypatch: pytest.MonkeyPatch, losses) -> None:
         }
         return Validation(step=step, epoch=epoch, time_s=time_s, **sides)
 
+    def write_sample(model, tokenizer, samples, *, step):
+        return {"step": step, "prompt": "", "text": "", "probe_ids": [], "probe_log_probabilities": []}
+
     monkeypatch.setattr(loop, "validate", validate)
+    monkeypatch.setattr(loop, "write_sample", write_sample)
 
 
 PASSED = [5.0, 4.0, 3.0, 3.1, 3.2, 3.3, 3.4, 3.5, 3.6, 3.7, 3.8]
@@ -507,7 +511,7 @@ def test_too_little_time_shortens_the_plan_and_run_toml_has_it_so_that_repeating
             plan=make_tiny_plan(steps=100_000, validate_every=10**9),
             watch=lambda report: notes.extend(report.notes),
         )
-    assert result.time_s < 5
+    assert result.time_s < 10
     assert 1 < result.step < 100_000
     assert any("slower than the plan" in note for note in notes)
     config, plan = read_settings(Path("run"))
