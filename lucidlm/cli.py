@@ -3,6 +3,7 @@
 Nothing here imports torch before a verb runs, so that --help answers at once.
 """
 
+import itertools
 import json
 import math
 import sys
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 
 from lucidlm import __version__
 from lucidlm.errors import LucidError
@@ -46,6 +47,10 @@ class Compute:
     seed: int = 123
     """Seed of random weights, where MODEL is a preset."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise LucidError(f"--seed {self.seed}: it must be from 0 to 2^63 - 1")
+
 
 COMPUTE = Compute()
 DEFAULTS = TrainConfig()
@@ -79,6 +84,8 @@ def train(
     from lucidlm.training.loop import train as run_training
     from lucidlm.training.runs import read_settings
 
+    if resume and (texts or config or settings != replace(DEFAULTS, out=settings.out)):
+        raise LucidError("--resume takes everything from the run's run.toml: give --out and nothing else")
     if texts:
         settings = replace(settings, text=texts)
     plan = read_settings(Path(config))[1] if config and not resume else None
@@ -407,12 +414,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         app.config = _settings_file(arguments)
-        result = app(arguments, exit_on_error=True, result_action="return_value")
+        result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         return result if isinstance(result, int) else 0
-    except LucidError as error:
+    except (LucidError, CycloptsError) as error:
         if debug:
             raise
-        print(f"lucidlm: {error}", file=sys.stderr)
+        print(f"lucidlm: {_one_line(error)}", file=sys.stderr)
         return 2
     except OSError as error:
         # A disk that is full or a folder that may not be written is nobody's bug: one line says which.
@@ -430,9 +437,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _one_line(error: Exception) -> str:
+    """The message of an error, of a flag that is none too, as one line."""
+    if isinstance(error, LucidError):
+        return str(error)
+    return f"{' '.join(str(error).split())} (lucidlm VERB --help lists what there is)"
+
+
 def _settings_file(arguments: list[str]) -> tuple[Any, ...]:
     """The settings of `--config FILE`, below the flags and above the defaults."""
-    for flag, value in zip(arguments, [*arguments[1:], None], strict=True):
+    for flag, value in itertools.zip_longest(arguments, arguments[1:]):
         name, _, attached = flag.partition("=")
         if name == "--config" and arguments[0] == "train" and (value := attached or value):
             from cyclopts.config import Dict

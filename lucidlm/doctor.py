@@ -20,7 +20,7 @@ from lucidlm.runtime.device import (
     keep_freed_memory,
     probe_matmul,
     set_threads,
-    use_fastest_exact_float32,
+    fastest_exact_float32,
 )
 from lucidlm.runtime.files import free_bytes
 
@@ -89,7 +89,7 @@ def examine(device_name: str = "auto") -> Findings:
         f"device: {device}",
         f"threads: {threads}",
         keep_freed_memory(),
-        use_fastest_exact_float32(device),
+        fastest_exact_float32(device)[1],
     )
     speeds = {
         dtype_name(dtype): probe_matmul(device, dtype).flops_per_s / 1e9

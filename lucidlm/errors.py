@@ -1,4 +1,4 @@
-"""What a user can fix: one tree of errors, each a single line that names the value, the limit and the way out."""
+"""What a user can fix: one tree of errors, each a line that names the value, the limit and the way out."""
 
 
 class LucidError(Exception):

@@ -79,7 +79,7 @@ def call(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         if arguments[:1] == ("train",):
             from lucidlm.training import setup
 
-            monkeypatch.setattr(setup, "use_fastest_exact_float32", lambda device: "float32: not probed")
+            monkeypatch.setattr(setup, "fastest_exact_float32", lambda device: ("stock", "float32: stock"))
         try:
             code = main(arguments)
         except SystemExit as stopped:
@@ -261,7 +261,7 @@ def test_doctor_calls_a_device_that_computes_wrong_numbers_wrong(call, monkeypat
         return real(model, ids, device, dtype) + (0.2 if str(dtype) == "torch.bfloat16" else 0.0)
 
     monkeypatch.setattr(doctor, "_loss", wrong)
-    monkeypatch.setattr(doctor, "use_fastest_exact_float32", lambda device: "float32: as PyTorch has it")
+    monkeypatch.setattr(doctor, "fastest_exact_float32", lambda device: ("stock", "float32: stock"))
     found = call("doctor", "--device", "cpu")
     assert found.code == 1
     assert found.out.count("WRONG") == 2
@@ -441,3 +441,34 @@ def test_resuming_a_finished_run_says_so_and_answers_again(answer, trained):
     assert {key: again[key] for key in again if key != "time_s"} == {
         key: before[key] for key in before if key != "time_s"
     }
+
+
+def _command(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "lucidlm", *arguments], cwd=cwd, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_no_verb_shows_the_help(tmp_path):
+    done = _command(cwd=tmp_path)
+    assert "Traceback" not in done.stderr
+    assert "train" in done.stdout + done.stderr
+
+
+SLIPS = [("train", "--stepz", "5"), ("trane",), ("train", "--steps", "many"), ("evaluate",), ("--nonsense",)]
+
+
+@pytest.mark.parametrize("arguments", SLIPS)
+def test_what_cannot_be_parsed_is_one_line(tmp_path, arguments):
+    done = _command(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert re.fullmatch(r"lucidlm: .*\n", done.stderr)
+
+
+@pytest.mark.parametrize("arguments", [("--seed", str(10**20)), ("--out", "book.txt/run")])
+def test_more_slips_are_one_line_and_exit_code_2(tmp_path, arguments):
+    (tmp_path / "book.txt").write_text("The tide came in and the tide went out. " * 50)
+    quick = ("train", "book.txt", "--steps", "1", "--preset", "modern-1m", "--tokenizer", "bytes")
+    done = _command(*quick, *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

@@ -6,7 +6,7 @@ each token of a document is scored once, with at least T - S tokens before it wh
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from lucidlm.text.documents import read_documents
 from lucidlm.text.tokenizer import Tokenizer
 
 LOGITS_BYTES = 64 * 2**20
-"""The most that the logits of one piece of a batch may take: the head runs over the scored places in pieces."""
+"""The most that a piece of a batch's logits may take: the head runs over the scored places in pieces."""
 
 Progress = Callable[[int, int | None], None]
 
@@ -35,7 +35,7 @@ class Protocol:
     context_length: int
     stride: int
     prefix: str
-    """What stands before a document's first token: "end-of-text", or "none", and then that token is left out."""
+    """What stands before a document's first token: "end-of-text"; or "none", and that token is left out."""
     dtype: str
     device: str
 
@@ -140,12 +140,12 @@ def evaluate(
     first code does: whole windows side by side, whole batches (of 2 unless said), the rest dropped.
     Raises DataError for a text without a token to score, ConfigError for a stride or context that cannot be.
     """
-    if (text is None) == (path is None):
-        raise ConfigError("evaluate takes either text=... or path=..., one of the two")
-    if text is not None:
+    if text is not None and path is None:
         texts: Iterable[str] = [text]
-    else:
+    elif path is not None and text is None:
         texts = (document.text() for document in read_documents([path], encoding=encoding))
+    else:
+        raise ConfigError("evaluate takes either text=... or path=..., one of the two")
     return evaluate_documents(
         model,
         tokenizer,
@@ -279,7 +279,8 @@ def scored_logits(
 ) -> Iterator[Scored]:
     """The logits at every scored token, a piece at a time, so that those of a batch are never all held.
 
-    Windows of all documents share batches, the shorter ones padded behind: no earlier place sees what is later.
+    Windows of all documents share batches, the shorter ones padded behind: no earlier place sees what is
+    later.
     """
     batch: list[tuple[int, np.ndarray, int, int]] = []
     for number, ids in enumerate(documents):
@@ -316,8 +317,8 @@ def _score_batch(
 
 
 @contextlib.contextmanager
-def evaluating(model: GPT, dtype: torch.dtype) -> Iterator[None]:
-    """Dropout off, no gradients, products in dtype; afterwards the model is as it was. Draws no random number."""
+def evaluating(model: GPT, dtype: torch.dtype) -> Generator[None]:
+    """Dropout off, no gradients, products in dtype; then the model is as it was. Draws no random number."""
     was_training = model.training
     model.eval()
     try:
@@ -357,14 +358,15 @@ class _Counts:
     def evaluation(self, nats: float, protocol: Protocol) -> Evaluation:
         if not math.isfinite(nats):
             raise WeightsError(
-                f"the model's loss is {nats}: its weights or logits hold NaN or infinity; take another checkpoint"
+                f"the model's loss is {nats}: its weights or logits hold NaN or infinity; "
+                "take another checkpoint"
             )
         if self.tokens_scored == 0:
             # Two tokens without a prefix, one with: under that there is nothing to predict.
             rest = "the prefix is none" if protocol.prefix == "none" else "the text is empty"
             raise DataError(
-                f"no token can be scored: {_plural(self.tokens_total, 'token')} in {_plural(self.documents, 'document')}"
-                f" and {rest}; give a longer text"
+                f"no token can be scored: {_plural(self.tokens_total, 'token')} in "
+                f"{_plural(self.documents, 'document')} and {rest}; give a longer text"
                 + (" or a shorter context" if protocol.name == "batch-mean" else "")
             )
         return Evaluation(

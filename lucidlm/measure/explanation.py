@@ -1,7 +1,7 @@
-"""Why a loss is what it is: texts in, for every token its probability, rank and alternatives out, and their mean.
+"""Why a loss is what it is: texts in, every token's probability, rank and alternatives out, and their mean.
 
-The lecture's steps in its order: logits, softmax, the probabilities of the targets, their logarithms, the mean,
-its negative; beside it the same number from torch.nn.functional.cross_entropy.
+The lecture's steps in its order: logits, softmax, the probabilities of the targets, their logarithms, the
+mean, its negative; beside it the same number from torch.nn.functional.cross_entropy.
 """
 
 import math
@@ -135,7 +135,7 @@ def explain(
     batch_size: int = 8,
     dtype: torch.dtype = torch.float32,
 ) -> Explanation:
-    """Every token's probability, rank, entropy and `top_k` best alternatives; the rows average to evaluate's loss.
+    """Every token's probability, rank, entropy, `top_k` best alternatives; rows average to evaluate's loss.
 
     Several texts are one batch, as in the lecture. Raises DataError for a text without a token to score.
     """
@@ -207,11 +207,11 @@ def _explain_rows(
     best = probabilities.topk(min(top_k, logits.shape[1]), dim=1)
     for row in range(len(targets)):
         yield ExplainedToken(
-            id=targets[row].item(),
-            text=_token_text(tokenizer, targets[row].item()),
+            id=int(targets[row]),
+            text=_token_text(tokenizer, int(targets[row])),
             probability=p_of_target[row].item(),
             log_probability=of_target[row].item(),
-            rank=ranks[row].item(),
+            rank=int(ranks[row]),
             entropy=entropies[row].item(),
             alternatives=tuple(
                 Alternative(id, _token_text(tokenizer, id), probability)
@@ -240,21 +240,23 @@ def _table(explained: ExplainedText) -> str:
             if explained.left_out
             else ""
         ),
-        f"{'target':<{wide}} {'id':>6} {'p(target)':>11} {'ln p':>9} {'bits':>7} {'rank':>7} {'entropy':>8}  likeliest",
+        f"{'target':<{wide}} {'id':>6} {'p(target)':>11} {'ln p':>9} "
+        f"{'bits':>7} {'rank':>7} {'entropy':>8}  likeliest",
     ]
     for token in explained.tokens:
         likeliest = "  ".join(
             f"{_quoted(other.text)} {other.probability:.2g}" for other in token.alternatives[:3]
         )
         lines.append(
-            f"{_quoted(token.text):<{wide}} {token.id:>6} {token.probability:>11.4e} {token.log_probability:>9.4f} "
-            f"{token.bits:>7.3f} {token.rank:>7,} {token.entropy:>8.4f}  {likeliest}"
+            f"{_quoted(token.text):<{wide}} {token.id:>6} {token.probability:>11.4e} "
+            f"{token.log_probability:>9.4f} {token.bits:>7.3f} "
+            f"{token.rank:>7,} {token.entropy:>8.4f}  {likeliest}"
         )
     return "\n".join(lines)
 
 
 def _quoted(text: str) -> str:
-    """In quotes, with what does not print made visible; the bytes that _token_text wrote as \\x.. are left so."""
+    """In quotes, what does not print made visible; the bytes that _token_text wrote as \\x.. are left so."""
     return "'" + "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text) + "'"
 
 

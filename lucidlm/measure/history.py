@@ -1,7 +1,8 @@
 """What a run's metrics.jsonl and samples.jsonl hold: one JSON object a line, read back as a History.
 
-metrics.jsonl: {"event": "step", ...Step's fields}, {"event": "validation", ...Validation's fields}, and "plan" and
-"end" for what a person may want to know. samples.jsonl: {"step", "prompt", "text", "probe_ids", "probe_log_probabilities"}.
+metrics.jsonl: {"event": "step", ...Step's fields}, {"event": "validation", ...Validation's fields}, and
+"plan" and "end" for what a person may want to know.
+samples.jsonl: {"step", "prompt", "text", "probe_ids", "probe_log_probabilities"}.
 """
 
 import json
@@ -96,16 +97,17 @@ def read_history(run: Path) -> History:
     return History(tuple(steps), tuple(validations))
 
 
-def _from_event(kind: type, event: dict[str, Any]) -> Any:
+def _from_event(kind: type[Step] | type[Validation], event: dict[str, Any]) -> Any:
     """Newer versions may write more: what this one does not know it leaves."""
-    return kind(**{field.name: event.get(field.name) for field in fields(kind)})
+    values: dict[str, Any] = {field.name: event.get(field.name) for field in fields(kind)}
+    return kind(**values)
 
 
 def verdict(history: History) -> str:
     """One or two sentences on a run: its best step, and whether what came after was worse.
 
-    Rules: later steps are worse if the last validation loss lies over the best by more than 0.5 %; the model then
-    overfits if its training loss went on falling meanwhile. See docs/verdicts.md.
+    Rules: later steps are worse if the last validation loss lies over the best by more than 0.5 %; the model
+    then overfits if its training loss went on falling meanwhile. See docs/verdicts.md.
     """
     best, last = history.best, history.validations[-1] if history.validations else None
     if best is None or last is None:
@@ -118,20 +120,22 @@ def verdict(history: History) -> str:
         return f"The last step, {best.step:,}, is the best: {numbers}. {_gap(best)}"
     if last.validation_loss_nats <= best.validation_loss_nats * (1 + WORSE):
         return (
-            f"The best step is {best.step:,} of {last.step:,}: {numbers}. Later steps were no better and no worse "
-            f"(step {last.step:,}: {last.validation_loss_nats:.4f}): it has converged. {_gap(best)}"
+            f"The best step is {best.step:,} of {last.step:,}: {numbers}. Later steps were no better "
+            f"and no worse (step {last.step:,}: {last.validation_loss_nats:.4f}): "
+            f"it has converged. {_gap(best)}"
         )
     fell = last.training_loss_nats <= best.training_loss_nats
+    went = f"from {best.training_loss_nats:.4f} to {last.training_loss_nats:.4f}"
     why = (
-        f"the training loss fell on from {best.training_loss_nats:.4f} to {last.training_loss_nats:.4f}: the model overfits, "
+        f"the training loss fell on {went}: the model overfits, "
         "it learns its training text by heart. More text, a smaller model or more dropout would help."
         if fell
-        else f"the training loss rose too, from {best.training_loss_nats:.4f} to {last.training_loss_nats:.4f}: "
-        "the training is unstable. A lower learning rate would help."
+        else f"the training loss rose too, {went}: the training is unstable. "
+        "A lower learning rate would help."
     )
     return (
-        f"The best step is {best.step:,} of {last.step:,}: {numbers}. Later steps were worse: by step {last.step:,} "
-        f"the validation loss was {last.validation_loss_nats:.4f}, while {why}"
+        f"The best step is {best.step:,} of {last.step:,}: {numbers}. Later steps were worse: "
+        f"by step {last.step:,} the validation loss was {last.validation_loss_nats:.4f}, while {why}"
     )
 
 
@@ -143,8 +147,9 @@ def _gap(best: Validation) -> str:
 def passed_its_best(validations: list[Validation], *, patience: int = 5) -> bool:
     """Whether the validation loss has passed its best for good, so that training on is a waste.
 
-    For good: the best lies at least `patience` validations and a tenth of the steps so far back, the last three
-    losses rise, and the last is over the best by 2 %. A bump on the way down meets none or one of these.
+    For good: the best lies at least `patience` validations and a tenth of the steps so far back, the last
+    three losses rise, and the last is over the best by 2 %. A bump on the way down meets none or one of
+    these.
     """
     if len(validations) <= patience:
         return False

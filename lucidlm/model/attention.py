@@ -1,6 +1,7 @@
 """Causal self-attention: from (B, T, C) to (B, T, C), each token looking at itself and at what came before.
 
-B texts, T new tokens, S tokens seen (cached and new), C channels, H heads, G heads of keys and values, D head size.
+B texts, T new tokens, S tokens seen (cached and new), C channels, H heads, G heads of keys and values,
+D head size.
 """
 
 import math
@@ -95,7 +96,7 @@ class KVCache:
         self.lengths = [self.lengths[row] for row in rows]
 
     def mask(self, count: int) -> Tensor | None:
-        """Which of S keys each of the next `count` tokens may see: (B or 1, 1, count, S); None for all of them."""
+        """Which of S keys each of the next `count` tokens may see: (B or 1, 1, count, S); None for all."""
         if count == 1 and not self.ragged:
             return None
         positions = self.positions(count) if self.ragged else self.positions(count)[:1]
@@ -117,20 +118,20 @@ class RMSNorm(nn.Module):
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention (Vaswani 2017) with grouped keys and values (Ainslie 2023) where the config says so."""
+    """Multi-head attention (Vaswani 2017), keys and values grouped (Ainslie 2023) if the config says so."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
         inner, inner_kv = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
         modern = config.family == "modern"
-        # One matrix for query, key and value: without a bias it draws the very numbers that three in a row draw.
+        # One matrix for query, key and value: without a bias it draws the numbers that three in a row draw.
         self.qkv = nn.Linear(config.emb_dim, inner + 2 * inner_kv, bias=config.qkv_bias)
         self.out = nn.Linear(inner, config.emb_dim, bias=not modern)
         # Normed queries and keys bound the logits of attention, so that no head can saturate (Henry 2020).
         self.q_norm = RMSNorm(self.head_dim, eps=config.norm_eps) if modern else None
         self.k_norm = RMSNorm(self.head_dim, eps=config.norm_eps) if modern else None
-        # Qwen3 has no dropout on attention's weights, and the fused CPU kernel none at all: GPT-2 alone has it.
+        # GPT-2 alone: Qwen3 has no dropout on attention's weights, and the fused CPU kernel none at all.
         self.drop_rate = 0.0 if modern else config.drop_rate
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -189,7 +190,7 @@ def rotation_table(
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """x (B, heads, T, D) with each pair (i, i + D/2) turned by its position's angle: Qwen's order of pairs."""
+    """x (B, heads, T, D), each pair (i, i + D/2) turned by its position's angle: Qwen's order of pairs."""
     cos, sin = rotation
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin

@@ -1,14 +1,17 @@
-"""What a GPT is made of: one frozen configuration, checked on construction, and the presets that have a name."""
+"""What a GPT is made of: a frozen configuration, checked on construction, and presets that have a name."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from lucidlm.errors import ConfigError
 
+DERIVED: Any = None
+"""Stands for a field that is to be derived; Any as the field's type is that of the finished configuration."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GPTConfig:
-    """The shape of a GPT. The names are the course's; what is None is derived from the rest on construction."""
+    """The shape of a GPT, in the course's names; what is None is derived from the rest on construction."""
 
     family: Literal["gpt2", "modern"] = "gpt2"
     """gpt2: learned positions, LayerNorm, GELU. modern: Qwen3's RoPE, RMSNorm, QK-norm, SwiGLU, no bias."""
@@ -17,18 +20,18 @@ class GPTConfig:
     emb_dim: int = 768
     n_layers: int = 12
     n_heads: int = 12
-    n_kv_heads: int | None = None
-    """Heads of keys and values, each shared by n_heads / n_kv_heads queries (modern only; default: n_heads)."""
-    head_dim: int | None = None
+    n_kv_heads: int = DERIVED
+    """Heads of keys and values, each for n_heads / n_kv_heads queries (modern only; default: n_heads)."""
+    head_dim: int = DERIVED
     """Channels of one head (default: emb_dim / n_heads)."""
-    hidden_dim: int | None = None
+    hidden_dim: int = DERIVED
     """Width inside the feed-forward (default: 4 emb_dim; modern: 8/3 emb_dim, to a multiple of 64)."""
     drop_rate: float = 0.0
     qkv_bias: bool = False
     tied_head: bool = False
     """The output head is the token embedding, transposed."""
     rope_theta: float = 10_000.0
-    norm_eps: float | None = None
+    norm_eps: float = DERIVED
     init: Literal["torch", "scaled"] = "scaled"
     """torch: PyTorch's defaults, as in the course. scaled: small normal numbers, residual branches damped."""
 
@@ -76,7 +79,7 @@ class GPTConfig:
         return 6 * self.matmul_parameters + 6 * self.n_layers * self.n_heads * self.head_dim * context
 
     def changed(self, **changes: Any) -> "GPTConfig":
-        """This configuration with other values; what follows from width and heads is derived anew unless given."""
+        """This configuration with other values; what width and heads decide is derived anew unless given."""
         follows: tuple[str, ...] = ()
         if {"emb_dim", "n_heads"} & changes.keys():
             follows = ("n_kv_heads", "head_dim", "hidden_dim")
@@ -152,7 +155,7 @@ def _gpt2(emb_dim: int, n_layers: int, n_heads: int) -> GPTConfig:
 
 
 def _modern(emb_dim: int, n_layers: int, *, n_kv_heads: int, large: bool) -> GPTConfig:
-    """One rung of the modern ladder: heads of 64; the small ones count bytes, the large ones GPT-2's tokens."""
+    """One rung of the modern ladder: heads of 64; small ones count bytes, large ones GPT-2's tokens."""
     return GPTConfig(
         family="modern",
         vocab_size=50257 if large else 257,

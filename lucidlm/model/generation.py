@@ -1,4 +1,4 @@
-"""From logits to text: decoding strategies one by one, and the loop that draws token after token with a cache.
+"""From logits to text: decoding strategies one by one, and the loop that draws token by token with a cache.
 
 V vocabulary. Each strategy takes the logits (V,) of one place and returns logits (V,), -inf where it forbids.
 """
@@ -84,7 +84,7 @@ class Generation:
 
 
 def penalise_repetition(logits: Tensor, ids: Sequence[int], penalty: float) -> Tensor:
-    """Makes tokens that are there already less likely: positive logits divided, negative multiplied (Keskar 2019)."""
+    """Makes tokens already there less likely: positive logits divided, negative multiplied (Keskar 2019)."""
     if penalty == 1.0 or not ids:
         return logits
     seen = torch.tensor(sorted(set(ids)), device=logits.device)
@@ -125,7 +125,7 @@ def keep_min_p(logits: Tensor, share: float) -> Tensor:
 
 
 def distribution(logits: Tensor, decoding: Decoding, ids: Sequence[int] = ()) -> Tensor:
-    """Probabilities (V,) that the next token is drawn by: all strategies in their order. Temperature 0 is argmax."""
+    """Probabilities (V,) of the next token's draw: all strategies in their order. Temperature 0 is argmax."""
     logits = penalise_repetition(_usable(logits), ids, decoding.repetition_penalty)
     if decoding.temperature == 0:
         return torch.zeros_like(logits).index_fill(0, logits.argmax(), 1.0)
@@ -237,11 +237,12 @@ def generate_batch(
 ) -> list[Generation]:
     """`num` texts after each of the prompts, which may be of different lengths, in one batch.
 
-    Each row draws from a generator of its own, so that what it says does not depend on the rows beside it: the
-    first text of a prompt is that of `generate` with the same seed. No prompt: from the beginning of a document.
-    When the context is full, its older half is dropped and the rest is run again; of a prompt that does not leave
-    room for one token the newest half of a context is kept. Text ends at end-of-text or before a `stop` string.
-    Raises ConfigError for a parameter that cannot be, DataError for an empty prompt where no end-of-text is known.
+    Each row draws from a generator of its own, so that what it says does not depend on the rows beside it:
+    the first text of a prompt is that of `generate` with the same seed. No prompt: from the beginning of a
+    document. When the context is full, its older half is dropped and the rest is run again; of a prompt that
+    does not leave room for one token the newest half of a context is kept. Text ends at end-of-text or before
+    a `stop` string. Raises ConfigError for a parameter that cannot be, DataError for an empty prompt where no
+    end-of-text is known.
     """
     decoding = Decoding(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
@@ -389,4 +390,6 @@ def _overlap(text: str, string: str) -> int:
 
 
 def _fresh(seed: int | None) -> int:
+    if seed is not None and not 0 <= seed < 2**63:
+        raise ConfigError(f"seed is {seed}; it must be from 0 to 2^63 - 1")
     return secrets.randbelow(2**31) if seed is None else seed

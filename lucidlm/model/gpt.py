@@ -1,4 +1,4 @@
-"""GPT: token ids (B, T) in, logits (B, T, V) out, always; GPT-2's blocks or the modern ones, chosen by the config."""
+"""GPT: token ids (B, T) in, logits (B, T, V) out, always; blocks of GPT-2 or modern, as the config says."""
 
 import math
 
@@ -66,7 +66,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.document_prefix_id: int | None = None
-        """The id that stood before each document in training, if one did: what scores a text's first token."""
+        """The id that stood before each document in training, if any: what scores a text's first token."""
         self.token_embedding = nn.Embedding(config.vocab_size, config.emb_dim)
         learned = config.family == "gpt2"
         self.position_embedding = nn.Embedding(config.context_length, config.emb_dim) if learned else None

@@ -1,4 +1,4 @@
-"""From logits to a number: softmax, cross entropy, perplexity and bits, and the same cross entropy in little memory.
+"""From logits to a number: softmax, cross entropy, perplexity, bits; and cross entropy in little memory.
 
 B texts, T tokens, N = B T rows, C channels, V vocabulary. Every loss is in nats and in float32 or better,
 whatever the model computed in.
@@ -26,7 +26,7 @@ def softmax(logits: Tensor) -> Tensor:
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """Logarithms of the probabilities, (..., V), at least float32; exact where a probability is too small to hold."""
+    """Log-probabilities (..., V), at least float32; exact where the probability is too small to hold."""
     logits = _at_least_float32(logits)
     shifted = logits - logits.amax(-1, keepdim=True)
     return shifted - shifted.exp().sum(-1, keepdim=True).log()
@@ -40,7 +40,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """
     kept = targets != IGNORED
     logits = _at_least_float32(logits)
-    # The largest off first: it cancels out, and logits around -100 would leave fewer digits to their differences.
+    # The largest off first: it cancels out, and logits near -100 would leave their differences fewer digits.
     logits = logits - logits.amax(-1, keepdim=True).detach()
     of_target = logits.gather(-1, targets.where(kept, 0)[..., None])[..., 0]
     # -log(e^target / sum e^logit): without the (..., V) tensor of probabilities that one number is wanted of.
@@ -50,8 +50,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Loss of each yes (1) or no (0) in nats: logits (...), targets (...) -> (...), float32.
 
-    -(y ln p + (1 - y) ln(1 - p)) with p = 1 / (1 + e^-logit), so that ln p = -ln(1 + e^-logit): no logit is too
-    large for that. With two classes it is the cross entropy of the logits (0, x).
+    -(y ln p + (1 - y) ln(1 - p)) with p = 1 / (1 + e^-logit), so that ln p = -ln(1 + e^-logit): no logit is
+    too large for that. With two classes it is the cross entropy of the logits (0, x).
     """
     logits = _at_least_float32(logits)
     targets = targets.to(logits.dtype)
@@ -100,7 +100,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, chu
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """The gradient of the logits, softmax - one_hot(target), is known as soon as they are: nothing need be kept."""
+    """The logits' gradient, softmax - one_hot(target), is known as soon as they are: nothing need be kept."""
 
     @staticmethod
     def forward(

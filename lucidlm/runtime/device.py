@@ -1,4 +1,4 @@
-"""Where a model computes: device, number type, threads, allocator and seeds, each chosen by a probe and said."""
+"""Where a model computes: device, number type, threads, allocator, seeds, each chosen by a probe and said."""
 
 import contextlib
 import ctypes
@@ -7,8 +7,9 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def set_threads(threads: int) -> int:
-    """Makes PyTorch compute on that many threads (0: as many as this process has processors); returns how many."""
+    """How many threads PyTorch now computes on: as many as asked for; 0: as many as there are processors."""
     if threads < 0:
         raise ConfigError(f"--threads {threads}: it must be 0 (all) or more")
     torch.set_num_threads(threads or available_processors())
@@ -89,14 +90,14 @@ def keep_freed_memory() -> str:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
-    """A context in which products run in dtype while the weights stay float32; for float32 it does nothing."""
+    """A context where products run in dtype while the weights stay float32; for float32 it does nothing."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype)
 
 
 def seed_from(*parts: int | str) -> int:
-    """A seed of 63 bits from numbers and words, the same on every machine: seed_from(123, "dropout", step)."""
+    """A seed of 63 bits from numbers and words, equal on every machine: seed_from(123, "dropout", step)."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -110,7 +111,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def time_of(work: Callable[[], object], *, device: torch.device, seconds: float, least: int = 3) -> float:
-    """Seconds that `work` takes: the median of repetitions for about `seconds`, after one that is not counted."""
+    """Seconds that `work` takes: the median of what fits in about `seconds`, after one run not counted."""
     work()
     synchronise(device)
     times: list[float] = []
@@ -130,31 +131,44 @@ def probe_matmul(
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(size, size, generator=generator) for _ in range(2))
     here, there = left.to(device, dtype), right.to(device, dtype)
-    seconds_each = time_of(lambda: here @ there, device=device, seconds=seconds)
+    # The fastest of three medians: a peak is what the machine can do, not what others left of it.
+    seconds_each = min(time_of(lambda: here @ there, device=device, seconds=seconds / 3) for _ in range(3))
     exact = left[:16].double() @ right.double()
     error = ((here[:16] @ there).cpu().double() - exact).abs().max().item()
     return Probe(dtype_name(dtype), 2 * size**3 / seconds_each, error)
 
 
 @contextlib.contextmanager
-def float32_precision(name: str) -> Iterator[None]:
+def float32_precision(name: str) -> Generator[None]:
     """Float32 products by that setting of oneDNN ("ieee" or "bf16") inside the context."""
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    torch.backends.mkldnn.matmul.fp32_precision = name
+    matmul = _onednn_matmul()
+    before = matmul.fp32_precision
+    matmul.fp32_precision = name
     try:
         yield
     finally:
-        torch.backends.mkldnn.matmul.fp32_precision = before
+        matmul.fp32_precision = before
 
 
-def use_fastest_exact_float32(device: torch.device) -> str:
-    """Routes float32 products through oneDNN where a probe shows the result still float32 and faster; says so.
+def set_float32(kernels: str) -> None:
+    """Float32 products by PyTorch's own choice ("stock") or by oneDNN's kernels ("onednn")."""
+    _onednn_matmul().fp32_precision = "bf16" if kernels == "onednn" else "none"
+
+
+def _onednn_matmul() -> Any:
+    """oneDNN's settings of products."""
+    # PyTorch puts an object with this attribute in the module's place, which a type checker cannot see.
+    return torch.backends.mkldnn.matmul  # ty: ignore[missing-attribute]
+
+
+def fastest_exact_float32(device: torch.device) -> tuple[Literal["stock", "onednn"], str]:
+    """oneDNN's kernels where a probe shows their float32 products still float32 and faster; and a line why.
 
     The setting is called bf16, and on processors with matrix tiles it does round to bfloat16. On others it
     only leaves MKL's path for oneDNN's, whose kernels use all of AVX-512 on any maker's processor.
     """
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return "float32: as PyTorch has it"
+        return "stock", "float32: as PyTorch has it"
     stock = probe_matmul(device, torch.float32)
     with float32_precision("bf16"):
         routed = probe_matmul(device, torch.float32)
@@ -162,12 +176,11 @@ def use_fastest_exact_float32(device: torch.device) -> str:
     faster = routed.flops_per_s > 1.1 * stock.flops_per_s
     figures = f"{routed.flops_per_s / 1e9:.0f} against {stock.flops_per_s / 1e9:.0f} GFLOP/s"
     if exact and faster:
-        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
-        return f"float32: through oneDNN, exact here and faster ({figures})"
+        return "onednn", f"float32: through oneDNN, exact here and faster ({figures})"
     reason = (
         "not faster" if exact else f"it rounds here (error {routed.error:.1e}, float32 has {stock.error:.1e})"
     )
-    return f"float32: as PyTorch has it; through oneDNN {reason} ({figures})"
+    return "stock", f"float32: as PyTorch has it; through oneDNN {reason} ({figures})"
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -113,9 +113,11 @@ class Windows:
     An epoch covers each of the N-1 targets exactly once. Its windows start at an offset of their own on the
     circle of targets, so that borders move from epoch to epoch, and come in an order of their own; both are
     drawn from (seed, epoch) and never stored. One window of an epoch is short where T does not divide N-1.
+    With moving=False the borders stay, as in the course: a small model of learned positions then learns by
+    heart sooner.
     """
 
-    def __init__(self, tokens: np.ndarray | TokenFile, context_length: int):
+    def __init__(self, tokens: np.ndarray | TokenFile, context_length: int, *, moving: bool = True):
         if len(tokens) < 2:
             raise DataError(
                 f"a training text of {len(tokens)} tokens has no input with a target; give more text"
@@ -124,6 +126,7 @@ class Windows:
             raise DataError(f"context length {context_length} is under 1; raise --context-length")
         self.tokens = tokens
         self.context_length = context_length
+        self.moving = moving
         self.n_targets = len(tokens) - 1
         self.n_windows = -(-self.n_targets // context_length)
 
@@ -141,7 +144,7 @@ class Windows:
             rows = [row for row, place in enumerate(places) if place[0] == epoch]
             key = _hash(seed, epoch)
             windows = shuffled(np.array([places[row][1] for row in rows], np.uint64), self.n_windows, key)
-            offset = int(_hash(int(key), 1)) % self.n_targets
+            offset = int(_hash(int(key), 1)) % self.n_targets if self.moving else 0
             for row, window in zip(rows, windows.tolist()):
                 self._fill(inputs[row], targets[row], window, offset)
         return inputs, targets

@@ -23,9 +23,12 @@ class OptimConfig:
     """Peak learning rate of Muon."""
     weight_decay: float | None = None
     """Decay of all matrices and embeddings, none of biases and norms."""
-    beta1: float = 0.9
-    beta2: float = 0.95
-    momentum: float = 0.95
+    beta1: float | None = None
+    """Decay of AdamW's mean of gradients."""
+    beta2: float | None = None
+    """Decay of AdamW's mean of squared gradients."""
+    momentum: float | None = None
+    """Decay of Muon's mean of gradients."""
     warmup_steps: int | None = None
     """Steps in which the rate rises from 0 to its peak."""
     decay_fraction: float | None = None
@@ -42,6 +45,22 @@ class OptimConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ConfigError(f"--optim.{name.replace('_', '-')} {value}: it must be from 0 to 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How weights are moved, with everything chosen: the plan's answer to an OptimConfig."""
+
+    name: Literal["muon", "adamw"]
+    lr: float
+    matrix_lr: float
+    weight_decay: float
+    beta1: float = 0.9
+    beta2: float = 0.95
+    momentum: float = 0.95
+    warmup_steps: int = 0
+    decay_fraction: float = 0.0
+    clip: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +123,8 @@ class TrainConfig:
     """Write TensorBoard's event files into the run too."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"--seed {self.seed}: it must be from 0 to 2^63 - 1")
         for name in ("text", "val"):
             value = getattr(self, name)
             if isinstance(value, str):
@@ -134,7 +155,7 @@ class Plan:
     """Everything that decides the trained weights, once text and seed are given. It stands in run.toml."""
 
     model: GPTConfig
-    optim: OptimConfig
+    optim: Recipe
     batch_size: int
     """Windows of one optimizer step, each of model.context_length tokens."""
     micro_batch: int
@@ -149,6 +170,10 @@ class Plan:
     threads: int
     early_stop: bool
     compile: bool = False
+    moving_windows: bool = True
+    """Whether the borders of the windows move from epoch to epoch; in the course they stay."""
+    float32: Literal["stock", "onednn"] = "stock"
+    """The kernels of float32 products: PyTorch's own choice, or oneDNN's where a probe found them exact."""
 
     @property
     def batch_tokens(self) -> int:
@@ -172,7 +197,7 @@ def learning_rate_factor(schedule: tuple[tuple[int, float], ...], step: int) -> 
 def trapezoid(steps: int, *, warmup_steps: int, decay_fraction: float) -> tuple[tuple[int, float], ...]:
     """Up in the warm-up, flat, and down to 0 in the last part of the run (Zhai 2022; Hagele 2024)."""
     warmup = min(warmup_steps, steps // 2)
-    down = min(steps, max(warmup, round(steps * (1 - decay_fraction))))
+    down = max(warmup, min(steps - 1, round(steps * (1 - decay_fraction))))
     # The first step moves too: the line starts one step before it.
     corners = [(-1, 0.0), (warmup - 1, 1.0)] if warmup else [(0, 1.0)]
     if decay_fraction > 0:

@@ -147,6 +147,8 @@ def _one_step(run: TrainingRun) -> Report:
     tokens_per_s = result.tokens / (time.perf_counter() - started)
     run.step, run.tokens = step + 1, run.tokens + result.tokens
     flops_per_s = plan.model.flops_per_token() * tokens_per_s
+    # No model is faster than the peak: if this one is, the probe of the peak was disturbed.
+    run.peak_flops_per_s = max(run.peak_flops_per_s, flops_per_s)
     line = Step(
         step=run.step,
         epoch=run.windows.epoch_at(run.step, plan.batch_size),
@@ -155,7 +157,7 @@ def _one_step(run: TrainingRun) -> Report:
         learning_rate_factor=learning_rate_factor(plan.schedule, step),
         grad_norm=result.grad_norm,
         tokens_per_s=tokens_per_s,
-        mfu=flops_per_s / run.peak_flops_per_s if run.peak_flops_per_s else None,
+        mfu=flops_per_s / run.peak_flops_per_s,
         time_s=run.clock.elapsed_s,
     )
     run.metrics.step(line)
@@ -214,7 +216,9 @@ def _keep_to_the_minutes(run: TrainingRun) -> str | None:
     if clock.deadline_s is None or not clock.seconds_per_step or not run.unfinished:
         return None
     possible = run.step + int(clock.left_s(reserve_s=run.reserve_s) / clock.seconds_per_step)
-    decay_from = plan.schedule[-2][0]
+    # A constant rate has no decay to bring forward: then a third of the run is as good a place to look.
+    decays = plan.schedule[-1][1] == 0.0
+    decay_from = plan.schedule[-2][0] if decays else plan.steps // 3
     planned_look = not clock.looked and run.step >= decay_from
     if not planned_look and not _far_behind(run, possible):
         return None
@@ -222,7 +226,9 @@ def _keep_to_the_minutes(run: TrainingRun) -> str | None:
     steps = max(run.step + 1, min(possible, run.most_steps))
     if abs(steps - plan.steps) <= plan.steps // 50:
         return None
-    if run.step >= decay_from:
+    if not decays:
+        schedule = plan.schedule
+    elif run.step >= decay_from:
         schedule = shortened(plan.schedule, step=run.step, steps=steps)
     else:
         down = max(run.step, decay_from * steps // plan.steps)

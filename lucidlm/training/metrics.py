@@ -57,9 +57,17 @@ class Metrics:
     def _append(self, name: str, values: dict[str, Any]) -> None:
         # One write of one whole line, so that a crash can tear none but the last.
         line = json.dumps(values, ensure_ascii=False) + "\n"
+        path = self.run / name
         try:
-            with open(self.run / name, "a", encoding="utf-8", newline="\n") as file:
-                file.write(line)
+            size = path.stat().st_size if path.exists() else 0
+            try:
+                with open(path, "a", encoding="utf-8", newline="\n") as file:
+                    file.write(line)
+            except OSError:
+                # A full disk may have taken half a line: without it the next one can still be read.
+                if path.exists():
+                    os.truncate(path, size)
+                raise
         except OSError as error:
             if not self.failed:
                 self.warn(
@@ -72,14 +80,14 @@ def forget_after(run: Path, step: int) -> None:
     """Drops the lines of steps after `step`, which a resumed run will write again, and a torn last line."""
     for name in (METRICS, SAMPLES):
         if (run / name).exists():
-            kept = [
-                event
-                for event in read_events(run / name)
-                if event.get("step", 0) <= step and event.get("event") != "end"
-            ]
-            write_atomically(
-                run / name, "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in kept)
-            )
+            kept = [event for event in read_events(run / name) if _is_kept(event, step)]
+            lines = (json.dumps(event, ensure_ascii=False) + "\n" for event in kept)
+            write_atomically(run / name, "".join(lines))
+
+
+def _is_kept(event: dict[str, Any], step: int) -> bool:
+    """Changes of the plan stay: they hold for the resumed run, which does not make them again."""
+    return event.get("event") == "plan" or (event.get("step", 0) <= step and event.get("event") != "end")
 
 
 def _tensorboard_writer(run: Path) -> Any:

@@ -3,12 +3,16 @@
 import torch
 from torch import Tensor, nn
 
-from lucidlm.training.config import OptimConfig
+from lucidlm.errors import RunError
+from lucidlm.training.config import Recipe
 
 Optimizers = list[torch.optim.Optimizer]
 
+REMEMBERED = {torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.Muon: {"momentum_buffer"}}
+"""What each optimizer keeps of a weight."""
 
-def make_optimizers(model: nn.Module, optim: OptimConfig) -> Optimizers:
+
+def make_optimizers(model: nn.Module, optim: Recipe) -> Optimizers:
     """One or two optimizers over all weights of the model, each once; set_learning_rate moves their rates.
 
     Muon (Jordan 2024) makes each matrix's momentum orthogonal, so that no direction of it is left behind.
@@ -66,6 +70,17 @@ def load_optimizer_tensors(model: nn.Module, optimizers: Optimizers, tensors: di
         for group in optimizer.param_groups
         for weight in group["params"]
     }
+    found: dict[str, set[str]] = {}
+    for name in tensors:
+        weight_name, key = name.rsplit("/", 1)
+        found.setdefault(weight_name, set()).add(key)
+    for weight_name, keys in found.items():
+        wanted = REMEMBERED[type(owner[id(weights[weight_name])])]
+        if keys != wanted:
+            raise RunError(
+                f"the checkpoint remembers {sorted(keys)} of {weight_name}, the optimizer of run.toml needs "
+                f"{sorted(wanted)}; restore the run.toml that the run was made with"
+            )
     for name, value in tensors.items():
         weight_name, key = name.rsplit("/", 1)
         weight = weights[weight_name]

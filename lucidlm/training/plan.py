@@ -7,6 +7,7 @@ stands in run.toml, and from there on nothing depends on the clock.
 import math
 import time
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -18,7 +19,7 @@ from lucidlm.runtime.device import dtype_of, probe_matmul, set_threads, synchron
 from lucidlm.text.corpus import Corpus, train_documents
 from lucidlm.text.windows import Windows
 from lucidlm.training.clock import Clock
-from lucidlm.training.config import OptimConfig, Plan, TrainConfig, trapezoid
+from lucidlm.training.config import OptimConfig, Plan, Recipe, TrainConfig, trapezoid
 from lucidlm.training.optim import make_optimizers
 from lucidlm.training.step import train_step
 
@@ -46,21 +47,13 @@ FINAL_SHARE = 0.03
 ONE_THREAD_WEIGHTS = 20_000_000
 """A model with fewer weights in its blocks than this is also tried on one thread."""
 
-COURSE = OptimConfig(
-    name="adamw",
-    lr=5e-4,
-    matrix_lr=5e-4,
-    weight_decay=0.1,
-    beta2=0.999,
-    warmup_steps=0,
-    decay_fraction=0.0,
-    clip=0.0,
-)
+COURSE = Recipe(name="adamw", lr=5e-4, matrix_lr=5e-4, weight_decay=0.1, beta2=0.999)
 """The course's own: a constant rate, no warm-up, no clipping."""
-GPT2 = OptimConfig(
+GPT2 = Recipe(
     name="adamw", lr=6e-4, matrix_lr=6e-4, weight_decay=0.1, warmup_steps=100, decay_fraction=0.6, clip=1.0
 )
-MODERN = OptimConfig(
+"""GPT-3's rate for the smallest of its models (Brown 2020, table 2.1), decayed in a straight line."""
+MODERN = Recipe(
     name="muon", lr=4e-3, matrix_lr=0.02, weight_decay=0.05, warmup_steps=20, decay_fraction=0.6, clip=1.0
 )
 
@@ -87,7 +80,14 @@ class _Speed:
     line: str
 
 
-def make_plan(config: TrainConfig, corpus: Corpus, device: torch.device, *, clock: Clock) -> Planned:
+def make_plan(
+    config: TrainConfig,
+    corpus: Corpus,
+    device: torch.device,
+    *,
+    clock: Clock,
+    float32: Literal["stock", "onednn"] = "stock",
+) -> Planned:
     """Everything that the request leaves open, chosen for this text on this machine; takes a few seconds.
 
     Raises ConfigError where what was asked for cannot be.
@@ -129,6 +129,8 @@ def make_plan(config: TrainConfig, corpus: Corpus, device: torch.device, *, cloc
         threads=speed.threads,
         early_stop=config.early_stop,
         compile=config.compile,
+        moving_windows=config.preset != "lecture",
+        float32=float32,
     )
     lines = _lines(
         plan, corpus, why=why, speed=speed, epochs=epochs, minutes=minutes, capped=steps == most_steps
@@ -206,7 +208,7 @@ def _trainable_flops(device: torch.device, seconds: float) -> float:
     return (0.15 if device.type == "cpu" else 0.35) * probe.flops_per_s * seconds
 
 
-def _recipe(config: TrainConfig) -> OptimConfig:
+def _recipe(config: TrainConfig) -> Recipe:
     """The optimizer's settings: the request's where it has them, else those of the model's kind."""
     if config.preset == "lecture":
         recipe = COURSE
@@ -217,12 +219,8 @@ def _recipe(config: TrainConfig) -> OptimConfig:
     asked = config.optim
     if asked.name not in (None, recipe.name):
         recipe = MODERN if asked.name == "muon" else replace(GPT2, lr=2e-3)
-    default = OptimConfig()
-    given = {
-        name: getattr(asked, name)
-        for name in OptimConfig.__dataclass_fields__
-        if getattr(asked, name) is not None and getattr(asked, name) != getattr(default, name)
-    }
+    fields = OptimConfig.__dataclass_fields__
+    given = {name: getattr(asked, name) for name in fields if getattr(asked, name) is not None}
     return replace(recipe, **given)
 
 
@@ -255,7 +253,7 @@ def _measure(
     config: TrainConfig,
     corpus: Corpus,
     model: GPTConfig,
-    optim: OptimConfig,
+    optim: Recipe,
     device: torch.device,
     *,
     batch_size: int,

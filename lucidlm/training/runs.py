@@ -24,6 +24,8 @@ from lucidlm.training.config import Plan, TrainConfig
 SETTINGS = "run.toml"
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
+BEGINNING = {"data", ".data.tmp", ".data.old", ".data.lock", "metrics.jsonl", "tensorboard"}
+"""What stands in a run's folder before its run.toml does: nobody's work is lost with it."""
 KEPT_CHECKPOINTS = 2
 """The last one, and the one before: should the last be damaged, the run steps back, not to the start."""
 
@@ -42,17 +44,18 @@ class Checkpoint:
 def new_run_folder(out: str | None, texts: tuple[str, ...], *, overwrite: bool) -> Path:
     """The folder of a new run, not yet made: `out`, or runs/ and the text's name, numbered if that is taken.
 
-    A run that is there already is never touched unasked: RunError; with `overwrite` it is deleted.
+    A run that is there already is never touched unasked: RunError, unless with `overwrite`.
     """
     if out is None:
         stem = Path(texts[0].rstrip("/")).name.split(".")[0] if texts else "story"
+        stem = "stdin" if stem == "-" else stem
         stem = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in stem) or "run"
         folder, number = Path("runs") / stem, 2
-        while folder.exists() and not overwrite:
+        while _is_taken(folder) and not overwrite:
             folder, number = Path("runs") / f"{stem}-{number}", number + 1
     else:
         folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if _is_taken(folder):
         if not overwrite:
             what = "a run" if (folder / SETTINGS).exists() else "something else"
             raise RunError(
@@ -62,8 +65,16 @@ def new_run_folder(out: str | None, texts: tuple[str, ...], *, overwrite: bool) 
             raise RunError(
                 f"{folder} holds no run of lucidlm, so --overwrite will not delete it; choose another --out"
             )
-        shutil.rmtree(folder)
     return folder
+
+
+def _is_taken(folder: Path) -> bool:
+    """Whether something stands there that is not just what a beginning that was killed has left."""
+    if not folder.exists():
+        return False
+    if not folder.is_dir():
+        return True
+    return not {path.name for path in folder.iterdir()} <= BEGINNING
 
 
 def write_settings(run: Path, config: TrainConfig, plan: Plan) -> None:
@@ -103,17 +114,25 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _checked(kind: type, values: dict[str, Any], path: Path) -> Any:
-    known = {field.name for field in dataclasses.fields(kind)}
-    if unknown := sorted(values.keys() - known):
-        raise ConfigError(
-            f"{path}: no setting is called {unknown[0]!r}; there are {', '.join(sorted(known))}"
-        )
+    _refuse_unknown(kind, values, path)
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{path}: {where} = {first['input']!r}: {first['msg']}") from None
+
+
+def _refuse_unknown(kind: Any, values: dict[str, Any], path: Path, table: str = "") -> None:
+    """ConfigError for a key that is no field, in the tables of the table too."""
+    known = {field.name: field.type for field in dataclasses.fields(kind)}
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(
+                f"{path}: no setting is called {table + key!r}; there are {', '.join(sorted(known))}"
+            )
+        if dataclasses.is_dataclass(known[key]) and isinstance(value, dict):
+            _refuse_unknown(known[key], value, path, f"{table}{key}.")
 
 
 def _plain(value: Any) -> Any:
@@ -163,7 +182,7 @@ def last_checkpoint(run: Path) -> Checkpoint:
             check_manifest(folder)
             state = json.loads((folder / STATE).read_text(encoding="utf-8"))
             return Checkpoint(folder, state["step"], state, tuple(damage))
-        except (DataError, OSError, ValueError, KeyError) as error:
+        except (DataError, OSError, ValueError, KeyError, TypeError) as error:
             damage.append(f"{folder.name} is damaged ({error}); going one step back")
     if damage:
         raise RunError(f"{run}: no checkpoint is whole: {damage[0]}; train anew with --overwrite")

@@ -15,16 +15,17 @@ import torch
 from torch import Tensor
 
 from lucidlm.errors import ConfigError, DataError, RunError
-from lucidlm.measure.history import Validation
+from lucidlm.measure.history import Validation, passed_its_best
 from lucidlm.model.config import PRESETS
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.device import (
     choose_device,
     dtype_of,
+    fastest_exact_float32,
     keep_freed_memory,
     probe_matmul,
+    set_float32,
     set_threads,
-    use_fastest_exact_float32,
 )
 from lucidlm.runtime.files import free_bytes, lock, write_atomically
 from lucidlm.text.corpus import Corpus, open_corpus, prepare
@@ -108,15 +109,23 @@ def start_run(
     """A new run, ready for its first step; `stack` lets go of the folder. What was chosen is said."""
     clock = Clock()
     folder = new_run_folder(config.out, config.text, overwrite=overwrite)
-    stack.enter_context(lock(folder))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        stack.enter_context(lock(folder))
+        if folder.exists():  # a run to be overwritten, or what a killed beginning left: ours alone now
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be made ({error.strerror}); choose another --out") from None
     try:
         config = replace(config, out=str(folder))
         metrics = Metrics(folder, tensorboard=config.tensorboard, warn=say)
-        device, notes = _settle(config, say)
+        device, notes = _settle(config)
         corpus = _corpus_of(config, folder, say)
         if plan is None:
-            planned = make_plan(config, corpus, device, clock=clock)
+            float32, note = fastest_exact_float32(device)
+            set_float32(float32)
+            notes.append(note)
+            planned = make_plan(config, corpus, device, clock=clock, float32=float32)
             for line in planned.lines:
                 say(line)
             plan, clock.deadline_s = planned.plan, planned.deadline_s
@@ -124,7 +133,7 @@ def start_run(
         else:
             most_steps, final_tokens = plan.steps, sys.maxsize
             say(f"plan: from the settings file, {plan.steps:,} steps; the clock is not looked at")
-        set_threads(plan.threads)
+        _apply(plan)
         _check_room(folder, plan)
         write_settings(folder, config, plan)
         _write_environment(folder, config, corpus, notes)
@@ -167,8 +176,8 @@ def resume_run(config: TrainConfig, stack: contextlib.ExitStack, say: Say) -> Tr
         say(note)
     forget_after(folder, checkpoint.step)
     metrics = Metrics(folder, tensorboard=config.tensorboard, warn=say)
-    device, _ = _settle(config, say)
-    set_threads(plan.threads)
+    device, _ = _settle(config)
+    _apply(plan)
     corpus = corpus_of_run(folder)
     model = load_model(checkpoint.folder, device=str(device))
     if model.config != plan.model:
@@ -193,6 +202,7 @@ def resume_run(config: TrainConfig, stack: contextlib.ExitStack, say: Say) -> Tr
     load_optimizer_tensors(model, run.optimizers, load_file(checkpoint.folder / OPTIMIZER))
     run.step, run.tokens = checkpoint.step, checkpoint.state["tokens"]
     run.validations = [Validation(**values) for values in checkpoint.state["validations"]]
+    run.stopped_early = plan.early_stop and passed_its_best(run.validations)
     say(f"resuming {folder} at step {run.step:,} of {plan.steps:,}")
     return run
 
@@ -219,7 +229,7 @@ def _assemble(
         config=config,
         plan=plan,
         corpus=corpus,
-        windows=Windows(corpus.train, plan.model.context_length),
+        windows=Windows(corpus.train, plan.model.context_length, moving=plan.moving_windows),
         samples=choose_samples(corpus, tokens=plan.validation_tokens, prompt=config.sample_prompt),
         model=model,
         optimizers=make_optimizers(model, plan.optim),
@@ -233,23 +243,28 @@ def _assemble(
     )
 
 
-def _settle(config: TrainConfig, say: Say) -> tuple[torch.device, list[str]]:
-    """Device, threads, allocator and kernels of this process, and what was chosen and why."""
+def _settle(config: TrainConfig) -> tuple[torch.device, list[str]]:
+    """Device, threads and allocator of this process, and what was chosen and why."""
     device = choose_device(config.device)
     threads = set_threads(config.threads)
-    notes = [
-        f"device: {device}",
-        f"threads: {threads}",
-        keep_freed_memory(),
-        use_fastest_exact_float32(device),
-    ]
-    return device, notes
+    return device, [f"device: {device}", f"threads: {threads}", keep_freed_memory()]
+
+
+def _apply(plan: Plan) -> None:
+    """What of a plan holds for the whole process: with other threads or kernels, the same sums round differently."""
+    set_threads(plan.threads)
+    set_float32(plan.float32)
 
 
 def _corpus_of(config: TrainConfig, folder: Path, say: Say) -> Corpus:
     """The prepared text: a folder of `lucidlm prepare` as it is, else prepared into the run."""
     if len(config.text) == 1 and (Path(config.text[0]) / "train.npy").exists():
         corpus = open_corpus(Path(config.text[0]))
+        if config.tokenizer not in (None, corpus.tokenizer.name):
+            raise ConfigError(
+                f"--tokenizer {config.tokenizer}: {config.text[0]} is prepared with {corpus.tokenizer.name}; "
+                "prepare the text anew with the other, or leave --tokenizer out"
+            )
         (folder / CORPUS).mkdir()
         hashes = corpus.manifest["files"]
         record = {"path": str(Path(config.text[0]).resolve()), "files": hashes}

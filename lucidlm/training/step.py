@@ -61,7 +61,7 @@ def train_step(
     if not torch.isfinite(norm):
         raise RunError(
             f"step {step}: the gradient's norm is {norm.item()}, the batch's loss {nats / tokens:.4f}; no weight was "
-            "moved. Lower --optim.lr, or resume with --dtype float32; the last checkpoint is intact"
+            "moved. Train anew with a lower --optim.lr or with --dtype float32; what was saved before is intact"
         )
     for optimizer in optimizers:
         optimizer.step()
@@ -80,7 +80,9 @@ def accumulate_gradient(
     """Adds the gradient of the batch's mean loss to the weights' .grad; returns its nats and tokens."""
     inputs, targets = batch
     tokens = int((targets != IGNORED).sum())
-    nats = torch.zeros((), device=model.device)
+    # float64 where there is any: one number, and the order of the parts must not show in it.
+    exact = torch.float32 if model.device.type == "mps" else torch.float64
+    nats = torch.zeros((), device=model.device, dtype=exact)
     for first in range(0, len(inputs), micro_batch):
         rows = slice(first, first + micro_batch)
         part = batch_nats(model, inputs[rows], targets[rows], dtype=dtype, hidden=hidden or model.hidden)

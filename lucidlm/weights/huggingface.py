@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from lucidlm.errors import ConfigError, WeightsError
-from lucidlm.model.config import GPTConfig
+from lucidlm.model.config import DERIVED, GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.files import write_atomically
 from lucidlm.text.tokenizer import Tokenizer
@@ -70,7 +70,7 @@ def save_model(
     document_prefix_id: int | None,
     state: dict[str, Tensor] | None = None,
 ) -> None:
-    """Writes the model into the folder, each file whole or not at all. `state`: other weights for the same model."""
+    """Writes the model's folder, each file whole or not at all. `state`: other weights for the same model."""
     from safetensors.torch import save
 
     folder = Path(folder)
@@ -79,8 +79,12 @@ def save_model(
     config = config_of(model.config, end_of_text=tokenizer.end_of_text, document_prefix_id=document_prefix_id)
     write_atomically(folder / WEIGHTS, save(to_huggingface(state, model.config), metadata={"format": "pt"}))
     write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
-    generation = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
-    generation |= {"do_sample": True, "temperature": 0.8}
+    generation = {
+        "bos_token_id": tokenizer.end_of_text,
+        "eos_token_id": tokenizer.end_of_text,
+        "do_sample": True,
+        "temperature": 0.8,
+    }
     write_atomically(folder / "generation_config.json", json.dumps(generation, indent=2) + "\n")
     tokenizer.save(folder, model.config.context_length)
 
@@ -210,7 +214,7 @@ def _from_gpt2(found: _GPT2, values: dict[str, Any]) -> GPTConfig:
         emb_dim=found.n_embd,
         n_layers=found.n_layer,
         n_heads=found.n_head,
-        hidden_dim=found.n_inner,
+        hidden_dim=DERIVED if found.n_inner is None else found.n_inner,
         drop_rate=found.resid_pdrop,
         qkv_bias=found.qkv_bias,
         tied_head=found.tie_word_embeddings,

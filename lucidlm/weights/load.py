@@ -50,8 +50,8 @@ def load(
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise WeightsError(
-            f"{folder}: its tokenizer has {tokenizer.vocab_size:,} tokens, its model {model.config.vocab_size:,}; "
-            "they do not belong together"
+            f"{folder}: its tokenizer has {tokenizer.vocab_size:,} tokens, "
+            f"its model {model.config.vocab_size:,}; they do not belong together"
         )
     return model, tokenizer
 

@@ -118,7 +118,8 @@ def from_huggingface(
             expected = (rows, *entry.shape[1:])
             if tuple(part.shape) != expected:
                 raise WeightsError(
-                    f"{source}: {name} is {tuple(part.shape)}, config.json makes it {expected}; they do not belong together"
+                    f"{source}: {name} is {tuple(part.shape)}, config.json makes it {expected}; "
+                    "they do not belong together"
                 )
             if not torch.isfinite(part).all():
                 raise WeightsError(f"{source}: {name} holds NaN or infinity; take another checkpoint")
@@ -132,7 +133,8 @@ def from_huggingface(
             del tensors[name]
     if tensors:
         raise WeightsError(
-            f"{source}: {next(iter(tensors))} belongs to no part of a {config.family} model as config.json says it"
+            f"{source}: {next(iter(tensors))} belongs to no part of a {config.family} model "
+            "as config.json says it"
         )
     return state
 

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from lucidlm.model.config import GPTConfig
-from lucidlm.training.config import OptimConfig, Plan, TrainConfig, trapezoid
+from lucidlm.training.config import Plan, Recipe, TrainConfig, trapezoid
 
 WORDS = [
     "the",
@@ -68,7 +68,7 @@ def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     from lucidlm.training import setup
 
     monkeypatch.setattr(setup, "probe_matmul", lambda device, dtype: Probe(str(dtype), 1e9, 0.0))
-    monkeypatch.setattr(setup, "use_fastest_exact_float32", lambda device: "float32: as PyTorch has it")
+    monkeypatch.setattr(setup, "fastest_exact_float32", lambda device: ("stock", "float32: stock"))
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def make_tiny_plan() -> Callable[..., Plan]:
     def make(
         *, steps: int = 8, optimizer: str = "muon", drop_rate: float = 0.0, decay: float = 0.5, **changes: Any
     ) -> Plan:
-        optim = OptimConfig(
+        optim = Recipe(
             name=optimizer, lr=4e-3, matrix_lr=0.02, weight_decay=0.05, warmup_steps=2,
             decay_fraction=decay, clip=1.0,
         )  # fmt: skip

@@ -115,3 +115,8 @@ def test_a_shortened_line_is_the_same_before_and_goes_straight_to_0_after(at):
     start = learning_rate_factor(schedule, at)
     after = [learning_rate_factor(shorter, step) for step in range(at, 81)]
     np.testing.assert_allclose(after, np.linspace(start, 0, 81 - at), atol=1e-12)
+
+
+def test_a_decay_shorter_than_a_step_leaves_the_rate_at_its_peak():
+    schedule = trapezoid(12, warmup_steps=0, decay_fraction=0.01)
+    assert [learning_rate_factor(schedule, step) for step in range(12)] == [1.0] * 12

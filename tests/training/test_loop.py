@@ -16,7 +16,7 @@ import pytest
 from lucidlm.errors import RunError
 from lucidlm.measure.history import read_history
 from lucidlm.training import loop, metrics, setup
-from lucidlm.training.config import Plan
+from lucidlm.training.config import Plan, learning_rate_factor, trapezoid
 from lucidlm.training.loop import train
 from lucidlm.training.runs import checkpoint_folders, read_settings, write_settings
 
@@ -627,7 +627,7 @@ from lucidlm.runtime import files
 torch.set_num_threads(1)
 loop.SAVING_SHARE = 1e9
 setup.probe_matmul = lambda device, dtype: Probe("float32", 1e9, 0.0)
-setup.use_fastest_exact_float32 = lambda device: "float32: as PyTorch has it"
+setup.fastest_exact_float32 = lambda device: ("stock", "float32: as PyTorch has it")
 config, plan = read_settings(Path("settings/run.toml"))
 draw, inside = random.Random(int(sys.argv[1])), int(sys.argv[3])
 
@@ -695,3 +695,110 @@ def test_killed_at_random_moments_and_resumed_a_run_is_bitwise_the_uninterrupted
     assert fingerprint(_last("run")) == fingerprint(_last(whole)), f"seed {seed}"
     assert fingerprint(Path("run")) == fingerprint(whole), f"seed {seed}"
     assert timeless(Path("run")) == timeless(whole), f"seed {seed}"
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 2])
+@pytest.mark.usefixtures("here", "quick_probes")
+def test_a_constant_rate_keeps_to_the_minutes_and_stays_constant(
+    make_config, make_tiny_plan, monkeypatch, warmup_steps
+):
+    real = setup.start_run
+
+    def hurried(*arguments, **named):
+        run = real(*arguments, **named)
+        run.clock.deadline_s = 2.0
+        return run
+
+    monkeypatch.setattr(loop, "start_run", hurried)
+    schedule = trapezoid(100_000, warmup_steps=warmup_steps, decay_fraction=0.0)
+    plan = make_tiny_plan(steps=100_000, schedule=schedule, validate_every=10**9)
+    result = train(make_config(), plan=plan)
+    assert 1 < result.step < 100_000
+    shortened = read_settings(Path("run"))[1].schedule
+    assert {learning_rate_factor(shortened, step) for step in range(warmup_steps, result.step)} == {1.0}
+
+
+@pytest.mark.usefixtures("here", "quick_probes")
+def test_a_run_that_stopped_early_is_finished_when_resumed(make_config, make_tiny_plan, monkeypatch):
+    from lucidlm.measure.history import Validation
+
+    losses = iter([5.0, 4.0, 3.0, 3.1, 3.2, 3.3, 3.4, 3.5, 3.6, 3.7, 3.8])
+
+    def validate(model, tokenizer, samples, *, step, epoch, time_s):
+        loss = next(losses)
+        names = ("loss_nats", "perplexity", "bits_per_byte", "tokens")
+        sides = {f"{side}_{name}": loss for side in ("validation", "training") for name in names}
+        return Validation(step=step, epoch=epoch, time_s=time_s, **sides)
+
+    monkeypatch.setattr(loop, "validate", validate)
+    plan = make_tiny_plan(steps=50, validate_every=1, early_stop=True)
+    stopped = train(make_config(), plan=plan)
+    assert train(make_config(), resume=True).step == stopped.step
+
+
+@pytest.mark.usefixtures("here", "quick_probes")
+def test_a_line_of_metrics_that_a_full_disk_cut_does_not_end_the_run(
+    make_config, make_tiny_plan, monkeypatch
+):
+    real, written = open, []
+
+    def nearly_full(*arguments, **named):
+        file = real(*arguments, **named)
+        write = file.write
+
+        class Cut:
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                file.close()
+
+            def write(self, text):
+                written.append(text)
+                if len(written) == 4:
+                    write(text[:20])
+                    raise OSError(28, "No space left on device")
+                return write(text)
+
+        return Cut()
+
+    monkeypatch.setattr(metrics, "open", nearly_full, raising=False)
+    assert train(make_config(), plan=make_tiny_plan()).step == 8
+
+
+@pytest.mark.usefixtures("here", "quick_probes")
+def test_overwrite_deletes_no_run_that_is_in_use(make_config, make_tiny_plan):
+    train(make_config(), plan=make_tiny_plan(steps=2))
+    program = "from lucidlm.runtime.files import lock\nwith lock('run'):\n print('held', flush=True); input()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match="in use"):
+            train(make_config(), plan=make_tiny_plan(steps=2), overwrite=True)
+        assert Path("run/model.safetensors").exists()
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+@pytest.mark.usefixtures("here", "quick_probes")
+def test_what_a_killed_preparation_left_does_not_block_the_name(make_config, make_tiny_plan):
+    # What SIGKILL, SIGTERM or a power cut during prepare() or make_plan() leaves: data/ without run.toml.
+    (Path("run") / "data").mkdir(parents=True)
+    (Path("run") / "data" / "train.npy").write_bytes(b"half")
+    assert train(make_config(), plan=make_tiny_plan(steps=2), overwrite=True).step == 2
+
+
+@pytest.mark.usefixtures("here", "quick_probes")
+def test_a_run_toml_with_another_optimizer_is_refused_by_name(make_config, make_tiny_plan):
+    def interrupt(report):
+        if report.step.step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    train(make_config(), plan=make_tiny_plan(steps=4), watch=interrupt)
+    text = Path("run/run.toml").read_text()
+    Path("run/run.toml").write_text(text.replace('name = "muon"', 'name = "adamw"'))
+    with pytest.raises(RunError, match="optim"):
+        train(make_config(), resume=True)

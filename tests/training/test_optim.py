@@ -7,7 +7,7 @@ import torch
 
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
-from lucidlm.training.config import OptimConfig
+from lucidlm.training.config import Recipe
 from lucidlm.training.optim import (
     load_optimizer_tensors,
     make_optimizers,
@@ -16,8 +16,8 @@ from lucidlm.training.optim import (
 )
 
 
-def _settings(name: str) -> OptimConfig:
-    return OptimConfig(name=name, lr=1e-3, matrix_lr=0.02, weight_decay=0.1)
+def _settings(name: str) -> Recipe:
+    return Recipe(name=name, lr=1e-3, matrix_lr=0.02, weight_decay=0.1)
 
 
 def _move(model: GPT, optimizers: list[torch.optim.Optimizer], *, steps: int, seed: int) -> None:
@@ -30,11 +30,11 @@ def _move(model: GPT, optimizers: list[torch.optim.Optimizer], *, steps: int, se
 
 
 @pytest.fixture(params=["muon", "adamw"])
-def optim(request: pytest.FixtureRequest) -> OptimConfig:
+def optim(request: pytest.FixtureRequest) -> Recipe:
     return _settings(request.param)
 
 
-def test_each_weight_is_moved_by_exactly_one_group(tiny_gpt: GPT, optim: OptimConfig):
+def test_each_weight_is_moved_by_exactly_one_group(tiny_gpt: GPT, optim: Recipe):
     optimizers = make_optimizers(tiny_gpt, optim)
     held = [id(weight) for each in optimizers for group in each.param_groups for weight in group["params"]]
     assert sorted(held) == sorted(id(weight) for weight in tiny_gpt.parameters())
@@ -59,7 +59,7 @@ def test_adamw_alone_has_all_weights(tiny_gpt: GPT):
     assert [type(each) for each in make_optimizers(tiny_gpt, _settings("adamw"))] == [torch.optim.AdamW]
 
 
-def test_biases_and_norms_are_not_decayed_and_matrices_are(tiny_gpt: GPT, optim: OptimConfig):
+def test_biases_and_norms_are_not_decayed_and_matrices_are(tiny_gpt: GPT, optim: Recipe):
     decay = {
         id(weight): group["weight_decay"]
         for each in make_optimizers(tiny_gpt, optim)
@@ -70,7 +70,7 @@ def test_biases_and_norms_are_not_decayed_and_matrices_are(tiny_gpt: GPT, optim:
         assert decay[id(weight)] == (0.1 if weight.dim() >= 2 else 0.0), name
 
 
-def test_a_vector_without_gradient_signal_stays_while_a_matrix_shrinks(tiny_gpt: GPT, optim: OptimConfig):
+def test_a_vector_without_gradient_signal_stays_while_a_matrix_shrinks(tiny_gpt: GPT, optim: Recipe):
     before = copy.deepcopy(tiny_gpt.state_dict())
     optimizers = make_optimizers(tiny_gpt, optim)
     for weight in tiny_gpt.parameters():
@@ -92,7 +92,7 @@ def test_a_rate_is_its_groups_peak_times_the_factor(tiny_gpt: GPT):
         assert rates == [{1e-3 * factor}, {0.02 * factor}]
 
 
-def test_a_rate_of_0_moves_nothing(tiny_gpt: GPT, optim: OptimConfig):
+def test_a_rate_of_0_moves_nothing(tiny_gpt: GPT, optim: Recipe):
     before = copy.deepcopy(tiny_gpt.state_dict())
     optimizers = make_optimizers(tiny_gpt, optim)
     set_learning_rate(optimizers, 0.0)
@@ -100,7 +100,7 @@ def test_a_rate_of_0_moves_nothing(tiny_gpt: GPT, optim: OptimConfig):
     assert all(torch.equal(before[name], tensor) for name, tensor in tiny_gpt.state_dict().items())
 
 
-def test_what_optimizers_remember_is_put_back_bitwise(tiny_gpt: GPT, optim: OptimConfig):
+def test_what_optimizers_remember_is_put_back_bitwise(tiny_gpt: GPT, optim: Recipe):
     optimizers = make_optimizers(tiny_gpt, optim)
     _move(tiny_gpt, optimizers, steps=3, seed=0)
     kept = {name: tensor.clone() for name, tensor in optimizer_tensors(tiny_gpt, optimizers).items()}
@@ -115,14 +115,14 @@ def test_what_optimizers_remember_is_put_back_bitwise(tiny_gpt: GPT, optim: Opti
     assert not _equal(optimizer_tensors(twin, twins), kept)
 
 
-def test_every_weight_is_remembered_under_its_own_name(tiny_gpt: GPT, optim: OptimConfig):
+def test_every_weight_is_remembered_under_its_own_name(tiny_gpt: GPT, optim: Recipe):
     optimizers = make_optimizers(tiny_gpt, optim)
     _move(tiny_gpt, optimizers, steps=1, seed=0)
     remembered = {name.rsplit("/", 1)[0] for name in optimizer_tensors(tiny_gpt, optimizers)}
     assert remembered == {name for name, _ in tiny_gpt.named_parameters()}
 
 
-def test_a_weight_that_is_kept_fixed_belongs_to_no_optimizer(tiny_config: GPTConfig, optim: OptimConfig):
+def test_a_weight_that_is_kept_fixed_belongs_to_no_optimizer(tiny_config: GPTConfig, optim: Recipe):
     model = GPT(tiny_config)
     model.token_embedding.weight.requires_grad_(False)
     held = {

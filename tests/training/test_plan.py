@@ -261,3 +261,10 @@ def test_what_is_planned_can_be_trained(plan_for, corpus, name):
 def test_an_unknown_preset_is_refused_by_name(plan_for):
     with pytest.raises(ConfigError, match="modern-1x"):
         plan_for(preset="modern-1x", steps=1)
+
+
+def test_a_setting_that_equals_the_default_is_still_asked_for():
+    from lucidlm.training.plan import _recipe
+
+    asked = TrainConfig(preset="lecture", optim=OptimConfig(beta2=0.95))
+    assert _recipe(asked).beta2 == 0.95

@@ -53,7 +53,7 @@ def _save(run: Path, step: int) -> Path:
         ("corpus/", "corpus"),
         ("https://example.org/files/pg84.txt", "pg84"),
         ("größe.md", "größe"),
-        ("-", "-"),
+        ("-", "stdin"),
     ],
 )
 def test_a_new_run_is_named_after_its_text(text, name):
@@ -81,10 +81,10 @@ def test_a_run_that_is_there_is_refused_and_stays():
     assert (folder / "run.toml").exists()
 
 
-def test_overwrite_deletes_a_run_and_nothing_that_is_none(tmp_path):
+def test_overwrite_allows_a_run_and_nothing_that_is_none(tmp_path):
     _run()
     assert new_run_folder("run", (), overwrite=True) == Path("run")
-    assert not Path("run").exists()
+    assert Path("run").exists()  # deleting it waits for its lock
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "cat.jpg").write_bytes(b"cat")
@@ -332,3 +332,10 @@ def test_every_setting_of_plan_and_request_is_in_run_toml_or_was_not_given(make_
     not_given = {"minutes", "epochs"}
     assert {field.name for field in dataclasses.fields(TrainConfig)} - values.keys() == not_given
     assert {field.name for field in dataclasses.fields(Plan)} == values["plan"].keys()
+
+
+@pytest.mark.parametrize("content", ["[optim]\nlearning_rate = 5", "[plan.model]\nlearning_rate = 5"])
+def test_an_unknown_setting_of_a_table_is_refused_by_name(content, tmp_path):
+    (tmp_path / "mine.toml").write_text(content)
+    with pytest.raises(ConfigError, match="learning_rate"):
+        read_settings(tmp_path / "mine.toml")

@@ -14,10 +14,10 @@ from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.huggingface import load_model, read_config, save_model
 
 SHAPES = [
-    dict(family="gpt2", qkv_bias=False),
-    dict(family="gpt2", qkv_bias=True, tied_head=True, hidden_dim=100),
-    dict(family="modern"),
-    dict(family="modern", n_kv_heads=1, tied_head=True, head_dim=32, rope_theta=5e4),
+    {"family": "gpt2", "qkv_bias": False},
+    {"family": "gpt2", "qkv_bias": True, "tied_head": True, "hidden_dim": 100},
+    {"family": "modern"},
+    {"family": "modern", "n_kv_heads": 1, "tied_head": True, "head_dim": 32, "rope_theta": 5e4},
 ]
 TEXT = "A tide-table, <|endoftext|> a clock: déjà vu."
 
@@ -25,7 +25,7 @@ TEXT = "A tide-table, <|endoftext|> a clock: déjà vu."
 def a_model(**fields) -> GPT:
     """A small model whose every weight is drawn, norms and biases too."""
     torch.manual_seed(1)
-    sizes = dict(vocab_size=257, context_length=64, emb_dim=64, n_layers=2, n_heads=2)
+    sizes = {"vocab_size": 257, "context_length": 64, "emb_dim": 64, "n_layers": 2, "n_heads": 2}
     model = GPT(GPTConfig(**(sizes | fields))).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -97,10 +97,12 @@ def test_a_tied_weight_is_stored_once_and_stays_one(tmp_path):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_what_transformers_writes_is_read_with_equal_logits(transformers, tmp_path, tied):
-    shape = dict(vocab_size=257, tie_word_embeddings=tied, bos_token_id=256, eos_token_id=256)
+    shape = {"vocab_size": 257, "tie_word_embeddings": tied, "bos_token_id": 256, "eos_token_id": 256}
     gpt2 = transformers.GPT2Config(n_positions=32, n_embd=48, n_layer=2, n_head=3, **shape)
-    qwen = transformers.Qwen3Config(hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=3,
-                                    num_key_value_heads=1, head_dim=32, max_position_embeddings=32, **shape)  # fmt: skip
+    qwen = transformers.Qwen3Config(
+        hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=3,
+        num_key_value_heads=1, head_dim=32, max_position_embeddings=32, **shape,
+    )  # fmt: skip
     for number, config in enumerate((gpt2, qwen)):
         theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
         theirs.save_pretrained(tmp_path / str(number))
