@@ -1,4 +1,4 @@
-"""How good a model is after so many minutes: trains on all but the last 10 % of a text's bytes, measures these.
+"""How good a model is after so many minutes: trains on the first 90 % of a text's bytes, measures the rest.
 
 python benchmarks/budget.py TEXT [--minutes 3] [--repeats 3]: prints one row of a Markdown table a run, for
 docs/numbers.md, with the machine it was measured on.

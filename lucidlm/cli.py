@@ -88,9 +88,9 @@ def train(
         raise LucidError("--resume takes everything from the run's run.toml: give --out and nothing else")
     if texts:
         settings = replace(settings, text=texts)
-    plan = read_settings(Path(config))[1] if config and not resume else None
+    asked, plan = read_settings(Path(config)) if config and not resume else (settings, None)
     with TrainingDisplay() as display:
-        if plan is not None and settings != replace(read_settings(Path(config))[0], out=settings.out):
+        if plan is not None and settings != replace(asked, out=settings.out):
             display.say(f"{config} is changed by the flags given, so the plan is made anew")
             plan = None
         result = run_training(
@@ -164,7 +164,7 @@ def explain(
     json: Annotated[bool, Parameter(negative="")] = False,
     compute: Compute = COMPUTE,
 ) -> None:
-    """Show why a loss is what it is: every token's probability, rank and alternatives, and the way to the loss.
+    """Show why a loss is what it is: every token's probability, rank, alternatives and the way to the loss.
 
     Parameters
     ----------
@@ -523,8 +523,9 @@ def _print_runs(rows: list[dict[str, Any]]) -> None:
             print(f"{row['run']:<{wide}} {row['steps']:>7,}  no validation yet")
         else:
             print(
-                f"{row['run']:<{wide}} {row['steps']:>7,} {row['best_step']:>7,} {row['validation_loss_nats']:>8.4f} "
-                f"{row['perplexity']:>11,.2f} {row['bits_per_byte']:>9.4f}"
+                f"{row['run']:<{wide}} {row['steps']:>7,} {row['best_step']:>7,} "
+                f"{row['validation_loss_nats']:>8.4f} {row['perplexity']:>11,.2f} "
+                f"{row['bits_per_byte']:>9.4f}"
             )
 
 

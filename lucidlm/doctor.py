@@ -17,10 +17,10 @@ from lucidlm.runtime.device import (
     available_processors,
     choose_device,
     dtype_name,
+    fastest_exact_float32,
     keep_freed_memory,
     probe_matmul,
     set_threads,
-    fastest_exact_float32,
 )
 from lucidlm.runtime.files import free_bytes
 
@@ -71,8 +71,8 @@ class Findings:
         lines += [f"{name:<22} {rest}" for name, _, rest in (line.partition(": ") for line in self.choices)]
         lines += [f"{f'speed of {name}':<22} {speed:,.0f} GFLOP/s" for name, speed in self.speeds.items()]
         lines += [
-            f"{'check':<22} {check.what}: differs by {check.difference:.1e} nats, {check.limit:.0e} is allowed: "
-            + ("ok" if check.passed else "WRONG")
+            f"{'check':<22} {check.what}: differs by {check.difference:.1e} nats, "
+            f"{check.limit:.0e} is allowed: {'ok' if check.passed else 'WRONG'}"
             for check in self.checks
         ]
         judgement = "this device computes what it should" if self.sound else (

@@ -118,7 +118,8 @@ def prepare(
     """
     if not 0 < validation_fraction < 1:
         raise ConfigError(f"validation fraction {validation_fraction} is not between 0 and 1; try 0.1")
-    if isinstance(tokenizer, str) and tokenizer.partition(":")[0] not in ("auto", "bytes", "bpe"):
+    automatic = isinstance(tokenizer, str) and tokenizer.partition(":")[0] == "auto"
+    if isinstance(tokenizer, str) and not automatic and tokenizer != "bytes" and bpe_size(tokenizer) is None:
         tokenizer = Tokenizer.from_spec(tokenizer)  # a wrong spec is an error before the text is read
     out, aliases = Path(out), {}
     reading = {"encoding": encoding, "field": field, "raw": raw}

@@ -27,8 +27,9 @@ tags: [lucidlm]
 ---
 # {name}
 
-A language model of {shape.n_parameters:,} parameters ({shape.family}, {shape.n_layers} layers, {shape.emb_dim} wide, \
-{shape.n_heads} heads, context {shape.context_length:,}), trained from random weights by lucidlm on {sources}.
+A language model of {shape.n_parameters:,} parameters ({shape.family}, {shape.n_layers} layers, \
+{shape.emb_dim} wide, {shape.n_heads} heads, context {shape.context_length:,}), \
+trained from random weights by lucidlm on {sources}.
 
 | on its validation text | |
 |---|---|
@@ -42,9 +43,11 @@ A language model of {shape.n_parameters:,} parameters ({shape.family}, {shape.n_
 
 ## Text and training
 {corpus.train_tokens:,} training tokens and {corpus.validation_tokens:,} held-out ones by the tokenizer \
-`{corpus.tokenizer.name}` ({corpus.tokenizer.vocab_size:,} tokens). {run.step:,} steps of {plan.batch_tokens:,} tokens, \
-{run.windows.epoch_at(run.step, plan.batch_size):.1f} epochs, optimizer {plan.optim.name}, products in {plan.dtype}. \
-These weights are of step {best.step if best else run.step:,}, the best by validation loss. `run.toml` repeats the run, \
+`{corpus.tokenizer.name}` ({corpus.tokenizer.vocab_size:,} tokens). {run.step:,} steps of \
+{plan.batch_tokens:,} tokens, {run.windows.epoch_at(run.step, plan.batch_size):.1f} epochs, \
+optimizer {plan.optim.name}, products in {plan.dtype}. \
+These weights are of step {best.step if best else run.step:,}, the best by validation loss. \
+`run.toml` repeats the run, \
 `env.json` says where it was made.
 
 ## Open it

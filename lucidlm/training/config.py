@@ -37,14 +37,7 @@ class OptimConfig:
     """The largest norm of all gradients together; 0 for no limit."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "matrix_lr", "weight_decay", "warmup_steps", "clip"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise ConfigError(f"--optim.{name.replace('_', '-')} {value}: it must be 0 or more")
-        for name in ("beta1", "beta2", "momentum", "decay_fraction"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ConfigError(f"--optim.{name.replace('_', '-')} {value}: it must be from 0 to 1")
+        _check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +54,20 @@ class Recipe:
     warmup_steps: int = 0
     decay_fraction: float = 0.0
     clip: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_ranges(self)
+
+
+def _check_ranges(optim: OptimConfig | Recipe) -> None:
+    for name in ("lr", "matrix_lr", "weight_decay", "warmup_steps", "clip"):
+        value = getattr(optim, name)
+        if value is not None and not 0 <= value < float("inf"):
+            raise ConfigError(f"--optim.{name.replace('_', '-')} {value}: it must be 0 or more")
+    for name in ("beta1", "beta2", "momentum", "decay_fraction"):
+        value = getattr(optim, name)
+        if value is not None and not 0 <= value <= 1:
+            raise ConfigError(f"--optim.{name.replace('_', '-')} {value}: it must be from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

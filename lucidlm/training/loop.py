@@ -4,7 +4,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -67,8 +67,9 @@ def train(
     """Trains to the end of the plan and returns where the run is and how good it became.
 
     With `plan`, exactly that is done, whatever the clock says. With `resume`, config.out names the run and
-    all else comes from its run.toml. SIGINT and SIGTERM end the run after the step under way, with a checkpoint.
-    `say` gets lines for a person, `watch` every step's report. Raises a LucidError that says what to change.
+    all else comes from its run.toml. SIGINT and SIGTERM end the run after the step under way, with a
+    checkpoint. `say` gets lines for a person, `watch` every step's report. Raises a LucidError that says what
+    to change.
     """
     say = say or (lambda line: None)
     with contextlib.ExitStack() as stack:
@@ -200,7 +201,7 @@ def _validated(run: TrainingRun, report: Report) -> Report:
         run.best_state = {
             name: tensor.detach().cpu().clone() for name, tensor in run.model.state_dict().items()
         }
-    if run.plan.early_stop and passed_its_best(run.validations):
+    if run.plan.early_stop and run.best is not None and passed_its_best(run.validations):
         run.stopped_early = True
         note = f"stopped: the validation loss has passed its best, of step {run.best.step:,}, for good"
         report = replace(report, notes=(*report.notes, note))
@@ -220,7 +221,7 @@ def _keep_to_the_minutes(run: TrainingRun) -> str | None:
     decays = plan.schedule[-1][1] == 0.0
     decay_from = plan.schedule[-2][0] if decays else plan.steps // 3
     planned_look = not clock.looked and run.step >= decay_from
-    if not planned_look and not _far_behind(run, possible):
+    if not planned_look and not _far_behind(run, possible, share_of_time=clock.elapsed_s / clock.deadline_s):
         return None
     clock.looked = clock.looked or planned_look
     steps = max(run.step + 1, min(possible, run.most_steps))
@@ -240,9 +241,8 @@ def _keep_to_the_minutes(run: TrainingRun) -> str | None:
     return f"the machine is {speed} than the plan: {steps:,} steps instead of {plan.steps:,}; run.toml has it"
 
 
-def _far_behind(run: TrainingRun, possible: int) -> bool:
+def _far_behind(run: TrainingRun, possible: int, *, share_of_time: float) -> bool:
     """Whether the run would end too late: by much while there is time to catch up, by little near the end."""
-    share_of_time = run.clock.elapsed_s / run.clock.deadline_s
     if share_of_time < 0.15:
         return False  # too few steps to tell
     return possible < run.plan.steps * (0.7 if share_of_time < 0.8 else 0.97)
@@ -297,7 +297,7 @@ class _Stop:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[_Stop]:
+def _signals() -> Generator[_Stop]:
     """Inside, the first SIGINT or SIGTERM is kept for the loop to see; the second ends the process."""
     stop = _Stop()
 

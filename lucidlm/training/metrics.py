@@ -1,4 +1,4 @@
-"""What a run writes down while it trains: lines of metrics.jsonl and samples.jsonl, TensorBoard's files if asked.
+"""What a run writes down while it trains: metrics.jsonl, samples.jsonl and, if asked, TensorBoard's files.
 
 A full disk must not cost a training run: the first line that cannot be written is reported, none stops it.
 """

@@ -8,7 +8,10 @@ from lucidlm.training.config import Recipe
 
 Optimizers = list[torch.optim.Optimizer]
 
-REMEMBERED = {torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.Muon: {"momentum_buffer"}}
+REMEMBERED: dict[type[torch.optim.Optimizer], set[str]] = {
+    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
+    torch.optim.Muon: {"momentum_buffer"},
+}
 """What each optimizer keeps of a weight."""
 
 

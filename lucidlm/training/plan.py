@@ -44,6 +44,8 @@ VALIDATING_SHARE = 0.06
 FINAL_SHARE = 0.03
 """And the evaluation of the whole validation text at the end at most this; a longer text is sampled."""
 
+Products = Literal["float32", "bfloat16"]
+
 ONE_THREAD_WEIGHTS = 20_000_000
 """A model with fewer weights in its blocks than this is also tried on one thread."""
 
@@ -74,7 +76,7 @@ class Planned:
 class _Speed:
     """How fast this machine trains one model."""
 
-    dtype: str
+    dtype: Products
     threads: int
     seconds_per_step: float
     line: str
@@ -110,7 +112,10 @@ def make_plan(
     elif config.epochs is not None:
         steps = max(1, math.ceil(config.epochs * windows.n_windows / batch_size))
     else:
-        left = clock.left_until(deadline_s) * (1 - VALIDATING_SHARE - FINAL_SHARE - 0.02)
+        assert deadline_s is not None
+        left = clock.left_until(60 * (minutes or DEFAULT_MINUTES)) * (
+            1 - VALIDATING_SHARE - FINAL_SHARE - 0.02
+        )
         steps = max(1, min(most_steps, int(left / speed.seconds_per_step)))
     epochs = steps * batch_size / windows.n_windows
     if config.drop_rate is None and config.preset is None:
@@ -170,7 +175,7 @@ def modern_shape(width: int, layers: int, vocab_size: int) -> GPTConfig:
         emb_dim=width,
         n_layers=layers,
         n_heads=width // 64,
-        n_kv_heads=width // 128 if large else None,
+        n_kv_heads=width // (128 if large else 64),
         head_dim=64,
         tied_head=large and vocab_size > 8 * width,
     )
@@ -199,7 +204,7 @@ def _block_weights(shape: GPTConfig) -> int:
 
 
 def _trainable_flops(device: torch.device, seconds: float) -> float:
-    """Operations that a small model's training does in this time, from a product of the size of its layers."""
+    """Operations that a small model's training does in this time, from a product of its layers' size."""
     probe = max(
         (probe_matmul(device, dtype, size=512) for dtype in (torch.float32, torch.bfloat16)),
         key=lambda p: p.flops_per_s,
@@ -229,8 +234,8 @@ def _batch_size(config: TrainConfig, model: GPTConfig) -> int:
     if config.batch_tokens is not None:
         if config.batch_tokens < model.context_length:
             raise ConfigError(
-                f"--batch-tokens {config.batch_tokens} is less than one window of {model.context_length} tokens; raise "
-                "it or lower --context-length"
+                f"--batch-tokens {config.batch_tokens} is less than one window of {model.context_length} "
+                "tokens; raise it or lower --context-length"
             )
         return config.batch_tokens // model.context_length
     if config.preset == "lecture":
@@ -260,7 +265,7 @@ def _measure(
     micro_batch: int,
 ) -> _Speed:
     """Trains a throw-away copy for a few steps in each number type that is allowed, and takes the faster."""
-    names = ("float32", "bfloat16") if config.dtype == "auto" else (config.dtype,)
+    names: tuple[Products, ...] = ("float32", "bfloat16") if config.dtype == "auto" else (config.dtype,)
     if config.dtype == "auto" and device.type == "cuda":
         names = ("bfloat16",) if torch.cuda.is_bf16_supported() else ("float32",)
     every = torch.get_num_threads()
@@ -271,7 +276,7 @@ def _measure(
     with torch.random.fork_rng():
         copy = GPT(model).to(device).train()
     optimizers = make_optimizers(copy, optim)
-    seconds: dict[tuple[str, int], float] = {}
+    seconds: dict[tuple[Products, int], float] = {}
     for threads in sorted({every, 1}) if alone else [every]:
         set_threads(threads)
         for name in names:
@@ -331,14 +336,15 @@ def _seconds_per_step(
 def _most_epochs(train_bytes: int) -> float:
     """Epochs after which the same text teaches nothing more: measured on books of 20 KB, 85 KB and 1 MB.
 
-    The worth of the R-th repetition falls as exp(-R / 15.4) (Muennighoff 2023, 3.1): after 40 of them thirteen
-    fourteenths of all that repeating can give are there. A short story, with its small model, bears a few more.
+    The worth of the R-th repetition falls as exp(-R / 15.4) (Muennighoff 2023, 3.1): after 40 of them
+    thirteen fourteenths of all that repeating can give are there. A short story, with its small model,
+    bears a few more.
     """
     return 60.0 if train_bytes < 50_000 else 40.0
 
 
 def worth_of_epochs(epochs: float) -> float:
-    """How much unique text is as good as this many passes over one text, in texts (Muennighoff 2023, eq. 5)."""
+    """How many unique texts are as good as this many passes over one (Muennighoff 2023, eq. 5)."""
     decay = 15.4
     return epochs if epochs <= 1 else 1 + decay * (1 - math.exp((1 - epochs) / decay))
 
@@ -346,8 +352,8 @@ def worth_of_epochs(epochs: float) -> float:
 def predicted_bits_per_byte(train_bytes: int, epochs: float) -> float:
     """What a planned run should reach on its validation text, English prose: right to about 0.2.
 
-    A power law in the bytes that the epochs are worth, through the runs of docs/plan.md; 1 bit per byte is about
-    where large models end.
+    A power law in the bytes that the epochs are worth, through the runs of docs/plan.md; 1 bit per byte is
+    about where large models end.
     """
     return 1 + 1.12 * (train_bytes * worth_of_epochs(epochs) / 1e6) ** -0.15
 
@@ -401,8 +407,8 @@ def _lines(
     bits = predicted_bits_per_byte(corpus.train_bytes, epochs)
     nats = bits * math.log(2) * corpus.validation_bytes / max(1, corpus.validation_tokens - 1)
     predicted = (
-        f"predicted: about {bits:.1f} bits per byte on the held-out text, a loss of {nats:.1f} nats per token "
-        "(English prose; right to about 0.2 bits)"
+        f"predicted: about {bits:.1f} bits per byte on the held-out text, a loss of {nats:.1f} nats "
+        "per token (English prose; right to about 0.2 bits)"
     )
     return (
         f"text: {corpus.train_tokens:,} tokens to train on, {corpus.validation_tokens:,} held out "
@@ -412,7 +418,8 @@ def _lines(
         f"model: {model.n_parameters:,} parameters, {why} ({model.family}, {model.n_layers} layers, "
         f"{model.emb_dim} wide, context {model.context_length}, dropout {model.drop_rate:g})",
         f"speed: {speed.line}",
-        f"plan: {plan.steps:,} steps of {plan.batch_tokens:,} tokens, {epochs:.1f} epochs, {optimizer}; about "
-        f"{minutes_of_steps:.1f} minutes of training{budget}, {memory_bytes(plan) / 2**30:.1f} GiB of memory{stop}",
+        f"plan: {plan.steps:,} steps of {plan.batch_tokens:,} tokens, {epochs:.1f} epochs, {optimizer}; "
+        f"about {minutes_of_steps:.1f} minutes of training{budget}, "
+        f"{memory_bytes(plan) / 2**30:.1f} GiB of memory{stop}",
         *((predicted,) if plan.optim.name == "muon" else ()),
     )

@@ -1,4 +1,4 @@
-"""Everything a training needs before its first step: folder, text, plan, model, optimizers; new or resumed."""
+"""What a training needs before its first step: folder, text, plan, model, optimizers; new or resumed."""
 
 import contextlib
 import json
@@ -108,6 +108,7 @@ def start_run(
 ) -> TrainingRun:
     """A new run, ready for its first step; `stack` lets go of the folder. What was chosen is said."""
     clock = Clock()
+    assert not isinstance(config.text, str)
     folder = new_run_folder(config.out, config.text, overwrite=overwrite)
     try:
         stack.enter_context(lock(folder))
@@ -251,7 +252,7 @@ def _settle(config: TrainConfig) -> tuple[torch.device, list[str]]:
 
 
 def _apply(plan: Plan) -> None:
-    """What of a plan holds for the whole process: with other threads or kernels, the same sums round differently."""
+    """What of a plan holds for the whole process: other threads or kernels round sums differently."""
     set_threads(plan.threads)
     set_float32(plan.float32)
 

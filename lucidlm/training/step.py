@@ -50,8 +50,8 @@ def train_step(
 ) -> StepResult:
     """Moves the weights once, down the gradient of the batch's mean loss.
 
-    batch: inputs and targets, each (B, T). hidden: model.hidden, compiled (default: as it is). Raises RunError
-    if the gradient is not finite; then nothing was moved.
+    batch: inputs and targets, each (B, T). hidden: model.hidden, compiled (default: as it is).
+    Raises RunError if the gradient is not finite; then nothing was moved.
     """
     # Dropout as a function of seed and step: a resumed run needs no generator's state to draw the same.
     torch.manual_seed(seed_from(seed, "dropout", step))
@@ -60,8 +60,9 @@ def train_step(
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip if clip > 0 else float("inf"))
     if not torch.isfinite(norm):
         raise RunError(
-            f"step {step}: the gradient's norm is {norm.item()}, the batch's loss {nats / tokens:.4f}; no weight was "
-            "moved. Train anew with a lower --optim.lr or with --dtype float32; what was saved before is intact"
+            f"step {step}: the gradient's norm is {norm.item()}, the batch's loss {nats / tokens:.4f}; "
+            "no weight was moved. Train anew with a lower --optim.lr or with --dtype float32; "
+            "what was saved before is intact"
         )
     for optimizer in optimizers:
         optimizer.step()

@@ -1,4 +1,4 @@
-"""What a run looks at between steps: losses of two fixed samples, a text it writes, a probe's log-probabilities.
+"""What a run looks at between steps: losses of two fixed samples, a text it writes, log-probabilities.
 
 None of it draws from the generators that training draws from: with or without it, the weights are the same.
 """
@@ -6,6 +6,7 @@ None of it draws from the generators that training draws from: with or without i
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ def validate(
     )
 
 
-def _named(side: str, evaluation: Evaluation) -> dict[str, float]:
+def _named(side: str, evaluation: Evaluation) -> dict[str, Any]:
     names = ("loss_nats", "perplexity", "bits_per_byte")
     values = {f"{side}_{name}": getattr(evaluation, name) for name in names}
     return values | {f"{side}_tokens": evaluation.tokens_scored}
