@@ -23,6 +23,8 @@ class TrainingDisplay:
         self.console = Console(stderr=True, highlight=False)
         self.progress: Progress | None = None
         self.last_line = -math.inf
+        self.shown_at: tuple[int, float] | None = None
+        """Tokens and time at the last line: the speed that is shown is the mean since then."""
 
     def __enter__(self) -> "TrainingDisplay":
         return self
@@ -41,7 +43,7 @@ class TrainingDisplay:
             self._draw(report)
         elif report.step.step and time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
-            self.say(f"step {report.step.step:,}/{report.steps:,}  {_numbers(report)}")
+            self.say(f"step {report.step.step:,}/{report.steps:,}  {self._numbers(report)}")
         if report.validation is not None:
             self.say(_validation(report))
             if report.sample:
@@ -59,10 +61,27 @@ class TrainingDisplay:
             self.progress = Progress(*columns, console=self.console, transient=True, expand=True)
             self.progress.add_task("training", total=report.steps, numbers="")
             self.progress.start()
-        numbers = _numbers(report) if report.step.step else "validating"
+        numbers = self._numbers(report) if report.step.step else "validating"
         self.progress.update(
             self.progress.task_ids[0], completed=report.step.step, total=report.steps, numbers=numbers
         )
+
+    def _numbers(self, report: "Report") -> str:
+        step, now = report.step, time.monotonic()
+        tokens_per_s = step.tokens_per_s
+        if self.shown_at is not None and now > self.shown_at[1]:
+            tokens_per_s = (step.tokens - self.shown_at[0]) / (now - self.shown_at[1])
+        if (
+            not self.console.is_terminal
+            or self.shown_at is None
+            or now - self.shown_at[1] > SECONDS_BETWEEN_LINES
+        ):
+            self.shown_at = step.tokens, now
+        perplexity = math.exp(min(step.loss_nats, 700.0))
+        mfu = f"  {step.mfu:.0%} of peak" if step.mfu is not None else ""
+        left = f"  {_duration(report.time_left_s)} left" if report.time_left_s else ""
+        speed = f"{tokens_per_s:,.0f} tokens/s{mfu}{left}"
+        return f"loss {step.loss_nats:.3f}  perplexity {perplexity:,.1f}  {speed}"
 
 
 def stage_printer(stage: str, done: int, total: int | None) -> None:
@@ -72,16 +91,6 @@ def stage_printer(stage: str, done: int, total: int | None) -> None:
     shown = f"{done / total:4.0%}" if total else f"{done:,}"
     end = "\n" if total and done >= total else ""
     print(f"\r\x1b[K{stage} {shown}", end=end, file=sys.stderr, flush=True)
-
-
-def _numbers(report: "Report") -> str:
-    step = report.step
-    perplexity = math.exp(min(step.loss_nats, 700.0))
-    mfu = f"  {step.mfu:.0%} of peak" if step.mfu is not None else ""
-    return (
-        f"loss {step.loss_nats:.3f}  perplexity {perplexity:,.1f}  {step.tokens_per_s:,.0f} tokens/s{mfu}  "
-        f"{_duration(report.time_left_s)} left"
-    )
 
 
 def _validation(report: "Report") -> str:

@@ -33,6 +33,22 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
 
 
 @contextlib.contextmanager
+def replacing_file(path: str | os.PathLike) -> Generator[Path]:
+    """A temporary path beside `path`, for writers that want a name: it takes its place if all goes well."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
 def replacing_folder(path: str | os.PathLike) -> Generator[Path]:
     """A temporary folder beside `path` that takes its place if the block ends well, else vanishes.
 

@@ -388,7 +388,8 @@ def memory_bytes(plan: Plan) -> int:
     """What training will hold at most, by arithmetic: weights, gradients, moments and one micro-batch."""
     model = plan.model
     moments = 2 if plan.optim.name == "adamw" else 1.3
-    weights = 4 * model.n_parameters * (2 + moments + 1)  # + 1: the best weights, kept aside
+    # Weights, gradients, moments, the best weights kept aside, and a checkpoint's on their way to the disk.
+    weights = 4 * model.n_parameters * (2 + moments + 2)
     width = 2 if plan.dtype == "bfloat16" else 4
     activations = 34 * width * plan.micro_batch * model.context_length * model.emb_dim * model.n_layers
     chunk = min(plan.micro_batch * model.context_length, max(256, 2**26 // model.vocab_size))

@@ -22,7 +22,8 @@ from lucidlm.text.tokenizer import Tokenizer
 SPANS = 8
 """Into so many pieces, evenly spread, a sample of one long text is cut."""
 PROBE_TOKENS = 64
-SAMPLE_TOKENS = 48
+SAMPLE_CHARACTERS = 120
+"""About so long are the texts that a run writes, whatever its tokens are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +103,9 @@ def _named(side: str, evaluation: Evaluation) -> dict[str, Any]:
 
 def write_sample(model: GPT, tokenizer: Tokenizer, samples: Samples, *, step: int) -> dict:
     """What samples.jsonl holds of a step: a text after the prompt, and the probe's log-probabilities."""
-    written = generate(
-        model, tokenizer, samples.prompt, max_new_tokens=SAMPLE_TOKENS, temperature=0.8, seed=0
-    )
+    characters = len(tokenizer.decode(samples.probe)) / len(samples.probe)
+    length = round(SAMPLE_CHARACTERS / max(1.0, characters))
+    written = generate(model, tokenizer, samples.prompt, max_new_tokens=length, temperature=0.8, seed=0)
     context = model.config.context_length
     pieces = scored_logits(
         model,

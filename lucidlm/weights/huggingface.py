@@ -14,7 +14,7 @@ from torch import Tensor
 from lucidlm.errors import ConfigError, WeightsError
 from lucidlm.model.config import DERIVED, GPTConfig
 from lucidlm.model.gpt import GPT
-from lucidlm.runtime.files import write_atomically
+from lucidlm.runtime.files import replacing_file, write_atomically
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.names import from_huggingface, to_huggingface
 
@@ -71,13 +71,15 @@ def save_model(
     state: dict[str, Tensor] | None = None,
 ) -> None:
     """Writes the model's folder, each file whole or not at all. `state`: other weights for the same model."""
-    from safetensors.torch import save
+    from safetensors.torch import save_file
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu() for name, tensor in (state or model.state_dict()).items()}
     config = config_of(model.config, end_of_text=tokenizer.end_of_text, document_prefix_id=document_prefix_id)
-    write_atomically(folder / WEIGHTS, save(to_huggingface(state, model.config), metadata={"format": "pt"}))
+    with replacing_file(folder / WEIGHTS) as temporary:
+        save_file(to_huggingface(state, model.config), temporary, metadata={"format": "pt"})
+        temporary.chmod(0o644)  # safetensors writes files that nobody else can read
     write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
     generation = {
         "bos_token_id": tokenizer.end_of_text,
