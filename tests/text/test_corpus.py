@@ -11,6 +11,8 @@ import pytest
 from lucidlm.errors import ConfigError, DataError, RunError
 from lucidlm.runtime.files import lock
 from lucidlm.text import corpus as module
+from lucidlm.text import leaks, split
+from lucidlm.text import spool as spooling
 from lucidlm.text.corpus import open_corpus, prepare, train_documents, validation_documents
 from lucidlm.text.tokenizer import Tokenizer
 
@@ -79,7 +81,7 @@ def test_one_text_is_cut_near_its_end_by_characters_and_nothing_is_lost(book, tm
 
 @pytest.mark.parametrize("characters", range(100, 130))
 def test_the_cut_falls_between_characters_however_many_bytes_they_have(tmp_path, characters, monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK", 7)
+    monkeypatch.setattr(spooling, "BLOCK", 7)
     text = "".join(random.Random(characters).choices("aé東😀\n", k=characters))
     (tmp_path / "a.txt").write_bytes(text.encode())
     corpus = prepare(tmp_path / "a.txt", tmp_path / "out", tokenizer="bytes", validation_fraction=0.3)
@@ -166,7 +168,7 @@ def test_the_validation_part_is_bounded_by_halving_the_fraction(tmp_path, monkey
     texts = [words(seed, 30) for seed in range(400)]
     lines = write_jsonl(tmp_path / "a.jsonl", texts)
     before = decoded(prepare(lines, tmp_path / "c", tokenizer="bytes"))[1]
-    monkeypatch.setattr(module, "LARGEST_VALIDATION", 3000)
+    monkeypatch.setattr(split, "LARGEST_VALIDATION", 3000)
     corpus = prepare(tmp_path / "a.txt", tmp_path / "a", tokenizer="bytes")
     assert corpus.validation_bytes == 2500
     assert corpus.notes[0] == "the last 2.5 % of the text held out"
@@ -235,7 +237,8 @@ def test_a_document_that_stands_inside_a_longer_one_is_found(tmp_path, monkeypat
     inner = words(1, 200)
     (tmp_path / "train.txt").write_text("\n\n".join([words(2, 2000), inner, words(3, 2000)]))
     (tmp_path / "val.txt").write_text(inner.replace(" ", "\n"))
-    monkeypatch.setattr(module, "_BLOCK", 5000)
+    for part in (spooling, leaks):
+        monkeypatch.setattr(part, "BLOCK", 5000)
     corpus = prepare(
         tmp_path / "train.txt", tmp_path / "out", tokenizer="bytes", validation=tmp_path / "val.txt"
     )
@@ -280,10 +283,10 @@ def test_a_vocabulary_is_learnt_from_the_training_part_alone(tmp_path):
 
 def test_a_large_text_is_sampled_evenly_for_the_vocabulary(book, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TRAINING_SAMPLE", 2000)
-    monkeypatch.setattr(module, "_BLOCK", 100)
-    spool = module._Spool(tmp_path / "spool", lambda *_: None, {})
+    monkeypatch.setattr(spooling, "BLOCK", 100)
+    spool = spooling.Spool(tmp_path / "spool", lambda *_: None, {})
     spool.fill([book], {"encoding": "utf-8", "field": "text", "raw": False})
-    part = module._whole(spool.index(), np.array([True]))
+    part = split._whole(spool.index(), np.array([True]))
     sample = list(module._sample(spool, part))
     assert sum(map(len, sample)) == pytest.approx(2000, abs=150)
     places = [book.read_text("utf-8").index(text) for text in sample]

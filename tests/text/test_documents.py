@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pypdf import PdfWriter
 
 from lucidlm.errors import ConfigError, DataError, LucidError
-from lucidlm.text import documents
+from lucidlm.text import decoding, documents, pages
 from lucidlm.text.documents import read_documents
 
 
@@ -83,7 +83,7 @@ def test_where_blocks_are_cut_changes_nothing(tmp_path_factory, text, block, enc
     path = written(tmp_path_factory.mktemp("cut") / "a.txt", text.encode(encoding))
     expected = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(documents, "_BLOCK", block)
+        patch.setattr(decoding, "_BLOCK", block)
         if expected:
             assert read(path, encoding=encoding) == [expected]
         else:
@@ -139,7 +139,7 @@ def test_an_invalid_byte_is_named_with_its_place(tmp_path, place):
 
 
 def test_the_place_is_right_when_the_bad_character_began_in_the_block_before(tmp_path, monkeypatch):
-    monkeypatch.setattr(documents, "_BLOCK", 4)
+    monkeypatch.setattr(decoding, "_BLOCK", 4)
     path = written(tmp_path / "a.txt", b"abc\xe2\x82 tail")  # the euro sign without its last byte
     assert "byte 3 is 0xe2" in refusal(path)
     path = written(tmp_path / "b.txt", b"abcdefg\xe2\x82")
@@ -308,7 +308,7 @@ def test_a_gz_cut_off_damaged_or_not_one_is_refused(tmp_path):
 
 
 def test_what_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(documents, "_WHOLE", 1 << 20)
+    monkeypatch.setattr(pages, "_WHOLE", 1 << 20)
     assert "too much" in refusal(written(tmp_path / "a.html.gz", gzip.compress(b"x" * (2 << 20))))
     assert "too much" in refusal(written(tmp_path / "a.epub", epub({"a.xhtml": "x" * (2 << 20)})))
     many = {f"{n}.xhtml": "x" * 300_000 for n in range(4)}
@@ -369,7 +369,7 @@ def test_a_frame_cut_over_pieces_is_removed_all_the_same(tmp_path, monkeypatch, 
     story = STORY + long_line + "more\n"
     whole = HEADER + STARTS[4] + story + ENDS[2] + LICENCE[:3000]
     path = written(tmp_path / "book.txt", whole.replace("\n", "\r\n"))
-    monkeypatch.setattr(documents, "_BLOCK", block)
+    monkeypatch.setattr(decoding, "_BLOCK", block)
     text, notes = read_one(path)
     assert text == story
     assert notes[0] == "CRLF line ends read as LF"
@@ -437,7 +437,7 @@ def test_every_line_of_jsonl_is_a_document(tmp_path):
 
 def test_lines_of_jsonl_may_be_cut_anywhere(tmp_path, monkeypatch):
     texts = ["a\u2028b\x85c", "é" * 40, "z\n" * 9]
-    monkeypatch.setattr(documents, "_BLOCK", 3)
+    monkeypatch.setattr(decoding, "_BLOCK", 3)
     path = written(
         tmp_path / "a.jsonl", "\n".join(json.dumps({"text": t}, ensure_ascii=False) for t in texts)
     )

@@ -1,0 +1,191 @@
+"""The bytes of a file come in, its text goes out: unpacked, decoded, with LF line ends, free of JSON."""
+
+import codecs
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from lucidlm.errors import ConfigError, DataError
+
+_BLOCK = 1 << 20
+_FIRST_BLOCK = 1 << 16
+"""How much of a file is looked at for bytes that no text has."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file on this machine, and what its source was."""
+
+    path: Path
+    name: str
+    """What messages call it: a path, a URL or "stdin"."""
+    kind: str
+    """text, html, epub, pdf or jsonl"""
+    gzipped: bool
+
+
+def read_blocks(file: File) -> Iterator[bytes]:
+    """A file's bytes, unpacked."""
+    count = 0
+    try:
+        with gzip.open(file.path, "rb") if file.gzipped else file.path.open("rb") as opened:
+            while block := opened.read(_BLOCK):
+                count += len(block)
+                yield block
+    except EOFError as problem:
+        raise DataError(
+            f"{file.name}: the .gz file is cut off after {count:,} unpacked bytes; copy or download it again"
+        ) from problem
+    except (gzip.BadGzipFile, zlib.error) as problem:
+        raise DataError(
+            f"{file.name}: not a sound .gz file ({problem}, after {count:,} unpacked bytes); "
+            "copy it again, or take .gz off its name if it is not one"
+        ) from problem
+    except OSError as problem:
+        raise cannot_read(file.name, problem) from problem
+
+
+def cannot_read(name: str, problem: OSError) -> DataError:
+    """The error for a file that the system does not let us read."""
+    advice = "allow reading it" if isinstance(problem, PermissionError) else "check the path and the disk"
+    return DataError(
+        f"{name}: cannot be read ({problem.strerror or problem}); {advice}, or give another file"
+    )
+
+
+def known_encoding(encoding: str) -> str:
+    """Python's own name of an encoding of text."""
+    try:
+        codec = codecs.lookup(encoding)
+        codecs.getincrementaldecoder(encoding)
+        "".encode(encoding)  # refuses codecs such as base64, which do not make text
+    except (LookupError, ValueError) as problem:
+        raise ConfigError(
+            f"--encoding {encoding}: not a known encoding of text; try utf-8, latin-1, cp1252 or utf-16"
+        ) from problem
+    return codec.name
+
+
+def read_text(file: File, encoding: str, notes: list[str]) -> Iterator[str]:
+    """The text of a file as it stands there, without a byte order mark."""
+    return decode(read_blocks(file), file.name, encoding, notes, unpacked=file.gzipped)
+
+
+def decode(
+    blocks: Iterable[bytes], name: str, encoding: str, notes: list[str], *, unpacked: bool = False
+) -> Iterator[str]:
+    """Bytes as text, a character that two blocks share included; a byte order mark is dropped."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    count, start = 0, True
+    for block in chain(blocks, [b""]):
+        if count == 0:
+            _refuse_binary(block[:_FIRST_BLOCK], name, encoding)
+        count += len(block)
+        try:
+            text = decoder.decode(block, final=not block)
+        except UnicodeDecodeError as problem:
+            # A decoder keeps the bytes of an unfinished character, so the place is known from the end alone.
+            place = count - len(problem.object) + problem.start
+            where = f"byte {place}" + (" of the unpacked file" if unpacked else "")
+            raise DataError(f"{name}: {where} {_wrong_byte(problem, encoding)}") from problem
+        except UnicodeError as problem:
+            raise DataError(f"{name}: not {encoding} ({problem}); give another --encoding") from problem
+        if start and text:
+            start = False
+            if text[0] == "\ufeff":
+                notes.append("byte order mark dropped")
+                text = text[1:]
+        yield text
+
+
+def _refuse_binary(block: bytes, name: str, encoding: str) -> None:
+    if encoding == "utf-8" and block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        wide = "utf-32" if block.startswith(codecs.BOM_UTF32_LE) else "utf-16"  # FF FE begins both
+        raise DataError(
+            f"{name}: the byte order mark of {wide.upper()} stands at its start; add --encoding {wide}"
+        )
+    if b"\0" in block and "\0" in block.decode(encoding, errors="ignore"):
+        raise DataError(
+            f"{name}: looks like a binary file (byte {block.index(0)} is 0x00); give text, "
+            "or --encoding utf-16-le if it is that"
+        )
+
+
+def _wrong_byte(problem: UnicodeDecodeError, encoding: str) -> str:
+    byte = problem.object[problem.start]
+    # 0x80 to 0x9f are curly quotes and dashes in Windows' table, and nothing that a text has in ISO's.
+    likely = "utf-8" if encoding != "utf-8" else "cp1252" if 0x80 <= byte <= 0x9F else "latin-1"
+    return (
+        f"is 0x{byte:02x}, not {encoding} ({problem.reason}); say what it is, for example --encoding {likely}"
+    )
+
+
+def with_lf(strings: Iterable[str], notes: list[str]) -> Iterator[str]:
+    """The same text in pieces of about a million characters at most, with every line end as LF."""
+    decoder = io.IncrementalNewlineDecoder(None, translate=True)  # keeps a CR back until it sees what follows
+    for string in strings:
+        for start in range(0, len(string), _BLOCK):
+            yield decoder.decode(string[start : start + _BLOCK])
+    yield decoder.decode("", final=True)
+    seen = decoder.newlines if isinstance(decoder.newlines, tuple) else (decoder.newlines,)
+    for end, name in {"\r\n": "CRLF", "\r": "CR"}.items():
+        if end in seen:
+            notes.append(f"{name} line ends read as LF")
+
+
+def without_surrogates(text: str, notes: list[str]) -> str:
+    """Half a UTF-16 pair, which JSON and PDF can hold, is no character: it becomes U+FFFD, as in browsers."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        text, count = re.subn("[\ud800-\udfff]", "\ufffd", text)
+        notes.append(f"{count:,} lone surrogates replaced by U+FFFD")
+    return text
+
+
+def split_lines(strings: Iterable[str]) -> Iterator[str]:
+    """The lines of a text without their LF; what Python's splitlines() also takes for line ends is text."""
+    parts: list[str] = []
+    for string in strings:
+        first, *rest = string.split("\n")
+        parts.append(first)
+        for line in rest:
+            yield "".join(parts)
+            parts = [line]
+    yield "".join(parts)
+
+
+def text_of_record(line: str, source: str, field: str) -> str:
+    """The string in this field of a JSON object."""
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as problem:
+        raise DataError(
+            f"{source}: not JSON ({problem.msg} at character {problem.pos + 1}); mend or delete this line"
+        ) from problem
+    except (ValueError, RecursionError) as problem:
+        raise DataError(
+            f"{source}: not JSON that can be read ({problem}); mend or delete this line"
+        ) from problem
+    if not isinstance(record, dict):
+        raise DataError(f"{source}: a JSON object is needed, this is a {_json_type(record)}; mend this line")
+    if field not in record:
+        there = ", ".join(map(repr, list(record)[:20])) or "none"
+        raise DataError(f"{source}: no field {field!r}; there are {there}: choose one by --field")
+    if not isinstance(record[field], str):
+        raise DataError(
+            f"{source}: the field {field!r} is a {_json_type(record[field])}, not a string; "
+            "choose another by --field or mend this line"
+        )
+    return record[field]
+
+
+def _json_type(value: object) -> str:
+    names = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}
+    return names.get(type(value), "number")

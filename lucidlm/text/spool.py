@@ -1,0 +1,108 @@
+"""The cleaned text on the disk: documents come in one by one, any stretch of any of them comes out again."""
+
+import codecs
+import collections
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from lucidlm.text.documents import Document, read_documents
+
+Progress = Callable[[str, int, int | None], None]
+
+BLOCK = 1 << 20
+"""Bytes that are read at a time."""
+INDEX = np.dtype([("offset", "<u8"), ("bytes", "<u8"), ("characters", "<u8"), ("digest", "S16")])
+"""What is kept of each document."""
+
+
+class Spool:
+    """All documents in one temporary file of UTF-8, and an index of where each stands."""
+
+    def __init__(self, folder: Path, progress: Progress, aliases: dict[str, str]):
+        self.progress = progress
+        self.folder = folder
+        self.folder.mkdir()
+        self.aliases = aliases
+        self.parts: list[int] = []
+        """Documents of the training sources, and of the validation sources."""
+        self.notes: list[str] = []
+        for kind in ("text", "index", "names"):
+            self._path(kind).touch()
+        self._reader = open(self._path("text"), "rb")  # noqa: SIM115
+
+    def fill(self, sources: list[str | Path], reading: dict) -> None:
+        """Append the documents of these sources."""
+        documents = read_documents(sources, **reading, progress=self._tell) if sources else ()
+        counted: collections.Counter[str] = collections.Counter()
+        first: dict[str, str] = {}
+        count = 0
+        with contextlib.ExitStack() as stack:
+            text, index, names = (
+                stack.enter_context(open(self._path(k), "ab")) for k in ("text", "index", "names")
+            )
+            for document in documents:
+                index.write(self._append(document, text))
+                name = self.aliases.get(document.source, document.source)
+                names.write(name.replace("\n", " ").encode("utf-8", "replace") + b"\n")
+                for note in document.notes:
+                    counted[note] += 1
+                    first.setdefault(note, name)
+                count += 1
+        self.parts.append(count)
+        for note, times in counted.items():
+            more = f" (and so in {times - 1:,} more documents)" if times > 1 else ""
+            self.notes.append(f"{first[note]}: {note}{more}")
+
+    def index(self) -> np.ndarray:
+        """Place, bytes, characters and digest of each document."""
+        return np.fromfile(self._path("index"), INDEX)
+
+    def blocks(self, start: int, end: int) -> Iterator[bytes]:
+        """The bytes between two places, in blocks of at most 1 MiB."""
+        while start < end:
+            # One open file for a million documents; another generator may have moved it since the last block.
+            self._reader.seek(start)
+            block = self._reader.read(min(BLOCK, end - start))
+            start += len(block)
+            yield block
+
+    def text(self, start: int, end: int) -> Iterator[str]:
+        """The text between two places, in blocks of at most 1 MiB."""
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        for block in self.blocks(start, end):
+            yield decoder.decode(block)
+
+    def names(self, documents: Iterable[int]) -> dict[int, str]:
+        """What the sources call these documents."""
+        wanted = set(documents)
+        with open(self._path("names"), encoding="utf-8", newline="\n") as lines:
+            return {number: line[:-1] for number, line in enumerate(lines) if number in wanted}
+
+    def close(self) -> None:
+        """Leave nothing of the spool in the folder."""
+        self._reader.close()
+        shutil.rmtree(self.folder)
+
+    def _path(self, kind: str) -> Path:
+        return self.folder / kind
+
+    def _append(self, document: Document, text) -> bytes:
+        offset, characters, digest = text.tell(), 0, hashlib.sha256()
+        for piece in document.pieces():
+            data = piece.encode("utf-8")
+            text.write(data)
+            digest.update(data)
+            characters += len(piece)
+            self.progress("read", text.tell(), None)
+        entry = (offset, text.tell() - offset, characters, digest.digest()[:16])
+        return np.array(entry, INDEX).tobytes()
+
+    def _tell(self, line: str) -> None:
+        if line.endswith("skipped"):
+            self.notes.append(line)
+        self.progress(line, 0, None)

@@ -1,0 +1,92 @@
+import pytest
+
+from lucidlm.text.gutenberg import without_frame
+
+HEADER = """The Project Gutenberg eBook of A Book
+
+This eBook is for the use of anyone anywhere.
+
+Title: A Book
+
+"""
+LICENCE = "\n\nUpdated editions will replace the previous one.\n" + "Section 1. Terms of use.\n" * 700
+STORY = "\n\nProduced by somebody\n\nCHAPTER I\n\nIt was a ***dark*** night; START OF it.\n\n"
+STARTS = [
+    "*** START OF THE PROJECT GUTENBERG EBOOK A BOOK ***\n",
+    "***START OF THIS PROJECT GUTENBERG EBOOK A BOOK***\n",
+    "*** START OF THIS PROJECT GUTENBERG EBOOK, A BOOK ***\n",
+    "*** START OF THE PROJECT GUTENBERG EBOOK 1342 ***\n",
+    "*** START OF THE PROJECT GUTENBERG EBOOK A VERY LONG\nTITLE, OR: THE MODERN\nPROMETHEUS ***\n",
+    "***START OF PROJECT GUTENBERG ETEXT\n",
+    "*** Start of the Project Gutenberg EBook A Book ***\n",
+    "*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\n",
+    "*END THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\n",
+    "*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*\n\n*** START OF THE PROJECT GUTENBERG EBOOK A ***\n",
+    "*** START OF THE PROJECT GUTENBERG EBOOK A ***\n\nsmall\n*END*THE SMALL PRINT!*END*\n",
+]
+ENDS = [
+    "*** END OF THE PROJECT GUTENBERG EBOOK A BOOK ***\n",
+    "***END OF THIS PROJECT GUTENBERG EBOOK A BOOK***\n",
+    "End of the Project Gutenberg EBook of A Book, by B\n\n*** END OF THIS PROJECT GUTENBERG EBOOK A ***\n",
+    "End of Project Gutenberg's A Book, by B\n",
+    "End of The Project Gutenberg Etext of A Book\n",
+]
+
+
+def unframed(text: str, piece: int = 1 << 20) -> tuple[str, list[str]]:
+    """What is left of a text that comes in pieces of this length, and the notes."""
+    notes: list[str] = []
+    pieces = (text[start : start + piece] for start in range(0, len(text), piece))
+    return "".join(without_frame(pieces, notes)), notes
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("end", ENDS)
+def test_the_frame_is_removed_and_said(start, end):
+    frame = len(HEADER + start) + len(end + LICENCE)
+    assert unframed(HEADER + start + STORY + end + LICENCE) == (
+        STORY,
+        [f"Project Gutenberg header and footer removed ({frame:,} characters)"],
+    )
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64, 1000, 4096])
+def test_a_frame_cut_over_pieces_is_removed_all_the_same(piece):
+    long_line = "no line end for long " * 300 + ENDS[0]  # the mark is not at the start of its line
+    story = STORY + long_line + "more\n"
+    assert unframed(HEADER + STARTS[4] + story + ENDS[2] + LICENCE[:3000], piece)[0] == story
+
+
+def test_a_start_without_an_end_and_an_end_without_a_start():
+    assert unframed(HEADER + STARTS[0] + STORY) == (
+        STORY,
+        [f"Project Gutenberg header removed ({len(HEADER + STARTS[0]):,} characters); no footer was found"],
+    )
+    assert unframed(STORY + ENDS[0] + LICENCE) == (
+        STORY,
+        [f"Project Gutenberg footer removed ({len(ENDS[0] + LICENCE):,} characters); no header was found"],
+    )
+    assert unframed(STORY + ENDS[0].rstrip())[0] == STORY
+
+
+def test_several_books_in_one_file_lose_their_frames_alone():
+    story = STORY + "x\n" * 50_000
+    text, (note,) = unframed((HEADER + STARTS[0] + story + ENDS[0] + LICENCE) * 3)
+    assert text == story * 3
+    assert note.startswith("3 Project Gutenberg headers and 3 footers removed")
+
+
+def test_a_frame_in_the_middle_of_a_corpus_does_not_take_the_rest_with_it():
+    before, after = "other text\n" * 10_000, "and more text\n" * 10_000
+    corpus = before + HEADER + STARTS[0] + STORY + ENDS[0] + LICENCE + after
+    assert unframed(corpus) == (corpus, [])
+
+
+def test_a_mention_of_gutenberg_is_text():
+    text = "I read it at Project Gutenberg.\nEnd of the Project Gutenberg was near.\n* END OF LIST\n"
+    assert unframed(text) == (text, [])
+
+
+def test_many_end_lines_take_linear_time():
+    text = (ENDS[0] + "text\n" * 5) * 8_000 + "x\n" * 50_000
+    assert unframed(text) == (text, [])
