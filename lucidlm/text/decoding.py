@@ -65,6 +65,8 @@ def known_encoding(encoding: str) -> str:
         codec = codecs.lookup(encoding)
         codecs.getincrementaldecoder(encoding)
         "".encode(encoding)  # refuses codecs such as base64, which do not make text
+        if codec.name in ("idna", "punycode"):
+            raise LookupError("an encoding of host names")
     except (LookupError, ValueError) as problem:
         raise ConfigError(
             f"--encoding {encoding}: not a known encoding of text; try utf-8, latin-1, cp1252 or utf-16"

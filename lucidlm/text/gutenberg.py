@@ -11,7 +11,8 @@ _HEADER_MARK = re.compile(
     r"^[ \t]*(?:(?P<start>\*{1,4}[ \t]*START OF (?:THE |THIS )?PROJECT GUTENBERG"
     r"(?:[^\n]*?(?:\n(?![ \t]*\n)[^\n]+?){0,4}?\*{3}[ \t]*$)?)"  # a long title runs over several lines
     r"|(?P<small>\*+[ \t]*END[ \t]*\*?[ \t]*THE SMALL PRINT)"
-    r"|(?P<end>\*{1,4}[ \t]*END OF (?:THE |THIS )?PROJECT GUTENBERG))[^\n]*\n?",
+    r"|(?P<end>\*{1,4}[ \t]*END OF (?:THE |THIS )?PROJECT GUTENBERG"
+    r"|END OF (?:THE |THIS )?PROJECT GUTENBERG(?:['’]S|[ \t]+E-?(?:BOOK|TEXT))))[^\n]*\n?",
     re.IGNORECASE | re.MULTILINE,
 )
 _FOOTER_MARK = re.compile(

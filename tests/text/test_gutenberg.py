@@ -69,6 +69,15 @@ def test_a_start_without_an_end_and_an_end_without_a_start():
     assert unframed(STORY + ENDS[0].rstrip())[0] == STORY
 
 
+def test_the_small_print_may_stand_at_the_end_of_a_book():
+    story = STORY + "x\n" * 50_000
+    header, footer = HEADER + STARTS[0], ENDS[3] + LICENCE + STARTS[7]
+    assert unframed(header + story + footer) == (
+        story,
+        [f"Project Gutenberg header and footer removed ({len(header + footer):,} characters)"],
+    )
+
+
 def test_several_books_in_one_file_lose_their_frames_alone():
     story = STORY + "x\n" * 50_000
     text, (note,) = unframed((HEADER + STARTS[0] + story + ENDS[0] + LICENCE) * 3)
@@ -90,3 +99,9 @@ def test_a_mention_of_gutenberg_is_text():
 def test_many_end_lines_take_linear_time():
     text = (ENDS[0] + "text\n" * 5) * 8_000 + "x\n" * 50_000
     assert unframed(text) == (text, [])
+
+
+def test_small_print_behind_a_footer_without_asterisks_does_not_take_the_book_with_it():
+    book = "A short story. " * 20
+    footer = "End of Project Gutenberg's A Short Story\n\n*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*\n"
+    assert "".join(without_frame([f"{book}\n{footer}"], [])).strip() == book.strip()
