@@ -31,10 +31,12 @@ def cut(text: Path, folder: Path) -> tuple[Path, Path]:
     return train, test
 
 
-def measure(train: Path, test: Path, run: Path, minutes: float) -> tuple[float, float, float]:
+def measure(
+    train: Path, test: Path, run: Path, *, minutes: float, val_fraction: float
+) -> tuple[float, float, float]:
     """Seconds that training took, and bits per byte of the test text at the default stride and at S = T."""
     began = time.perf_counter()
-    settings = ["--out", str(run), "--minutes", str(minutes)]
+    settings = ["--out", str(run), "--minutes", str(minutes), "--val-fraction", str(val_fraction)]
     command = [sys.executable, "-m", "lucidlm", "train", str(train), *settings]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - began
@@ -49,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="How good a model is after so many minutes.")
     parser.add_argument("text", type=Path)
     parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--val-fraction", type=float, default=0.1)
     parser.add_argument("--repeats", type=int, default=3)
     asked = parser.parse_args()
     machine = platform.processor() or platform.machine()
@@ -58,7 +61,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         train, test = cut(asked.text, Path(folder))
         for number in range(asked.repeats):
-            seconds, half, whole = measure(train, test, Path(folder) / f"run{number}", asked.minutes)
+            seconds, half, whole = measure(
+                train,
+                test,
+                Path(folder) / f"run{number}",
+                minutes=asked.minutes,
+                val_fraction=asked.val_fraction,
+            )
             results.append(half)
             row = (asked.text.name, f"{asked.minutes:g}", f"{seconds:.0f}", f"{half:.4f}", f"{whole:.4f}")
             print(f"| {' | '.join(row)} |", flush=True)
