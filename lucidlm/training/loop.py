@@ -23,8 +23,6 @@ from lucidlm.weights.huggingface import load_model, save_model
 
 SAVING_SHARE = 0.05
 """Checkpoints take at most this share of the time."""
-FINAL_SHARE = 0.04
-"""And the evaluation at the end, of a validation text that may be long, at most this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +182,7 @@ def _validation_due(run: TrainingRun) -> bool:
 
 def _validated(run: TrainingRun, report: Report) -> Report:
     """The report with the losses after its step; better weights than all before are kept in memory."""
+    began = time.perf_counter()
     validation = validate(
         run.model,
         run.corpus.tokenizer,
@@ -192,6 +191,8 @@ def _validated(run: TrainingRun, report: Report) -> Report:
         epoch=report.step.epoch,
         time_s=run.clock.elapsed_s,
     )
+    evaluated = validation.validation_tokens + validation.training_tokens
+    run.evaluated_per_s = evaluated / max(1e-9, time.perf_counter() - began)
     sample = write_sample(run.model, run.corpus.tokenizer, run.samples, step=run.step)
     run.metrics.validation(validation)
     run.metrics.sample(sample)
@@ -284,8 +285,13 @@ def _evaluate_best(run: TrainingRun) -> Evaluation:
     """The best weights, read back, on the validation text: all of it if there is time for that."""
     model = load_model(run.folder, device=str(run.model.device))
     documents, total = validation_documents(run.corpus), run.corpus.validation_tokens
-    if run.final_tokens < total:
-        documents = sample_documents(documents, total=total, tokens=run.final_tokens)
+    tokens = run.final_tokens
+    if run.clock.deadline_s is not None and run.evaluated_per_s:
+        # However slow the machine has become, this must not take more than a fiftieth over the time.
+        seconds = max(run.clock.left_s(reserve_s=0.0), run.clock.deadline_s / 50)
+        tokens = min(tokens, max(1024, int(seconds * run.evaluated_per_s)))
+    if tokens < total:
+        documents = sample_documents(documents, total=total, tokens=tokens)
     return evaluate_documents(model, run.corpus.tokenizer, documents)
 
 

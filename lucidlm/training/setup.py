@@ -81,6 +81,8 @@ class TrainingRun:
     best_state: dict[str, Tensor] | None = None
     """The best weights, where they are not yet in the run's folder."""
     stopped_early: bool = False
+    evaluated_per_s: float = 0.0
+    """Tokens a second at the last validation."""
     saved_at: float = field(default_factory=time.perf_counter)
     saving_s: float = 0.0
 
@@ -97,10 +99,9 @@ class TrainingRun:
     @property
     def reserve_s(self) -> float:
         """Seconds that the last save and the evaluation at the end will take, by what they took before."""
-        spent = [
-            after.time_s - before.time_s for before, after in zip(self.validations, self.validations[1:])
-        ]
-        return 2 * self.saving_s + 1.0 + (0.03 * (self.clock.deadline_s or 0) if spent else 0.0)
+        tokens = min(self.final_tokens, self.corpus.validation_tokens)
+        evaluating_s = tokens / self.evaluated_per_s if self.evaluated_per_s else 0.0
+        return 1.0 + 2 * self.saving_s + min(evaluating_s, 0.05 * (self.clock.deadline_s or 0.0))
 
 
 def start_run(

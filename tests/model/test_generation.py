@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import random
 
 import pytest
 import torch
@@ -125,8 +126,35 @@ def test_a_model_in_training_mode_writes_without_dropout_and_stays_in_it():
         if isinstance(module, nn.Dropout):
             module.p = 0.9
     model.train()
+    frozen = model.blocks[0].dropout.eval()
     assert generate(model, BYTES, "hello", max_new_tokens=10, temperature=0).text == quiet.text
+    assert [module for module in model.modules() if not module.training] == [frozen]
+
+
+def test_a_stream_that_waits_leaves_the_model_and_the_callers_code_as_they_were():
+    model = a_model().train()
+    tokens = stream(model, BYTES, "hello", max_new_tokens=9, seed=0)
+    next(tokens)
     assert model.training
+    assert not torch.is_inference_mode_enabled()
+    model.eval()
+    next(tokens)
+    model.train()
+    del tokens
+    assert model.training
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_any_type_draw_in_at_least_float32(dtype):
+    model = a_model("modern").to(dtype)
+    written = generate(model, BYTES, "abc", max_new_tokens=40, seed=4)
+    assert generate(model, BYTES, "abc", max_new_tokens=40, seed=4) == written
+    logits = torch.randn(9, dtype=dtype)
+    at_least = torch.promote_types(dtype, torch.float32)
+    for decoding in (Decoding(), Decoding(temperature=0), Decoding(top_k=3, top_p=0.9, repetition_penalty=2)):
+        probabilities = distribution(logits, decoding, [1, 2])
+        assert probabilities.dtype == at_least
+        assert torch.equal(probabilities, distribution(logits.to(at_least), decoding, [1, 2]))
 
 
 @pytest.mark.parametrize(
@@ -156,6 +184,24 @@ def test_drawn_tokens_follow_the_distribution_worked_out_by_hand(decoding, wante
 
 def test_of_equal_logits_top_k_keeps_the_lower_ids():
     assert torch.isfinite(keep_top_k(torch.zeros(6), 2)).tolist() == [True, True, False, False, False, False]
+
+
+def test_top_k_and_top_p_keep_what_a_sorted_list_keeps():
+    numbers = torch.Generator().manual_seed(5)
+    for k in (1, 2, 5, 11, 12, 30):
+        # Few levels, so that many logits are equal; some are forbidden from the start.
+        logits = torch.randint(-2, 3, (12,), generator=numbers).float()
+        logits[logits == -2] = -torch.inf
+        order = sorted(range(12), key=lambda id: (-logits[id].item(), id))
+        wanted = {id for id in order[:k] if logits[id] > -torch.inf}
+        assert set(torch.isfinite(keep_top_k(logits, k)).nonzero()[:, 0].tolist()) == wanted
+        probabilities, mass, wanted = logits.double().softmax(0).tolist(), 0.0, set()
+        for id in order:
+            if mass >= k / 31:
+                break
+            wanted.add(id)
+            mass += probabilities[id]
+        assert set(torch.isfinite(keep_top_p(logits, k / 31)).nonzero()[:, 0].tolist()) == wanted
 
 
 def test_strategies_that_are_off_change_nothing():
@@ -194,23 +240,58 @@ def test_thousands_of_settings_draw_a_token_that_is_allowed():
                 assert id == penalise_repetition(logits, [0, 3], penalty).argmax()
 
 
-def test_nan_is_an_error_that_names_it():
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_logits_that_say_nothing_are_an_error_that_names_them(temperature):
+    decoding = Decoding(temperature=temperature)
     with pytest.raises(WeightsError, match="NaN"):
-        next_token(torch.tensor([0.0, torch.nan]), Decoding())
+        next_token(torch.tensor([0.0, torch.nan, torch.inf]), decoding)
+    with pytest.raises(WeightsError, match="forbids every token"):
+        next_token(torch.full((3,), -torch.inf), decoding)
+
+
+def test_infinite_logits_share_the_probability_and_pass_through_the_strategies():
+    logits = torch.tensor([0.0, torch.inf, 5.0, torch.inf])
+    assert distribution(logits, Decoding()).tolist() == [0, 0.5, 0, 0.5]
+    assert distribution(logits, Decoding(top_k=1)).tolist() == [0, 1, 0, 0]
+    assert distribution(logits, Decoding(top_p=0.5)).tolist() == [0, 1, 0, 0]
+    sure = Scripted(b"Hi")
+    sure.head = lambda hidden: torch.tensor([[0.0] * 104 + [torch.inf] + [0.0] * 152])
+    (token,) = generate(sure, BYTES, "a", max_new_tokens=1).tokens
+    assert (token.text, token.log_probability) == ("h", 0.0)
 
 
 @pytest.mark.parametrize(
     "fields",
     [
         {"temperature": -0.1}, {"temperature": math.nan}, {"temperature": math.inf}, {"top_k": 0},
-        {"top_p": 0.0},
-        {"top_p": 1.1}, {"min_p": -0.1}, {"min_p": 1.5}, {"repetition_penalty": 0.0}, {"max_new_tokens": -1},
-        {"stop": ("a", "")},
+        {"top_k": 2.5}, {"top_k": True}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_p": math.nan},
+        {"min_p": -0.1}, {"min_p": 1.5}, {"repetition_penalty": 0.0}, {"repetition_penalty": math.nan},
+        {"repetition_penalty": 1e300}, {"max_new_tokens": -1}, {"max_new_tokens": 2.5},
+        {"seed": -1}, {"seed": 2**63}, {"seed": 1.5}, {"stop": ("a", "")},
     ],
 )  # fmt: skip
-def test_a_parameter_that_cannot_be_is_named_with_its_value(fields):
-    with pytest.raises(ConfigError, match=next(iter(fields))):
-        generate(a_model(), BYTES, "a", **fields)
+def test_a_parameter_that_cannot_be_is_named_with_its_value_before_anything_is_drawn(fields):
+    ((name, value),) = fields.items()
+    said = f"{name} .*empty" if name == "stop" else f"{name} is {value}; it must be "
+    said = said.replace("+", r"\+")
+    for write in (generate, stream):  # a stream says so at once, not at its first token
+        with pytest.raises(ConfigError, match=said):
+            write(a_model(), BYTES, "a", **fields)
+
+
+@pytest.mark.parametrize("num", [0, -1, 1.5])
+def test_num_is_a_whole_number_of_texts(num):
+    with pytest.raises(ConfigError, match="num is"):
+        generate_batch(a_model(), BYTES, ["a"], num=num)
+
+
+def test_no_prompts_give_no_texts():
+    assert generate_batch(a_model(), BYTES, []) == []
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_named():
+    with pytest.raises(DataError, match=r"token 122 .* 100 tokens"):
+        generate(a_model(vocab_size=100), BYTES, "zebra", max_new_tokens=1)
 
 
 def test_no_token_at_all_and_end_of_text_end_the_text():
@@ -238,6 +319,36 @@ def test_a_stop_string_ends_the_text_and_never_leaks(stop, text):
     assert tokens[-1].finish_reason == ("length" if stop == ("zz",) else "stop")
 
 
+def test_streams_of_any_bytes_and_stops_show_exactly_the_text_before_the_first_stop():
+    choice = random.Random(8)
+    alphabet = ["a", "b", "é", "😀"]
+    for _ in range(150):
+        script = "".join(choice.choices(alphabet, k=12)).encode() + choice.choice([b"", b"\xe8", b"\xff"])
+        stop = ["".join(choice.choices([*alphabet, "\ufffd"], k=choice.randint(1, 4))) for _ in range(2)]
+        tokens = list(stream(Scripted(script), BYTES, "a", max_new_tokens=len(script), stop=stop))
+        # The whole text, character by character, until a stop string stands in it.
+        whole, text, reason = script.decode(errors="replace"), "", "length"
+        for end in range(1, len(whole) + 1):
+            starts = [whole[:end].find(string) for string in stop if string in whole[:end]]
+            text = whole[: min(starts, default=end)]
+            if starts:
+                reason = "stop"
+                break
+        assert ("".join(token.text for token in tokens), tokens[-1].finish_reason) == (text, reason)
+        for shown in itertools.accumulate(token.text for token in tokens):
+            assert text.startswith(shown)
+
+
+def test_a_stop_string_may_lie_inside_one_token():
+    words = Tokenizer.gpt2()
+    model = Scripted(b"")
+    model.config = model.config.changed(vocab_size=words.vocab_size)
+    (every,) = words.encode(" everything")
+    model.head = lambda hidden: torch.zeros(1, words.vocab_size).index_fill(1, torch.tensor([every]), 90.0)
+    written = generate(model, words, "a", max_new_tokens=5, stop="ryth")
+    assert (written.text, len(written.tokens), written.finish_reason) == (" eve", 1, "stop")
+
+
 def test_streamed_pieces_are_whole_characters_and_join_to_the_text():
     script = "é語😀!".encode() + b"\xff" + "ü".encode() + "語".encode()[:2]
     tokens = list(stream(Scripted(script), BYTES, "a", max_new_tokens=len(script)))
@@ -254,10 +365,10 @@ def test_ids_beyond_the_tokenizers_vocabulary_are_never_drawn():
 
 
 def test_log_probabilities_are_the_models_own():
-    model = a_model()
+    model = a_model(vocab_size=300)  # ids that are padding keep their share, though they are never drawn
     written = generate(model, BYTES, "abc", max_new_tokens=5, temperature=3.0, top_k=2, seed=0)
     ids = BYTES.encode("abc") + [token.id for token in written.tokens]
     with torch.no_grad():
         expected = model(torch.tensor([ids]))[0].log_softmax(-1)
     for place, token in enumerate(written.tokens):
-        assert token.log_probability == pytest.approx(expected[2 + place, token.id].item(), abs=1e-4)
+        assert token.log_probability == pytest.approx(expected[2 + place, token.id].item(), abs=1e-5)
