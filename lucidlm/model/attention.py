@@ -90,10 +90,14 @@ class KVCache:
 
     def keep_rows(self, rows: list[int]) -> None:
         """Drops all rows but these."""
-        index = torch.tensor(rows, device=self.keys[0].device)
-        self.keys = [keys.index_select(0, index) for keys in self.keys]
-        self.values = [values.index_select(0, index) for values in self.values]
+        assert len(rows) <= len(self.lengths), "rows are dropped, not added"
         self.lengths = [self.lengths[row] for row in rows]
+        used = max(self.lengths, default=0)
+        # In place, and only what is held: a copy of the whole capacity costs the time of several tokens.
+        for tensors in (self.keys, self.values):
+            for layer, held in enumerate(tensors):
+                held[: len(rows), :, :used] = held[rows, :, :used]
+                tensors[layer] = held[: len(rows)]
 
     def mask(self, count: int) -> Tensor | None:
         """Which of S keys each of the next `count` tokens may see: (B or 1, 1, count, S); None for all."""

@@ -4,16 +4,19 @@ V vocabulary. Each strategy takes the logits (V,) of one place and returns logit
 """
 
 import codecs
+import contextlib
 import math
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lucidlm.errors import ConfigError, DataError, WeightsError
+from lucidlm.model.attention import KVCache
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import log_softmax
 from lucidlm.runtime.device import seed_from
@@ -31,21 +34,20 @@ class Decoding:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        checks = (
-            (
-                "temperature",
-                self.temperature,
-                0 <= self.temperature < math.inf,
-                "0 (the likeliest token) or more",
+        rules = {
+            "temperature": (0 <= self.temperature < math.inf, "0 (the likeliest token) or more"),
+            "top_k": (
+                self.top_k is None or _is_whole(self.top_k, least=1),
+                "a whole number of at least 1, or none for all tokens",
             ),
-            ("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "1 or more, or none for all tokens"),
-            ("top_p", self.top_p, 0 < self.top_p <= 1, "over 0 and at most 1"),
-            ("min_p", self.min_p, 0 <= self.min_p <= 1, "from 0 to 1"),
-            ("repetition_penalty", self.repetition_penalty, 0 < self.repetition_penalty < math.inf, "over 0"),
-        )
-        for name, value, holds, rule in checks:
+            "top_p": (0 < self.top_p <= 1, "over 0 and at most 1"),
+            "min_p": (0 <= self.min_p <= 1, "from 0 to 1"),
+            # A larger one says no more, and its product with a logit may be too large for float32.
+            "repetition_penalty": (0 < self.repetition_penalty <= 1000, "over 0 and at most 1000"),
+        }
+        for name, (holds, rule) in rules.items():
             if not holds:
-                raise ConfigError(f"{name} is {value}; it must be {rule}")
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be {rule}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +103,11 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
     """Only the k largest stay; of equal ones the lower id."""
     if k >= logits.numel():
         return logits
-    # A stable sort, as topk leaves the order of equal logits open.
-    kept = logits.sort(descending=True, stable=True).indices[:k]
-    return torch.full_like(logits, -torch.inf).scatter(0, kept, logits[kept])
+    smallest = logits.topk(k).values[-1]
+    larger, equal = logits > smallest, logits == smallest
+    # topk leaves open which of several equal logits it takes, so the places left go by id.
+    places = k - larger.sum()
+    return logits.masked_fill(~(larger | (equal & (equal.cumsum(0) <= places))), -torch.inf)
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
@@ -126,14 +130,12 @@ def keep_min_p(logits: Tensor, share: float) -> Tensor:
 
 def distribution(logits: Tensor, decoding: Decoding, ids: Sequence[int] = ()) -> Tensor:
     """Probabilities (V,) of the next token's draw: all strategies in their order. Temperature 0 is argmax."""
-    logits = penalise_repetition(_usable(logits), ids, decoding.repetition_penalty)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = _usable(penalise_repetition(logits, ids, decoding.repetition_penalty))
     if decoding.temperature == 0:
         return torch.zeros_like(logits).index_fill(0, logits.argmax(), 1.0)
-    # Off the largest first: an infinite logit would make NaN, and so would dividing by a tiny temperature.
-    largest = logits.max()
-    if largest == torch.inf:
-        return (logits == torch.inf).float() / (logits == torch.inf).sum()
-    logits = apply_temperature(logits - largest, decoding.temperature)
+    # Off the largest first, or dividing by a tiny temperature would overflow: it cancels out.
+    logits = apply_temperature(logits - logits.max(), decoding.temperature)
     if decoding.top_k is not None:
         logits = keep_top_k(logits, decoding.top_k)
     logits = keep_min_p(keep_top_p(logits, decoding.top_p), decoding.min_p)
@@ -147,20 +149,24 @@ def next_token(
 
     `ids` are the tokens so far, which a repetition penalty looks at. WeightsError for NaN.
     """
+    probabilities = distribution(logits, decoding, ids)
     if decoding.temperature == 0:
-        return int(penalise_repetition(_usable(logits), ids, decoding.repetition_penalty).argmax())
+        return int(probabilities.argmax())
     # On the CPU, so that a seed draws the same on every device.
-    return int(torch.multinomial(distribution(logits, decoding, ids).cpu(), 1, generator=generator))
+    return int(torch.multinomial(probabilities.cpu(), 1, generator=generator))
 
 
 def _usable(logits: Tensor) -> Tensor:
-    if torch.isnan(logits).any():
+    """The logits, some of them finite and none +inf: infinite ones share all the probability."""
+    largest = logits.max().item()  # NaN if any of them is
+    if math.isnan(largest):
         raise WeightsError(
             "the model's logits hold NaN: its weights are damaged or overflowed; take another checkpoint"
         )
-    logits = logits.float() if logits.dtype != torch.float64 else logits
-    if (logits == -torch.inf).all():
+    if largest == -math.inf:
         raise WeightsError("the model forbids every token: all its logits are -inf; take another checkpoint")
+    if largest == math.inf:
+        return torch.zeros_like(logits).masked_fill(logits < math.inf, -torch.inf)
     return logits
 
 
@@ -217,7 +223,8 @@ def stream(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
     )
     row = _Row(model, tokenizer, prompt, stop, max_new_tokens, _fresh(seed))
-    yield from (token for _, token in _decode(model, [row], decoding))
+    # Not itself a generator function: a parameter that cannot be is said now, not at the first token.
+    return (token for _, token in _decode(model, [row], decoding))
 
 
 def generate_batch(
@@ -247,8 +254,8 @@ def generate_batch(
     decoding = Decoding(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
     )
-    if num < 1:
-        raise ConfigError(f"num is {num}; it must be at least 1")
+    if not _is_whole(num, least=1):
+        raise ConfigError(f"num is {num}; it must be a whole number of at least 1")
     seed = _fresh(seed)
     rows = [
         _Row(model, tokenizer, prompt, stop, max_new_tokens, seed if number == 0 else seed_from(seed, number))
@@ -273,51 +280,67 @@ def generate_batch(
 @torch.inference_mode()
 def _decode(model: GPT, rows: list["_Row"], decoding: Decoding) -> Iterator[tuple[int, Token]]:
     """(row, token) until every row has ended; the cache holds the rows that have not."""
-    was_training = model.training
-    model.eval()
-    try:
-        alive = [number for number, row in enumerate(rows) if row.left > 0]
-        if not alive:
-            return
-        cache = model.new_cache(len(alive))
-        longest = max(len(rows[number].ids) for number in alive)
-        prompts = torch.zeros(len(alive), longest, dtype=torch.int64)
+    alive = [number for number, row in enumerate(rows) if row.left > 0]
+    if not alive:
+        return
+    cache = model.new_cache(len(alive))
+    logits = _begin(model, [rows[number] for number in alive], cache)
+    while True:
+        kept = []
         for place, number in enumerate(alive):
-            prompts[place, : len(rows[number].ids)] = torch.tensor(rows[number].ids)
-        hidden = model.hidden(prompts.to(model.device), cache)
-        lengths = [len(rows[number].ids) for number in alive]
-        cache.truncate(lengths)  # the padding behind shorter prompts is forgotten
-        logits = model.head(hidden[torch.arange(len(alive)), torch.tensor(lengths) - 1])  # (rows, V)
-        while True:
-            ended = []
-            for place, number in enumerate(alive):
-                token = rows[number].draw(logits[place], decoding)
-                yield number, token
-                if token.finish_reason is not None:
-                    ended.append(place)
-            if ended:
-                kept = [place for place in range(len(alive)) if place not in ended]
-                alive = [alive[place] for place in kept]
-                if not alive:
-                    return
-                cache.keep_rows(kept)
-            logits = _advance(model, [rows[number] for number in alive], cache)
-    finally:
-        model.train(was_training)
+            token = rows[number].draw(logits[place], decoding)
+            yield number, token
+            if token.finish_reason is None:
+                kept.append(place)
+        if not kept:
+            return
+        if len(kept) < len(alive):
+            alive = [alive[place] for place in kept]
+            cache.keep_rows(kept)
+        logits = _advance(model, [rows[number] for number in alive], cache)
 
 
-def _advance(model: GPT, rows: list["_Row"], cache: Any) -> Tensor:
-    """Logits (rows, V) after each row's last token; rows whose context is full lose its older half first."""
-    context = model.config.context_length
+def _begin(model: GPT, rows: list["_Row"], cache: KVCache) -> Tensor:
+    """Logits (rows, V) after each row's prompt; the prompts are padded on the right to run as one batch."""
+    lengths = [len(row.ids) for row in rows]
+    prompts = torch.zeros(len(rows), max(lengths), dtype=torch.int64)
     for place, row in enumerate(rows):
-        if cache.lengths[place] >= context:
-            row.ids = row.ids[-max(1, context // 2) :]
-            single = model.new_cache(1)
-            if len(row.ids) > 1:
-                model.hidden(torch.tensor([row.ids[:-1]], device=model.device), single)
-            cache.replace_row(place, single)
-    last = torch.tensor([[row.ids[-1]] for row in rows], device=model.device)
-    return model.head(model.hidden(last, cache)[:, -1])
+        prompts[place, : len(row.ids)] = torch.tensor(row.ids)
+    with _without_dropout(model):
+        hidden = model.hidden(prompts.to(model.device), cache)
+        cache.truncate(lengths)  # the padding behind shorter prompts is forgotten
+        return model.head(hidden[torch.arange(len(rows)), torch.tensor(lengths) - 1])
+
+
+def _advance(model: GPT, rows: list["_Row"], cache: KVCache) -> Tensor:
+    """Logits (rows, V) after each row's last token; rows whose context is full lose its older half first."""
+    with _without_dropout(model):
+        for place, row in enumerate(rows):
+            if cache.lengths[place] >= model.config.context_length:
+                row.ids = _newest_half(row.ids, model)
+                single = model.new_cache(1)
+                if len(row.ids) > 1:
+                    model.hidden(torch.tensor([row.ids[:-1]], device=model.device), single)
+                cache.replace_row(place, single)
+        last = torch.tensor([[row.ids[-1]] for row in rows], device=model.device)
+        return model.head(model.hidden(last, cache)[:, -1])
+
+
+def _newest_half(ids: list[int], model: GPT) -> list[int]:
+    return ids[-max(1, model.config.context_length // 2) :]
+
+
+@contextlib.contextmanager
+def _without_dropout(model: GPT) -> Generator[None]:
+    """Every module in eval mode meanwhile, and then as it was: the caller may train between two tokens."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 class _Row:
@@ -332,8 +355,8 @@ class _Row:
         max_new_tokens: int,
         seed: int,
     ) -> None:
-        if max_new_tokens < 0:
-            raise ConfigError(f"max_new_tokens is {max_new_tokens}; it must be 0 or more")
+        if not _is_whole(max_new_tokens, least=0):
+            raise ConfigError(f"max_new_tokens is {max_new_tokens}; it must be a whole number of at least 0")
         self.stop = (stop,) if isinstance(stop, str) else tuple(stop)
         if "" in self.stop:
             raise ConfigError("a stop string is empty: it would stop before the first token; leave it out")
@@ -343,8 +366,13 @@ class _Row:
         self.held = ""
         """Text that may be the beginning of a stop string."""
         self.ids = tokenizer.encode(prompt) or self._beginning(model)
+        if max(self.ids) >= model.config.vocab_size:
+            raise DataError(
+                f"the prompt has token {max(self.ids)} and the model knows {model.config.vocab_size} tokens: "
+                "this tokenizer is not the model's; load both from one folder"
+            )
         if len(self.ids) >= model.config.context_length:
-            self.ids = self.ids[-max(1, model.config.context_length // 2) :]
+            self.ids = _newest_half(self.ids, model)
 
     def _beginning(self, model: GPT) -> list[int]:
         end = self.tokenizer.end_of_text
@@ -354,32 +382,22 @@ class _Row:
 
     def draw(self, logits: Tensor, decoding: Decoding) -> Token:
         """The next token, drawn and written down."""
-        size = self.tokenizer.vocab_size
-        logits = logits[
-            :size
-        ]  # ids that are padding stand for no text: they keep their loss, but are never drawn
-        id = next_token(logits, decoding, ids=self.ids, generator=self.generator)
+        logits = _usable(logits)
+        # Ids that are padding stand for no text: they keep their share of the probability, undrawn.
+        drawable = logits[: self.tokenizer.vocab_size]
+        id = next_token(drawable, decoding, ids=self.ids, generator=self.generator)
         log_probability = log_softmax(logits)[id].item()
         self.ids.append(id)
         self.left -= 1
-        if id == self.tokenizer.end_of_text:
-            return Token(id, self._rest(), log_probability, "end_of_text")
-        text = self.held + self.decoder.decode(self.tokenizer.token_bytes(id))
+        ending = "end_of_text" if id == self.tokenizer.end_of_text else "length" if self.left == 0 else None
+        # At the end, bytes that never became a character are shown as U+FFFD.
+        text = self.held + self.decoder.decode(self.tokenizer.token_bytes(id), final=ending is not None)
         found = [text.find(string) for string in self.stop if string in text]
         if found:
             return Token(id, text[: min(found)], log_probability, "stop")
-        if self.left == 0:
-            self.held = text
-            return Token(id, self._rest(), log_probability, "length")
-        keep = max((_overlap(text, string) for string in self.stop), default=0)
-        self.held = text[len(text) - keep :]
-        return Token(id, text[: len(text) - keep], log_probability)
-
-    def _rest(self) -> str:
-        """What was held back, at the end: bytes that never became a character are shown as U+FFFD."""
-        text, self.held = self.held + self.decoder.decode(b"", final=True), ""
-        found = [text.find(string) for string in self.stop if string in text]
-        return text[: min(found)] if found else text
+        held = 0 if ending else max((_overlap(text, string) for string in self.stop), default=0)
+        self.held = text[len(text) - held :]
+        return Token(id, text[: len(text) - held], log_probability, ending)
 
 
 def _overlap(text: str, string: str) -> int:
@@ -390,6 +408,12 @@ def _overlap(text: str, string: str) -> int:
 
 
 def _fresh(seed: int | None) -> int:
-    if seed is not None and not 0 <= seed < 2**63:
-        raise ConfigError(f"seed is {seed}; it must be from 0 to 2^63 - 1")
-    return secrets.randbelow(2**31) if seed is None else seed
+    if seed is None:
+        return secrets.randbelow(2**31)
+    if not _is_whole(seed, least=0) or seed >= 2**63:
+        raise ConfigError(f"seed is {seed}; it must be a whole number from 0 to 2^63 - 1")
+    return int(seed)
+
+
+def _is_whole(value: object, *, least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
