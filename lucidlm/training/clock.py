@@ -26,6 +26,10 @@ class Clock:
         """Seconds until the deadline less what the end will take."""
         return max(0.0, (self.deadline_s or float("inf")) - self.elapsed_s - reserve_s)
 
+    def start_anew(self, step: int) -> None:
+        """Counts the speed from this step on: what was before says nothing about what comes."""
+        self.first = step, self.elapsed_s
+
     def left_until(self, deadline_s: float) -> float:
         """Seconds until a time that need not be the deadline yet."""
         return max(0.0, deadline_s - self.elapsed_s)

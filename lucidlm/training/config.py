@@ -179,8 +179,16 @@ class Plan:
     compile: bool = False
     moving_windows: bool = True
     """Whether the borders of the windows move from epoch to epoch; in the course they stay."""
+    threads_from: tuple[tuple[int, int], ...] = ()
+    """Steps from which on another number of threads computes: where other programs took a processor."""
     float32: Literal["stock", "onednn"] = "stock"
     """The kernels of float32 products: PyTorch's own choice, or oneDNN's where a probe found them exact."""
+
+    def threads_at(self, step: int) -> int:
+        """Threads that compute a step."""
+        return next(
+            (threads for first, threads in reversed(self.threads_from) if step >= first), self.threads
+        )
 
     @property
     def batch_tokens(self) -> int:

@@ -8,9 +8,11 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
+
 from lucidlm.measure.evaluation import Evaluation, evaluate_documents
 from lucidlm.measure.history import Step, Validation, passed_its_best, read_history, verdict
-from lucidlm.runtime.device import synchronise
+from lucidlm.runtime.device import set_threads, synchronise
 from lucidlm.text.corpus import validation_documents
 from lucidlm.training.card import write_card
 from lucidlm.training.config import Plan, TrainConfig, learning_rate_factor, shortened
@@ -23,6 +25,10 @@ from lucidlm.weights.huggingface import load_model, save_model
 
 SAVING_SHARE = 0.05
 """Checkpoints take at most this share of the time."""
+
+
+STALLED = 1.5
+"""Several threads that take so many times as long as one stand in each other's way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +101,9 @@ def train_steps(run: TrainingRun, *, stop: Callable[[], bool] = lambda: False) -
         report = _one_step(run)
         if _validation_due(run):
             report = _validated(run, report)
-        if note := _keep_to_the_minutes(run):
-            report = replace(report, steps=run.plan.steps, notes=(*report.notes, note))
+        for note in (_leave_stalled_threads(run), _keep_to_the_minutes(run)):
+            if note:
+                report = replace(report, steps=run.plan.steps, notes=(*report.notes, note))
         stopping = stop()
         if stopping or _checkpoint_due(run):
             report = replace(report, notes=(*report.notes, *_checkpoint(run)))
@@ -130,6 +137,8 @@ def _one_step(run: TrainingRun) -> Report:
     """The next optimizer step, counted and written down."""
     started = time.perf_counter()
     plan, step = run.plan, run.step
+    if torch.get_num_threads() != plan.threads_at(step):
+        set_threads(plan.threads_at(step))
     result = train_step(
         run.model,
         run.optimizers,
@@ -143,7 +152,9 @@ def _one_step(run: TrainingRun) -> Report:
         hidden=run.hidden,
     )
     synchronise(run.model.device)
-    tokens_per_s = result.tokens / (time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    tokens_per_s = result.tokens / seconds
+    run.last_seconds = [*run.last_seconds[-2:], seconds]
     run.step, run.tokens = step + 1, run.tokens + result.tokens
     flops_per_s = plan.model.flops_per_token() * tokens_per_s
     # No model is faster than the peak: if this one is, the probe of the peak was disturbed.
@@ -207,6 +218,25 @@ def _validated(run: TrainingRun, report: Report) -> Report:
         note = f"stopped: the validation loss has passed its best, of step {run.best.step:,}, for good"
         report = replace(report, notes=(*report.notes, note))
     return replace(report, validation=validation, sample=sample["prompt"] + sample["text"])
+
+
+def _leave_stalled_threads(run: TrainingRun) -> str | None:
+    """Goes on with one thread where several have become much slower: another program holds a processor.
+
+    Threads that wait for each other after every product then lose all that they gain, and more: a step of a
+    quarter of a second can take eight. Like a moved last step it stands in run.toml before it takes effect.
+    """
+    plan = run.plan
+    several = plan.threads_at(run.step) > 1
+    if run.clock.deadline_s is None or run.alone_s is None or not several or len(run.last_seconds) < 3:
+        return None
+    if sorted(run.last_seconds)[1] < STALLED * run.alone_s or not run.unfinished:
+        return None
+    run.plan = replace(plan, threads_from=(*plan.threads_from, (run.step, 1)))
+    write_settings(run.folder, run.config, run.plan)
+    run.metrics.event("plan", {"step": run.step, "threads": 1})
+    run.clock.start_anew(run.step)
+    return f"other programs hold a processor: one thread from step {run.step:,} on; run.toml has it"
 
 
 def _keep_to_the_minutes(run: TrainingRun) -> str | None:

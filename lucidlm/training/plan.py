@@ -70,6 +70,8 @@ class Planned:
     deadline_s: float | None
     most_steps: int
     final_tokens: int
+    alone_s: float | None = None
+    """Seconds of a step on one thread, where that was tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class _Speed:
     dtype: Products
     threads: int
     seconds_per_step: float
+    alone_s: float | None
     line: str
 
 
@@ -140,7 +143,7 @@ def make_plan(
     lines = _lines(
         plan, corpus, why=why, speed=speed, epochs=epochs, minutes=minutes, capped=steps == most_steps
     )
-    return Planned(plan, lines, deadline_s, most_steps, final_tokens)
+    return Planned(plan, lines, deadline_s, most_steps, final_tokens, speed.alone_s)
 
 
 def _model(
@@ -294,7 +297,7 @@ def _measure(
     )
     count = f"{threads} thread{'s' * (threads > 1)}"
     line = f"{dtype} products, float32 weights and loss, {count}; tokens/s: {speeds}"
-    return _Speed(dtype, threads, seconds[fastest], line)
+    return _Speed(dtype, threads, seconds[fastest], seconds.get((dtype, 1)), line)
 
 
 def _seconds_per_step(

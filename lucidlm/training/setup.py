@@ -83,6 +83,10 @@ class TrainingRun:
     stopped_early: bool = False
     evaluated_per_s: float = 0.0
     """Tokens a second at the last validation."""
+    alone_s: float | None = None
+    """Seconds of a step on one thread, where the plan has tried that."""
+    last_seconds: list[float] = field(default_factory=list)
+    """Seconds of the last three steps."""
     saved_at: float = field(default_factory=time.perf_counter)
     saving_s: float = 0.0
 
@@ -131,9 +135,9 @@ def start_run(
             for line in planned.lines:
                 say(line)
             plan, clock.deadline_s = planned.plan, planned.deadline_s
-            most_steps, final_tokens = planned.most_steps, planned.final_tokens
+            most_steps, final_tokens, alone_s = planned.most_steps, planned.final_tokens, planned.alone_s
         else:
-            most_steps, final_tokens = plan.steps, sys.maxsize
+            most_steps, final_tokens, alone_s = plan.steps, sys.maxsize, None
             say(f"plan: from the settings file, {plan.steps:,} steps; the clock is not looked at")
         _apply(plan)
         _check_room(folder, plan)
@@ -141,7 +145,7 @@ def start_run(
         _write_environment(folder, config, corpus, notes)
         torch.manual_seed(config.seed)
         model = GPT(plan.model).to(device)
-        return _assemble(
+        run = _assemble(
             config,
             plan,
             folder,
@@ -153,6 +157,8 @@ def start_run(
             most_steps=most_steps,
             final_tokens=final_tokens,
         )
+        run.alone_s = alone_s
+        return run
     except BaseException:
         # Nothing was trained: a folder in the way of the next try would help nobody.
         shutil.rmtree(folder, ignore_errors=True)

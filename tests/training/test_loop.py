@@ -802,3 +802,29 @@ def test_a_run_toml_with_another_optimizer_is_refused_by_name(make_config, make_
     Path("run/run.toml").write_text(text.replace('name = "muon"', 'name = "adamw"'))
     with pytest.raises(RunError, match="optim"):
         train(make_config(), resume=True)
+
+
+@pytest.mark.usefixtures("here", "quick_probes")
+def test_threads_that_stall_are_left_for_one_and_run_toml_has_it(
+    make_config, make_tiny_plan, monkeypatch, fingerprint
+):
+    real = setup.start_run
+
+    def stalled(*arguments, **named):
+        run = real(*arguments, **named)
+        run.clock.deadline_s, run.alone_s = 600.0, 1e-9  # whatever a step takes, one thread would be faster
+        return run
+
+    monkeypatch.setattr(loop, "start_run", stalled)
+    told = []
+    result = train(
+        make_config(), plan=make_tiny_plan(threads=2), watch=lambda report: told.extend(report.notes)
+    )
+    assert result.step == 8
+    assert [note for note in told if "one thread from step 3 on" in note]
+    plan = read_settings(Path("run"))[1]
+    assert plan.threads_from == ((3, 1),)
+    assert [plan.threads_at(step) for step in (0, 2, 3, 7)] == [2, 2, 1, 1]
+    monkeypatch.setattr(loop, "start_run", real)
+    train(make_config(out="again"), plan=plan)
+    assert fingerprint(_last("again")) == fingerprint(_last("run"))
