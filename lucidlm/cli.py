@@ -107,7 +107,7 @@ def evaluate(
     stride: int | None = None,
     context_length: int | None = None,
     prefix: Literal["auto", "none"] = "auto",
-    protocol: Literal["lucid", "batch-mean"] = "lucid",
+    protocol: Literal["lucid", "lm-eval", "hf-guide", "batch-mean"] = "lucid",
     batch_size: int | None = None,
     encoding: str = "utf-8",
     json: Annotated[bool, Parameter(negative="")] = False,
@@ -128,7 +128,8 @@ def evaluate(
     prefix
         auto: end-of-text before each document where the model knows it. none: leave the first token out.
     protocol
-        lucid: every token once. batch-mean: as the course's first code counts, for its figures.
+        lucid: every token once. As others count, for their figures: lm-eval (the harness), hf-guide
+        (the transformers guide), batch-mean (the course's first code); the result says what differs.
     batch_size
         Windows at once; the number does not depend on it (batch-mean: the course's batches, default 2).
     encoding
@@ -136,6 +137,7 @@ def evaluate(
     json
         Print the result as JSON.
     """
+    from lucidlm.display import counter
     from lucidlm.measure import evaluation
 
     loaded, tokenizer, dtype = _load(model, compute)
@@ -150,6 +152,7 @@ def evaluate(
         prefix=prefix,
         batch_size=batch_size,
         dtype=dtype,
+        progress=counter("tokens scored"),
     )
     print(_json(result.to_dict()) if json else result)
 
@@ -160,7 +163,11 @@ def explain(
     *texts: str,
     file: str | None = None,
     top_k: int = 5,
+    stride: int | None = None,
+    context_length: int | None = None,
     prefix: Literal["auto", "none"] = "auto",
+    encoding: str = "utf-8",
+    html: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
     compute: Compute = COMPUTE,
 ) -> None:
@@ -176,22 +183,53 @@ def explain(
         A file whose text is explained.
     top_k
         Alternatives of each token.
+    stride
+        Of a text longer than the context: tokens from one window to the next (default: half of the context).
+    context_length
+        Tokens of a window (default: the model's context).
     prefix
         auto: end-of-text before each text where the model knows it. none: leave the first token out.
+    encoding
+        Encoding of the file.
+    html
+        Write one page that stands alone: the coloured text, each token's alternatives, the steps to the loss.
     json
         Print the result as JSON.
     """
+    from lucidlm.display import counter, print_token_lines
     from lucidlm.measure.explanation import explain as explain_texts
+    from lucidlm.measure.explanation import steps
     from lucidlm.text.documents import read_documents
 
-    given = [*texts, *(document.text() for document in read_documents([file]))] if file else list(texts)
+    given = list(texts)
+    if file:
+        given += (document.text() for document in read_documents([file], encoding=encoding))
     if not given:
         raise LucidError(
             'nothing to explain: give a text in quotes, or --file; lucidlm explain lecture "every effort"'
         )
     loaded, tokenizer, dtype = _load(model, compute)
-    result = explain_texts(loaded, tokenizer, given, top_k=top_k, prefix=prefix, dtype=dtype)
-    print(_json(result.to_dict()) if json else result)
+    result = explain_texts(
+        loaded,
+        tokenizer,
+        given,
+        top_k=top_k,
+        context_length=context_length,
+        stride=stride,
+        prefix=prefix,
+        dtype=dtype,
+        progress=counter("tokens explained"),
+    )
+    if html:
+        result.write_html(html, model=model)
+        print(f"{html}: open it in a browser", file=sys.stderr)
+    if json:
+        for line in result.json_lines():
+            print(line)
+    elif html:
+        print("\n".join(steps(result)))
+    else:
+        print_token_lines(result)
 
 
 @app.command
@@ -420,7 +458,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         print(f"lucidlm: {_one_line(error)}", file=sys.stderr)
-        return 2
+        return error.exit_code if isinstance(error, LucidError) else 2
     except OSError as error:
         # A disk that is full or a folder that may not be written is nobody's bug: one line says which.
         if debug:

@@ -1,8 +1,10 @@
 """What a person sees while something runs: reports come in, a live line or plain lines go to stderr."""
 
 import math
+import os
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 if TYPE_CHECKING:
+    from lucidlm.measure.explanation import Explanation
     from lucidlm.training.loop import Report
 
 SECONDS_BETWEEN_LINES = 15.0
@@ -82,6 +85,47 @@ class TrainingDisplay:
         left = f"  {_duration(report.time_left_s)} left" if report.time_left_s else ""
         speed = f"{tokens_per_s:,.0f} tokens/s{mfu}{left}"
         return f"loss {step.loss_nats:.3f}  perplexity {perplexity:,.1f}  {speed}"
+
+
+def counter(what: str) -> Callable[[int, int | None], None]:
+    """Counts long work on a terminal, a line that the result then takes the place of."""
+    began = shown = time.monotonic()
+
+    def count(done: int, total: int | None) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if not sys.stderr.isatty() or now - began < 2:
+            return
+        if total is not None and done >= total:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        elif now - shown > 0.2:
+            shown = now
+            of = f" of {total:,}" if total else ""
+            speed = f"{done / (now - began):,.0f} a second"
+            print(f"\r\x1b[K{done:,}{of} {what}, {speed}", end="", file=sys.stderr, flush=True)
+
+    return count
+
+
+def print_token_lines(explanation: "Explanation") -> None:
+    """An explanation's tables, on a terminal coloured by surprisal: the unlikelier, the stronger."""
+    if not sys.stdout.isatty() or "NO_COLOR" in os.environ:
+        for line in explanation.lines():
+            print(line)
+        return
+    from lucidlm.measure.explanation import steps
+    from lucidlm.measure.page import colour_level
+
+    colours = ("", "32", "36", "33", "33;1", "35", "31", "31;1")
+    most = math.log(explanation.vocab_size)
+    for text in explanation.texts:
+        lines = text.lines()
+        for _ in range(2):
+            print(next(lines))
+        for line, nats in zip(lines, text.tokens.nats.tolist(), strict=True):
+            print(f"\x1b[{colours[colour_level(nats, most)]}m{line}\x1b[0m")
+        print()
+    print("\n".join(steps(explanation)))
 
 
 def stage_printer(stage: str, done: int, total: int | None) -> None:

@@ -4,6 +4,8 @@
 class LucidError(Exception):
     """Something the user can change: the command line prints its message without a traceback and exits 2."""
 
+    exit_code = 2
+
 
 class ConfigError(LucidError):
     """A setting that cannot work, or two that contradict each other."""
@@ -15,6 +17,12 @@ class DataError(LucidError):
 
 class WeightsError(LucidError):
     """A model folder that is damaged, unknown or does not fit."""
+
+
+class NumbersError(WeightsError):
+    """A number that nobody should trust: logits that are NaN, an evaluation too good to be true."""
+
+    exit_code = 1
 
 
 class RunError(LucidError):

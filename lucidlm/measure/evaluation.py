@@ -1,12 +1,12 @@
 """How well a model predicts a text: a model, a tokenizer and a text in, sums of nats, tokens and bytes out.
 
-B windows, T inputs of a window, S stride, C channels, V vocabulary. The protocol, docs/measure.md:
-each token of a document is scored once, with at least T - S tokens before it where the document has them.
+T inputs of a window, S stride, V vocabulary. The protocol, docs/measure.md: each token of a document is
+scored once, with at least T - S tokens before it where the document has them.
 """
 
-import contextlib
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -14,17 +14,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lucidlm.errors import ConfigError, DataError, WeightsError
+from lucidlm.errors import ConfigError, DataError, NumbersError, WeightsError
+from lucidlm.measure.diagnosis import Diagnosis, Findings
+from lucidlm.measure.intervals import FEWEST_BLOCKS, Interval, interval_of_ratio
+from lucidlm.measure.page import notebook
+from lucidlm.measure.protocols import (
+    DIFFERENCES,
+    PROTOCOLS,
+    course_windows,
+    guide_windows,
+    harness_windows,
+)
+from lucidlm.measure.scoring import Scored, Window, checked_window, prefix_of, scored_logits, windows_of
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy, perplexity
-from lucidlm.runtime.device import autocast, dtype_name
+from lucidlm.runtime.device import dtype_name
 from lucidlm.text.documents import read_documents
 from lucidlm.text.tokenizer import Tokenizer
 
-LOGITS_BYTES = 64 * 2**20
-"""The most that a piece of a batch's logits may take: the head runs over the scored places in pieces."""
-
 Progress = Callable[[int, int | None], None]
+ProtocolName = Literal["lucid", "lm-eval", "hf-guide", "batch-mean"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +48,17 @@ class Protocol:
     dtype: str
     device: str
 
+    @property
+    def difference(self) -> str:
+        """What other people's way does differently from ours; "" for ours."""
+        return DIFFERENCES.get(self.name, "")
+
     def __str__(self) -> str:
         """One line, to stand beside the number."""
         first = "first token given end-of-text" if self.prefix != "none" else "first token left out"
         shape = f"context {self.context_length}, stride {self.stride}"
-        return f"protocol {self.name}: {shape}, {first}, {self.dtype} on {self.device}"
+        line = f"protocol {self.name}: {shape}, {first}, {self.dtype} on {self.device}"
+        return f"{line}\n({self.difference})" if self.difference else line
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +72,16 @@ class Evaluation:
     bytes_scored: int
     bytes_total: int
     words: int
-    """Runs between white space in the whole text, as the evaluation harness counts them."""
+    """Words of the whole text, as the evaluation harness counts them: what white space parts."""
     documents: int
     protocol: Protocol
+    loss_interval: Interval | None
+    """95 % interval of the loss, nats per token; None where `no_interval` says why."""
+    bits_interval: Interval | None
+    """95 % interval of the bits per byte."""
+    no_interval: str
+    diagnosis: Diagnosis
+    vocab_size: int
 
     @property
     def loss_nats(self) -> float:
@@ -70,6 +92,12 @@ class Evaluation:
     def perplexity(self) -> float:
         """exp(loss): as uncertain as a fair choice among this many tokens."""
         return perplexity(self.loss_nats)
+
+    @property
+    def perplexity_interval(self) -> Interval | None:
+        """The 95 % interval of the perplexity: that of the loss, its ends exponentiated."""
+        loss = self.loss_interval
+        return loss and Interval(perplexity(loss.low), perplexity(loss.high), loss.blocks)
 
     @property
     def bits_per_byte(self) -> float:
@@ -90,33 +118,49 @@ class Evaluation:
         """Flat and stable keys, for --json."""
         derived = ("loss_nats", "perplexity", "bits_per_byte", "word_perplexity", "byte_perplexity")
         numbers = {key: getattr(self, key) for key in derived}
+        perplexities = self.perplexity_interval
         return (
             numbers
-            | {key: value for key, value in asdict(self).items() if key != "protocol"}
-            | {"protocol": asdict(self.protocol)}
+            | {key: value for key, value in asdict(self).items() if key not in ("protocol", "diagnosis")}
+            | {"perplexity_interval": asdict(perplexities) if perplexities else None}
+            | {"protocol": asdict(self.protocol) | {"difference": self.protocol.difference}}
+            | {"diagnosis": asdict(self.diagnosis)}
         )
 
-    def __str__(self) -> str:
-        """The three numbers, what was counted, and how."""
-        rows = [
-            ("loss", f"{self.loss_nats:.4f} nats per token"),
-            ("perplexity", f"{self.perplexity:,.2f}"),
-            ("bits per byte", f"{self.bits_per_byte:.4f}"),
+    def rows(self) -> list[tuple[str, str, Interval | None]]:
+        """The numbers a person wants: name, value, interval."""
+        of = self.diagnosis
+        rows: list[tuple[str, str, Interval | None]] = [
+            ("loss", f"{self.loss_nats:.4f} nats per token", self.loss_interval),
+            ("perplexity", f"{self.perplexity:,.2f}", self.perplexity_interval),
+            ("bits per byte", f"{self.bits_per_byte:.4f}" if self.bytes_scored else "not counted by this "
+             "protocol", self.bits_interval),
+            ("first choice", f"right for {of.accuracy_at_1:.1%} of the tokens, one of the first five for "
+                             f"{of.accuracy_at_5:.1%}", None),
+            ("rank", f"median {of.median_rank:g}, mean {of.mean_rank:,.1f} of {self.vocab_size:,}", None),
+            ("calibration", f"confidence and accuracy lie {of.calibration_error:.1%} apart", None),
             ("scored", f"{self.tokens_scored:,} of {self.tokens_total:,} tokens, {self.bytes_scored:,} of "
-                       f"{self.bytes_total:,} bytes, {_plural(self.documents, 'document')}"),
+                       f"{self.bytes_total:,} bytes, {_plural(self.documents, 'document')}", None),
         ]  # fmt: skip
-        return "\n".join(f"{name:<14} {value}" for name, value in rows) + f"\n{self.protocol}"
+        if of.padding_mass:
+            rows.append(
+                ("padding", f"{of.padding_mass:.2%} of probability went to ids without a token", None)
+            )
+        return rows
 
+    def __str__(self) -> str:
+        """The numbers with their intervals, what was counted, and how."""
+        lines = [
+            f"{name:<14} {value}" + (f"   (95 % interval {interval})" if interval else "")
+            for name, value, interval in self.rows()
+        ]
+        if self.no_interval:
+            lines.append(self.no_interval)
+        return "\n".join([*lines, str(self.protocol)])
 
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """The logits at consecutive places of a document, and the tokens that came there."""
-
-    document: int
-    start: int
-    """Place in the document of the first of these tokens."""
-    logits: Tensor  # (N, V)
-    targets: Tensor  # (N,)
+    def _repr_html_(self) -> str:
+        """For a notebook: the same as a table."""
+        return notebook("evaluation_part.html", rows=self.rows(), protocol=str(self.protocol))
 
 
 def evaluate(
@@ -125,7 +169,7 @@ def evaluate(
     text: str | None = None,
     *,
     path: str | None = None,
-    protocol: Literal["lucid", "batch-mean"] = "lucid",
+    protocol: ProtocolName = "lucid",
     context_length: int | None = None,
     stride: int | None = None,
     prefix: Literal["auto", "none"] = "auto",
@@ -136,9 +180,11 @@ def evaluate(
 ) -> Evaluation:
     """How well the model predicts a text, or the documents at a path (a file, a folder, a pattern, a URL).
 
-    Each document is scored alone, every token once: see docs/measure.md. `batch-mean` counts as the course's
-    first code does: whole windows side by side, whole batches (of 2 unless said), the rest dropped.
-    Raises DataError for a text without a token to score, ConfigError for a stride or context that cannot be.
+    Each document is scored alone, every token once: see docs/measure.md. Other protocols reproduce how others
+    count, and the result says what that does differently: `lm-eval` the evaluation harness, `hf-guide` the
+    transformers guide, `batch-mean` the course's first code (whole batches, of 2 windows unless said).
+    Raises DataError for a text without a token to score, ConfigError for a stride or context that cannot be,
+    NumbersError for logits that are NaN.
     """
     if text is not None and path is None:
         texts: Iterable[str] = [text]
@@ -171,196 +217,141 @@ def evaluate_documents(
     prefix: str = "auto",
     batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
+    token_counts: np.ndarray | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """`evaluate` for documents that are token ids already: arrays (N,), without end-of-text."""
+    """`evaluate` for documents that are token ids already: arrays (N,), without end-of-text.
+
+    `token_counts` (V,), how often each id stands in the training text, groups the losses by frequency.
+    """
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"--batch-size {batch_size}: it must be at least 1")
-    counts = _Counts(tokenizer, model.config.vocab_size, progress or (lambda done, total: None))
-    if protocol == "lucid":
-        context_length, stride = checked_window(model, context_length, stride)
-        prefix_id = prefix_of(model, prefix)
-        scored = scored_logits(
-            model,
-            counts.watch(documents),
-            context_length=context_length,
-            stride=stride,
-            prefix_id=prefix_id,
-            batch_size=batch_size or 8,
-            dtype=dtype,
-        )
-    elif protocol == "batch-mean":
-        if stride is not None:
-            raise ConfigError(
-                f"--stride {stride}: batch-mean sets its windows side by side; leave --stride out"
-            )
-        context_length, stride = checked_window(
-            model, context_length, context_length or model.config.context_length
-        )
-        prefix_id = None
-        scored = _whole_batches(
-            model,
-            counts.watch(documents),
-            context_length=context_length,
-            batch_size=batch_size or 2,
-            dtype=dtype,
-        )
-    else:
-        raise ConfigError(f"--protocol {protocol}: not known; there are lucid and batch-mean")
-    nats = 0.0
-    for piece in scored:
-        nats += cross_entropy(piece.logits, piece.targets).double().sum().item()
-        counts.score(piece.targets)
-    name = "none" if prefix_id is None else "end-of-text"
-    number_type = dtype_name(dtype if dtype != torch.float32 else model.head.weight.dtype)
-    return counts.evaluation(
-        nats, Protocol(protocol, context_length, stride, name, number_type, model.device.type)
+    plan = _plan(model, tokenizer, protocol, context_length, stride, prefix, batch_size)
+    counts = _Counts(model, tokenizer, plan.context_length, progress or (lambda done, total: None))
+    scored = scored_logits(
+        model, plan.windows(counts.watch(documents)), batch_size=plan.batch_size, dtype=dtype
     )
+    for piece in scored:
+        counts.add(piece)
+    number_type = dtype_name(dtype if dtype != torch.float32 else model.head.weight.dtype)
+    first = "none" if plan.prefix_id is None else "end-of-text"
+    how = Protocol(protocol, plan.context_length, plan.stride, first, number_type, model.device.type)
+    return counts.evaluation(how, token_counts)
 
 
-def _whole_batches(
-    model: GPT, documents: Iterable[np.ndarray], *, context_length: int, batch_size: int, dtype: torch.dtype
-) -> Iterator[Scored]:
-    """The course's first way: windows of T side by side, incomplete windows and batches dropped.
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A protocol with all its settings known."""
 
-    Its number is the mean of the batches' means; as all its batches are of one size, that is the sum over the
-    count. What it drops is in `tokens_total`.
-    """
-    for number, ids in enumerate(documents):
-        starts = range(0, len(ids) - context_length, context_length)
-        windows = [ids[start : start + context_length + 1].astype(np.int64) for start in starts]
-        for first in range(0, len(windows) - batch_size + 1, batch_size):
-            for window in range(first, first + batch_size):
-                place = (number, windows[window], 0, starts[window] + 1)
-                yield from _score_batch(model, [place], dtype)
+    context_length: int
+    stride: int
+    prefix_id: int | None
+    batch_size: int
+    windows: Callable[[Iterable[np.ndarray]], Iterator[Window]]
 
 
-def checked_window(model: GPT, context_length: int | None, stride: int | None) -> tuple[int, int]:
-    """Context and stride, with their defaults (the model's context, half of it), or a ConfigError."""
-    limit = model.config.context_length
-    context = limit if context_length is None else context_length
-    if not 1 <= context <= limit:
-        raise ConfigError(f"--context-length {context}: this model takes from 1 to {limit}")
-    stride = max(1, context // 2) if stride is None else stride
-    if not 1 <= stride <= context:
-        raise ConfigError(f"--stride {stride}: it must be from 1 to the context length {context}")
-    return context, stride
-
-
-def prefix_of(model: GPT, prefix: str) -> int | None:
-    """The id that stands before each document: the model's own with "auto", nothing with "none"."""
-    if prefix not in ("auto", "none"):
-        raise ConfigError(f"--prefix {prefix}: not known; there are auto and none")
-    return model.document_prefix_id if prefix == "auto" else None
-
-
-def scored_windows(n_inputs: int, context_length: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """(start, first scored, end) of each window over n_inputs places: each place is scored in exactly one.
-
-    Windows start on the grid of the stride. The first scores all its places, the others those that no window
-    before has seen, and the last is short rather than slid back.
-    """
-    start = scored = 0
-    while scored < n_inputs:
-        end = min(start + context_length, n_inputs)
-        yield start, scored, end
-        start, scored = start + stride, end
-
-
-def scored_logits(
+def _plan(
     model: GPT,
-    documents: Iterable[np.ndarray],
-    *,
-    context_length: int,
-    stride: int,
-    prefix_id: int | None,
-    batch_size: int,
-    dtype: torch.dtype = torch.float32,
-) -> Iterator[Scored]:
-    """The logits at every scored token, a piece at a time, so that those of a batch are never all held.
-
-    Windows of all documents share batches, the shorter ones padded behind: no earlier place sees what is
-    later.
-    """
-    batch: list[tuple[int, np.ndarray, int, int]] = []
-    for number, ids in enumerate(documents):
-        sequence = np.concatenate(([prefix_id], ids)) if prefix_id is not None else np.asarray(ids)
-        sequence = sequence.astype(np.int64)
-        for start, first, end in scored_windows(len(sequence) - 1, context_length, stride):
-            # Counted in the document: without a prefix its first token is nobody's target.
-            place = first + (prefix_id is None)
-            batch.append((number, sequence[start : end + 1], first - start, place))
-            if len(batch) == batch_size:
-                yield from _score_batch(model, batch, dtype)
-                batch = []
-    if batch:
-        yield from _score_batch(model, batch, dtype)
-
-
-def _score_batch(
-    model: GPT, batch: list[tuple[int, np.ndarray, int, int]], dtype: torch.dtype
-) -> Iterator[Scored]:
-    longest = max(len(window) for _, window, _, _ in batch) - 1
-    inputs = torch.zeros(len(batch), longest, dtype=torch.int64)
-    for row, (_, window, _, _) in enumerate(batch):
-        inputs[row, : len(window) - 1] = torch.from_numpy(window[:-1])
-    with evaluating(model, dtype):
-        hidden = model.hidden(inputs.to(model.device))  # (B, T, C)
-    rows_at_once = max(1, LOGITS_BYTES // (4 * model.config.vocab_size))
-    for row, (document, window, first, place) in enumerate(batch):
-        targets = torch.from_numpy(window[1:]).to(model.device)
-        for begin in range(first, len(targets), rows_at_once):
-            places = slice(begin, min(begin + rows_at_once, len(targets)))
-            with evaluating(model, dtype):
-                logits = model.head(hidden[row, places])  # (N, V)
-            yield Scored(document, place + begin - first, logits, targets[places])
-
-
-@contextlib.contextmanager
-def evaluating(model: GPT, dtype: torch.dtype) -> Generator[None]:
-    """Dropout off, no gradients, products in dtype; then the model is as it was. Draws no random number."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), autocast(model.device, dtype):
-            yield
-    finally:
-        model.train(was_training)
+    tokenizer: Tokenizer,
+    protocol: str,
+    context_length: int | None,
+    stride: int | None,
+    prefix: str,
+    batch_size: int | None,
+) -> _Plan:
+    """What the protocol's name and the settings mean; ConfigError where they contradict each other."""
+    if protocol not in PROTOCOLS:
+        raise ConfigError(f"--protocol {protocol}: not known; there are {', '.join(PROTOCOLS)}")
+    if stride is not None and protocol in ("lm-eval", "batch-mean"):
+        raise ConfigError(f"--stride {stride}: {protocol} sets its windows side by side; leave --stride out")
+    context, stride = checked_window(model, context_length, stride)
+    prefix_id, batch = prefix_of(model, prefix), batch_size or 8
+    if protocol == "lm-eval":
+        # The harness always puts a token first, whatever the model was trained with.
+        prefix_id = tokenizer.end_of_text
+        if prefix_id is None or prefix == "none":
+            raise ConfigError(
+                "--protocol lm-eval: the harness puts end-of-text first, "
+                + ("leave --prefix none out" if prefix == "none" else f"{tokenizer.name} has none; use lucid")
+            )
+        return _Plan(context, context, prefix_id, batch, lambda documents: harness_windows(
+            documents, context_length=context, prefix_id=prefix_id))  # fmt: skip
+    if protocol == "hf-guide":
+        return _Plan(context, stride, None, batch, lambda documents: guide_windows(
+            documents, context_length=context, stride=stride))  # fmt: skip
+    if protocol == "batch-mean":
+        batch = batch_size or 2
+        return _Plan(context, context, None, batch, lambda documents: course_windows(
+            documents, context_length=context, batch_size=batch))  # fmt: skip
+    return _Plan(context, stride, prefix_id, batch, lambda documents: windows_of(
+        documents, context_length=context, stride=stride, prefix_id=prefix_id))  # fmt: skip
 
 
 class _Counts:
     """Tokens, bytes and words of the documents that go by, and of those of their tokens that were scored."""
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int, progress: Progress) -> None:
-        self.tokenizer, self.vocab_size, self.progress = tokenizer, vocab_size, progress
+    def __init__(self, model: GPT, tokenizer: Tokenizer, context_length: int, progress: Progress) -> None:
+        self.model, self.tokenizer, self.progress = model, tokenizer, progress
+        self.context_length = context_length
         self.lengths = torch.from_numpy(tokenizer.token_lengths().astype(np.int64))
         self.tokens_total = self.bytes_total = self.words = self.documents = 0
-        self.tokens_scored = self.bytes_scored = 0
+        self.nats = self.tokens_scored = 0.0
+        self.bytes_scored = 0
+        self.weighted = False
+        self.blocks: list[list[float]] = []
+        """[document, number in the document, nats, tokens, bytes] of each block of one context length."""
+        self.findings = Findings(
+            vocab_size=model.config.vocab_size,
+            known_ids=tokenizer.vocab_size,
+            context_length=context_length,
+        )
 
     def watch(self, documents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """The documents as they are read."""
+        vocab_size = self.model.config.vocab_size
         for ids in documents:
-            if len(ids) and int(ids.max()) >= self.vocab_size:
+            if len(ids) and int(ids.max()) >= vocab_size:
                 raise WeightsError(
-                    f"the text has token id {int(ids.max())}, the model a vocabulary of {self.vocab_size:,}: "
+                    f"the text has token id {int(ids.max())}, the model a vocabulary of {vocab_size:,}: "
                     f"tokenizer {self.tokenizer.name} is another model's"
                 )
             self.documents += 1
             self.tokens_total += len(ids)
             self.bytes_total += int(self.lengths[torch.from_numpy(ids.astype(np.int64))].sum())
-            self.words += len(self.tokenizer.decode(ids).split())
+            # An empty text is one word to the harness: what white space parts, not what it surrounds.
+            self.words += len(re.split(r"\s+", self.tokenizer.decode(ids)))
             yield ids
 
-    def score(self, targets: Tensor) -> None:
-        self.tokens_scored += targets.numel()
-        self.bytes_scored += int(self.lengths[targets.cpu()].sum())
-        self.progress(self.tokens_scored, None)
+    def add(self, piece: Scored) -> None:
+        """Counts the tokens of a piece."""
+        logits = piece.logits if piece.logits.dtype == torch.float64 else piece.logits.float()
+        nats = cross_entropy(logits, piece.targets)
+        exact = nats.cpu().double()
+        total = exact.sum().item()
+        if not math.isfinite(total):
+            raise NumbersError(_not_finite(self.model, piece, exact))
+        self.findings.add(logits, piece.targets, nats, piece.position)
+        self.nats += piece.weight * total
+        self.tokens_scored += piece.weight * len(nats)
+        self.weighted = self.weighted or piece.weight != 1.0
+        lengths = self.lengths[piece.targets.cpu()]
+        self.bytes_scored += int(lengths.sum())
+        self._add_to_blocks(piece, exact, lengths)
+        self.progress(round(self.tokens_scored), None)
 
-    def evaluation(self, nats: float, protocol: Protocol) -> Evaluation:
-        if not math.isfinite(nats):
-            raise WeightsError(
-                f"the model's loss is {nats}: its weights or logits hold NaN or infinity; "
-                "take another checkpoint"
-            )
+    def _add_to_blocks(self, piece: Scored, nats: Tensor, lengths: Tensor) -> None:
+        first = piece.start // self.context_length
+        inside = (torch.arange(len(nats)) + piece.start) // self.context_length - first
+        sums = torch.zeros(int(inside[-1]) + 1, 3, dtype=torch.float64)
+        values = torch.stack((nats * piece.weight, torch.full_like(nats, piece.weight), lengths.double()), 1)
+        for number, row in enumerate(sums.index_add_(0, inside, values).tolist(), start=first):
+            if self.blocks and self.blocks[-1][:2] == [piece.document, number]:
+                self.blocks[-1][2:] = [a + b for a, b in zip(self.blocks[-1][2:], row, strict=True)]
+            else:
+                self.blocks.append([piece.document, number, *row])
+
+    def evaluation(self, protocol: Protocol, token_counts: np.ndarray | None) -> Evaluation:
+        """All of it; DataError where nothing was scored."""
         if self.tokens_scored == 0:
             # Two tokens without a prefix, one with: under that there is nothing to predict.
             rest = "the prefix is none" if protocol.prefix == "none" else "the text is empty"
@@ -369,17 +360,52 @@ class _Counts:
                 f"{_plural(self.documents, 'document')} and {rest}; give a longer text"
                 + (" or a shorter context" if protocol.name == "batch-mean" else "")
             )
+        blocks, kind = self._independent_blocks()
+        enough = len(blocks) >= FEWEST_BLOCKS
+        # Windows that weigh less than they score have no bytes of their own: the guide counts none.
+        by_bytes = not self.weighted and self.bytes_scored > 0
+        bits = interval_of_ratio(blocks[:, 2] / math.log(2), blocks[:, 4]) if enough and by_bytes else None
         return Evaluation(
-            nats=nats,
-            tokens_scored=self.tokens_scored,
+            nats=self.nats,
+            tokens_scored=round(self.tokens_scored),
             tokens_total=self.tokens_total,
-            bytes_scored=self.bytes_scored,
+            bytes_scored=self.bytes_scored if not self.weighted else 0,
             bytes_total=self.bytes_total,
             words=self.words,
             documents=self.documents,
             protocol=protocol,
+            loss_interval=interval_of_ratio(blocks[:, 2], blocks[:, 3]) if enough else None,
+            bits_interval=bits,
+            no_interval=""
+            if enough
+            else f"no 95 % interval: {_plural(len(blocks), kind)} are under {FEWEST_BLOCKS}; "
+            "a longer text has one",
+            diagnosis=self.findings.diagnosis(token_counts),
+            vocab_size=self.model.config.vocab_size,
         )
+
+    def _independent_blocks(self) -> tuple[np.ndarray, str]:
+        """Documents where there are enough of them, else pieces of one context length; as in `blocks`."""
+        blocks = np.array(self.blocks)
+        starts = np.flatnonzero(np.diff(blocks[:, 0], prepend=-1))
+        if len(starts) >= FEWEST_BLOCKS:
+            return np.add.reduceat(blocks, starts), "document"
+        return blocks, f"block of {self.context_length} tokens"
+
+
+def _not_finite(model: GPT, piece: Scored, nats: Tensor) -> str:
+    """Where the first number that is none stands, and which weight it may come from."""
+    at = int((~nats.isfinite()).nonzero()[0])
+    message = (
+        f"the logits at token {piece.start + at:,} of document {piece.document + 1:,} hold NaN or infinity: "
+        f"the loss there is {nats[at].item()}"
+    )
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            return f"{message}; so does the weight {name}: take another checkpoint"
+    return f"{message}; all weights are finite, so a number type overflows: try --dtype float32"
 
 
 def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    head, _, tail = noun.partition(" of ")
+    return f"{count:,} {head}{'' if count == 1 else 's'}" + (f" of {tail}" if tail else "")

@@ -1,20 +1,33 @@
 """Why a loss is what it is: texts in, every token's probability, rank and alternatives out, and their mean.
 
 The lecture's steps in its order: logits, softmax, the probabilities of the targets, their logarithms, the
-mean, its negative; beside it the same number from torch.nn.functional.cross_entropy.
+mean, its negative; beside it the same number from torch.nn.functional.cross_entropy. N tokens, V vocabulary.
 """
 
+import json
 import math
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from lucidlm.errors import ConfigError, DataError, WeightsError
-from lucidlm.measure.evaluation import Protocol, checked_window, prefix_of, scored_logits
+from lucidlm.errors import ConfigError, DataError, NumbersError
+from lucidlm.measure.diagnosis import best_of, ranks_of
+from lucidlm.measure.evaluation import Progress, Protocol
+from lucidlm.measure.page import SHOWN_STEPS, colour_level, json_columns, notebook, token_span, write_page
+from lucidlm.measure.scoring import (
+    Scored,
+    checked_window,
+    prefix_of,
+    scored_logits,
+    windows_of,
+    with_prefix,
+)
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import bits, log_softmax, perplexity, softmax
 from lucidlm.runtime.device import dtype_name
@@ -34,14 +47,19 @@ class Alternative:
 class ExplainedToken:
     """One target: what the model thought of the token that did come."""
 
+    given_id: int
+    """The token before it, the last that the model had read."""
+    given: str
     id: int
     text: str
     probability: float
     log_probability: float
     rank: int
-    """1 for the token held most likely."""
+    """1 for the token held most likely; of equals the lower id stands first."""
     entropy: float
     """Nats that the model expected to pay here: -sum p ln p over the vocabulary."""
+    running_loss_nats: float
+    """Mean loss of its text up to here."""
     alternatives: tuple[Alternative, ...]
 
     @property
@@ -54,6 +72,63 @@ class ExplainedToken:
         """The token's loss in halvings: -log2 p."""
         return bits(self.nats)
 
+    @property
+    def running_perplexity(self) -> float:
+        """exp of the running loss."""
+        return perplexity(self.running_loss_nats)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Stable keys, for --json."""
+        derived = ("nats", "bits", "running_perplexity")
+        return asdict(self) | {name: getattr(self, name) for name in derived}
+
+
+class ExplainedTokens(Sequence[ExplainedToken]):
+    """A text's tokens in order, kept as columns: a book's worth takes 60 bytes each, not a kilobyte.
+
+    `spell` gives the text of an id.
+    """
+
+    __slots__ = ("columns", "spell")
+
+    def __init__(self, columns: dict[str, np.ndarray], spell: Callable[[int], str]) -> None:
+        self.columns, self.spell = columns, spell
+
+    def __len__(self) -> int:
+        return len(self.columns["id"])
+
+    @overload
+    def __getitem__(self, at: int) -> ExplainedToken: ...
+    @overload
+    def __getitem__(self, at: slice) -> "ExplainedTokens": ...
+
+    def __getitem__(self, at: int | slice) -> "ExplainedToken | ExplainedTokens":
+        if isinstance(at, slice):
+            return ExplainedTokens({name: column[at] for name, column in self.columns.items()}, self.spell)
+        row = {name: column[at].tolist() for name, column in self.columns.items()}
+        others = zip(row.pop("alternative_ids"), row.pop("alternative_probabilities"), strict=True)
+        return ExplainedToken(
+            given=self.spell(row["given_id"]),
+            text=self.spell(row["id"]),
+            alternatives=tuple(Alternative(id, self.spell(id), p) for id, p in others),
+            **row,
+        )
+
+    def __iter__(self) -> Iterator[ExplainedToken]:
+        return (self[at] for at in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ExplainedTokens) and all(
+            np.array_equal(column, other.columns[name]) for name, column in self.columns.items()
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def nats(self) -> np.ndarray:
+        """Losses (N,), float64."""
+        return -self.columns["log_probability"].astype(np.float64)
+
 
 @dataclass(frozen=True, slots=True)
 class ExplainedText:
@@ -62,12 +137,33 @@ class ExplainedText:
     text: str
     left_out: str
     """What was not scored: the first token, where no prefix stands before it."""
-    tokens: tuple[ExplainedToken, ...]
+    tokens: ExplainedTokens
 
     @property
     def loss_nats(self) -> float:
         """Mean loss of this text's tokens."""
-        return math.fsum(token.nats for token in self.tokens) / len(self.tokens)
+        return math.fsum(self.tokens.nats) / len(self.tokens)
+
+    def lines(self) -> Iterator[str]:
+        """Two of heading, then one a token: its probability and surprise, and what would have been said."""
+        shown = repr(self.text if len(self.text) <= 80 else self.text[:77] + "...")
+        first = f" (first token {quoted(self.left_out)} has nothing before it)" if self.left_out else ""
+        yield f"text {shown}{first}"
+        tokens = self.tokens
+        wide = max(9, *(len(quoted(tokens.spell(int(id)))) for id in np.unique(tokens.columns["id"])))
+        yield (
+            f"{'target':<{wide}} {'id':>6} {'p(target)':>11} {'ln p':>9} {'bits':>7} {'rank':>7} "
+            f"{'entropy':>8} {'mean loss':>9} {'perplexity':>11}  likeliest"
+        )
+        for token in tokens:
+            likeliest = "  ".join(
+                f"{quoted(other.text)} {other.probability:.2g}" for other in token.alternatives[:3]
+            )
+            yield (
+                f"{quoted(token.text):<{wide}} {token.id:>6} {token.probability:>11.4e} "
+                f"{token.log_probability:>9.4f} {token.bits:>7.3f} {token.rank:>7,} {token.entropy:>8.4f} "
+                f"{token.running_loss_nats:>9.4f} {token.running_perplexity:>11,.1f}  {likeliest}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +182,14 @@ class Explanation:
         return tuple(token for text in self.texts for token in text.tokens)
 
     @property
+    def tokens_scored(self) -> int:
+        """How many rows there are."""
+        return sum(len(text.tokens) for text in self.texts)
+
+    @property
     def loss_nats(self) -> float:
         """Mean of all rows, in nats per token: what `evaluate` reports."""
-        rows = self.tokens
-        return math.fsum(token.nats for token in rows) / len(rows)
+        return math.fsum(math.fsum(text.tokens.nats) for text in self.texts) / self.tokens_scored
 
     @property
     def perplexity(self) -> float:
@@ -98,29 +198,50 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """Stable keys, for --json."""
+        texts = [_head(text) | {"tokens": [token.to_dict() for token in text.tokens]} for text in self.texts]
+        return self._summary() | {"texts": texts}
+
+    def json_lines(self) -> Iterator[str]:
+        """`to_dict` as JSON, a line a token, so that a long text is never held as text again."""
+        yield json.dumps(_finite(self._summary()), ensure_ascii=False)[:-1] + ', "texts": ['
+        for number, text in enumerate(self.texts):
+            yield json.dumps(_finite(_head(text)), ensure_ascii=False)[:-1] + ', "tokens": ['
+            for place, token in enumerate(text.tokens, start=1):
+                comma = "," if place < len(text.tokens) else ""
+                yield json.dumps(_finite(token.to_dict()), ensure_ascii=False) + comma
+            yield "]}" + ("," if number + 1 < len(self.texts) else "")
+        yield "]}"
+
+    def _summary(self) -> dict[str, Any]:
         return {
             "loss_nats": self.loss_nats,
             "perplexity": self.perplexity,
             "torch_loss_nats": self.torch_loss_nats,
-            "tokens_scored": len(self.tokens),
+            "tokens_scored": self.tokens_scored,
             "vocab_size": self.vocab_size,
             "protocol": asdict(self.protocol),
-            "texts": [
-                {
-                    "text": text.text,
-                    "left_out": text.left_out,
-                    "loss_nats": text.loss_nats,
-                    "tokens": [
-                        asdict(token) | {"nats": token.nats, "bits": token.bits} for token in text.tokens
-                    ],
-                }
-                for text in self.texts
-            ],
         }
 
-    def __str__(self) -> str:
+    def lines(self) -> Iterator[str]:
         """A table a text, then the lecture's steps from the probabilities to the perplexity."""
-        return "\n\n".join([*(_table(text) for text in self.texts), _steps(self)])
+        for text in self.texts:
+            yield from text.lines()
+            yield ""
+        yield from steps(self)
+
+    def __str__(self) -> str:
+        """All the lines."""
+        return "\n".join(self.lines())
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the coloured text and the steps."""
+        return notebook("explanation_part.html", **_for_page(self))
+
+    def write_html(self, path: str | os.PathLike, *, model: str = "a model") -> None:
+        """One page that stands alone: the coloured texts, on a token its alternatives, and the steps."""
+        write_page(
+            path, "explanation.html", title="Why the loss is what it is", model=model, **_for_page(self)
+        )
 
 
 def explain(
@@ -134,15 +255,15 @@ def explain(
     prefix: Literal["auto", "none"] = "auto",
     batch_size: int = 8,
     dtype: torch.dtype = torch.float32,
+    progress: Progress | None = None,
 ) -> Explanation:
     """Every token's probability, rank, entropy, `top_k` best alternatives; rows average to evaluate's loss.
 
-    Several texts are one batch, as in the lecture. Raises DataError for a text without a token to score.
+    Several texts are one batch, as in the lecture. Long ones are read in windows, as in `evaluate`. Raises
+    DataError for a text without a token to score.
     """
     if top_k < 0:
         raise ConfigError(f"--top-k {top_k}: it must be 0 or more")
-    if batch_size < 1:
-        raise ConfigError(f"batch_size {batch_size}: it must be at least 1")
     texts = [texts] if isinstance(texts, str) else list(texts)
     if not texts:
         raise DataError("there is no text to explain; give at least one")
@@ -155,124 +276,175 @@ def explain(
                 f"{text!r} is {len(tokens)} token{'' if len(tokens) == 1 else 's'}: there is none to predict"
                 + (" from another; write more" if len(tokens) else "; write something")
             )
-    rows: list[list[ExplainedToken]] = [[] for _ in texts]
-    torch_nats = 0.0
-    for piece in scored_logits(
-        model,
-        ids,
-        context_length=context_length,
-        stride=stride,
-        prefix_id=prefix_id,
-        batch_size=batch_size,
-        dtype=dtype,
-    ):
+    columns = [_Columns(with_prefix(tokens, prefix_id), top_k, model.config.vocab_size) for tokens in ids]
+    windows = windows_of(ids, context_length=context_length, stride=stride, prefix_id=prefix_id)
+    torch_nats, done = 0.0, 0
+    for piece in scored_logits(model, windows, batch_size=batch_size, dtype=dtype):
         logits = piece.logits.float()
         torch_nats += F.cross_entropy(logits, piece.targets, reduction="none").double().sum().item()
         if not math.isfinite(torch_nats):
-            raise WeightsError("the model's logits hold NaN or infinity: take another checkpoint")
-        rows[piece.document] += _explain_rows(logits, piece.targets, tokenizer, top_k)
-    explained = tuple(
-        ExplainedText(
-            text, "" if prefix_id is not None else _token_text(tokenizer, int(tokens[0])), tuple(row)
-        )
-        for text, tokens, row in zip(texts, ids, rows, strict=True)
-    )
-    name = "none" if prefix_id is None else "end-of-text"
+            raise NumbersError("the model's logits hold NaN or infinity: take another checkpoint")
+        columns[piece.document].fill(piece, logits)
+        done += len(piece.targets)
+        if progress is not None:
+            progress(done, sum(len(each.given) for each in columns))
+    spell = _speller(tokenizer)
     return Explanation(
-        texts=explained,
-        torch_loss_nats=torch_nats / sum(map(len, rows)),
+        texts=tuple(
+            ExplainedText(
+                text,
+                "" if prefix_id is not None else spell(int(tokens[0])),
+                ExplainedTokens(each.all(), spell),
+            )
+            for text, tokens, each in zip(texts, ids, columns, strict=True)
+        ),
+        torch_loss_nats=torch_nats / done,
         vocab_size=model.config.vocab_size,
         protocol=Protocol(
             "lucid",
             context_length,
             stride,
-            name,
+            "none" if prefix_id is None else "end-of-text",
             dtype_name(dtype if dtype != torch.float32 else model.head.weight.dtype),
             model.device.type,
         ),
     )
 
 
-def _explain_rows(
-    logits: torch.Tensor, targets: torch.Tensor, tokenizer: Tokenizer, top_k: int
-) -> Iterable[ExplainedToken]:
-    """Logits (N, V) and targets (N,) to N explained tokens."""
-    log_probabilities = log_softmax(logits)  # (N, V)
-    of_target = log_probabilities.gather(1, targets[:, None])  # (N, 1)
-    # Ties stand behind the target, so that of equal logits none is held likelier than the token that came.
-    ranks = (log_probabilities > of_target).sum(1) + 1
-    probabilities = softmax(logits)  # not the logarithm's exponential, which would lose a digit
-    p_of_target = probabilities.gather(1, targets[:, None])
-    entropies = -(probabilities * log_probabilities).nan_to_num(0.0).sum(1)
-    best = probabilities.topk(min(top_k, logits.shape[1]), dim=1)
-    for row in range(len(targets)):
-        yield ExplainedToken(
-            id=int(targets[row]),
-            text=_token_text(tokenizer, int(targets[row])),
-            probability=p_of_target[row].item(),
-            log_probability=of_target[row].item(),
-            rank=int(ranks[row]),
-            entropy=entropies[row].item(),
-            alternatives=tuple(
-                Alternative(id, _token_text(tokenizer, id), probability)
-                for id, probability in zip(best.indices[row].tolist(), best.values[row].tolist(), strict=True)
-            ),
-        )
+class _Columns:
+    """One text's rows as they come in: arrays of its length."""
+
+    def __init__(self, sequence: np.ndarray, top_k: int, vocab_size: int) -> None:
+        size, top_k = len(sequence) - 1, min(top_k, vocab_size)
+        self.given, self.ids = sequence[:-1].astype(np.int32), sequence[1:].astype(np.int32)
+        self.probability, self.log_probability, self.entropy = np.zeros((3, size), np.float32)
+        self.rank = np.zeros(size, np.int32)
+        self.alternative_ids = np.zeros((size, top_k), np.int32)
+        self.alternative_probabilities = np.zeros((size, top_k), np.float32)
+        self.filled = 0
+
+    def fill(self, piece: Scored, logits: torch.Tensor) -> None:
+        """The next rows, from their logits (N, V) in float32."""
+        rows = slice(self.filled, self.filled + len(logits))
+        log_probabilities = log_softmax(logits)
+        probabilities = softmax(logits)  # not the logarithm's exponential, which would lose a digit
+        of_target = piece.targets[:, None]
+        best = best_of(logits, self.alternative_ids.shape[1])
+        self.log_probability[rows] = log_probabilities.gather(1, of_target)[:, 0].cpu()
+        self.probability[rows] = probabilities.gather(1, of_target)[:, 0].cpu()
+        self.rank[rows] = ranks_of(logits, piece.targets).cpu()
+        self.entropy[rows] = -(probabilities * log_probabilities).nan_to_num(0.0).sum(1).cpu()
+        self.alternative_ids[rows] = best.cpu()
+        self.alternative_probabilities[rows] = probabilities.gather(1, best).cpu()
+        self.filled = rows.stop
+
+    def all(self) -> dict[str, np.ndarray]:
+        """The columns by their names in ExplainedToken."""
+        assert self.filled == len(self.ids), "each token is scored once"
+        running = np.cumsum(-self.log_probability.astype(np.float64)) / np.arange(1, self.filled + 1)
+        return {
+            "given_id": self.given,
+            "id": self.ids,
+            "probability": self.probability,
+            "log_probability": self.log_probability,
+            "rank": self.rank,
+            "entropy": self.entropy,
+            "running_loss_nats": running,
+            "alternative_ids": self.alternative_ids,
+            "alternative_probabilities": self.alternative_probabilities,
+        }
 
 
-def _token_text(tokenizer: Tokenizer, id: int) -> str:
+def _speller(tokenizer: Tokenizer) -> Callable[[int], str]:
     """What a token spells; bytes that are no whole character as \\x.., special and padded ids by name."""
-    if id == tokenizer.end_of_text:
-        return "<|endoftext|>"
-    if id >= tokenizer.vocab_size:
-        return f"<id {id}>"
-    return tokenizer.token_bytes(id).decode("utf-8", errors="backslashreplace")
+
+    @cache
+    def spell(id: int) -> str:
+        if id == tokenizer.end_of_text:
+            return "<|endoftext|>"
+        if id >= tokenizer.vocab_size:
+            return f"<id {id}>"
+        return tokenizer.token_bytes(id).decode("utf-8", errors="backslashreplace")
+
+    return spell
 
 
-def _table(explained: ExplainedText) -> str:
-    """One line a token: the target, its probability and surprise, and what the model would have said."""
-    shown = repr(explained.text if len(explained.text) <= 80 else explained.text[:77] + "...")
-    wide = max(9, *(len(_quoted(token.text)) for token in explained.tokens))
-    lines = [
-        f"text {shown}"
-        + (
-            f" (first token {_quoted(explained.left_out)} has nothing before it)"
-            if explained.left_out
-            else ""
+def _head(text: ExplainedText) -> dict[str, Any]:
+    return {"text": text.text, "left_out": text.left_out, "loss_nats": text.loss_nats}
+
+
+def _for_page(explanation: Explanation) -> dict[str, Any]:
+    """What explanation_part.html shows."""
+    most = math.log(explanation.vocab_size)
+    first = _first(explanation, SHOWN_STEPS)
+    return {
+        "explanation": explanation,
+        "most_nats": most,
+        "texts": [_text_for_page(text, most) for text in explanation.texts],
+        "first": [
+            asdict(token) | {"shown": quoted(token.text), "given_shown": quoted(token.given)}
+            for token in first
+        ],
+        # The first three of the steps are the table's own rows.
+        "steps": step_rows(explanation)[3:],
+        "protocol": str(explanation.protocol),
+    }
+
+
+def _text_for_page(text: ExplainedText, most_nats: float) -> dict[str, Any]:
+    columns, spell = text.tokens.columns, text.tokens.spell
+    used = np.union1d(columns["given_id"], np.union1d(columns["id"], columns["alternative_ids"]))
+    nats = text.tokens.nats.tolist()
+    return {
+        "loss_nats": text.loss_nats,
+        "left_out": text.left_out,
+        "spans": (
+            token_span(spell(id), colour_level(loss, most_nats))
+            for id, loss in zip(columns["id"].tolist(), nats, strict=True)
         ),
-        f"{'target':<{wide}} {'id':>6} {'p(target)':>11} {'ln p':>9} "
-        f"{'bits':>7} {'rank':>7} {'entropy':>8}  likeliest",
-    ]
-    for token in explained.tokens:
-        likeliest = "  ".join(
-            f"{_quoted(other.text)} {other.probability:.2g}" for other in token.alternatives[:3]
-        )
-        lines.append(
-            f"{_quoted(token.text):<{wide}} {token.id:>6} {token.probability:>11.4e} "
-            f"{token.log_probability:>9.4f} {token.bits:>7.3f} "
-            f"{token.rank:>7,} {token.entropy:>8.4f}  {likeliest}"
-        )
-    return "\n".join(lines)
+        "columns": json_columns(columns, spell={int(id): spell(int(id)) for id in used}),
+    }
 
 
-def _quoted(text: str) -> str:
-    """In quotes, what does not print made visible; the bytes that _token_text wrote as \\x.. are left so."""
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """Infinity as null: JSON has no word for it."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in values.items()
+    }
+
+
+def quoted(text: str) -> str:
+    """In quotes, what does not print made visible; bytes that are written as \\x.. are left so."""
     return "'" + "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text) + "'"
 
 
-def _steps(explanation: Explanation) -> str:
-    """From the targets' probabilities to the perplexity, one step a line, torch's own number last."""
-    tokens, loss = explanation.tokens, explanation.loss_nats
-    shown = tokens[:6]
-    more = f"  ... {len(tokens):,} in all" if len(tokens) > len(shown) else ""
+def steps(explanation: Explanation, *, shown: int = 6) -> list[str]:
+    """From the targets' probabilities to the perplexity, one step a line, torch's own number last but one."""
+    return [*(f"{name:<30} {value}" for name, value in step_rows(explanation, shown=shown)),
+            str(explanation.protocol)]  # fmt: skip
+
+
+def step_rows(explanation: Explanation, *, shown: int = 6) -> list[tuple[str, str]]:
+    """Name and value of each of the lecture's steps."""
+    first = _first(explanation, shown)
+    loss, count = explanation.loss_nats, explanation.tokens_scored
+    more = f"  ... {count:,} in all" if count > len(first) else ""
     difference = abs(loss - explanation.torch_loss_nats)
-    rows = [
-        ("probabilities of the targets", "  ".join(f"{token.probability:.4e}" for token in shown) + more),
-        ("their logarithms", "  ".join(f"{token.log_probability:.4f}" for token in shown) + more),
+    return [
+        ("ids of the targets", "  ".join(str(token.id) for token in first) + more),
+        ("probabilities of the targets", "  ".join(f"{token.probability:.4e}" for token in first) + more),
+        ("their logarithms", "  ".join(f"{token.log_probability:.4f}" for token in first) + more),
         ("mean", f"{-loss:.4f}"),
         ("negative mean = cross entropy", f"{loss:.4f} nats per token"),
-        ("torch's cross_entropy", f"{explanation.torch_loss_nats:.4f} (difference {difference:.1e})"),
         ("exp = perplexity", f"{explanation.perplexity:,.1f} of a vocabulary of {explanation.vocab_size:,}"),
+        ("torch's cross_entropy", f"{explanation.torch_loss_nats:.4f} (difference {difference:.1e})"),
     ]
-    lines = [f"{name:<30} {value}" for name, value in rows]
-    return "\n".join([*lines, str(explanation.protocol)])
+
+
+def _first(explanation: Explanation, count: int) -> list[ExplainedToken]:
+    """The first rows of all."""
+    first: list[ExplainedToken] = []
+    for text in explanation.texts:
+        first += text.tokens[: count - len(first)]
+    return first

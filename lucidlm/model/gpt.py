@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lucidlm.errors import ConfigError
 from lucidlm.model.attention import CausalSelfAttention, KVCache, RMSNorm, rotation_table
 from lucidlm.model.config import GPTConfig
+from lucidlm.runtime.device import settle_vector_math
 
 
 class FeedForward(nn.Module):
@@ -64,6 +65,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         """Random weights, drawn from PyTorch's generator: torch.manual_seed before decides them."""
         super().__init__()
+        settle_vector_math()
         self.config = config
         self.document_prefix_id: int | None = None
         """The id that stood before each document in training, if any: what scores a text's first token."""

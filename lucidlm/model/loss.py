@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lucidlm.errors import ConfigError
-from lucidlm.runtime.device import float32_precision
+from lucidlm.runtime.device import float32_precision, settle_vector_math
 from lucidlm.text.windows import IGNORED
 
 
@@ -171,6 +171,7 @@ def _product(left: Tensor, right: Tensor, multiply: torch.dtype) -> Tensor:
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
+    settle_vector_math()
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import os
 import platform
@@ -73,6 +74,19 @@ def available_processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@functools.cache
+def settle_vector_math() -> None:
+    """Lets MKL choose its kernels while one thread calls it: a first call of several may take wrong ones.
+
+    Then one thread's part of that one result, of the process's first exp, say, is right to four digits only,
+    and nothing says so (pytorch/pytorch#188792).
+    """
+    for dtype in (torch.float32, torch.float64):
+        one = torch.ones(64, dtype=dtype)  # too few for a second thread
+        for function in ("exp", "log", "log1p", "expm1", "sqrt", "rsqrt", "sin", "cos", "tanh", "erf"):
+            getattr(torch, function)(one)
 
 
 def keep_freed_memory() -> str:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lucidlm.measure.evaluation import Evaluation, evaluate_documents, prefix_of, scored_logits
+from lucidlm.measure.evaluation import Evaluation, evaluate_documents
 from lucidlm.measure.history import Validation
+from lucidlm.measure.scoring import prefix_of, scored_logits, windows_of
 from lucidlm.model.generation import generate
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy
@@ -107,14 +108,10 @@ def write_sample(model: GPT, tokenizer: Tokenizer, samples: Samples, *, step: in
     length = round(SAMPLE_CHARACTERS / max(1.0, characters))
     written = generate(model, tokenizer, samples.prompt, max_new_tokens=length, temperature=0.8, seed=0)
     context = model.config.context_length
-    pieces = scored_logits(
-        model,
-        [samples.probe],
-        context_length=context,
-        stride=context,
-        prefix_id=prefix_of(model, "auto"),
-        batch_size=1,
+    windows = windows_of(
+        [samples.probe], context_length=context, stride=context, prefix_id=prefix_of(model, "auto")
     )
+    pieces = scored_logits(model, windows)
     nats = torch.cat([cross_entropy(piece.logits, piece.targets) for piece in pieces])
     return {
         "step": step,

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ import torch.nn.functional as F
 from oracles import log_sum_exp
 from torch.utils.data import DataLoader, Dataset
 
-from lucidlm.errors import ConfigError, DataError, WeightsError
-from lucidlm.measure.evaluation import evaluate, evaluate_documents, scored_logits, scored_windows
+from lucidlm.errors import ConfigError, DataError, NumbersError, WeightsError
+from lucidlm.measure.evaluation import evaluate, evaluate_documents
+from lucidlm.measure.scoring import scored_logits, scored_windows, windows_of
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy
@@ -87,14 +89,8 @@ def brute_force(model, ids, *, stride, prefix_id, context_length=T):
 def nats_of_each_token(model, ids, *, stride, prefix_id, batch_size=8):
     """{place in the document: nats}; a token that is scored twice is an error."""
     found = {}
-    for piece in scored_logits(
-        model,
-        [np.asarray(ids)],
-        context_length=T,
-        stride=stride,
-        prefix_id=prefix_id,
-        batch_size=batch_size,
-    ):
+    windows = windows_of([np.asarray(ids)], context_length=T, stride=stride, prefix_id=prefix_id)
+    for piece in scored_logits(model, windows, batch_size=batch_size):
         losses = cross_entropy(piece.logits, piece.targets).tolist()
         scored = zip(losses, piece.targets.tolist(), strict=True)
         for place, (loss, target) in enumerate(scored, start=piece.start):
@@ -225,7 +221,7 @@ def test_each_document_is_scored_alone(model, prefix):
 
 def test_logits_made_in_pieces_give_the_same_number(gpt, monkeypatch):
     whole = evaluate(gpt, BYTES, WORDS)
-    monkeypatch.setattr("lucidlm.measure.evaluation.LOGITS_BYTES", 3 * 4 * gpt.config.vocab_size)
+    monkeypatch.setattr("lucidlm.measure.scoring.LOGITS_BYTES", 3 * 4 * gpt.config.vocab_size)
     assert evaluate(gpt, BYTES, WORDS).loss_nats == pytest.approx(whole.loss_nats, abs=1e-6)
     assert evaluate(gpt, BYTES, WORDS).tokens_scored == whole.tokens_scored
 
@@ -266,9 +262,9 @@ def test_bytes_are_those_of_the_text_where_a_token_has_several(pairs, text):
     assert without.bytes_scored == len(text.encode()) - len(tokenizer.token_bytes(ids[0]))
 
 
-def test_words_are_runs_between_white_space(gpt):
-    assert evaluate(gpt, BYTES, "  one two\n\nthree\tfour ").words == 4
-    assert evaluate(gpt, BYTES, FOREIGN).words == len(FOREIGN.split())
+@pytest.mark.parametrize("text", ["  one two\n\nthree\tfour ", "one", " ", FOREIGN])
+def test_words_are_counted_as_the_harness_counts_them(gpt, text):
+    assert evaluate(gpt, BYTES, text).words == len(re.split(r"\s+", text))
 
 
 def test_all_its_numbers_come_from_the_same_sum_of_nats(pairs):
@@ -361,6 +357,7 @@ def test_its_dictionary_is_json_with_stable_keys(gpt):
         "prefix": "end-of-text",
         "dtype": "float32",
         "device": "cpu",
+        "difference": "",
     }
 
 
@@ -410,7 +407,9 @@ def test_bfloat16_is_said_and_close(gpt):
         ({"context_length": -1, "protocol": "batch-mean"}, r"--context-length -1: .*1 to 16"),
         ({"context_length": T + 1, "protocol": "batch-mean"}, r"--context-length 17: .*1 to 16"),
         ({"prefix": "bos"}, r"--prefix bos: .*auto and none"),
-        ({"protocol": "lm-eval"}, r"--protocol lm-eval: .*lucid and batch-mean"),
+        ({"protocol": "harness"}, r"--protocol harness: .*lucid, lm-eval, hf-guide, batch-mean"),
+        ({"protocol": "lm-eval", "stride": 4}, r"--stride 4: lm-eval sets its windows side by side"),
+        ({"protocol": "lm-eval", "prefix": "none"}, r"--protocol lm-eval: .*leave --prefix none out"),
         ({"path": "also.txt"}, r"either text=\.\.\. or path="),
         ({"batch_size": -1}, r"-1"),
         ({"batch_size": -1, "protocol": "batch-mean"}, r"-1"),
@@ -469,7 +468,7 @@ def test_a_text_shorter_than_one_batch_of_windows_is_an_error_with_batch_mean(gp
 def test_weights_that_hold_nan_are_an_error_that_names_it(gpt, protocol, where):
     with torch.no_grad():
         gpt.get_parameter(where)[..., 3] = math.nan
-    with pytest.raises(WeightsError, match=r"\bnan\b.*NaN"):
+    with pytest.raises(NumbersError, match=rf"logits at token \d of document 1 .*NaN.*weight {where}"):
         evaluate(gpt, BYTES, WORDS, protocol=protocol)
 
 

@@ -166,11 +166,12 @@ def test_a_token_of_rank_k_is_its_own_kth_alternative(gpt):
     assert {token.rank <= 60 for token in tokens} == {True, False}
 
 
-def test_equal_logits_give_rank_1_and_the_whole_entropy():
+def test_equal_logits_stand_in_the_order_of_their_ids_and_have_the_whole_entropy():
     model = GPT(GPTConfig(vocab_size=256, context_length=T, emb_dim=8, n_layers=1, n_heads=1))
     torch.nn.init.zeros_(model.head.weight)
     for token in explain(model, BYTES, "any text").tokens:
-        assert token.rank == 1
+        assert token.rank == token.id + 1
+        assert [other.id for other in token.alternatives] == [0, 1, 2, 3, 4]
         assert token.probability == pytest.approx(1 / 256, rel=1e-6)
         assert token.bits == pytest.approx(8, abs=1e-6)
         assert token.entropy == pytest.approx(math.log(256), abs=1e-5)
@@ -269,8 +270,8 @@ def test_as_a_string_it_shows_each_token_and_the_steps_to_the_perplexity(gpt):
         ("their logarithms", "  ".join(f"{token.log_probability:.4f}" for token in explained.tokens)),
         ("mean", f"-{loss:.4f}"),
         ("negative mean = cross entropy", f"{loss:.4f} nats per token"),
-        ("torch's cross_entropy", f"{explained.torch_loss_nats:.4f} (difference "),
         ("exp = perplexity", f"{math.exp(loss):,.1f} of a vocabulary of 257"),
+        ("torch's cross_entropy", f"{explained.torch_loss_nats:.4f} (difference "),
     ]
     places = []
     for name, value in steps:

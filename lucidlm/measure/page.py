@@ -1,0 +1,107 @@
+"""Pages that stand alone: results in, HTML out that holds its style, data and script, and fetches nothing.
+
+The templates are in pages/. Long texts go through in pieces: a book's page is never held as one string.
+"""
+
+import html
+import json
+import math
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lucidlm.runtime.files import replacing_file
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+LEVELS = 8
+"""Strengths of a token's colour."""
+SHOWN_STEPS = 12
+"""Tokens whose way to the loss is written out."""
+
+
+def write_page(path: str | os.PathLike, template: str, **values: Any) -> None:
+    """A whole page at `path`, or nothing: written aside, piece by piece, and renamed."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(_environment().get_template(template).generate(**_common(values)))
+
+
+def render(template: str, **values: Any) -> str:
+    """A page or a part of one, as text."""
+    return _environment().get_template(template).render(**_common(values))
+
+
+def notebook(template: str, **values: Any) -> str:
+    """A part with its style, for the output of a notebook's cell."""
+    style = _environment().get_template("look.css").render()
+    return f'<div class="lucid"><style>{style}</style>{render(template, **values)}</div>'
+
+
+def in_script(value: Any) -> "Markup":
+    """A value as JSON that may stand in a script element: no text in it can end the element."""
+    from markupsafe import Markup
+
+    return Markup(json.dumps(value, ensure_ascii=False).replace("<", "\\u003c"))
+
+
+def colour_level(nats: float, most_nats: float) -> int:
+    """0 for what was expected, LEVELS - 1 for what was as unlikely as a token drawn at random, or more."""
+    return min(LEVELS - 1, int(LEVELS * math.log1p(max(0.0, nats)) / math.log1p(max(most_nats, 1e-9))))
+
+
+def token_span(text: str, level: int, kind: str = "") -> "Markup":
+    """A coloured token; white space that would not be seen is drawn."""
+    from markupsafe import Markup
+
+    shown = html.escape(
+        "".join(each if each.isprintable() or each in "\n\t" else repr(each)[1:-1] for each in text)
+    )
+    shown = shown.replace("\n", '<span class="w">↵</span>\n').replace("\t", '<span class="w">→</span>\t')
+    return Markup(f'<i class="k{level}{kind}">{shown}</i>')
+
+
+def numbers(column: np.ndarray) -> str:
+    """A column as JSON, to five digits; null where a number is infinite."""
+    if column.dtype.kind in "iu":
+        return json.dumps(column.tolist(), separators=(",", ":"))
+    if column.ndim == 2:
+        return "[" + ",".join(numbers(row) for row in column) + "]"
+    return "[" + ",".join(f"{x:.5g}" if math.isfinite(x) else "null" for x in column.tolist()) + "]"
+
+
+def json_columns(columns: dict[str, np.ndarray], **others: Any) -> "Iterator[Markup]":
+    """An object of columns as JSON for a script element, a column at a time."""
+    from markupsafe import Markup
+
+    yield Markup("{")
+    for name, value in others.items():
+        yield Markup(f"{json.dumps(name)}:") + in_script(value) + Markup(",")
+    for place, (name, column) in enumerate(columns.items()):
+        yield Markup(f"{',' if place else ''}{json.dumps(name)}:{numbers(column)}")
+    yield Markup("}")
+
+
+def _common(values: dict[str, Any]) -> dict[str, Any]:
+    from lucidlm import __version__
+
+    return {"version": __version__} | values
+
+
+@cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("lucidlm.measure", "pages"),
+        autoescape=lambda name: name is None or name.endswith(".html"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

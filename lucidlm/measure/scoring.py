@@ -1,0 +1,148 @@
+"""Which token is scored given what: documents of token ids in, the logits at every scored token out.
+
+T inputs of a window, S stride, N scored tokens, C channels, V vocabulary. Evaluation, explanation,
+comparison and compression all look at a text through these windows, so that their numbers agree.
+"""
+
+import contextlib
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lucidlm.errors import ConfigError
+from lucidlm.model.gpt import GPT
+from lucidlm.runtime.device import autocast
+
+LOGITS_BYTES = 16 * 2**20
+"""The most that a piece of a batch's logits may take: the head runs over the scored places in pieces."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A piece of a document that the model reads at once, and which of its tokens it is judged by there."""
+
+    document: int
+    ids: np.ndarray
+    """Inputs and, behind them, the last target: (T + 1,), int64; the prefix is one of them."""
+    first: int
+    """Index among the targets of the first that is scored; those before it are context."""
+    place: int
+    """Where in its document that token stands."""
+    weight: float = 1.0
+    """What a token counts here: 1, but for other people's ways of counting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The logits at consecutive places of a document, and the tokens that came there."""
+
+    document: int
+    start: int
+    """Place in the document of the first of these tokens."""
+    position: int
+    """Index in its window of the first of these tokens: it was predicted from position + 1 inputs."""
+    weight: float
+    logits: Tensor  # (N, V)
+    targets: Tensor  # (N,)
+
+
+def checked_window(model: GPT, context_length: int | None, stride: int | None) -> tuple[int, int]:
+    """Context and stride, with their defaults (the model's context, half of it), or a ConfigError."""
+    limit = model.config.context_length
+    context = limit if context_length is None else context_length
+    if not 1 <= context <= limit:
+        raise ConfigError(f"--context-length {context}: this model takes from 1 to {limit}")
+    stride = max(1, context // 2) if stride is None else stride
+    if not 1 <= stride <= context:
+        raise ConfigError(f"--stride {stride}: it must be from 1 to the context length {context}")
+    return context, stride
+
+
+def prefix_of(model: GPT, prefix: str) -> int | None:
+    """The id that stands before each document: the model's own with "auto", nothing with "none"."""
+    if prefix not in ("auto", "none"):
+        raise ConfigError(f"--prefix {prefix}: not known; there are auto and none")
+    return model.document_prefix_id if prefix == "auto" else None
+
+
+def with_prefix(ids: np.ndarray, prefix_id: int | None) -> np.ndarray:
+    """A document's ids as the model reads them: (N,) or (N + 1,), int64."""
+    ids = np.asarray(ids).astype(np.int64)
+    return ids if prefix_id is None else np.concatenate(([prefix_id], ids))
+
+
+def scored_windows(n_inputs: int, context_length: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """(start, first scored, end) of each window over n_inputs places: each place is scored in exactly one.
+
+    Windows start on the grid of the stride. The first scores all its places, the others those that no window
+    before has seen, and the last is short rather than slid back.
+    """
+    start = scored = 0
+    while scored < n_inputs:
+        end = min(start + context_length, n_inputs)
+        yield start, scored, end
+        start, scored = start + stride, end
+
+
+def windows_of(
+    documents: Iterable[np.ndarray], *, context_length: int, stride: int, prefix_id: int | None
+) -> Iterator[Window]:
+    """The windows of our own protocol, document after document: each token is scored in exactly one."""
+    for number, ids in enumerate(documents):
+        sequence = with_prefix(ids, prefix_id)
+        for start, first, end in scored_windows(len(sequence) - 1, context_length, stride):
+            # Counted in the document: without a prefix its first token is nobody's target.
+            yield Window(number, sequence[start : end + 1], first - start, first + (prefix_id is None))
+
+
+def scored_logits(
+    model: GPT, windows: Iterable[Window], *, batch_size: int = 8, dtype: torch.dtype = torch.float32
+) -> Iterator[Scored]:
+    """The logits at every scored token, a piece at a time, so that those of a batch are never all held.
+
+    Windows of all documents share batches, the shorter ones padded behind: no earlier place sees what is
+    later.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"--batch-size {batch_size}: it must be at least 1")
+    batch: list[Window] = []
+    for window in windows:
+        batch.append(window)
+        if len(batch) == batch_size:
+            yield from _score_batch(model, batch, dtype)
+            batch = []
+    if batch:
+        yield from _score_batch(model, batch, dtype)
+
+
+def _score_batch(model: GPT, batch: list[Window], dtype: torch.dtype) -> Iterator[Scored]:
+    longest = max(len(window.ids) for window in batch) - 1
+    inputs = torch.zeros(len(batch), longest, dtype=torch.int64)
+    for row, window in enumerate(batch):
+        inputs[row, : len(window.ids) - 1] = torch.from_numpy(window.ids[:-1])
+    with evaluating(model, dtype):
+        hidden = model.hidden(inputs.to(model.device))  # (B, T, C)
+    rows_at_once = max(1, LOGITS_BYTES // (4 * model.config.vocab_size))
+    for row, window in enumerate(batch):
+        targets = torch.from_numpy(window.ids[1:]).to(model.device)
+        for begin in range(window.first, len(targets), rows_at_once):
+            places = slice(begin, min(begin + rows_at_once, len(targets)))
+            with evaluating(model, dtype):
+                logits = model.head(hidden[row, places])  # (N, V)
+            start = window.place + begin - window.first
+            yield Scored(window.document, start, begin, window.weight, logits, targets[places])
+
+
+@contextlib.contextmanager
+def evaluating(model: GPT, dtype: torch.dtype) -> Generator[None]:
+    """Dropout off, no gradients, products in dtype; then the model is as it was. Draws no random number."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), autocast(model.device, dtype):
+            yield
+    finally:
+        model.train(was_training)
