@@ -15,6 +15,7 @@ _HOME = {
     "Tokenizer": "lucidlm.text.tokenizer",
     "TrainConfig": "lucidlm.training.config",
     "binary_cross_entropy": "lucidlm.model.loss",
+    "compare": "lucidlm.measure.comparison",
     "cross_entropy": "lucidlm.model.loss",
     "evaluate": "lucidlm.measure.evaluation",
     "explain": "lucidlm.measure.explanation",

@@ -313,6 +313,69 @@ def generate(
 
 
 @app.command
+def compare(
+    model_a: str,
+    model_b: str,
+    *texts: str,
+    stride: int | None = None,
+    context_length: int | None = None,
+    prefix: Literal["auto", "none"] = "auto",
+    encoding: str = "utf-8",
+    html: str | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    compute: Compute = COMPUTE,
+) -> None:
+    """Say which of two models predicts a text better, by how much, and where; their tokenizers may differ.
+
+    Parameters
+    ----------
+    model_a
+        A run, a checkpoint, a Hugging Face folder or a preset.
+    model_b
+        The other.
+    texts
+        Files, folders, patterns, URLs or - for standard input; none: the validation text of the first run.
+    stride
+        Tokens from one window to the next (default: half of each model's context).
+    context_length
+        Tokens of a window (default: each model's context).
+    prefix
+        auto: end-of-text before each document where a model knows it. none: leave the first token out.
+    encoding
+        Encoding of the texts.
+    html
+        Write one page that stands alone: the numbers, and the text as a heat map of the differences.
+    json
+        Print the result as JSON.
+    """
+    from lucidlm.display import counter
+    from lucidlm.measure.comparison import compare_texts
+    from lucidlm.text.documents import read_documents
+
+    a, tokenizer_a, dtype = _load(model_a, compute)
+    b, tokenizer_b, _ = _load(model_b, compute)
+    if texts:
+        given = (document.text() for document in read_documents(texts, encoding=encoding))
+    else:
+        given = (tokenizer_a.decode(ids) for ids in _own_validation_text(model_a))
+    result = compare_texts(
+        (a, tokenizer_a),
+        (b, tokenizer_b),
+        given,
+        names=(model_a, model_b),
+        context_length=context_length,
+        stride=stride,
+        prefix=prefix,
+        dtype=dtype,
+        progress=counter("bytes compared"),
+    )
+    if html:
+        result.write_html(html)
+        print(f"{html}: open it in a browser", file=sys.stderr)
+    print(_json(result.to_dict()) if json else result)
+
+
+@app.command
 def prepare(
     *texts: str,
     out: str,

@@ -14,10 +14,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 PUBLIC = {
     *("GPT", "GPTConfig", "LucidError", "Tokenizer", "TrainConfig"),
-    *("binary_cross_entropy", "cross_entropy", "inputs_and_targets", "perplexity"),
+    *("binary_cross_entropy", "compare", "cross_entropy", "inputs_and_targets", "perplexity"),
     *("evaluate", "explain", "generate", "load", "prepare", "stream", "train"),
 }
-VERBS = {"train", "evaluate", "explain", "generate", "prepare", "info", "runs", "doctor"}
+VERBS = {"train", "evaluate", "explain", "generate", "compare"}
+VERBS |= {"prepare", "info", "runs", "doctor"}
 
 # A file imports only what stands to the left of its own place, or its own room.
 ORDER = [

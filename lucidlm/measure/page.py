@@ -56,7 +56,7 @@ def colour_level(nats: float, most_nats: float) -> int:
     return min(LEVELS - 1, int(LEVELS * math.log1p(max(0.0, nats)) / math.log1p(max(most_nats, 1e-9))))
 
 
-def token_span(text: str, level: int, kind: str = "") -> "Markup":
+def token_span(text: str, level: int, *, kind: str = "", hint: str = "") -> "Markup":
     """A coloured token; white space that would not be seen is drawn."""
     from markupsafe import Markup
 
@@ -64,7 +64,8 @@ def token_span(text: str, level: int, kind: str = "") -> "Markup":
         "".join(each if each.isprintable() or each in "\n\t" else repr(each)[1:-1] for each in text)
     )
     shown = shown.replace("\n", '<span class="w">↵</span>\n').replace("\t", '<span class="w">→</span>\t')
-    return Markup(f'<i class="k{level}{kind}">{shown}</i>')
+    title = f' title="{html.escape(hint)}"' if hint else ""
+    return Markup(f'<i class="k{level}{kind}"{title}>{shown}</i>')
 
 
 def numbers(column: np.ndarray) -> str:
