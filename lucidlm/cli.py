@@ -94,7 +94,13 @@ def train(
             display.say(f"{config} is changed by the flags given, so the plan is made anew")
             plan = None
         result = run_training(
-            settings, plan=plan, resume=resume, overwrite=overwrite, say=display.say, watch=display.watch
+            settings,
+            plan=plan,
+            resume=resume,
+            overwrite=overwrite,
+            say=display.say,
+            watch=display.watch,
+            stages=display.stage,
         )
     print(_json(_summary(result)) if json else _closing_lines(result))
     return 128 + result.interrupted if result.interrupted else 0
@@ -110,6 +116,8 @@ def evaluate(
     protocol: Literal["lucid", "lm-eval", "hf-guide", "batch-mean"] = "lucid",
     batch_size: int | None = None,
     encoding: str = "utf-8",
+    yardsticks: bool = True,
+    html: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
     compute: Compute = COMPUTE,
 ) -> None:
@@ -134,26 +142,51 @@ def evaluate(
         Windows at once; the number does not depend on it (batch-mean: the course's batches, default 2).
     encoding
         Encoding of the texts.
+    yardsticks
+        Of a run: what gzip, xz and n-grams make of the same text, and how much of what it writes is copied.
+    html
+        Write a report: one page that stands alone.
     json
         Print the result as JSON.
     """
-    from lucidlm.display import counter
-    from lucidlm.measure import evaluation
+    from lucidlm.display import counter, stage_printer
+    from lucidlm.measure import judgement, report
+    from lucidlm.measure.history import read_history
+    from lucidlm.training.setup import corpus_of_run, is_run
 
     loaded, tokenizer, dtype = _load(model, compute)
+    run = Path(model) if is_run(Path(model)) else None
     documents = _documents(texts, tokenizer, encoding) if texts else _own_validation_text(model)
-    result = evaluation.evaluate_documents(
-        loaded,
-        tokenizer,
-        documents,
-        protocol=protocol,
-        context_length=context_length,
-        stride=stride,
-        prefix=prefix,
-        batch_size=batch_size,
-        dtype=dtype,
-        progress=counter("tokens scored"),
-    )
+    settings: dict[str, Any] = {
+        "protocol": protocol,
+        "context_length": context_length,
+        "stride": stride,
+        "prefix": prefix,
+        "batch_size": batch_size,
+        "dtype": dtype,
+    }
+    if run is not None and yardsticks and protocol == "lucid":
+        result = judgement.judge(
+            loaded,
+            tokenizer,
+            list(documents),
+            corpus=corpus_of_run(run),
+            history=None if texts else read_history(run),
+            progress=stage_printer,
+            **settings,
+        )
+    else:
+        result = judgement.without_training_text(
+            loaded, tokenizer, documents, progress=counter("tokens scored"), **settings
+        )
+    if html:
+        report.write_report(
+            html,
+            result,
+            title=f"{model} on {', '.join(texts)}" if texts else model,
+            run=None if texts else run,
+        )
+        print(f"{html}: open it in a browser", file=sys.stderr)
     print(_json(result.to_dict()) if json else result)
 
 
@@ -376,6 +409,82 @@ def compare(
 
 
 @app.command
+def compress(
+    model: str,
+    file: str,
+    *,
+    out: str,
+    stride: int | None = None,
+    context_length: int | None = None,
+    prefix: Literal["auto", "none"] = "auto",
+    json: Annotated[bool, Parameter(negative="")] = False,
+    compute: Compute = COMPUTE,
+) -> None:
+    """Compress a file by a model's own probabilities: the proof that its evaluation is right.
+
+    The same model on the same machine brings it back. It runs at the speed of generation.
+
+    Parameters
+    ----------
+    model
+        A run, a checkpoint, a Hugging Face folder or a preset.
+    file
+        Any file: a text comes out small.
+    out
+        The compressed file to write.
+    stride
+        Tokens from one window to the next (default: half of the context).
+    context_length
+        Tokens of a window (default: the model's context).
+    prefix
+        auto: end-of-text first where the model knows it. none: nothing first.
+    json
+        Print the sizes as JSON.
+    """
+    from lucidlm.display import counter
+    from lucidlm.measure.compression import compress as compress_bytes
+    from lucidlm.runtime.files import write_atomically
+
+    data = _file_bytes(file)
+    loaded, tokenizer, _ = _load(model, compute)
+    result = compress_bytes(
+        loaded,
+        tokenizer,
+        data,
+        context_length=context_length,
+        stride=stride,
+        prefix=prefix,
+        progress=counter("tokens coded"),
+    )
+    write_atomically(out, result.file)
+    print(_json(result.to_dict()) if json else result)
+
+
+@app.command
+def decompress(model: str, file: str, *, out: str, compute: Compute = COMPUTE) -> None:
+    """Bring back what `compress` compressed with the same model on the same machine.
+
+    Parameters
+    ----------
+    model
+        The model that it was compressed with.
+    file
+        The compressed file.
+    out
+        The file to write.
+    """
+    from lucidlm.display import counter
+    from lucidlm.measure.compression import decompress as decompress_bytes
+    from lucidlm.runtime.files import write_atomically
+
+    coded = _file_bytes(file)
+    loaded, tokenizer, _ = _load(model, compute)
+    data = decompress_bytes(loaded, tokenizer, coded, progress=counter("tokens decoded"))
+    write_atomically(out, data)
+    print(f"{out}: {len(data):,} bytes, checked")
+
+
+@app.command
 def prepare(
     *texts: str,
     out: str,
@@ -440,13 +549,14 @@ def info(model: str, *, json: Annotated[bool, Parameter(negative="")] = False) -
     json
         Print the result as JSON.
     """
-    from lucidlm.measure.history import METRICS, read_history, verdict
+    from lucidlm.measure.history import METRICS, read_history
+    from lucidlm.measure.verdict import course_of
 
     loaded, tokenizer, _ = _load(model, Compute(device="cpu"))
     values = {"model": model, "parameters": loaded.n_parameters} | loaded.config.to_dict()
     values |= {"tokenizer": tokenizer.name, "document_prefix_id": loaded.document_prefix_id}
     if (Path(model) / METRICS).exists():
-        values["verdict"] = verdict(read_history(Path(model)))
+        values["verdict"] = course_of(read_history(Path(model)))
     if json:
         print(_json(values))
         return
@@ -579,6 +689,16 @@ def _load(model: str, compute: Compute) -> "tuple[GPT, Tokenizer, torch.dtype]":
     return loaded, tokenizer, automatic if compute.dtype == "auto" else dtype_of(compute.dtype)
 
 
+def _file_bytes(path: str) -> bytes:
+    """A file's bytes, or a DataError that says why not."""
+    from lucidlm.errors import DataError
+
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}; give a file that can be read") from None
+
+
 def _documents(texts: Sequence[str], tokenizer: "Tokenizer", encoding: str) -> Any:
     import numpy as np
 
@@ -601,16 +721,21 @@ def _summary(result: "TrainResult") -> dict[str, Any]:
     summary: dict[str, Any] = {"run": str(result.run), "step": result.step, "time_s": result.time_s}
     if result.best is not None:
         summary["best_step"] = result.best.step
-    if result.evaluation is not None:
-        summary |= result.evaluation.to_dict()
+    if result.judgement is not None:
+        summary |= result.judgement.to_dict()
     return summary | {"verdict": result.verdict, "interrupted": result.interrupted}
 
 
 def _closing_lines(result: "TrainResult") -> str:
     if result.interrupted:
         return f"interrupted at step {result.step:,}; go on with: lucidlm train --resume --out {result.run}"
-    lines = ["", result.verdict, "", "the best weights on the validation text:", str(result.evaluation)]
-    lines += ["", f"the run is in {result.run} ({result.time_s:.0f} s). Next:"]
+    lines = [
+        "",
+        str(result.judgement),
+        "",
+        f"{result.run}/report.html shows all this with curves and samples",
+    ]
+    lines += [f"the run is in {result.run} ({result.time_s:.0f} s). Next:"]
     lines += [f'    lucidlm generate {result.run} "Once"', f"    lucidlm evaluate {result.run} OTHER_TEXT"]
     lines += [f'    lucidlm explain {result.run} "any sentence"']
     return "\n".join(lines)

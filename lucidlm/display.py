@@ -54,6 +54,13 @@ class TrainingDisplay:
         for note in report.notes:
             self.say(f"    {note}")
 
+    def stage(self, stage: str, done: int, total: int | None) -> None:
+        """How far the judging at the end is, on a terminal."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+        stage_printer(stage, done, total)
+
     def _draw(self, report: "Report") -> None:
         if self.progress is None:
             columns = (

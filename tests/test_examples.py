@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BOOK = "The tide came in and the tide went out. Nobody on the quay wrote it down but Anna. " * 60
+BOOK = "The tide came in and the tide went out. Nobody on the quay wrote it down but Anna. " * 40
 
 
 def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
@@ -64,6 +64,7 @@ def quicker(command: list[str]) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_every_command_of_the_readme_runs_as_it_stands(tmp_path):
     commands = readme_commands()
     assert len(commands) >= 6
@@ -79,3 +80,24 @@ def test_the_python_of_the_readme_runs_as_it_stands(tmp_path):
     (tmp_path / "book.txt").write_text(BOOK)
     for block in blocks:
         run(["-c", block.replace("minutes=3", "minutes=0.05")], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_the_lectures_notebook_shows_what_it_computes_when_run_again(tmp_path, monkeypatch):
+    import nbformat
+    from nbclient import NotebookClient
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    shown = nbformat.read(ROOT / "examples" / "lecture.ipynb", as_version=4)
+    again = nbformat.from_dict(shown)
+    for cell in again.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    NotebookClient(again, timeout=200, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    for cell in (each for each in again.cells if each.cell_type == "code"):
+        assert not [output for output in cell.outputs if output.output_type == "error"]
+    texts = ["".join(str(cell.get("outputs", "")) for cell in book.cells) for book in (shown, again)]
+    for part in ("7.4540e-05", "10.7940", "48,725.", "' Armed heNetflix'", "95 % interval", "162,419,712"):
+        assert all(part in text for text in texts), part
+    assert all("text/html" in text and "lucid-explained" in text for text in texts)

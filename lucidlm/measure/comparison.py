@@ -178,7 +178,7 @@ def compare(
     context_length: int | None = None,
     stride: int | None = None,
     prefix: Literal["auto", "none"] = "auto",
-    batch_size: int = 8,
+    batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     encoding: str = "utf-8",
     progress: Progress | None = None,
@@ -218,7 +218,7 @@ def compare_texts(
     context_length: int | None = None,
     stride: int | None = None,
     prefix: str = "auto",
-    batch_size: int = 8,
+    batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -304,7 +304,7 @@ class _Judge:
         context_length: int | None,
         stride: int | None,
         prefix: str,
-        batch_size: int,
+        batch_size: int | None,
         dtype: torch.dtype,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer

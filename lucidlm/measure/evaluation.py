@@ -246,7 +246,7 @@ class _Plan:
     context_length: int
     stride: int
     prefix_id: int | None
-    batch_size: int
+    batch_size: int | None
     windows: Callable[[Iterable[np.ndarray]], Iterator[Window]]
 
 
@@ -265,7 +265,7 @@ def _plan(
     if stride is not None and protocol in ("lm-eval", "batch-mean"):
         raise ConfigError(f"--stride {stride}: {protocol} sets its windows side by side; leave --stride out")
     context, stride = checked_window(model, context_length, stride)
-    prefix_id, batch = prefix_of(model, prefix), batch_size or 8
+    prefix_id = prefix_of(model, prefix)
     if protocol == "lm-eval":
         # The harness always puts a token first, whatever the model was trained with.
         prefix_id = tokenizer.end_of_text
@@ -274,16 +274,15 @@ def _plan(
                 "--protocol lm-eval: the harness puts end-of-text first, "
                 + ("leave --prefix none out" if prefix == "none" else f"{tokenizer.name} has none; use lucid")
             )
-        return _Plan(context, context, prefix_id, batch, lambda documents: harness_windows(
+        return _Plan(context, context, prefix_id, batch_size, lambda documents: harness_windows(
             documents, context_length=context, prefix_id=prefix_id))  # fmt: skip
     if protocol == "hf-guide":
-        return _Plan(context, stride, None, batch, lambda documents: guide_windows(
+        return _Plan(context, stride, None, batch_size, lambda documents: guide_windows(
             documents, context_length=context, stride=stride))  # fmt: skip
     if protocol == "batch-mean":
-        batch = batch_size or 2
-        return _Plan(context, context, None, batch, lambda documents: course_windows(
-            documents, context_length=context, batch_size=batch))  # fmt: skip
-    return _Plan(context, stride, prefix_id, batch, lambda documents: windows_of(
+        return _Plan(context, context, None, batch_size, lambda documents: course_windows(
+            documents, context_length=context, batch_size=batch_size or 2))  # fmt: skip
+    return _Plan(context, stride, prefix_id, batch_size, lambda documents: windows_of(
         documents, context_length=context, stride=stride, prefix_id=prefix_id))  # fmt: skip
 
 

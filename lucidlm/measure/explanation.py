@@ -235,12 +235,12 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         """For a notebook: the coloured text and the steps."""
-        return notebook("explanation_part.html", **_for_page(self))
+        return notebook("explanation_part.html", **page_values(self))
 
     def write_html(self, path: str | os.PathLike, *, model: str = "a model") -> None:
         """One page that stands alone: the coloured texts, on a token its alternatives, and the steps."""
         write_page(
-            path, "explanation.html", title="Why the loss is what it is", model=model, **_for_page(self)
+            path, "explanation.html", title="Why the loss is what it is", model=model, **page_values(self)
         )
 
 
@@ -253,7 +253,7 @@ def explain(
     context_length: int | None = None,
     stride: int | None = None,
     prefix: Literal["auto", "none"] = "auto",
-    batch_size: int = 8,
+    batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
 ) -> Explanation:
@@ -373,14 +373,14 @@ def _head(text: ExplainedText) -> dict[str, Any]:
     return {"text": text.text, "left_out": text.left_out, "loss_nats": text.loss_nats}
 
 
-def _for_page(explanation: Explanation) -> dict[str, Any]:
+def page_values(explanation: Explanation) -> dict[str, Any]:
     """What explanation_part.html shows."""
     most = math.log(explanation.vocab_size)
     first = _first(explanation, SHOWN_STEPS)
     return {
         "explanation": explanation,
         "most_nats": most,
-        "texts": [_text_for_page(text, most) for text in explanation.texts],
+        "texts": [_textpage_values(text, most) for text in explanation.texts],
         "first": [
             asdict(token) | {"shown": quoted(token.text), "given_shown": quoted(token.given)}
             for token in first
@@ -391,7 +391,7 @@ def _for_page(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def _text_for_page(text: ExplainedText, most_nats: float) -> dict[str, Any]:
+def _textpage_values(text: ExplainedText, most_nats: float) -> dict[str, Any]:
     columns, spell = text.tokens.columns, text.tokens.spell
     used = np.union1d(columns["given_id"], np.union1d(columns["id"], columns["alternative_ids"]))
     nats = text.tokens.nats.tolist()

@@ -16,9 +16,6 @@ from lucidlm.errors import RunError
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 
-WORSE = 0.005
-"""A validation loss this share over the best one is worse; under it, the difference is noise."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
@@ -101,47 +98,6 @@ def _from_event(kind: type[Step] | type[Validation], event: dict[str, Any]) -> A
     """Newer versions may write more: what this one does not know it leaves."""
     values: dict[str, Any] = {field.name: event.get(field.name) for field in fields(kind)}
     return kind(**values)
-
-
-def verdict(history: History) -> str:
-    """One or two sentences on a run: its best step, and whether what came after was worse.
-
-    Rules: later steps are worse if the last validation loss lies over the best by more than 0.5 %; the model
-    then overfits if its training loss went on falling meanwhile. See docs/verdicts.md.
-    """
-    best, last = history.best, history.validations[-1] if history.validations else None
-    if best is None or last is None:
-        return "No validation yet: there is no best step."
-    numbers = (
-        f"validation loss {best.validation_loss_nats:.4f} nats per token, "
-        f"perplexity {best.validation_perplexity:,.1f}, {best.validation_bits_per_byte:.3f} bits per byte"
-    )
-    if best.step == last.step:
-        return f"The last step, {best.step:,}, is the best: {numbers}. {_gap(best)}"
-    if last.validation_loss_nats <= best.validation_loss_nats * (1 + WORSE):
-        return (
-            f"The best step is {best.step:,} of {last.step:,}: {numbers}. Later steps were no better "
-            f"and no worse (step {last.step:,}: {last.validation_loss_nats:.4f}): "
-            f"it has converged. {_gap(best)}"
-        )
-    fell = last.training_loss_nats <= best.training_loss_nats
-    went = f"from {best.training_loss_nats:.4f} to {last.training_loss_nats:.4f}"
-    why = (
-        f"the training loss fell on {went}: the model overfits, "
-        "it learns its training text by heart. More text, a smaller model or more dropout would help."
-        if fell
-        else f"the training loss rose too, {went}: the training is unstable. "
-        "A lower learning rate would help."
-    )
-    return (
-        f"The best step is {best.step:,} of {last.step:,}: {numbers}. Later steps were worse: "
-        f"by step {last.step:,} the validation loss was {last.validation_loss_nats:.4f}, while {why}"
-    )
-
-
-def _gap(best: Validation) -> str:
-    gap = best.validation_loss_nats - best.training_loss_nats
-    return f"Training text by the same protocol: {best.training_loss_nats:.4f} (gap {gap:+.4f})."
 
 
 def passed_its_best(validations: list[Validation], *, patience: int = 5) -> bool:

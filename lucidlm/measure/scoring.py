@@ -16,8 +16,12 @@ from lucidlm.errors import ConfigError
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.device import autocast
 
-LOGITS_BYTES = 16 * 2**20
-"""The most that a piece of a batch's logits may take: the head runs over the scored places in pieces."""
+LOGITS_BYTES = 32 * 2**20
+"""The most that logits may take: the head runs over a batch's scored places in pieces."""
+PIECE_BYTES = 4 * 2**20
+"""They are handed on in pieces that a processor's cache holds, as they are read several times."""
+BATCH_TOKENS = 2048
+"""About so many tokens are read at once unless a batch size is given; more take memory and no less time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +103,23 @@ def windows_of(
 
 
 def scored_logits(
-    model: GPT, windows: Iterable[Window], *, batch_size: int = 8, dtype: torch.dtype = torch.float32
+    model: GPT,
+    windows: Iterable[Window],
+    *,
+    batch_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[Scored]:
     """The logits at every scored token, a piece at a time, so that those of a batch are never all held.
 
     Windows of all documents share batches, the shorter ones padded behind: no earlier place sees what is
     later.
     """
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ConfigError(f"--batch-size {batch_size}: it must be at least 1")
     batch: list[Window] = []
     for window in windows:
         batch.append(window)
+        batch_size = batch_size or max(1, BATCH_TOKENS // len(window.ids))
         if len(batch) == batch_size:
             yield from _score_batch(model, batch, dtype)
             batch = []
@@ -125,15 +134,19 @@ def _score_batch(model: GPT, batch: list[Window], dtype: torch.dtype) -> Iterato
         inputs[row, : len(window.ids) - 1] = torch.from_numpy(window.ids[:-1])
     with evaluating(model, dtype):
         hidden = model.hidden(inputs.to(model.device))  # (B, T, C)
-    rows_at_once = max(1, LOGITS_BYTES // (4 * model.config.vocab_size))
+    row_bytes = 4 * model.config.vocab_size
+    at_once, handed_on = (max(1, size // row_bytes) for size in (LOGITS_BYTES, PIECE_BYTES))
     for row, window in enumerate(batch):
         targets = torch.from_numpy(window.ids[1:]).to(model.device)
-        for begin in range(window.first, len(targets), rows_at_once):
-            places = slice(begin, min(begin + rows_at_once, len(targets)))
+        for begin in range(window.first, len(targets), at_once):
+            end = min(begin + at_once, len(targets))  # behind it is padding
             with evaluating(model, dtype):
-                logits = model.head(hidden[row, places])  # (N, V)
-            start = window.place + begin - window.first
-            yield Scored(window.document, start, begin, window.weight, logits, targets[places])
+                logits = model.head(hidden[row, begin:end])  # (N, V)
+            for part, piece in enumerate(logits.split(handed_on)):
+                position = begin + part * handed_on
+                start = window.place + position - window.first
+                expected = targets[position : position + len(piece)]
+                yield Scored(window.document, start, position, window.weight, piece, expected)
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     logits = logits - logits.amax(-1, keepdim=True).detach()
     of_target = logits.gather(-1, targets.where(kept, 0)[..., None])[..., 0]
     # -log(e^target / sum e^logit): without the (..., V) tensor of probabilities that one number is wanted of.
-    return (logits.logsumexp(-1) - of_target).where(kept, 0.0)
+    return (logits.exp().sum(-1).log() - of_target).where(kept, 0.0)
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -2,21 +2,21 @@
 
 from typing import TYPE_CHECKING
 
-from lucidlm.measure.evaluation import Evaluation
-from lucidlm.measure.history import read_history, verdict
+from lucidlm.measure.judgement import Judgement
 from lucidlm.runtime.files import write_atomically
 
 if TYPE_CHECKING:
     from lucidlm.training.setup import TrainingRun
 
 
-def write_card(run: "TrainingRun", evaluation: Evaluation) -> None:
-    """README.md in the run's folder, from its plan, its corpus and the evaluation of its best weights."""
-    write_atomically(run.folder / "README.md", card(run, evaluation))
+def write_card(run: "TrainingRun", judgement: Judgement) -> None:
+    """README.md in the run's folder, from its plan, its corpus and the judgement of its best weights."""
+    write_atomically(run.folder / "README.md", card(run, judgement))
 
 
-def card(run: "TrainingRun", evaluation: Evaluation) -> str:
+def card(run: "TrainingRun", judgement: Judgement) -> str:
     """The text of the card, in the form that model hubs read."""
+    evaluation = judgement.evaluation
     plan, corpus, name = run.plan, run.corpus, run.folder.name
     shape, best = plan.model, run.best
     sources = ", ".join(f"`{text}`" for text in run.config.text) or "the story that comes with lucidlm"
@@ -39,7 +39,13 @@ trained from random weights by lucidlm on {sources}.
 | scored | {evaluation.tokens_scored:,} tokens, {evaluation.bytes_scored:,} bytes |
 | counted | {evaluation.protocol} |
 
-{verdict(read_history(run.folder))}
+{judgement.verdict}
+
+```text
+{chr(10).join(judgement.ladder())}
+```
+Bits per byte of the same held-out text by yardsticks that were given the same training text; \
+`report.html` has the curves.
 
 ## Text and training
 {corpus.train_tokens:,} training tokens and {corpus.validation_tokens:,} held-out ones by the tokenizer \

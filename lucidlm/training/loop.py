@@ -1,6 +1,7 @@
 """The training function: train_steps yields a report a step and writes the run as it goes; train runs it."""
 
 import contextlib
+import json
 import signal
 import threading
 import time
@@ -10,15 +11,18 @@ from pathlib import Path
 
 import torch
 
-from lucidlm.measure.evaluation import Evaluation, evaluate_documents
-from lucidlm.measure.history import Step, Validation, passed_its_best, read_history, verdict
+from lucidlm.measure.evaluation import Evaluation
+from lucidlm.measure.history import Step, Validation, passed_its_best, read_history
+from lucidlm.measure.judgement import YARDSTICK_BYTES, Judgement, Stages, judge
+from lucidlm.measure.report import REPORT, write_report
+from lucidlm.measure.verdict import course_of
 from lucidlm.runtime.device import set_threads, synchronise
 from lucidlm.text.corpus import validation_documents
 from lucidlm.training.card import write_card
 from lucidlm.training.config import Plan, TrainConfig, learning_rate_factor, shortened
 from lucidlm.training.optim import optimizer_tensors
 from lucidlm.training.runs import save_checkpoint, write_settings
-from lucidlm.training.setup import TrainingRun, resume_run, start_run
+from lucidlm.training.setup import ENVIRONMENT, TrainingRun, resume_run, start_run
 from lucidlm.training.step import train_step
 from lucidlm.training.validation import sample_documents, validate, write_sample
 from lucidlm.weights.huggingface import load_model, save_model
@@ -27,6 +31,10 @@ SAVING_SHARE = 0.05
 """Checkpoints take at most this share of the time."""
 
 
+LEAST_BYTES = 1_000_000
+"""So much training text the yardsticks get, however short the run was."""
+BYTES_PER_MINUTE = 500_000
+"""More where the run had more minutes: the yardsticks take about a fortieth of its time."""
 STALLED = 1.5
 """Several threads that take so many times as long as one stand in each other's way."""
 
@@ -51,12 +59,17 @@ class TrainResult:
     run: Path
     step: int
     best: Validation | None
-    evaluation: Evaluation | None
-    """The best weights on the validation text; None if the run was interrupted."""
+    judgement: Judgement | None
+    """The best weights on the validation text, beside its yardsticks; None if the run was interrupted."""
     verdict: str
     time_s: float
     interrupted: int = 0
     """The signal that ended it, 0 for none: the run goes on from its checkpoint with --resume."""
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """The best weights on the validation text."""
+        return self.judgement.evaluation if self.judgement else None
 
 
 def train(
@@ -67,13 +80,14 @@ def train(
     overwrite: bool = False,
     say: Callable[[str], None] | None = None,
     watch: Callable[[Report], None] | None = None,
+    stages: Stages | None = None,
 ) -> TrainResult:
     """Trains to the end of the plan and returns where the run is and how good it became.
 
     With `plan`, exactly that is done, whatever the clock says. With `resume`, config.out names the run and
     all else comes from its run.toml. SIGINT and SIGTERM end the run after the step under way, with a
-    checkpoint. `say` gets lines for a person, `watch` every step's report. Raises a LucidError that says what
-    to change.
+    checkpoint. `say` gets lines for a person, `watch` every step's report, `stages` how far the judging at
+    the end is. Raises a LucidError that says what to change.
     """
     say = say or (lambda line: None)
     with contextlib.ExitStack() as stack:
@@ -86,7 +100,7 @@ def train(
         for report in train_steps(run, stop=lambda: bool(stop.signal)):
             if watch is not None:
                 watch(report)
-        return finish(run, interrupted=stop.signal if run.unfinished else 0)
+        return finish(run, interrupted=stop.signal if run.unfinished else 0, stages=stages)
 
 
 def train_steps(run: TrainingRun, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
@@ -112,13 +126,14 @@ def train_steps(run: TrainingRun, *, stop: Callable[[], bool] = lambda: False) -
             return
 
 
-def finish(run: TrainingRun, *, interrupted: int = 0) -> TrainResult:
-    """Writes the best weights and the model card, evaluates, and says how it went."""
-    evaluation = None
+def finish(run: TrainingRun, *, interrupted: int = 0, stages: Stages | None = None) -> TrainResult:
+    """Writes the best weights, judges them, writes the model card and the report, and says how it went."""
+    judgement = None
     if not interrupted:
         _checkpoint(run)
-        evaluation = _evaluate_best(run)
-        write_card(run, evaluation)
+        judgement = _judge_best(run, stages)
+        write_card(run, judgement)
+        _write_report(run, judgement)
     run.metrics.event("end", {"step": run.step, "interrupted": interrupted, "time_s": run.clock.elapsed_s})
     run.metrics.close()
     history = read_history(run.folder)
@@ -126,8 +141,8 @@ def finish(run: TrainingRun, *, interrupted: int = 0) -> TrainResult:
         run=run.folder,
         step=run.step,
         best=history.best,
-        evaluation=evaluation,
-        verdict=verdict(history),
+        judgement=judgement,
+        verdict=judgement.verdict if judgement else course_of(history),
         time_s=run.clock.elapsed_s,
         interrupted=interrupted,
     )
@@ -311,18 +326,40 @@ def _checkpoint(run: TrainingRun) -> tuple[str, ...]:
     return ()
 
 
-def _evaluate_best(run: TrainingRun) -> Evaluation:
+def _judge_best(run: TrainingRun, stages: Stages | None) -> Judgement:
     """The best weights, read back, on the validation text: all of it if there is time for that."""
     model = load_model(run.folder, device=str(run.model.device))
     documents, total = validation_documents(run.corpus), run.corpus.validation_tokens
     tokens = run.final_tokens
     if run.clock.deadline_s is not None and run.evaluated_per_s:
         # However slow the machine has become, this must not take more than a fiftieth over the time.
-        seconds = max(run.clock.left_s(reserve_s=0.0), run.clock.deadline_s / 50)
+        seconds = max(run.clock.left_s(reserve_s=run.judging_s), run.clock.deadline_s / 50)
         tokens = min(tokens, max(1024, int(seconds * run.evaluated_per_s)))
-    if tokens < total:
-        documents = sample_documents(documents, total=total, tokens=tokens)
-    return evaluate_documents(model, run.corpus.tokenizer, documents)
+    return judge(
+        model,
+        run.corpus.tokenizer,
+        sample_documents(documents, total=total, tokens=tokens),
+        corpus=run.corpus,
+        history=read_history(run.folder),
+        limit_bytes=min(
+            YARDSTICK_BYTES, max(LEAST_BYTES, int(BYTES_PER_MINUTE * (run.config.minutes or 20)))
+        ),
+        progress=stages,
+    )
+
+
+def _write_report(run: TrainingRun, judgement: Judgement) -> None:
+    shape = run.plan.model
+    write_report(
+        run.folder / REPORT,
+        judgement,
+        title=run.folder.name,
+        subtitle=f"{shape.n_parameters:,} parameters, {shape.n_layers} layers, {shape.emb_dim} wide, context "
+        f"{shape.context_length:,}, tokenizer {run.corpus.tokenizer.name}; {run.step:,} steps on "
+        f"{run.corpus.train_tokens:,} tokens of text",
+        run=run.folder,
+        environment=json.loads((run.folder / ENVIRONMENT).read_text(encoding="utf-8")),
+    )
 
 
 @dataclass(slots=True)

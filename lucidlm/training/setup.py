@@ -49,6 +49,7 @@ from lucidlm.weights.huggingface import load_model
 
 CORPUS = "data"
 PREPARED = "prepared.json"
+ENVIRONMENT = "env.json"
 
 Say = Callable[[str], None]
 
@@ -105,7 +106,13 @@ class TrainingRun:
         """Seconds that the last save and the evaluation at the end will take, by what they took before."""
         tokens = min(self.final_tokens, self.corpus.validation_tokens)
         evaluating_s = tokens / self.evaluated_per_s if self.evaluated_per_s else 0.0
-        return 1.0 + 2 * self.saving_s + min(evaluating_s, 0.05 * (self.clock.deadline_s or 0.0))
+        evaluating_s = min(evaluating_s, 0.05 * (self.clock.deadline_s or 0.0))
+        return 1.0 + 2 * self.saving_s + evaluating_s + self.judging_s
+
+    @property
+    def judging_s(self) -> float:
+        """Seconds for the yardsticks and for the model's own writing, at the end."""
+        return 0.03 * (self.clock.deadline_s or 0.0)
 
 
 def start_run(
@@ -308,6 +315,11 @@ def _characters_in(config: TrainConfig) -> int:
     return int(seconds * (3e6 if choose_device(config.device).type == "cuda" else 25e3))
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run which has its text, or knows where it stands."""
+    return (folder / SETTINGS).exists() and (folder / CORPUS).is_dir()
+
+
 def corpus_of_run(folder: Path) -> Corpus:
     """The corpus that a run was started with; RunError if it is no longer the same or there is none."""
     data = folder / CORPUS
@@ -374,4 +386,4 @@ def _write_environment(folder: Path, config: TrainConfig, corpus: Corpus, notes:
         "text_sha256": {name: entry["sha256"] for name, entry in corpus.manifest["files"].items()},
         "tokenizer_sha256": corpus.tokenizer.fingerprint(),
     }
-    write_atomically(folder / "env.json", json.dumps(environment, indent=1) + "\n")
+    write_atomically(folder / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")

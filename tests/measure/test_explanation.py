@@ -1,15 +1,18 @@
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
 from oracles import log_sum_exp
+from selectolax.lexbor import LexborHTMLParser
 
 import lucidlm
 from lucidlm.errors import ConfigError, DataError, WeightsError
 from lucidlm.measure.evaluation import evaluate, evaluate_documents
 from lucidlm.measure.explanation import explain
+from lucidlm.measure.page import colour_level
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
@@ -403,3 +406,101 @@ def test_evaluate_gives_the_lectures_loss_for_the_same_texts(lecture):
     evaluated = evaluate_documents(model, tokenizer, documents)
     assert evaluated.loss_nats == pytest.approx(explained.loss_nats, abs=1e-6)
     assert (evaluated.tokens_scored, evaluated.tokens_total) == (6, 8)
+
+
+# As a page.
+
+
+def script_of(page: str) -> list[dict]:
+    """The columns that the page holds of each text."""
+    document = LexborHTMLParser(page)
+    return [json.loads(node.text()) for node in document.css("section script")]
+
+
+def spans_of(page: str) -> list[str]:
+    return [node.text() for node in LexborHTMLParser(page).css(".tokens > i")]
+
+
+@pytest.mark.slow
+def test_the_lectures_example_is_on_its_page_to_the_printed_digit(lecture, tmp_path):
+    _, _, explained = lecture
+    explained.write_html(tmp_path / "page.html", model="lecture")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    rows = {
+        row.css_first("th").text(): [cell.text() for cell in row.css("td")]
+        for row in LexborHTMLParser(page).css("table.steps tr")
+    }
+    flat = [f"{p:.4e}" for row in PROBABILITIES for p in row]
+    assert rows["its id"] == [str(id) for row in TARGETS for id in row]
+    assert rows["its probability p, by softmax"] == flat
+    assert rows["ln p"] == [f"{x:.4f}" for row in LOGARITHMS for x in row]
+    assert rows["mean"] == ["-10.7940"]
+    assert rows["negative mean = cross entropy"] == ["10.7940 nats per token"]
+    assert re.fullmatch(r"48,725\.[789] of a vocabulary of 50,257", rows["exp = perplexity"][0])
+    assert list(rows)[-1] == "torch's cross_entropy"
+    assert rows["torch's cross_entropy"][0].startswith("10.7940 (difference ")
+    assert "<h1>Why the loss is 10.7940</h1>" in page
+
+
+def test_a_page_holds_each_token_with_its_alternatives_and_fetches_nothing(gpt, tmp_path):
+    explained = explain(gpt, BYTES, [WORDS, "<b>&amp;\t</script>\n"], top_k=3)
+    explained.write_html(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    shown = "".join(spans_of(page)).replace("↵", "").replace("→", "")
+    assert shown == WORDS + "<b>&amp;\t</script>\n"
+    assert not re.search(r"https?://|src=|@import|url\(", page)
+    for text, columns in zip(explained.texts, script_of(page), strict=True):
+        assert columns["id"] == [token.id for token in text.tokens]
+        assert columns["rank"] == [token.rank for token in text.tokens]
+        for place, token in enumerate(text.tokens):
+            assert columns["probability"][place] == pytest.approx(token.probability, rel=1e-4)
+            assert columns["log_probability"][place] == pytest.approx(token.log_probability, rel=1e-4)
+            assert columns["running_loss_nats"][place] == pytest.approx(token.running_loss_nats, rel=1e-4)
+            spelled = [columns["spell"][str(id)] for id in columns["alternative_ids"][place]]
+            assert spelled == [other.text for other in token.alternatives]
+
+
+def test_a_notebook_shows_the_same_with_its_style(gpt):
+    cell = explain(gpt, BYTES, WORDS)._repr_html_()
+    assert "<style>" in cell
+    assert "lucid-explained" in cell
+    assert "negative mean = cross entropy" in cell
+
+
+def test_the_stronger_a_tokens_colour_the_more_it_cost(gpt, tmp_path):
+    explained = explain(gpt, BYTES, WORDS)
+    explained.write_html(tmp_path / "page.html")
+    nodes = LexborHTMLParser((tmp_path / "page.html").read_text(encoding="utf-8")).css(".tokens > i")
+    levels = [int(node.attributes["class"][1:]) for node in nodes]
+    assert levels == [colour_level(token.nats, math.log(257)) for token in explained.tokens]
+    ladder = [colour_level(nats, math.log(257)) for nats in (0.0, 0.3, 0.7, 1.2, 1.8, 2.6, 3.5, 5.0, 50.0)]
+    assert ladder == [0, 1, 2, 3, 4, 5, 6, 7, 7]
+
+
+def test_json_comes_line_by_line_and_is_the_dictionary(gpt):
+    explained = explain(gpt, BYTES, [WORDS, FOREIGN])
+    lines = list(explained.json_lines())
+    assert json.loads("\n".join(lines)) == json.loads(json.dumps(explained.to_dict()))
+    assert len(lines) > len(explained.tokens)
+
+
+def test_running_loss_and_perplexity_are_those_of_the_text_so_far(gpt):
+    (text,) = explain(gpt, BYTES, WORDS).texts
+    nats = [token.nats for token in text.tokens]
+    for place, token in enumerate(text.tokens, start=1):
+        assert token.running_loss_nats == pytest.approx(math.fsum(nats[:place]) / place, rel=1e-12)
+        assert token.running_perplexity == pytest.approx(math.exp(token.running_loss_nats), rel=1e-12)
+    assert text.tokens[-1].running_loss_nats == pytest.approx(text.loss_nats, rel=1e-12)
+
+
+def test_each_row_names_the_token_that_stood_before(gpt):
+    (text,) = explain(gpt, BYTES, "abc").texts
+    assert [token.given for token in text.tokens] == ["<|endoftext|>", "a", "b"]
+    (without,) = explain(gpt, BYTES, "abc", prefix="none").texts
+    assert [token.given for token in without.tokens] == ["a", "b"]
+
+
+def test_a_long_text_takes_some_tens_of_bytes_a_token(gpt):
+    tokens = explain(gpt, BYTES, WORDS * 20).texts[0].tokens
+    held = sum(column.nbytes for column in tokens.columns.values())
+    assert held / len(tokens) <= 80

@@ -13,7 +13,6 @@ from lucidlm.measure.history import (
     passed_its_best,
     read_events,
     read_history,
-    verdict,
 )
 
 
@@ -50,10 +49,6 @@ def a_step(step: int) -> Step:
 def curve(*losses: float, every: int = 10) -> list[Validation]:
     """Validations each `every` steps, the first after the first of them."""
     return [validation(every * place, loss) for place, loss in enumerate(losses, start=1)]
-
-
-def verdict_of(*validations: Validation) -> str:
-    return verdict(History((), validations))
 
 
 def line_of(event: str, row: Step | Validation) -> str:
@@ -159,80 +154,6 @@ def test_what_a_newer_version_writes_more_is_left(run):
 def test_the_best_validation_is_the_lowest_and_the_earliest_of_equals():
     history = History((), tuple(curve(4.0, 3.0, 3.5, 3.0, 3.2)))
     assert history.best == history.validations[1]
-
-
-def test_without_a_validation_the_verdict_says_so():
-    assert verdict(History((a_step(1),), ())) == "No validation yet: there is no best step."
-
-
-# docs/verdicts.md, row by row.
-
-
-def test_the_last_step_is_the_best_where_every_earlier_validation_was_higher():
-    told = verdict_of(validation(300, 4.0), validation(600, 3.5), validation(900, 3.02, training=2.9))
-    assert told.startswith("The last step, 900, is the best")
-    assert "3.0200 nats per token" in told
-    assert "1.510 bits per byte" in told
-    assert "2.9000 (gap +0.1200)" in told
-
-
-def test_a_single_validation_is_the_last_and_the_best():
-    assert verdict_of(validation(7, 5.0)).startswith("The last step, 7, is the best")
-
-
-def test_a_last_loss_at_most_half_a_percent_over_the_best_has_converged():
-    told = verdict_of(validation(500, 3.020), validation(900, 3.031))
-    assert told.startswith("The best step is 500 of 900: validation loss 3.0200")
-    assert "no better and no worse (step 900: 3.0310): it has converged" in told
-
-
-@pytest.mark.parametrize(("last", "converged"), [(4.0199, True), (4.0201, False)])
-def test_the_line_between_converged_and_worse_is_at_half_a_percent(last, converged):
-    told = verdict_of(validation(1, 4.0, training=3.0), validation(2, last, training=2.0))
-    assert ("it has converged" in told) == converged
-    assert ("overfits" in told) != converged
-
-
-def test_a_last_loss_equal_to_an_earlier_best_has_converged_at_the_earlier():
-    told = verdict_of(validation(5, 4.0), validation(10, 3.0), validation(20, 3.0))
-    assert told.startswith("The best step is 10 of 20")
-    assert "it has converged" in told
-
-
-def test_a_worse_last_loss_with_a_falling_training_loss_overfits():
-    told = verdict_of(validation(100, 6.16, training=4.1), validation(200, 6.54, training=0.36))
-    assert told.startswith("The best step is 100 of 200: validation loss 6.1600")
-    assert "Later steps were worse: by step 200 the validation loss was 6.5400" in told
-    assert "fell on from 4.1000 to 0.3600: the model overfits" in told
-    assert "unstable" not in told
-
-
-def test_a_worse_last_loss_with_a_rising_training_loss_is_unstable():
-    told = verdict_of(validation(100, 3.1, training=3.0), validation(200, 4.0, training=3.9))
-    assert "rose too, from 3.0000 to 3.9000: the training is unstable" in told
-    assert "overfits" not in told
-
-
-def test_a_worst_step_between_the_best_and_the_last_does_not_change_the_verdict():
-    told = verdict_of(validation(1, 3.0), validation(2, 9.0), validation(3, 3.01))
-    assert "it has converged" in told
-
-
-def test_a_loss_of_zero_can_be_the_best():
-    assert "best step is 1 of 2" in verdict_of(
-        validation(1, 0.0, training=0.0), validation(2, 0.5, training=0.0)
-    )
-
-
-@pytest.mark.parametrize(
-    "validations",
-    [curve(3.0), curve(4.0, 3.0), curve(3.0, 3.001), curve(3.0, 5.0)],
-    ids=["one", "better", "equal", "worse"],
-)
-def test_a_verdict_is_one_line(validations):
-    told = verdict_of(*validations)
-    assert told.endswith(".")
-    assert "\n" not in told
 
 
 # Early stopping asks for four signs: 5 validations and a tenth of the steps since the best, a rise, 2 %.

@@ -1,0 +1,418 @@
+"""The proof of the loss: a file goes in, comes out as small as the model predicts it well, and goes back.
+
+An entropy coder spends -log2 p bits on a token that the model gave the probability p, and whoever decodes has
+seen only what was decoded before. So a model that is measured rightly makes a file of the evaluated bits, and
+one whose evaluation looked ahead cannot: `compress` compares the two and refuses.
+
+The file, little-endian, 70 bytes and then the coder's words:
+
+    4s    magic, b"lucz"                       Q    number of tokens
+    H     version, 1                           Q    number of bytes that they spell
+    i     id that stands first, -1 for none    16s  start of `model_hash`
+    I     context length                       16s  start of the bytes' SHA-256
+    I     stride                               I    CRC-32 of all the rest of the file
+          then uint32, uint32, ...: constriction's range coder
+
+V vocabulary. A token is coded in steps (`_coded`), as the coder's tables hold probabilities in 24 bits only:
+which class of size its probability has, then which id of that class it is, in two steps where they are many.
+"""
+
+import hashlib
+import json
+import math
+import struct
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from constriction import stream  # ty: ignore[missing-module-member]
+
+from lucidlm.errors import DataError, NumbersError, WeightsError
+from lucidlm.measure.evaluation import Progress, evaluate_documents
+from lucidlm.measure.scoring import checked_window, evaluating, prefix_of, scored_windows
+from lucidlm.model.gpt import GPT
+from lucidlm.text.tokenizer import Tokenizer
+
+TOLERANCE = 0.002
+"""What the coder's rounding may add to the evaluated bits, besides `SPARE_BITS` for header and last words."""
+SPARE_BITS = 8 * 128
+
+_HEADER = struct.Struct("<4sHiIIQQ16s16sI")
+_MAGIC, _VERSION = b"lucz", 1
+_CLASS_BITS = 8
+# 2^-1000 is still a float64: what is less probable is coded as if it were that.
+_MOST_BITS = 1000.0
+# What a table over classes gives the least of them: 64 times 2^-24, so that rounding adds or takes 0.02 bits.
+_LEAST = 2.0**-18
+_GROUP = 256
+
+_Choose = Callable[[np.ndarray, int | None], int]
+"""(weights (n,), the wanted one) -> the one that came: the encoder writes it, the decoder reads it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """A file, and what the evaluation said that it would take."""
+
+    file: bytes
+    evaluated_bits: float
+    """Sum of -log2 p over the tokens that `evaluate` scores."""
+    tokens: int
+    bytes: int
+    """Length of what was compressed."""
+
+    @property
+    def file_bits(self) -> int:
+        """Size of the file, header included."""
+        return 8 * len(self.file)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits of the file for each byte of what was compressed."""
+        return self.file_bits / self.bytes if self.bytes else math.nan
+
+    @property
+    def evaluated_bits_per_byte(self) -> float:
+        """Bits that the evaluation counts for each byte of what was compressed."""
+        return self.evaluated_bits / self.bytes if self.bytes else math.nan
+
+    @property
+    def ratio(self) -> float:
+        """How many times smaller the file is; under 1, it is larger."""
+        return self.bytes / len(self.file)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Flat and stable keys, for --json."""
+        return {
+            "bytes": self.bytes,
+            "tokens": self.tokens,
+            "file_bytes": len(self.file),
+            "ratio": self.ratio,
+            "bits_per_byte": self.bits_per_byte,
+            "evaluated_bits": self.evaluated_bits,
+            "evaluated_bits_per_byte": self.evaluated_bits_per_byte,
+            "difference_bits": self.file_bits - self.evaluated_bits,
+        }
+
+    def __str__(self) -> str:
+        """Before and after, and the two numbers that prove each other."""
+        sizes = f"{self.bytes:,} bytes in {self.tokens:,} tokens -> {len(self.file):,} bytes"
+        if not self.bytes:
+            return f"{sizes}, the header alone"
+        times = f"{self.ratio:.2f} times smaller" if self.ratio >= 1 else f"{1 / self.ratio:.2f} times larger"
+        more = self.file_bits - self.evaluated_bits
+        share = f", {more / self.evaluated_bits:.2%}" if self.evaluated_bits else ""
+        return "\n".join(
+            (
+                f"{sizes}, {times}",
+                f"bits per byte: {self.bits_per_byte:.4f} in the file, "
+                f"{self.evaluated_bits_per_byte:.4f} in the evaluation",
+                f"the file takes {more:+,.0f} bits{share} against the evaluation: the header of "
+                f"{_HEADER.size} bytes and the coder's rounding",
+            )
+        )
+
+
+def compress(
+    model: GPT,
+    tokenizer: Tokenizer,
+    data: bytes,
+    *,
+    context_length: int | None = None,
+    stride: int | None = None,
+    prefix: str = "auto",
+    progress: Progress | None = None,
+) -> Compressed:
+    """`data` coded with the model's own probabilities, window for window as `evaluate` asks for them.
+
+    NumbersError where the file comes out larger than the evaluated bits allow: then the evaluation was wrong.
+    """
+    context, stride = checked_window(model, context_length, stride)
+    prefix_id = prefix_of(model, prefix)
+    ids = _ids_of(tokenizer, data)
+    _check_ids(model, tokenizer, ids)
+    evaluated = 0.0
+    if len(ids) > (prefix_id is None):
+        evaluation = evaluate_documents(
+            model, tokenizer, [np.array(ids)], context_length=context, stride=stride, prefix=prefix
+        )
+        evaluated = evaluation.nats / math.log(2)
+    allowed = evaluated * (1 + TOLERANCE) + SPARE_BITS
+    header = _Header(
+        prefix_id, context, stride, len(ids), len(data), model_hash(model, tokenizer), _digest(data)
+    )
+    asked = predictions(model, len(ids), context_length=context, stride=stride, prefix_id=prefix_id)
+    with evaluating(model, torch.float32):
+        words = encode(ids, asked, most_bits=allowed, progress=progress)
+    result = Compressed(header.sealed(words), evaluated, len(ids), len(data))
+    if result.file_bits > allowed:
+        raise NumbersError(
+            f"the file takes at least {result.file_bits:,} bits, the evaluation says {evaluated:,.0f}: the "
+            "evaluation is too good to be true, its model sees what comes next; do not trust that number"
+        )
+    return result
+
+
+def decompress(model: GPT, tokenizer: Tokenizer, file: bytes, *, progress: Progress | None = None) -> bytes:
+    """The bytes that `compress` was given, or an error: never other bytes.
+
+    WeightsError where model or tokenizer are not those of `compress`, DataError where the file is damaged or
+    this environment computes other probabilities than the one it was written in.
+    """
+    header, words = _Header.read(file)
+    if header.model != model_hash(model, tokenizer):
+        raise WeightsError(
+            "the file was written with another model or tokenizer; give the ones that it was compressed with"
+        )
+    header.check(model)
+    asked = predictions(
+        model,
+        header.tokens,
+        context_length=header.context_length,
+        stride=header.stride,
+        prefix_id=header.prefix_id,
+    )
+    data = bytearray()
+    with evaluating(model, torch.float32):
+        for done, id in enumerate(decode(words, header.tokens, asked, progress=progress), start=1):
+            spelled = tokenizer.token_bytes(id) if id < tokenizer.vocab_size else b""
+            data += spelled
+            # Each token spells a byte or more: what cannot come right is not decoded to its end.
+            if not spelled or len(data) + header.tokens - done > header.n_bytes:
+                raise _other_probabilities()
+    if len(data) != header.n_bytes or _digest(data) != header.data:
+        raise _other_probabilities()
+    return bytes(data)
+
+
+def predictions(
+    model: GPT, n_tokens: int, *, context_length: int, stride: int, prefix_id: int | None
+) -> Generator[np.ndarray, int, None]:
+    """Logits (V,) of each next token, float64: it is sent the token that came, and answers with the next.
+
+    Encoder and decoder both run this, one forward pass a token through the same shapes, so that their
+    probabilities are equal to the last bit. It wants `evaluating` around it.
+    """
+    sequence = [] if prefix_id is None else [prefix_id]
+    if prefix_id is None and n_tokens:
+        sequence.append((yield np.zeros(model.config.vocab_size)))  # nothing is known: all are as probable
+    cache = model.new_cache(1)
+    n_inputs = n_tokens - (prefix_id is None)
+    for start, first, end in scored_windows(n_inputs, context_length, stride):
+        cache.truncate([0])
+        unread = sequence[start : first + 1]
+        for _ in range(first, end):
+            inputs = torch.tensor([unread], device=model.device)
+            # The head at one place: after a long context all its logits would be hundreds of megabytes.
+            logits = model.head(model.hidden(inputs, cache)[0, -1])  # (V,)
+            unread = [(yield logits.cpu().double().numpy())]
+            sequence += unread
+
+
+def encode(
+    ids: Iterable[int],
+    predictions: Generator[np.ndarray, int, None],
+    *,
+    most_bits: float = math.inf,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """The coder's words (n,), uint32; only their start once they are clearly more than `most_bits`."""
+    ids = list(ids)
+    encoder = stream.queue.RangeEncoder()
+
+    def write(weights: np.ndarray, wanted: int | None) -> int:
+        assert wanted is not None, "an encoder knows what it writes"
+        if len(weights) > 1:
+            encoder.encode(wanted, stream.model.Categorical(weights, perfect=False))
+        return wanted
+
+    for done, _ in enumerate(_all_coded(write, ids, predictions), start=1):
+        if progress:
+            progress(done, len(ids))
+        if encoder.num_bits() > most_bits:
+            break
+    return encoder.get_compressed()
+
+
+def decode(
+    words: np.ndarray,
+    n_tokens: int,
+    predictions: Generator[np.ndarray, int, None],
+    *,
+    progress: Progress | None = None,
+) -> Iterator[int]:
+    """The ids that were encoded to these words with the same predictions; DataError where none can be."""
+    decoder = stream.queue.RangeDecoder(words)
+
+    def read(weights: np.ndarray, wanted: int | None) -> int:
+        if len(weights) == 1:
+            return 0
+        try:
+            return int(decoder.decode(stream.model.Categorical(weights, perfect=False)))
+        except AssertionError:  # what the library raises for words that no encoder writes
+            raise _other_probabilities() from None
+
+    for done, id in enumerate(_all_coded(read, (None for _ in range(n_tokens)), predictions), start=1):
+        if progress:
+            progress(done, n_tokens)
+        yield id
+
+
+def model_hash(model: GPT, tokenizer: Tokenizer) -> bytes:
+    """16 bytes that another shape, another weight or another tokenizer would change."""
+    # Dropout and how the weights were drawn do not change what they predict.
+    shape = {key: value for key, value in model.config.to_dict().items() if key not in ("drop_rate", "init")}
+    digest = hashlib.sha256(json.dumps([shape, tokenizer.fingerprint()], sort_keys=True).encode())
+    for name, parameter in model.named_parameters():
+        digest.update(f"\n{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
+        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.digest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What stands before the coder's words."""
+
+    prefix_id: int | None
+    context_length: int
+    stride: int
+    tokens: int
+    n_bytes: int
+    model: bytes
+    data: bytes
+    crc: int = 0
+
+    def packed(self) -> bytes:
+        """The header's bytes."""
+        prefix = -1 if self.prefix_id is None else self.prefix_id
+        numbers = (prefix, self.context_length, self.stride, self.tokens, self.n_bytes)
+        return _HEADER.pack(_MAGIC, _VERSION, *numbers, self.model, self.data, self.crc)
+
+    def sealed(self, words: np.ndarray) -> bytes:
+        """The whole file: header with its checksum, and the coder's words."""
+        coded = words.astype("<u4").tobytes()
+        return replace(self, crc=self._checksum(coded)).packed() + coded
+
+    def _checksum(self, coded: bytes) -> int:
+        return zlib.crc32(coded, zlib.crc32(self.packed()[:-4]))
+
+    @classmethod
+    def read(cls, file: bytes) -> tuple["_Header", np.ndarray]:
+        """Header and words of a file that is whole, or a DataError."""
+        if file[:4] != _MAGIC:
+            raise DataError(
+                f"the file starts with {file[:4]!r}, not with {_MAGIC!r}: no file of `lucidlm compress`"
+            )
+        if len(file) < _HEADER.size:
+            raise DataError(
+                f"the file has {len(file)} bytes, its header alone {_HEADER.size}: it was cut off"
+            )
+        _, version, prefix, *numbers = _HEADER.unpack_from(file)
+        if version != _VERSION:
+            raise DataError(
+                f"the file is of version {version}, this lucidlm reads {_VERSION}; get a newer one"
+            )
+        header, coded = cls(None if prefix == -1 else prefix, *numbers), file[_HEADER.size :]
+        # Before any decoding: hours of it could come before the bytes' own checksum.
+        if header._checksum(coded) != header.crc or len(coded) % 4:
+            raise DataError("the file's checksum is wrong: it was damaged or cut off; take another copy")
+        return header, np.frombuffer(coded, "<u4").astype(np.uint32)
+
+    def check(self, model: GPT) -> None:
+        """DataError where a number cannot be: only a file that was made by hand has those."""
+        of = model.config
+        for what, value, least, most in (
+            ("context length", self.context_length, 1, of.context_length),
+            ("stride", self.stride, 1, self.context_length),
+            ("prefix id", self.prefix_id or 0, 0, of.vocab_size - 1),
+            ("number of tokens", self.tokens, min(1, self.n_bytes), self.n_bytes),
+        ):
+            if not least <= value <= most:
+                raise DataError(
+                    f"the file's {what} is {value}, it can be {least} to {most}: it was damaged; "
+                    "take another copy"
+                )
+
+
+def _all_coded(
+    choose: _Choose, ids: Iterable[int | None], predictions: Generator[np.ndarray, int, None]
+) -> Iterator[int]:
+    """Each id once it is coded, and its prediction made of those before it alone."""
+    came: Any = None
+    for place, id in enumerate(ids):
+        logits = predictions.send(came)
+        if not np.isfinite(logits).all():
+            raise NumbersError(f"the logits at token {place:,} hold NaN or infinity; take another checkpoint")
+        came = _coded(choose, logits, id)
+        yield came
+
+
+def _coded(choose: _Choose, logits: np.ndarray, id: int | None) -> int:
+    """The id that was coded with the probabilities of these logits, close to -log2 p bits for any p.
+
+    A table's entry is p + 2^-24 at worst, so that a table over V ids would make the improbable ones too cheap
+    and the probable ones dearer. Ids whose p differ by less than 2^8 share a class: in it no p is small.
+    """
+    below = logits - logits.max()
+    bits = np.minimum((np.log(np.exp(below).sum()) - below) / math.log(2), _MOST_BITS)  # (V,)
+    classes = (bits // _CLASS_BITS).astype(np.int64)
+    present = np.flatnonzero(np.bincount(classes))
+    masses = np.bincount(classes, weights=np.exp2(-bits))[present]
+    number = choose(np.maximum(masses, _LEAST), _place(present, None if id is None else int(classes[id])))
+    _pay(choose, _LEAST / float(masses[number]))
+    members = np.flatnonzero(classes == present[number])
+    weights = np.exp2(_CLASS_BITS * present[number] - bits[members])  # over 2^-8, and 1 at most
+    wanted = _place(members, id)
+    if len(members) > _GROUP:
+        of_groups = np.add.reduceat(weights, np.arange(0, len(members), _GROUP))
+        group = choose(of_groups, None if wanted is None else wanted // _GROUP)
+        inside = slice(group * _GROUP, (group + 1) * _GROUP)
+        members, weights = members[inside], weights[inside]
+        wanted = _place(members, id)
+    return int(members[choose(weights, wanted)])
+
+
+def _pay(choose: _Choose, times: float) -> None:
+    """Spends log2(times) bits: a class under the least mass was too cheap by so much."""
+    while times > 1:
+        share = min(times, 1 / _LEAST)
+        choose(np.array([1 / share, 1 - 1 / share]), 0)
+        times /= share
+
+
+def _place(ordered: np.ndarray, value: int | None) -> int | None:
+    return None if value is None else int(np.searchsorted(ordered, value))
+
+
+def _ids_of(tokenizer: Tokenizer, data: bytes) -> list[int]:
+    """Ids that spell exactly `data`: the tokenizer's own, or a token a byte where those would not."""
+    ids = tokenizer.encode(data)
+    # The tokenizer.json of others may change a text; and a decoder takes a token without bytes for damage.
+    lengths = tokenizer.token_lengths()
+    if tokenizer.decode_bytes(ids) == data and (not ids or lengths[ids].min() > 0):
+        return ids
+    of_bytes = {tokenizer.token_bytes(id): int(id) for id in np.flatnonzero(lengths == 1)}
+    return [of_bytes[data[place : place + 1]] for place in range(len(data))]
+
+
+def _check_ids(model: GPT, tokenizer: Tokenizer, ids: list[int]) -> None:
+    vocab_size = model.config.vocab_size
+    if ids and max(ids) >= vocab_size:
+        raise WeightsError(
+            f"the text has token id {max(ids)}, the model a vocabulary of {vocab_size:,}: "
+            f"tokenizer {tokenizer.name} is another model's"
+        )
+
+
+def _digest(data: bytes | bytearray) -> bytes:
+    return hashlib.sha256(data).digest()[:16]
+
+
+def _other_probabilities() -> DataError:
+    return DataError(
+        "what was decoded is not what was compressed: this environment (threads, PyTorch version, device) "
+        "computes other probabilities, or the file is damaged; decompress where it was compressed"
+    )

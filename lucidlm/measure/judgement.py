@@ -1,0 +1,191 @@
+"""All that can be said of a model on a text: evaluation, yardsticks, what it recites, and a verdict."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from lucidlm.measure.evaluation import Evaluation, evaluate_documents
+from lucidlm.measure.explanation import Explanation, explain
+from lucidlm.measure.history import History
+from lucidlm.measure.memorisation import Memorisation, measure_memorisation
+from lucidlm.measure.verdict import course_of, place_of, recital_of
+from lucidlm.measure.yardsticks import Yardsticks, measure_yardsticks
+from lucidlm.model.generation import generate_batch
+from lucidlm.model.gpt import GPT
+from lucidlm.text.corpus import Corpus, train_documents
+from lucidlm.text.tokenizer import Tokenizer
+
+Stages = Callable[[str, int, int | None], None]
+
+WRITTEN_TEXTS = 4
+"""Texts that a model writes so that what it recites can be counted."""
+WRITTEN_TOKENS = 256
+"""Their length; a quarter of it for a large model on a processor, which would write for minutes."""
+LARGE = 50_000_000
+YARDSTICK_BYTES = 10_000_000
+"""Bytes of training text that the yardsticks are given: half a minute's worth."""
+PARAGRAPH_CHARACTERS = 500
+"""About so long is the held-out paragraph that is explained."""
+REFERENCE_TOKENS = 100_000
+"""Held-out tokens whose sequences are looked for in the training text, for comparison."""
+COUNTED_AT_ONCE = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What can be said of a model on a held-out text, knowing what it was trained on."""
+
+    evaluation: Evaluation
+    yardsticks: Yardsticks | None
+    memorisation: Memorisation | None
+    explanation: Explanation | None
+    sentences: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """All sentences, in one line."""
+        return " ".join(self.sentences)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The evaluation's keys, and "yardsticks", "memorisation", "verdict", for --json."""
+        return self.evaluation.to_dict() | {
+            "yardsticks": self.yardsticks.to_dict() if self.yardsticks else None,
+            "memorisation": self.memorisation.to_dict() if self.memorisation else None,
+            "verdict": self.verdict,
+        }
+
+    def __str__(self) -> str:
+        """The verdict, the evaluation, its place among the yardsticks, what it recites."""
+        parts = ["\n".join(self.sentences), str(self.evaluation)]
+        if self.yardsticks is not None:
+            parts.append(
+                "bits per byte of the same text, given the same training text:\n" + "\n".join(self.ladder())
+            )
+        if self.memorisation is not None:
+            parts.append(str(self.memorisation))
+        return "\n\n".join(part for part in parts if part)
+
+    def ladder(self) -> list[str]:
+        """The yardsticks from the worst to the best, the model in its place among them."""
+        assert self.yardsticks is not None, "a ladder needs yardsticks"
+        rows = [(row.bits_per_byte, row.name, row.note, " ") for row in self.yardsticks.rows]
+        rows.append((self.evaluation.bits_per_byte, "this model", "", ">"))
+        wide = max(len(name) for _, name, _, _ in rows)
+        return [
+            f"{mark} {bits:8.4f}  {name:<{wide}}  {note}".rstrip()
+            for bits, name, note, mark in sorted(rows, key=lambda row: (-row[0], row[1]))
+        ]
+
+
+def judge(
+    model: GPT,
+    tokenizer: Tokenizer,
+    documents: Sequence[np.ndarray],
+    *,
+    corpus: Corpus,
+    history: History | None = None,
+    limit_bytes: int = YARDSTICK_BYTES,
+    progress: Stages | None = None,
+    **settings: Any,
+) -> Judgement:
+    """All of it, for held-out documents (ids without end-of-text) and the corpus that the model learnt from.
+
+    `limit_bytes` of training text are given to the yardsticks at most; `settings` are those of
+    `evaluate_documents`. Nothing in it looks at a clock: the same weights are judged the same.
+    """
+    stages = progress or (lambda stage, done, total: None)
+    evaluation = evaluate_documents(
+        model,
+        tokenizer,
+        documents,
+        token_counts=count_tokens(corpus),
+        progress=lambda done, total: stages("evaluating", done, total),
+        **settings,
+    )
+    prefix_id = model.document_prefix_id if evaluation.protocol.prefix != "none" else None
+    yardsticks = measure_yardsticks(
+        tokenizer,
+        train_documents(corpus),
+        documents,
+        prefix_id=prefix_id,
+        limit_bytes=limit_bytes,
+        progress=progress,
+    )
+    stages("writing", 0, None)
+    memorisation = measure_memorisation(
+        tokenizer,
+        write_texts(model, tokenizer),
+        _first_tokens(documents, REFERENCE_TOKENS),
+        corpus.train,
+        progress=progress,
+    )
+    sentences = (
+        course_of(history) if history is not None and history.validations else "",
+        place_of(evaluation.bits_per_byte, yardsticks),
+        recital_of(memorisation),
+    )
+    told = tuple(sentence for sentence in sentences if sentence)
+    return Judgement(evaluation, yardsticks, memorisation, _paragraph(model, tokenizer, documents), told)
+
+
+def without_training_text(
+    model: GPT, tokenizer: Tokenizer, documents: Iterable[np.ndarray], **settings: Any
+) -> Judgement:
+    """What can be said without knowing what the model was trained on: its evaluation, and a paragraph."""
+    first: list[np.ndarray] = []
+
+    def watched() -> Iterator[np.ndarray]:
+        for ids in documents:
+            if not first:
+                first.append(ids)
+            yield ids
+
+    evaluation = evaluate_documents(model, tokenizer, watched(), **settings)
+    return Judgement(evaluation, None, None, _paragraph(model, tokenizer, first), ())
+
+
+def count_tokens(corpus: Corpus) -> np.ndarray:
+    """How often each id stands in the training text: (V,)."""
+    counts = np.zeros(corpus.tokenizer.vocab_size, np.int64)
+    for start in range(0, len(corpus.train), COUNTED_AT_ONCE):
+        counts += np.bincount(corpus.train[start : start + COUNTED_AT_ONCE], minlength=len(counts))
+    return counts
+
+
+def write_texts(model: GPT, tokenizer: Tokenizer) -> list[np.ndarray]:
+    """Texts as the model believes them: temperature 1, no prompt."""
+    if tokenizer.end_of_text is None:
+        return []
+    slow = model.device.type == "cpu" and model.n_parameters > LARGE
+    length = WRITTEN_TOKENS // 4 if slow else WRITTEN_TOKENS
+    written = generate_batch(
+        model, tokenizer, [""], num=WRITTEN_TEXTS, max_new_tokens=length, temperature=1.0, seed=0
+    )
+    return [
+        np.array([token.id for token in text.tokens if token.id != tokenizer.end_of_text]) for text in written
+    ]
+
+
+def _first_tokens(documents: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
+    taken: list[np.ndarray] = []
+    for ids in documents:
+        if count <= 0:
+            break
+        taken.append(np.asarray(ids[:count]))
+        count -= len(ids)
+    return taken
+
+
+def _paragraph(model: GPT, tokenizer: Tokenizer, documents: Sequence[np.ndarray]) -> Explanation | None:
+    """The first lines of the held-out text, explained; None where it has too few tokens."""
+    for ids in documents:
+        text = tokenizer.decode(ids[: 2 * PARAGRAPH_CHARACTERS])[: 2 * PARAGRAPH_CHARACTERS]
+        end = text.find("\n\n", PARAGRAPH_CHARACTERS // 2)
+        text = text[: end if 0 < end < PARAGRAPH_CHARACTERS else PARAGRAPH_CHARACTERS]
+        if len(tokenizer.encode(text)) > 1:
+            with torch.inference_mode():
+                return explain(model, tokenizer, text)
+    return None

@@ -1,0 +1,606 @@
+import json
+import math
+import random
+import struct
+import zlib
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from constriction import stream
+
+from lucidlm.errors import ConfigError, DataError, NumbersError, WeightsError
+from lucidlm.measure import compression, evaluation
+from lucidlm.measure.compression import compress, decode, decompress, encode, model_hash, predictions
+from lucidlm.measure.evaluation import evaluate_documents
+from lucidlm.measure.scoring import evaluating, scored_logits, windows_of
+from lucidlm.model import attention
+from lucidlm.model.config import GPTConfig
+from lucidlm.model.gpt import GPT
+from lucidlm.text.tokenizer import Tokenizer
+
+HEADER = struct.Struct("<4sHiIIQQ16s16sI")
+FIELDS = ("magic", "version", "prefix", "context", "stride", "tokens", "bytes", "model", "data", "crc")
+END_OF_TEXT = 256
+
+BYTES = Tokenizer.bytes()
+STORY = (
+    "The old clock-maker wound each of his clocks at dusk; one night, none of them would stop. Who knew why? "
+)
+PAIRS = Tokenizer.train([STORY * 4, "a banana, an ananas"], 300)
+
+KINDS = {
+    "empty": b"",
+    "zero byte": b"\x00",
+    "one letter": b"a",
+    "two letters": b"ab",
+    "one byte that is no UTF-8": b"\xff",
+    "English": STORY.encode()[:60],
+    "longer than the context": STORY.encode(),
+    "as long as the context": STORY.encode()[:64],
+    "one over the context": STORY.encode()[:65],
+    "Chinese": "钟表匠在黄昏时给每一座钟上弦。".encode(),
+    "emoji": "🙂👩‍👩‍👧🏳️‍🌈!".encode(),
+    "accents and right to left": "Größe, naïve: ça va — שלום عليكم".encode(),
+    "all bytes": bytes(range(256)),
+    "random bytes": random.Random(0).randbytes(90),
+    "UTF-8 and not": b"caf\xc3\xa9 \xc3( caf\xe9 \xf0\x9f\x98 \x80 end",
+    "a run": b"a" * 150,
+    "line ends": b"one\r\ntwo\nthree\r\r\n\n",
+    "null bytes": b"a\x00\x00b\x00" * 6,
+    "half a surrogate pair": b"x\xed\xa0\x80y\xed\xbf\xbf",
+    "white space": b" \t  \n   \x0b\x0c  " + "  　".encode(),
+    "a byte order mark": b"\xef\xbb\xbf{}",
+    "control text": b"<|endoftext|> is thirteen characters <|endoftext|>",
+    "UTF-16": "clock".encode("utf-16"),
+}
+
+
+def sealed(file: bytes) -> bytes:
+    """The file with a checksum that fits, as one who forges it would write."""
+    return file[:66] + struct.pack("<I", zlib.crc32(file[:66] + file[70:])) + file[70:]
+
+
+def changed(file: bytes, **fields) -> bytes:
+    """The file with other numbers in its header, sealed."""
+    header = dict(zip(FIELDS, HEADER.unpack_from(file), strict=True)) | fields
+    return sealed(HEADER.pack(*header.values()) + file[70:])
+
+
+def flipped(file: bytes, place: int, bit: int = 0) -> bytes:
+    return file[:place] + bytes([file[place] ^ 1 << bit]) + file[place + 1 :]
+
+
+def refused_or_right(model, tokenizer, file, data) -> bool:
+    """Whether it was refused; other bytes than these are never returned."""
+    try:
+        found = decompress(model, tokenizer, file)
+    except (DataError, WeightsError):
+        return True
+    assert found == data
+    return False
+
+
+def lively(config: GPTConfig, *, size: float = 0.3) -> GPT:
+    """A model whose weights are large enough that place and order show in every logit."""
+    torch.manual_seed(0)
+    model = GPT(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(size * torch.randn_like(parameter))
+    return model
+
+
+def assert_comes_back(model, tokenizer, data, **settings):
+    """Compressed, as small as evaluated, and the same again: returns what `compress` said."""
+    result = compress(model, tokenizer, data, **settings)
+    assert decompress(model, tokenizer, result.file) == data
+    assert result.bytes == len(data)
+    assert abs(8 * len(result.file) - result.evaluated_bits) <= 0.002 * result.evaluated_bits + 8 * 128
+    return result
+
+
+@pytest.fixture
+def gpt() -> GPT:
+    """For facts that have nothing to do with the model's family."""
+    model = lively(GPTConfig(vocab_size=257, context_length=16, emb_dim=16, n_layers=1, n_heads=2))
+    model.document_prefix_id = END_OF_TEXT
+    return model
+
+
+@pytest.fixture
+def file(gpt) -> bytes:
+    return compress(gpt, BYTES, STORY.encode()[:40]).file
+
+
+# The same bytes come back, in as many bits as were evaluated.
+
+
+@pytest.mark.parametrize("prefix", ["auto", "none"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_bytes_come_back_and_take_the_evaluated_bits(lively_gpt, kind, prefix):
+    lively_gpt.document_prefix_id = END_OF_TEXT
+    assert_comes_back(lively_gpt, BYTES, KINDS[kind], prefix=prefix)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_bytes_come_back_through_a_trained_vocabulary(kind):
+    # A model of more ids than its tokenizer: the padding keeps its probability.
+    model = lively(GPTConfig(vocab_size=320, context_length=16, emb_dim=16, n_layers=1, n_heads=2))
+    model.document_prefix_id = PAIRS.end_of_text
+    assert_comes_back(model, PAIRS, KINDS[kind])
+
+
+@pytest.fixture(scope="module")
+def wide_gpt() -> GPT:
+    return lively(GPTConfig(context_length=32, emb_dim=16, n_layers=1, n_heads=2, tied_head=True))
+
+
+@pytest.mark.parametrize(
+    "kind", ["one letter", "longer than the context", "emoji", "UTF-8 and not", "UTF-16"]
+)
+def test_any_bytes_come_back_through_gpt2s_vocabulary(wide_gpt, kind):
+    assert_comes_back(wide_gpt, Tokenizer.gpt2(), KINDS[kind])
+
+
+def test_where_a_tokenizer_changes_the_text_each_byte_is_a_token(tmp_path):
+    PAIRS.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["normalizer"] = {"type": "NFC"}
+    document["pre_tokenizer"]["add_prefix_space"] = True
+    path.write_text(json.dumps(document), encoding="utf-8")
+    lossy = Tokenizer.load(path)
+    assert lossy.decode_bytes(lossy.encode(b"a")) == b" a"
+    model = lively(GPTConfig(vocab_size=300, context_length=16, emb_dim=16, n_layers=1, n_heads=2))
+    for data in (b"a", "e\u0301".encode(), b"\xff\x00", STORY.encode()):
+        assert assert_comes_back(model, lossy, data).tokens == len(data)
+
+
+def test_a_tokenizer_that_adds_a_control_token_gives_a_token_a_byte():
+    table = [*(bytes([value]) for value in range(256)), b""]
+    adding = Tokenizer(
+        "adding",
+        table,
+        END_OF_TEXT,
+        encode_text=lambda text: np.array([END_OF_TEXT, *text.encode()]),
+        document=dict,
+    )
+    model = lively(GPTConfig(vocab_size=257, context_length=16, emb_dim=16, n_layers=1, n_heads=2))
+    assert assert_comes_back(model, adding, b"abc").tokens == 3
+
+
+WINDOWS = [(None, None), (64, 64), (64, 32), (64, 1), (17, None), (16, 16), (16, 5), (16, 1), (1, 1)]
+
+
+@pytest.mark.parametrize(("context_length", "stride"), WINDOWS)
+@pytest.mark.parametrize("prefix", ["auto", "none"])
+def test_the_windows_are_those_of_evaluate(lively_gpt, context_length, stride, prefix):
+    lively_gpt.document_prefix_id = END_OF_TEXT
+    data = STORY.encode()
+    settings = {"context_length": context_length, "stride": stride, "prefix": prefix}
+    result = assert_comes_back(lively_gpt, BYTES, data, **settings)
+    evaluated = evaluate_documents(lively_gpt, BYTES, [np.array(BYTES.encode(data))], **settings)
+    assert result.evaluated_bits == evaluated.nats / math.log(2)
+
+
+@pytest.mark.parametrize(("context_length", "stride"), [(64, 64), (64, 32), (16, 5), (16, 1), (1, 1)])
+@pytest.mark.parametrize("prefix_id", [None, END_OF_TEXT])
+def test_step_by_step_the_logits_are_those_of_a_whole_window(lively_gpt, context_length, stride, prefix_id):
+    ids = BYTES.encode(STORY)
+    how = {"context_length": context_length, "stride": stride, "prefix_id": prefix_id}
+    with evaluating(lively_gpt, torch.float32):
+        steps = predictions(lively_gpt, len(ids), **how)
+        stepwise = [steps.send(came) for came in [None, *ids[:-1]]]
+        with pytest.raises(StopIteration):
+            steps.send(ids[-1])
+    whole = {}
+    for piece in scored_logits(lively_gpt, windows_of([np.array(ids)], **how)):
+        whole |= {piece.start + place: logits for place, logits in enumerate(piece.logits)}
+    assert list(whole) == list(range(prefix_id is None, len(ids)))
+    for place, logits in whole.items():
+        torch.testing.assert_close(torch.from_numpy(stepwise[place]).float(), logits, rtol=1e-4, atol=1e-4)
+    if prefix_id is None:
+        assert np.ptp(stepwise[0]) == 0  # the first is as probable as any other
+
+
+def test_without_a_prefix_the_first_token_costs_a_fair_choice(gpt):
+    bits = [8 * len(compress(gpt, BYTES, b"a" * n, prefix="none").file) for n in (0, 1)]
+    assert bits[0] == 8 * HEADER.size
+    assert bits[1] - bits[0] == 32  # log2(257) bits, in words of 32
+
+
+def test_a_model_that_is_sure_makes_a_small_file(gpt):
+    # It has learnt one thing, that "a" follows "a".
+    with torch.no_grad():
+        for parameter in gpt.parameters():
+            parameter.zero_()
+        gpt.final_norm.bias.fill_(1)
+        gpt.head.weight[97] = 1
+    result = assert_comes_back(gpt, BYTES, b"a" * 600)
+    assert result.evaluated_bits < 2
+    assert len(result.file) <= HEADER.size + 4
+
+
+# The coder alone, on logits of any size.
+
+
+@pytest.mark.parametrize("vocab_size", [1, 2, 257, 5000, 50257])
+@pytest.mark.parametrize("spread", [0, 1, 10, 100])
+def test_a_token_of_any_probability_costs_its_surprisal(vocab_size, spread):
+    draw = np.random.default_rng(0)
+    count = 60 if vocab_size > 1000 else 400
+    rows = spread * draw.standard_normal((count, vocab_size))
+    ids = draw.integers(vocab_size, size=count).tolist()
+    words = encode(ids, (row for row in rows))  # ids are drawn, not likely: most are far down the row
+    assert list(decode(words, count, (row for row in rows))) == ids
+    logits = torch.from_numpy(rows)
+    expected = F.cross_entropy(logits, torch.tensor(ids), reduction="sum").item() / math.log(2)
+    assert -0.001 * expected - 8 <= 32 * len(words) - expected <= 0.001 * expected + 64
+
+
+def test_a_likely_token_costs_next_to_nothing():
+    row = np.zeros(50257)
+    row[7] = 40.0
+    words = encode([7] * 200, (row for _ in range(200)))
+    assert 32 * len(words) <= 32
+
+
+def test_no_table_is_so_long_that_its_rounding_shows(monkeypatch):
+    lengths = []
+
+    def table(weights, **how):
+        lengths.append(len(weights))
+        return stream.model.Categorical(weights, **how)
+
+    spied = SimpleNamespace(queue=stream.queue, model=SimpleNamespace(Categorical=table))
+    monkeypatch.setattr(compression, "stream", spied)
+    vocab_size = 1 << 18  # the largest that a tokenizer of ours has
+    rows = np.random.default_rng(0).standard_normal((3, vocab_size))
+    encode([0, vocab_size // 2, vocab_size - 1], (row for row in rows))
+    assert len(lengths) == 9  # class, group, id
+    assert max(lengths) / 2**24 < 1e-4  # each entry takes 2^-24 from the others
+
+
+def test_words_that_no_encoder_writes_are_data_errors():
+    draw = np.random.default_rng(0)
+    refused = 0
+    for _ in range(100):
+        words = draw.integers(1 << 32, size=3, dtype=np.uint32)
+        logits = 8 * draw.standard_normal((60, 300))
+        try:
+            found = list(decode(words, 60, (row for row in logits)))
+        except DataError:
+            refused += 1
+        else:
+            assert len(found) == 60
+    assert refused
+
+
+# An evaluation that looks ahead.
+
+
+def leak(monkeypatch):
+    """A causal mask that lets the next token through, in every forward pass over a whole window."""
+    right = F.scaled_dot_product_attention
+
+    def leaking(q, k, v, *, is_causal=False, attn_mask=None, **how):
+        if is_causal:
+            attn_mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril(1)
+        return right(q, k, v, attn_mask=attn_mask, **how)
+
+    monkeypatch.setattr(attention.F, "scaled_dot_product_attention", leaking)
+
+
+LETTERS = random.Random(0).choices(range(97, 123), k=320)
+
+
+@pytest.fixture(scope="module")
+def peeking_state() -> dict:
+    """Weights that learnt under the leak, on random letters, to say what comes next."""
+    torch.manual_seed(0)
+    model = GPT(PEEKING)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    with pytest.MonkeyPatch.context() as patch:
+        leak(patch)
+        for _ in range(150):
+            ids = torch.randint(97, 123, (32, 17))
+            loss = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model.state_dict()
+
+
+PEEKING = GPTConfig(vocab_size=257, context_length=16, emb_dim=32, n_layers=1, n_heads=2)
+
+
+@pytest.fixture
+def peeking(peeking_state) -> GPT:
+    model = GPT(PEEKING).eval()
+    model.load_state_dict(peeking_state)
+    model.document_prefix_id = END_OF_TEXT
+    return model
+
+
+def test_a_leaking_evaluation_looks_wonderful_and_is_refused(peeking, monkeypatch):
+    data = bytes(LETTERS)
+    honest = compress(peeking, BYTES, data)
+    leak(monkeypatch)
+    evaluated = evaluate_documents(peeking, BYTES, [np.array(LETTERS)])
+    # 26 letters at random cannot be told in less than log2 26 bits each.
+    assert evaluated.bits_per_byte < 0.3 * math.log2(26)
+    assert honest.bits_per_byte > math.log2(26)
+    with pytest.raises(NumbersError, match=r"too good to be true.*do not trust") as refusal:
+        compress(peeking, BYTES, data)
+    assert f"{evaluated.nats / math.log(2):,.0f}" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_refused_text_is_not_coded_to_its_end(peeking, monkeypatch):
+    leak(monkeypatch)
+    seen = []
+    with pytest.raises(NumbersError):
+        compress(peeking, BYTES, bytes(LETTERS), progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1][0] < seen[-1][1] == len(LETTERS)
+
+
+def test_an_evaluation_whose_targets_are_its_inputs_is_refused(monkeypatch):
+    copier = GPT(PEEKING).eval()
+    with torch.no_grad():
+        copier.head.weight.copy_(100 * copier.token_embedding.weight)  # it says what it was given
+    copier.document_prefix_id = END_OF_TEXT
+    sequence = torch.tensor([END_OF_TEXT, *LETTERS])
+
+    def shifted(*arguments, **how):
+        for piece in scored_logits(*arguments, **how):
+            yield replace(piece, targets=sequence[piece.start :][: len(piece.targets)])
+
+    monkeypatch.setattr(evaluation, "scored_logits", shifted)
+    assert evaluation.evaluate_documents(copier, BYTES, [np.array(LETTERS)]).loss_nats < 1
+    with pytest.raises(NumbersError, match="too good to be true"):
+        compress(copier, BYTES, bytes(LETTERS))
+
+
+def test_what_was_encoded_with_the_whole_text_in_sight_cannot_be_decoded(peeking, monkeypatch):
+    data = bytes(LETTERS[:16])
+    file = compress(peeking, BYTES, data).file
+    leak(monkeypatch)
+    with torch.no_grad():
+        whole = peeking(torch.tensor([[END_OF_TEXT, *data[:-1]]]))[0].double().numpy()
+    words = encode(data, (row for row in whole))
+    assert 4 * len(words) < len(file) - HEADER.size
+    cheated = sealed(file[: HEADER.size] + words.astype("<u4").tobytes())
+    with pytest.raises(DataError, match="not what was compressed"):
+        decompress(peeking, BYTES, cheated)
+
+
+# Another model, another tokenizer, another machine.
+
+
+def test_one_other_weight_is_another_model(gpt, file):
+    weight = gpt.blocks[0].feed_forward.out.bias
+    with torch.no_grad():
+        weight[3] = torch.nextafter(weight[3], torch.tensor(9.0))
+    with pytest.raises(WeightsError, match="another model or tokenizer"):
+        decompress(gpt, BYTES, file)
+
+
+def test_another_shape_or_tokenizer_is_refused(gpt, file):
+    other = GPT(gpt.config.changed(norm_eps=1e-6)).eval()
+    other.load_state_dict(gpt.state_dict())
+    with pytest.raises(WeightsError, match="another model or tokenizer"):
+        decompress(other, BYTES, file)
+    with pytest.raises(WeightsError, match="another model or tokenizer"):
+        decompress(gpt, Tokenizer.train([STORY], 257), file)
+
+
+def test_what_does_not_change_predictions_does_not_change_the_hash(gpt):
+    copy = GPT(gpt.config.changed(drop_rate=0.5))
+    copy.load_state_dict(gpt.state_dict())
+    assert model_hash(copy, BYTES) == model_hash(gpt, BYTES)
+    copy.document_prefix_id = 5  # it stands in the file
+    assert model_hash(copy.train(), BYTES) == model_hash(gpt, BYTES)
+    assert len(model_hash(gpt, BYTES)) == 16
+
+
+def test_other_probabilities_are_told_and_never_give_other_bytes(gpt, file, monkeypatch):
+    step = compression.predictions
+
+    def elsewhere(*arguments, **how):
+        noise = np.random.default_rng(0)
+        steps = step(*arguments, **how)
+        came = None
+        while True:
+            logits = steps.send(came)
+            came = yield logits + 0.1 * noise.standard_normal(len(logits))
+
+    monkeypatch.setattr(compression, "predictions", elsewhere)
+    with pytest.raises(DataError, match=r"threads, PyTorch version, device.*decompress where"):
+        decompress(gpt, BYTES, file)
+
+
+# Damage.
+
+
+def test_a_flipped_bit_anywhere_is_told_before_anything_is_decoded(gpt, file, monkeypatch):
+    monkeypatch.setattr(compression, "predictions", None)
+    for place in range(len(file)):
+        with pytest.raises(DataError):
+            decompress(gpt, BYTES, flipped(file, place, place % 8))
+
+
+def test_a_file_that_was_cut_off_is_told_at_every_length(gpt, file, monkeypatch):
+    monkeypatch.setattr(compression, "predictions", None)
+    for length in range(len(file)):
+        with pytest.raises(DataError):
+            decompress(gpt, BYTES, file[:length])
+
+
+def test_a_header_changed_with_its_checksum_never_gives_other_bytes(gpt, file):
+    data = STORY.encode()[:40]
+    for place in range(HEADER.size - 4):
+        refused_or_right(gpt, BYTES, sealed(flipped(file, place, place % 8)), data)
+    for field, value in (("stride", 4), ("context", 9), ("tokens", 39), ("bytes", 41), ("prefix", -1)):
+        assert refused_or_right(gpt, BYTES, changed(file, **{field: value}), data), field
+    assert refused_or_right(gpt, BYTES, changed(file, data=bytes(16)), data)
+
+
+def test_words_changed_with_their_checksum_never_give_other_bytes(gpt, file):
+    data = STORY.encode()[:40]
+    for place in range(HEADER.size, len(file)):
+        refused_or_right(gpt, BYTES, sealed(flipped(file, place, place % 8)), data)
+    for length in range(HEADER.size, len(file)):
+        assert refused_or_right(gpt, BYTES, sealed(file[:length]), data)
+    refused_or_right(gpt, BYTES, sealed(file + b"more"), data)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("magic", b"RIFF", "no file of"),
+        ("version", 2, "version 2"),
+        ("context", 0, "context length is 0"),
+        ("context", 17, "context length is 17, it can be 1 to 16"),
+        ("stride", 0, "stride is 0"),
+        ("stride", 17, "stride is 17"),
+        ("prefix", 257, "prefix id is 257"),
+        ("prefix", -2, "prefix id is -2"),
+        ("tokens", 0, "number of tokens is 0"),
+        ("tokens", 41, "number of tokens is 41, it can be 1 to 40"),
+        ("tokens", 2**64 - 1, "number of tokens"),
+    ],
+)
+def test_a_number_that_cannot_be_is_named(gpt, file, field, value, says):
+    with pytest.raises(DataError, match=says):
+        decompress(gpt, BYTES, changed(file, **{field: value}))
+
+
+def test_a_huge_count_of_tokens_ends_with_the_first_that_cannot_be(gpt, file):
+    # Of random words some spell nothing: the decoder goes no further.
+    words = np.random.default_rng(0).integers(1 << 32, size=2000, dtype=np.uint32)
+    forged = changed(file[: HEADER.size] + words.tobytes(), tokens=2**62, bytes=2**63)
+    done = []
+    with pytest.raises(DataError):
+        decompress(gpt, BYTES, forged, progress=lambda count, total: done.append(count))
+    assert len(done) < 5000
+
+
+def test_more_bytes_than_there_can_be_end_the_decoding():
+    model = lively(GPTConfig(vocab_size=300, context_length=16, emb_dim=16, n_layers=1, n_heads=2))
+    result = compress(model, PAIRS, STORY.encode())
+    assert result.tokens < result.bytes - 10
+    done = []
+    with pytest.raises(DataError, match="not what was compressed"):
+        decompress(
+            model,
+            PAIRS,
+            changed(result.file, bytes=result.tokens),
+            progress=lambda count, total: done.append(count),
+        )
+    assert len(done) < result.tokens / 2
+
+
+@pytest.mark.parametrize("id", [END_OF_TEXT, 258], ids=["control token", "padding"])
+def test_a_token_that_spells_nothing_is_an_error_at_once(id):
+    model = lively(GPTConfig(vocab_size=260, context_length=16, emb_dim=16, n_layers=1, n_heads=2))
+    model.document_prefix_id = END_OF_TEXT
+    file = compress(model, BYTES, b"abcde").file
+    ids = [97, id, 97, 97, 97]
+    with evaluating(model, torch.float32):
+        steps = predictions(model, 5, context_length=16, stride=8, prefix_id=END_OF_TEXT)
+        words = encode(ids, steps)
+    done = []
+    with pytest.raises(DataError):
+        decompress(
+            model,
+            BYTES,
+            sealed(file[: HEADER.size] + words.astype("<u4").tobytes()),
+            progress=lambda count, total: done.append(count),
+        )
+    assert done == [1, 2]
+
+
+def test_garbage_is_no_file_of_ours(gpt, file):
+    draw = random.Random(0)
+    for length in (0, 1, 3, 4, 69, 70, 71, 500):
+        for start in (b"", b"lucz", file[:6]):
+            with pytest.raises(DataError):
+                decompress(gpt, BYTES, (start + draw.randbytes(length))[: max(length, 1)])
+    for _ in range(20):
+        noise = draw.randbytes(4 * draw.randrange(30))
+        refused_or_right(gpt, BYTES, sealed(file[: HEADER.size] + noise), STORY.encode()[:40])
+
+
+# What else it keeps.
+
+
+def test_logits_that_are_no_numbers_are_named(gpt, file, monkeypatch):
+    monkeypatch.setattr(
+        compression, "predictions", lambda *_, **__: (np.full(257, math.nan) for _ in range(40))
+    )
+    with pytest.raises(NumbersError, match="token 0 hold NaN"):
+        decompress(gpt, BYTES, file)
+    monkeypatch.undo()
+    with torch.no_grad():
+        gpt.head.weight[5, 5] = math.nan
+    with pytest.raises(NumbersError, match="NaN"):
+        compress(gpt, BYTES, b"abc")
+
+
+def test_a_tokenizer_of_more_ids_than_the_model_is_named(gpt):
+    for text in (b"\xe7\x8c\xab clock clocks", b" clocks"):
+        with pytest.raises(WeightsError, match="vocabulary of 257"):
+            compress(gpt, Tokenizer.gpt2(), text, prefix="none")
+
+
+@pytest.mark.parametrize("wrong", [{"context_length": 17}, {"stride": 17}, {"stride": 0}, {"prefix": "x"}])
+def test_a_setting_that_cannot_work_is_named(gpt, wrong):
+    with pytest.raises(ConfigError):
+        compress(gpt, BYTES, b"abc", **wrong)
+
+
+def test_progress_counts_the_tokens_both_ways(gpt):
+    there, back = [], []
+    file = compress(gpt, BYTES, b"abc", progress=lambda *count: there.append(count)).file
+    decompress(gpt, BYTES, file, progress=lambda *count: back.append(count))
+    assert there == back == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_the_model_is_left_as_it_was(gpt):
+    gpt.train()
+    before = {name: weight.clone() for name, weight in gpt.state_dict().items()}
+    state = torch.random.get_rng_state()
+    decompress(gpt, BYTES, compress(gpt, BYTES, b"abc").file)
+    assert gpt.training
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(weight, before[name]) for name, weight in gpt.state_dict().items())
+
+
+def test_the_same_text_gives_the_same_file(gpt):
+    assert compress(gpt, BYTES, b"abc" * 20).file == compress(gpt, BYTES, b"abc" * 20).file
+
+
+def test_it_says_both_numbers_and_what_lies_between(gpt):
+    result = compress(gpt, BYTES, STORY.encode())
+    lines = str(result).splitlines()
+    assert len(lines) == 3
+    assert f"{len(STORY):,} bytes" in lines[0]
+    assert f"{len(result.file):,} bytes" in lines[0]
+    assert f"{8 * len(result.file) / len(STORY):.4f} in the file" in lines[1]
+    assert f"{result.evaluated_bits / len(STORY):.4f} in the evaluation" in lines[1]
+    assert json.loads(json.dumps(result.to_dict()))["difference_bits"] == pytest.approx(
+        8 * len(result.file) - result.evaluated_bits
+    )
+
+
+def test_an_empty_file_is_its_header(gpt):
+    for prefix in ("auto", "none"):
+        result = compress(gpt, BYTES, b"", prefix=prefix)
+        assert len(result.file) == HEADER.size
+        assert (result.tokens, result.bytes, result.evaluated_bits) == (0, 0, 0)
+        assert "header alone" in str(result)
+        assert decompress(gpt, BYTES, result.file) == b""
