@@ -1,6 +1,6 @@
 """What evaluate and explain cost: speed against the plain forward pass on the same windows, and memory.
 
-python benchmarks/evaluation.py [TEXT]   300 KB of TEXT, a 124M model of random weights, context 1024, stride 512
+python benchmarks/evaluation.py [TEXT]: 300 KB of it, a 124M model of random weights, context 1024, stride 512
 """
 
 import argparse

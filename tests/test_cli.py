@@ -55,6 +55,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def squeezed(home: Path, trained: Answer) -> Path:
+    """other.txt, compressed by the run."""
+    assert trained.code == 0, trained.err
+    command = ["compress", "run", "other.txt", "--out", "other.lucz", "--threads", "1"]
+    subprocess.run([sys.executable, "-m", "lucidlm", *command], cwd=home, check=True, capture_output=True)
+    return home / "other.lucz"
+
+
+@pytest.fixture(scope="session")
 def trained(home: Path) -> Answer:
     """The run that the other tests look at, made by the command itself in a process of its own."""
     command = ["train", "book.txt", "--out", "run", "--steps", "6", "--validate-every", "3", *QUICK, "--json"]
@@ -74,7 +83,7 @@ def call(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 
     def run(*arguments: str) -> Answer:
         capsys.readouterr()
-        if arguments[:1] in (("evaluate",), ("explain",), ("generate",)):
+        if arguments[0] in ("evaluate", "explain", "generate", "compare", "compress", "decompress"):
             arguments = (*arguments, "--threads", "1")
         if arguments[:1] == ("train",):
             from lucidlm.training import setup
@@ -160,6 +169,98 @@ def test_evaluate_takes_stride_prefix_protocol_and_batch_size(answer):
     assert left_out["tokens_scored"] == by_default["tokens_scored"] - 1
     lecture = _shown(answer("evaluate", "run", "other.txt", "--json", "--protocol", "batch-mean").out)
     assert lecture["protocol"]["name"] == "batch-mean"
+
+
+def test_evaluating_a_run_shows_it_between_its_yardsticks_with_a_verdict(answer):
+    printed = answer("evaluate", "run", "other.txt").out
+    for part in (
+        "> ",
+        "this model",
+        "uniform over bytes",
+        "xz",
+        "n-gram of bytes",
+        "verbatim",
+        "bits per byte stand",
+    ):
+        assert part in printed
+    values = _shown(answer("evaluate", "run", "other.txt", "--json").out)
+    assert {row["name"] for row in values["yardsticks"]["rows"]} >= {
+        "gzip",
+        "bzip2",
+        "xz",
+        "unigram of tokens",
+    }
+    assert values["memorisation"]["rows"][0]["n"] == 4
+    assert values["diagnosis"]["frequency_of"] == "the training text"
+    plain = answer("evaluate", "run", "other.txt", "--no-yardsticks").out
+    assert "xz" not in plain
+
+
+def test_a_protocol_of_others_says_what_it_does_differently(answer):
+    for protocol, says in (
+        ("lm-eval", "evaluation harness"),
+        ("hf-guide", "guide"),
+        ("batch-mean", "course"),
+    ):
+        printed = answer("evaluate", "run", "other.txt", "--protocol", protocol).out
+        assert f"protocol {protocol}: context 32" in printed
+        assert says in printed
+
+
+def test_a_run_has_a_report_and_evaluate_writes_one_of_any_text(answer, home):
+    assert "report.html" in answer("info", "run").out + str(sorted((home / "run").iterdir()))
+    told = answer("evaluate", "run", "other.txt", "--html", "pages/report.html")
+    assert "pages/report.html: open it" in told.err
+    own, other = (home / name for name in ("run/report.html", "pages/report.html"))
+    for page, has_curves in ((own, True), (other, False)):
+        text = page.read_text(encoding="utf-8")
+        assert ('id="curves"' in text) == has_curves
+        assert "this model" in text
+        assert "95 % interval" in text
+        assert len(text) < 2_500_000
+
+
+def test_comparing_names_the_better_of_two(answer, home):
+    printed = answer("compare", "run", "modern-1m", "book.txt", "--html", "pages/compared.html").out
+    assert "run predicts this text better than modern-1m" in printed
+    assert "modern-1m" in (home / "pages" / "compared.html").read_text(encoding="utf-8")
+    values = _shown(answer("compare", "run", "run", "book.txt", "--json").out)
+    assert values["difference"] == 0
+
+
+def test_a_file_comes_back_from_its_compression_byte_by_byte(answer, squeezed, home):
+    told = answer("decompress", "run", "other.lucz", "--out", "back.txt").out
+    assert told == f"back.txt: {len((home / 'other.txt').read_bytes())} bytes, checked\n"
+    assert (home / "back.txt").read_bytes() == (home / "other.txt").read_bytes()
+    values = _shown(answer("compress", "run", "binary.txt", "--out", "binary.lucz", "--json").out)
+    assert values["file_bytes"] == (home / "binary.lucz").stat().st_size
+    assert abs(values["difference_bits"]) <= 0.002 * values["evaluated_bits"] + 1024
+
+
+def test_explaining_writes_a_page_and_the_steps(answer, home):
+    printed = answer("explain", "run", "--file", "other.txt", "--html", "pages/why.html").out
+    assert printed.splitlines()[-2].startswith("torch's cross_entropy")
+    assert "Why the loss is" in (home / "pages" / "why.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("weight", "code"), [(math.nan, 2), (3e38, 1)])
+def test_numbers_that_are_none_are_named_and_nothing_is_written(call, home, trained, tmp_path, weight, code):
+    # A weight that is NaN is refused when it is read; finite ones can still make logits that are none.
+    import shutil
+
+    import safetensors.torch
+
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(home / "run" / name, tmp_path / name)
+    tensors = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    tensors["model.norm.weight"][:] = weight
+    safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
+    for verb in (("evaluate", str(tmp_path), "other.txt"), ("explain", str(tmp_path), "the house")):
+        refused = call(*verb, "--html", str(tmp_path / "page.html"))
+        assert refused.code == code
+        assert refused.out == ""
+        assert "NaN" in refused.err
+        assert not (tmp_path / "page.html").exists()
 
 
 def test_a_checkpoint_of_a_run_is_a_model_too(answer):
@@ -272,7 +373,8 @@ def test_version_is_the_packages(call):
     assert call("--version") == Answer(0, f"{lucidlm.__version__}\n", "")
 
 
-VERBS = ("train", "evaluate", "explain", "generate", "prepare", "info", "runs", "doctor")
+VERBS = ("train", "evaluate", "explain", "generate", "compare", "compress", "decompress")
+VERBS += ("prepare", "info", "runs", "doctor")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -323,7 +425,23 @@ SLIPS = {
     "preset without a text": (("evaluate", "modern-1m"), "text"),
     "missing text": (("evaluate", "run", "nowhere.txt"), "nowhere.txt"),
     "stride over the context": (("evaluate", "run", "book.txt", "--stride", "33"), "33"),
+    "stride with the harness's windows": (
+        ("evaluate", "run", "book.txt", "--protocol", "lm-eval", "--stride", "4"),
+        "--stride 4",
+    ),
+    "context over the model's": (("evaluate", "run", "book.txt", "--context-length", "33"), "1 to 32"),
+    "empty text to evaluate": (("evaluate", "run", "empty.txt"), "empty.txt"),
+    "text that is no UTF-8": (("evaluate", "run", "latin.txt"), "--encoding"),
     "nothing to explain": (("explain", "run"), "--file"),
+    "an empty text to explain": (("explain", "run", ""), "0 tokens"),
+    "stride over the context in explain": (("explain", "run", "a", "--stride", "99"), "--stride 99"),
+    "unknown model to compare": (("compare", "run", "nowhere", "book.txt"), "nowhere"),
+    "missing file to compress": (("compress", "run", "nowhere.txt", "--out", "new"), "nowhere.txt"),
+    "what was never compressed": (("decompress", "run", "book.txt", "--out", "new"), "lucidlm compress"),
+    "another model to decompress": (
+        ("decompress", "modern-1m", "other.lucz", "--out", "new"),
+        "another model",
+    ),
     "negative temperature": (("generate", "run", "A", "--temperature", "-1"), "-1"),
     "no tokens": (("generate", "run", "A", "--max-new-tokens", "-1"), "-1"),
     "missing text to prepare": (("prepare", "nowhere.txt", "--out", "new"), "nowhere.txt"),
@@ -332,7 +450,7 @@ SLIPS = {
 
 
 @pytest.mark.parametrize(("arguments", "named"), SLIPS.values(), ids=list(SLIPS))
-def test_a_slip_is_one_line_that_names_it_and_exit_code_2(call, trained, home, arguments, named):
+def test_a_slip_is_one_line_that_names_it_and_exit_code_2(call, squeezed, home, arguments, named):
     slipped = call(*arguments)
     assert slipped.code == 2
     assert slipped.out == ""
