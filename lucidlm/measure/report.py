@@ -50,7 +50,9 @@ def write_report(
         library=_library(),
         samples=_samples(run) if run is not None else [],
         explained=page_values(explanation) if explanation is not None else None,
-        environment=environment or {},
+        environment={
+            name: _readable(value) for name, value in (environment or {}).items() if value is not None
+        },
     )
 
 
@@ -126,6 +128,13 @@ def _curves(history: History) -> dict[str, Any]:
         "training": [_finite(each.training_loss_nats) for each in history.validations],
         "best": best.step if best is not None else None,
     }
+
+
+def _readable(value: Any) -> str:
+    """A value of env.json as a person would write it."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name} {item}" for name, item in value.items())
+    return "; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _finite(number: float) -> float | None:

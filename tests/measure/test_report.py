@@ -1,0 +1,192 @@
+import base64
+import gzip
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from selectolax.lexbor import LexborHTMLParser
+
+from lucidlm.measure.evaluation import evaluate_documents
+from lucidlm.measure.history import METRICS, SAMPLES
+from lucidlm.measure.judgement import count_tokens, judge, without_training_text, write_texts
+from lucidlm.measure.memorisation import measure_memorisation
+from lucidlm.measure.report import MOST_POINTS, MOST_SAMPLES, write_report
+from lucidlm.measure.yardsticks import measure_yardsticks
+from lucidlm.model.config import GPTConfig
+from lucidlm.model.gpt import GPT
+from lucidlm.text.corpus import prepare, train_documents, validation_documents
+
+LINES = [
+    "The tide came in.",
+    "Anna wrote it down.",
+    "Nobody on the quay looked up.",
+    "The lamp went out at nine.",
+]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    draw = np.random.default_rng(0)
+    (folder / "book.txt").write_text("\n".join(LINES[draw.integers(4)] for _ in range(300)), encoding="utf-8")
+    return prepare([folder / "book.txt"], folder / "data", tokenizer="bytes")
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=257, context_length=32, emb_dim=16, n_layers=1, n_heads=2)).eval()
+    model.document_prefix_id = 256
+    return model
+
+
+@pytest.fixture(scope="module")
+def judgement(model, corpus):
+    return judge(model, corpus.tokenizer, [*validation_documents(corpus)], corpus=corpus)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run's metrics and samples: a loss that falls, then rises."""
+    steps = [
+        {"event": "step", "step": step, "epoch": 0.1, "tokens": step, "loss_nats": 5 - step / 2000,
+         "learning_rate_factor": 1.0, "grad_norm": 1.0, "tokens_per_s": 1.0, "mfu": None, "time_s": 1.0}
+        for step in range(1, 4001)
+    ]  # fmt: skip
+    sides = ("validation", "training")
+    validations = [
+        {"event": "validation", "step": step, "epoch": 0.1, "time_s": 1.0}
+        | {f"{side}_loss_nats": loss for side, loss in zip(sides, losses, strict=True)}
+        | {f"{side}_{name}": 1.0 for side in sides for name in ("perplexity", "bits_per_byte", "tokens")}
+        for step, losses in {1: (5.5, 5.5), 2000: (3.0, 2.5), 4000: (3.6, 1.2)}.items()
+    ]
+    (tmp_path / METRICS).write_text("".join(json.dumps(row) + "\n" for row in steps + validations))
+    samples = [{"step": step, "prompt": "<i>The", "text": f" tide {step}"} for step in range(0, 4001, 100)]
+    (tmp_path / SAMPLES).write_text("".join(json.dumps(row) + "\n" for row in samples))
+    return tmp_path
+
+
+def page_of(path) -> LexborHTMLParser:
+    return LexborHTMLParser(path.read_text(encoding="utf-8"))
+
+
+# The judgement.
+
+
+def test_each_part_is_what_its_own_module_says(model, corpus, judgement):
+    heldout, tokenizer = [*validation_documents(corpus)], corpus.tokenizer
+    counts = np.bincount(np.asarray(corpus.train[:]), minlength=257)
+    assert np.array_equal(count_tokens(corpus), counts)
+    assert judgement.evaluation == evaluate_documents(model, tokenizer, heldout, token_counts=counts)
+    assert judgement.yardsticks == measure_yardsticks(
+        tokenizer, train_documents(corpus), heldout, prefix_id=256
+    )
+    written = write_texts(model, tokenizer)
+    assert judgement.memorisation == measure_memorisation(tokenizer, written, heldout, corpus.train)
+    assert judgement.yardsticks.heldout_bytes == judgement.evaluation.bytes_scored
+
+
+def test_the_same_weights_are_judged_the_same(model, corpus, judgement):
+    again = judge(model, corpus.tokenizer, [*validation_documents(corpus)], corpus=corpus)
+    assert again == judgement
+
+
+def test_judging_changes_no_generator_and_no_mode(model, corpus):
+    state = torch.get_rng_state()
+    judge(model.train(), corpus.tokenizer, [*validation_documents(corpus)], corpus=corpus)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    model.eval()
+
+
+def test_the_ladder_holds_the_model_in_its_place(judgement):
+    bits = [float(line[1:].split()[0]) for line in judgement.ladder()]
+    assert bits == sorted(bits, reverse=True)
+    (ours,) = [line for line in judgement.ladder() if line.startswith(">")]
+    assert ours.split()[1] == f"{judgement.evaluation.bits_per_byte:.4f}"
+    assert len(bits) == len(judgement.yardsticks.rows) + 1
+
+
+def test_its_dictionary_is_json(judgement):
+    values = json.loads(json.dumps(judgement.to_dict(), allow_nan=False))
+    assert values["loss_nats"] == judgement.evaluation.loss_nats
+    assert values["verdict"] == judgement.verdict
+    assert len(values["yardsticks"]["rows"]) == len(judgement.yardsticks.rows)
+
+
+# The page.
+
+
+def test_the_report_of_a_run_holds_its_numbers_curves_and_samples(judgement, run):
+    write_report(
+        run / "report.html", judgement, title="tide", run=run, environment={"torch": "2", "gpu": None}
+    )
+    page = page_of(run / "report.html")
+    charts = json.loads(page.css_first("#charts").text())
+    curves = charts["curves"]
+    assert (curves["steps"], curves["best"]) == ([1, 2000, 4000], 2000)
+    assert (curves["validation"], curves["training"]) == ([5.5, 3.0, 3.6], [5.5, 2.5, 1.2])
+    assert 1000 < len(curves["batch"][0]) <= MOST_POINTS
+    assert np.mean(curves["batch"][1]) == pytest.approx(4.0, abs=0.01)
+    lines = dict(charts["lines"])
+    nats_per_bit = math.log(2) * judgement.evaluation.bytes_scored / judgement.evaluation.tokens_scored
+    assert lines["xz"] == pytest.approx(judgement.yardsticks["xz"].bits_per_byte * nats_per_bit)
+    tokens = judgement.evaluation.tokens_scored
+    for name, place in (("position", 2), ("frequency", 2), ("reliability", 2)):
+        assert sum(row[place] for row in charts[name]) == tokens
+    shown = page.body.text()
+    for part in ("tide", f"{judgement.evaluation.bits_per_byte:.4f}", "95 % interval", "this model", "xz"):
+        assert part in shown
+    samples = page.css("details")
+    assert 2 < len(samples) <= MOST_SAMPLES
+    assert "<i>The tide 4000" in samples[-1].text()
+    assert "open" in samples[-1].attributes
+    assert "torch" in [cell.text() for cell in page.css("table.facts th")]
+    assert "gpu" not in [cell.text() for cell in page.css("table.facts th")]
+
+
+def test_the_page_brings_the_chart_library_and_fetches_nothing(judgement, tmp_path):
+    from plotly.offline import get_plotlyjs
+
+    write_report(tmp_path / "report.html", judgement, title="tide")
+    page = page_of(tmp_path / "report.html")
+    packed = page.css_first("#library").text().strip()
+    assert gzip.decompress(base64.b64decode(packed)).decode() == get_plotlyjs()
+    text = (tmp_path / "report.html").read_text(encoding="utf-8").replace(packed, "")
+    assert not re.search(r"https?://|src=|@import|url\(|<link", text)
+    assert (tmp_path / "report.html").stat().st_size < 2.5e6
+    assert "curves" not in json.loads(page.css_first("#charts").text())
+    assert page.css_first("#curves") is None
+
+
+def test_without_training_text_it_is_the_evaluation_alone(model, corpus, tmp_path):
+    documents = [*validation_documents(corpus)]
+    judged = without_training_text(model, corpus.tokenizer, iter(documents))
+    assert judged.evaluation == evaluate_documents(model, corpus.tokenizer, documents)
+    assert (judged.yardsticks, judged.memorisation, judged.sentences) == (None, None, ())
+    write_report(tmp_path / "report.html", judged, title="alone")
+    assert "What the number means" not in page_of(tmp_path / "report.html").body.text()
+
+
+def test_numbers_that_are_infinite_do_not_break_the_page(judgement, run):
+    text = (run / METRICS).read_text().replace('"validation_loss_nats": 5.5', '"validation_loss_nats": NaN')
+    (run / METRICS).write_text(text)
+    write_report(run / "report.html", judgement, title="tide", run=run)
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    charts = page_of(run / "report.html").css_first("#charts").text()
+    assert json.loads(charts, parse_constant=refuse)["curves"]["validation"][0] is None
+
+
+def test_a_page_is_whole_or_not_there(judgement, tmp_path, monkeypatch):
+    (tmp_path / "report.html").write_text("before")
+    monkeypatch.setattr("lucidlm.measure.report._library", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(tmp_path / "report.html", judgement, title="tide")
+    assert (tmp_path / "report.html").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
