@@ -47,17 +47,15 @@ def guide_windows(documents: Iterable[np.ndarray], *, context_length: int, strid
     """The guide's windows: T tokens on the grid of S, of which the last is no input.
 
     The mean loss of a window's t new tokens weighs t - 1, as if each window lost a token to the shift; but
-    only the first window does.
+    only those do that have nothing to see before it: the first, and with S = T all.
     """
     for number, ids in enumerate(documents):
         sequence = with_prefix(ids, None)
         for start, scored, end in scored_windows(len(sequence), context_length, stride):
-            first = max(scored, 1)  # nothing predicts the first token of all
-            if scored and end - scored > 1:
-                weight = (end - scored - 1) / (end - scored)
+            first = max(scored, start + 1)  # a window's first token has nothing before it there
+            weight = (end - scored - 1) / max(1, end - first)
+            if weight:
                 yield Window(number, sequence[start:end], first - start - 1, first, weight)
-            elif not scored and end > 1:
-                yield Window(number, sequence[start:end], 0, first)
 
 
 def course_windows(
