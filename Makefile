@@ -19,7 +19,7 @@ check: .venv/ready-check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/ty check lucidlm
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not slow and not torture and not interop"
 
 bench: .venv/ready-test  # make bench TEXT=a-book.txt
 	$(BIN)/python benchmarks/budget.py $(TEXT)

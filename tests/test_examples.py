@@ -69,6 +69,7 @@ def test_every_command_of_the_readme_runs_as_it_stands(tmp_path):
     commands = readme_commands()
     assert len(commands) >= 6
     (tmp_path / "book.txt").write_text(BOOK)
+    (tmp_path / "more.txt").write_text(BOOK[::-1])
     for command in commands:
         run(["-m", "lucidlm", *quicker(command)], tmp_path)
 

@@ -11,7 +11,7 @@ from lucidlm.measure.evaluation import Evaluation, evaluate_documents
 from lucidlm.measure.explanation import Explanation, explain
 from lucidlm.measure.history import History
 from lucidlm.measure.memorisation import Memorisation, measure_memorisation
-from lucidlm.measure.verdict import course_of, place_of, recital_of
+from lucidlm.measure.verdict import course_of, gain_of, overfits, place_of, recital_of
 from lucidlm.measure.yardsticks import Yardsticks, measure_yardsticks
 from lucidlm.model.generation import generate_batch
 from lucidlm.model.gpt import GPT
@@ -87,14 +87,16 @@ def judge(
     *,
     corpus: Corpus,
     history: History | None = None,
+    started_from: str | None = None,
     limit_bytes: int = YARDSTICK_BYTES,
     progress: Stages | None = None,
     **settings: Any,
 ) -> Judgement:
     """All of it, for held-out documents (ids without end-of-text) and the corpus that the model learnt from.
 
-    `limit_bytes` of training text are given to the yardsticks at most; `settings` are those of
-    `evaluate_documents`. Nothing in it looks at a clock: the same weights are judged the same.
+    `started_from` names the weights that a run went on from; `limit_bytes` of training text are given to the
+    yardsticks at most; `settings` are those of `evaluate_documents`. Nothing in it looks at a clock: the same
+    weights are judged the same.
     """
     stages = progress or (lambda stage, done, total: None)
     evaluation = evaluate_documents(
@@ -123,9 +125,10 @@ def judge(
         progress=progress,
     )
     sentences = (
+        gain_of(history, started_from) if history is not None and started_from else "",
         course_of(history) if history is not None and history.validations else "",
-        place_of(evaluation.bits_per_byte, yardsticks),
-        recital_of(memorisation),
+        place_of(evaluation.bits_per_byte, yardsticks, longer=history is None or not overfits(history)),
+        recital_of(memorisation, who="the best weights write" if history is not None else "it writes"),
     )
     told = tuple(sentence for sentence in sentences if sentence)
     return Judgement(evaluation, yardsticks, memorisation, _paragraph(model, tokenizer, documents), told)

@@ -28,7 +28,7 @@ def course_of(history: History) -> str:
     )
     if best.step == last.step:
         return f"The last step, {best.step:,}, is the best: {numbers}. {_gap(best)}{_still(history)}"
-    if last.validation_loss_nats <= best.validation_loss_nats * (1 + WORSE):
+    if not _worse(best, last):
         return (
             f"The best step is {best.step:,} of {last.step:,}: {numbers}. Later steps were no better "
             f"and no worse (step {last.step:,}: {last.validation_loss_nats:.4f}): "
@@ -38,6 +38,19 @@ def course_of(history: History) -> str:
         f"The best step is {best.step:,} of {last.step:,}: {numbers}. Later steps were worse: by step "
         f"{last.step:,} the validation loss was {last.validation_loss_nats:.4f}, while {_why(best, last)}"
     )
+
+
+def gain_of(history: History, source: str) -> str:
+    """What a run that went on from other weights gained on its validation text."""
+    best, first = history.best, history.validations[0] if history.validations else None
+    if best is None or first is None or first.step != 0:
+        return ""
+    nats = best.validation_loss_nats - first.validation_loss_nats
+    went = f"{first.validation_loss_nats:.4f} before, {best.validation_loss_nats:.4f} after ({nats:+.4f} nats"
+    bits = f"{first.validation_bits_per_byte:.3f} and {best.validation_bits_per_byte:.3f} bits per byte"
+    if best.step == 0:
+        return f"{source} was best as it came: validation loss {first.validation_loss_nats:.4f}, {bits}."
+    return f"From {source}: validation loss {went} per token), {bits}, on the same text."
 
 
 def _why(best: Validation, last: Validation) -> str:
@@ -80,8 +93,18 @@ def _still(history: History) -> str:
     return " Both losses were still falling: more steps would help." if all(falls) else ""
 
 
-def place_of(bits_per_byte: float, yardsticks: Yardsticks) -> str:
-    """Between which yardsticks a model stands."""
+def overfits(history: History) -> bool:
+    """Whether validation got worse after the best step: then longer training helps nothing."""
+    best, last = history.best, history.validations[-1] if history.validations else None
+    return best is not None and last is not None and _worse(best, last)
+
+
+def _worse(best: Validation, last: Validation) -> bool:
+    return last.validation_loss_nats > best.validation_loss_nats * (1 + WORSE)
+
+
+def place_of(bits_per_byte: float, yardsticks: Yardsticks, *, longer: bool = True) -> str:
+    """Between which yardsticks a model stands; whether to train it longer is known from its history."""
     rows = sorted(yardsticks.rows, key=lambda row: row.bits_per_byte)
     better = [row for row in rows if row.bits_per_byte < bits_per_byte]
     worse = [row for row in rows if row.bits_per_byte >= bits_per_byte]
@@ -92,7 +115,8 @@ def place_of(bits_per_byte: float, yardsticks: Yardsticks) -> str:
         return f"{mine} are worse than every yardstick, {_named(better[-1])} too: it has learnt nothing yet."
     stand = f"{mine} stand between {_named(better[-1])}, which is better, and {_named(worse[0])}"
     if "n-gram" in better[-1].name:
-        return f"{stand}: counting sequences does as well; train longer, or on more text."
+        advice = "train longer, or on more text" if longer else "train on more text"
+        return f"{stand}: counting sequences does as well; {advice}."
     return f"{stand}."
 
 
@@ -100,14 +124,14 @@ def _named(row: Yardstick) -> str:
     return f"{row.name} ({row.bits_per_byte:.3f})"
 
 
-def recital_of(memorisation: Memorisation) -> str:
+def recital_of(memorisation: Memorisation, *, who: str = "it writes") -> str:
     """Whether what it writes is copied from the training text; "" where there is too little to tell."""
     shares = [(row.n, row.generated, row.heldout) for row in memorisation.rows if row.generated is not None]
     if not shares:
         return ""
     n, generated, heldout = shares[-1]
+    held = f" (of held-out text {heldout:.0%})" if heldout is not None else ""
+    stands = f"{generated:.0%} of its {n}-token sequences stand in the training text{held}"
+    recited = "recited" if generated >= RECITED + (heldout or 0.0) else "not recited"
     longest = f"its longest verbatim run is {memorisation.longest} tokens"
-    held = f" (held-out text: {heldout:.0%})" if heldout is not None else ""
-    stands = f"{generated:.0%} of the {n}-token sequences it writes stand in the training text{held}"
-    recites = "recites" if generated >= RECITED + (heldout or 0.0) else "does not recite"
-    return f"It {recites}: {stands}; {longest}."
+    return f"What {who} is {recited}: {stands}; {longest}."

@@ -29,7 +29,7 @@ tags: [lucidlm]
 
 A language model of {shape.n_parameters:,} parameters ({shape.family}, {shape.n_layers} layers, \
 {shape.emb_dim} wide, {shape.n_heads} heads, context {shape.context_length:,}), \
-trained from random weights by lucidlm on {sources}.
+trained from {run.config.from_ or "random weights"} by lucidlm on {sources}.
 
 | on its validation text | |
 |---|---|

@@ -86,6 +86,8 @@ class TrainConfig:
     """Passes over the training text."""
     preset: str | None = None
     """A model of known shape: lecture, gpt2-124m, modern-3m ..."""
+    from_: str | None = None
+    """Go on from the weights of a run, a model folder or gpt2, with its shape and tokenizer."""
     tokenizer: str | None = None
     """gpt2, bytes, or bpe:N for N tokens learnt from the text."""
     context_length: int | None = None
@@ -151,6 +153,12 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ConfigError(f"--{name.replace('_', '-')} {value}: it must be more than 0")
+        if self.from_ is not None:
+            for name in ("preset", "tokenizer"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(
+                        f"--from {self.from_} brings its own shape and tokenizer; leave --{name} out"
+                    )
         if not 0 < self.val_fraction < 1:
             raise ConfigError(f"--val-fraction {self.val_fraction}: it must be between 0 and 1")
         if self.drop_rate is not None and not 0 <= self.drop_rate < 1:

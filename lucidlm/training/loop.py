@@ -341,6 +341,7 @@ def _judge_best(run: TrainingRun, stages: Stages | None) -> Judgement:
         sample_documents(documents, total=total, tokens=tokens),
         corpus=run.corpus,
         history=read_history(run.folder),
+        started_from=run.config.from_,
         limit_bytes=min(
             YARDSTICK_BYTES, max(LEAST_BYTES, int(BYTES_PER_MINUTE * (run.config.minutes or 20)))
         ),

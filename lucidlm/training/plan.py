@@ -46,6 +46,8 @@ FINAL_SHARE = 0.03
 
 Products = Literal["float32", "bfloat16"]
 
+MOST_EPOCHS_ON = 20.0
+"""Passes over its text after which weights that started from others learn nothing but the text itself."""
 ONE_THREAD_WEIGHTS = 20_000_000
 """A model with fewer weights in its blocks than this is also tried on one thread."""
 
@@ -55,6 +57,10 @@ GPT2 = Recipe(
     name="adamw", lr=6e-4, matrix_lr=6e-4, weight_decay=0.1, warmup_steps=100, decay_fraction=0.6, clip=1.0
 )
 """GPT-3's rate for the smallest of its models (Brown 2020, table 2.1), decayed in a straight line."""
+GO_ON = Recipe(
+    name="adamw", lr=1e-4, matrix_lr=1e-4, weight_decay=0.01, warmup_steps=20, decay_fraction=1.0, clip=1.0
+)
+"""For weights that know something already: small steps, down to 0 from the warm-up on."""
 MODERN = Recipe(
     name="muon", lr=4e-3, matrix_lr=0.02, weight_decay=0.05, warmup_steps=20, decay_fraction=0.6, clip=1.0
 )
@@ -92,22 +98,24 @@ def make_plan(
     *,
     clock: Clock,
     float32: Literal["stock", "onednn"] = "stock",
+    base: GPTConfig | None = None,
 ) -> Planned:
     """Everything that the request leaves open, chosen for this text on this machine; takes a few seconds.
 
-    Raises ConfigError where what was asked for cannot be.
+    `base` is the shape of the weights that the run goes on from, if it does. Raises ConfigError where what
+    was asked for cannot be.
     """
     minutes = config.minutes
     if minutes is None and config.steps is None and config.epochs is None:
         minutes = DEFAULT_MINUTES
     deadline_s = None if minutes is None else 60 * minutes
-    model, why = _model(config, corpus, device, seconds=deadline_s)
-    optim = _recipe(config)
+    model, why = _model(config, corpus, device, seconds=deadline_s, base=base)
+    optim = _recipe(config, model)
     batch_size = _batch_size(config, model)
     micro_batch = min(batch_size, config.micro_batch or _micro_batch(model, device))
     speed = _measure(config, corpus, model, optim, device, batch_size=batch_size, micro_batch=micro_batch)
     windows = Windows(corpus.train, model.context_length)
-    most_epochs = _most_epochs(corpus.train_bytes)
+    most_epochs = _most_epochs(corpus.train_bytes) if base is None else MOST_EPOCHS_ON
     most_steps = max(1, math.ceil(most_epochs * windows.n_windows / batch_size))
     validation_tokens, final_tokens = _validation_sizes(corpus, model, device, deadline_s)
     if config.steps is not None:
@@ -147,11 +155,23 @@ def make_plan(
 
 
 def _model(
-    config: TrainConfig, corpus: Corpus, device: torch.device, *, seconds: float | None
+    config: TrainConfig,
+    corpus: Corpus,
+    device: torch.device,
+    *,
+    seconds: float | None,
+    base: GPTConfig | None,
 ) -> tuple[GPTConfig, str]:
     """The shape, and a few words why."""
     vocab_size = corpus.tokenizer.vocab_size
-    if config.preset is not None:
+    if base is not None:
+        shape, why = base, f"those of {config.from_}"
+        if config.context_length is not None and config.context_length > base.context_length:
+            raise ConfigError(
+                f"--context-length {config.context_length}: {config.from_} takes at most "
+                f"{base.context_length}"
+            )
+    elif config.preset is not None:
         shape = preset(config.preset)
         if shape.vocab_size != vocab_size:
             shape = replace(shape, vocab_size=vocab_size)
@@ -216,9 +236,13 @@ def _trainable_flops(device: torch.device, seconds: float) -> float:
     return (0.15 if device.type == "cpu" else 0.35) * probe.flops_per_s * seconds
 
 
-def _recipe(config: TrainConfig) -> Recipe:
+def _recipe(config: TrainConfig, model: GPTConfig) -> Recipe:
     """The optimizer's settings: the request's where it has them, else those of the model's kind."""
-    if config.preset == "lecture":
+    if config.from_ is not None:
+        # Wider models take smaller steps: 1e-4 for GPT-2's 768 channels, 6e-4 for 128.
+        lr = min(1e-3, GO_ON.lr * 768 / model.emb_dim)
+        recipe = replace(GO_ON, lr=lr, matrix_lr=lr)
+    elif config.preset == "lecture":
         recipe = COURSE
     elif config.preset is not None and config.preset.startswith("gpt2"):
         recipe = GPT2

@@ -29,6 +29,7 @@ from lucidlm.runtime.device import (
 )
 from lucidlm.runtime.files import free_bytes, lock, write_atomically
 from lucidlm.text.corpus import Corpus, open_corpus, prepare
+from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.text.windows import Windows
 from lucidlm.training.clock import Clock
 from lucidlm.training.config import Plan, TrainConfig
@@ -46,6 +47,7 @@ from lucidlm.training.runs import (
 )
 from lucidlm.training.validation import Samples, choose_samples
 from lucidlm.weights.huggingface import load_model
+from lucidlm.weights.load import load
 
 CORPUS = "data"
 PREPARED = "prepared.json"
@@ -133,12 +135,14 @@ def start_run(
         config = replace(config, out=str(folder))
         metrics = Metrics(folder, tensorboard=config.tensorboard, warn=say)
         device, notes = _settle(config)
-        corpus = _corpus_of(config, folder, say)
+        base, tokenizer = (None, None) if config.from_ is None else load(config.from_, notice=say)
+        corpus = _corpus_of(config, folder, say, tokenizer)
         if plan is None:
             float32, note = fastest_exact_float32(device)
             set_float32(float32)
             notes.append(note)
-            planned = make_plan(config, corpus, device, clock=clock, float32=float32)
+            shape = base.config if base is not None else None
+            planned = make_plan(config, corpus, device, clock=clock, float32=float32, base=shape)
             for line in planned.lines:
                 say(line)
             plan, clock.deadline_s = planned.plan, planned.deadline_s
@@ -152,6 +156,9 @@ def start_run(
         _write_environment(folder, config, corpus, notes)
         torch.manual_seed(config.seed)
         model = GPT(plan.model).to(device)
+        if base is not None:
+            copy_weights(base, model)
+            del base
         run = _assemble(
             config,
             plan,
@@ -258,6 +265,15 @@ def _assemble(
     )
 
 
+def copy_weights(base: GPT, model: GPT) -> None:
+    """Gives a model the weights of one of its shape; of learnt positions the first ones, if it has fewer."""
+    state = dict(base.state_dict())
+    if model.position_embedding is not None:
+        name = "position_embedding.weight"
+        state[name] = state[name][: model.config.context_length]
+    model.load_state_dict(state)
+
+
 def _settle(config: TrainConfig) -> tuple[torch.device, list[str]]:
     """Device, threads and allocator of this process, and what was chosen and why."""
     device = choose_device(config.device)
@@ -271,8 +287,11 @@ def _apply(plan: Plan) -> None:
     set_float32(plan.float32)
 
 
-def _corpus_of(config: TrainConfig, folder: Path, say: Say) -> Corpus:
-    """The prepared text: a folder of `lucidlm prepare` as it is, else prepared into the run."""
+def _corpus_of(config: TrainConfig, folder: Path, say: Say, base: Tokenizer | None) -> Corpus:
+    """The prepared text: a folder of `lucidlm prepare` as it is, else prepared into the run.
+
+    `base` is the tokenizer of the model that the run goes on from, if it does.
+    """
     if len(config.text) == 1 and (Path(config.text[0]) / "train.npy").exists():
         corpus = open_corpus(Path(config.text[0]))
         if config.tokenizer not in (None, corpus.tokenizer.name):
@@ -280,12 +299,17 @@ def _corpus_of(config: TrainConfig, folder: Path, say: Say) -> Corpus:
                 f"--tokenizer {config.tokenizer}: {config.text[0]} is prepared with {corpus.tokenizer.name}; "
                 "prepare the text anew with the other, or leave --tokenizer out"
             )
+        if base is not None and corpus.tokenizer.fingerprint() != base.fingerprint():
+            raise ConfigError(
+                f"{config.text[0]} is prepared with {corpus.tokenizer.name}, {config.from_} has another "
+                f"tokenizer, {base.name}; give the text itself, or prepare it with --tokenizer {config.from_}"
+            )
         (folder / CORPUS).mkdir()
         hashes = corpus.manifest["files"]
         record = {"path": str(Path(config.text[0]).resolve()), "files": hashes}
         write_atomically(folder / CORPUS / PREPARED, json.dumps(record, indent=1))
         return corpus
-    tokenizer = config.tokenizer or f"auto:{_characters_in(config)}"
+    tokenizer = base or config.tokenizer or f"auto:{_characters_in(config)}"
     if config.tokenizer is None and config.preset is not None:
         if config.preset not in PRESETS:
             raise ConfigError(f"--preset {config.preset}: not known; there are {', '.join(PRESETS)}")

@@ -143,6 +143,7 @@ def test_a_model_stands_between_its_nearest_yardsticks():
         "2.600 bits per byte stand between n-gram of bytes (2.400), which is better, and xz (2.900)" in told
     )
     assert "train longer" in told
+    assert "train longer" not in place_of(2.6, rows, longer=False)
     assert "better than every yardstick; the next is n-gram of bytes (2.400)" in place_of(2.3, rows)
     assert "worse than every yardstick" in place_of(8.1, rows)
     assert "learnt nothing" in place_of(8.1, rows)
@@ -166,7 +167,8 @@ def recital(generated: float | None, heldout: float | None) -> str:
 def test_it_recites_where_its_long_sequences_stand_in_the_training_text_more_than_held_out_ones(
     generated, heldout, recites
 ):
-    assert recital(generated, heldout).startswith("It recites:" if recites else "It does not recite:")
+    told = recital(generated, heldout)
+    assert told.startswith("What it writes is recited:" if recites else "What it writes is not recited:")
 
 
 def test_too_short_a_writing_has_no_verdict_on_reciting():

@@ -267,4 +267,4 @@ def test_a_setting_that_equals_the_default_is_still_asked_for():
     from lucidlm.training.plan import _recipe
 
     asked = TrainConfig(preset="lecture", optim=OptimConfig(beta2=0.95))
-    assert _recipe(asked).beta2 == 0.95
+    assert _recipe(asked, preset("lecture")).beta2 == 0.95
