@@ -1,0 +1,201 @@
+import numpy as np
+import pytest
+import torch
+from oracles import softmax
+
+from lucidlm.measure.diagnosis import BINS, Findings, best_of, ranks_of
+from lucidlm.measure.evaluation import evaluate, evaluate_documents
+from lucidlm.measure.scoring import scored_logits, windows_of
+from lucidlm.model.config import GPTConfig
+from lucidlm.model.gpt import GPT
+from lucidlm.text.tokenizer import Tokenizer
+
+T = 16
+BYTES = Tokenizer.bytes()
+STORY = (
+    "The old clock-maker wound each of his clocks at dusk; one night, none of them would stop. Who knew? " * 3
+)
+
+
+def lively(vocab_size: int = 257) -> GPT:
+    torch.manual_seed(0)
+    shape = {"vocab_size": vocab_size, "context_length": T, "emb_dim": 32, "n_layers": 1, "n_heads": 2}
+    model = GPT(GPTConfig(**shape)).eval()
+    with torch.no_grad():
+        model.head.weight.mul_(3)
+    model.document_prefix_id = 256
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return lively()
+
+
+def rows_of(model, *, stride=T // 2):
+    """Probabilities (N, V) in float64, targets (N,), inputs before each (N,) of the story's tokens."""
+    ids = np.array(BYTES.encode(STORY))
+    logits, targets, seen = [], [], []
+    windows = windows_of([ids], context_length=T, stride=stride, prefix_id=256)
+    for piece in scored_logits(model, windows, batch_size=1):
+        logits.append(piece.logits.numpy())
+        targets += piece.targets.tolist()
+        seen += range(piece.position + 1, piece.position + 1 + len(piece.targets))
+    return softmax(np.concatenate(logits)), np.array(targets), np.array(seen)
+
+
+def textbook_ranks(probabilities, targets):
+    order = [sorted(range(len(row)), key=lambda id: (-row[id], id)) for row in probabilities]
+    return np.array([places.index(target) + 1 for places, target in zip(order, targets, strict=True)])
+
+
+@pytest.mark.parametrize("stride", [T // 2, T])
+def test_accuracy_and_ranks_are_those_of_a_sorted_list(model, stride):
+    probabilities, targets, _ = rows_of(model, stride=stride)
+    ranks = textbook_ranks(probabilities, targets)
+    found = evaluate(model, BYTES, STORY, stride=stride).diagnosis
+    assert found.accuracy_at_1 == pytest.approx((ranks == 1).mean())
+    assert found.accuracy_at_5 == pytest.approx((ranks <= 5).mean())
+    assert found.mean_rank == pytest.approx(ranks.mean())
+    assert found.median_rank == np.median(ranks)
+
+
+def test_calibration_is_the_mean_distance_over_15_bins(model):
+    probabilities, targets, _ = rows_of(model)
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == targets
+    error = 0.0
+    for index in range(BINS):
+        inside = (confidence >= index / BINS) & (confidence < (index + 1) / BINS)
+        if inside.any():
+            error += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+    found = evaluate(model, BYTES, STORY).diagnosis
+    assert found.calibration_error == pytest.approx(error, abs=1e-6)
+    assert sum(each.tokens for each in found.reliability) == len(targets)
+    for each in found.reliability:
+        assert each.low <= each.confidence <= each.high
+        assert 0 <= each.accuracy <= 1
+
+
+def test_losses_by_position_are_means_of_tokens_with_so_many_before(model):
+    probabilities, targets, seen = rows_of(model)
+    nats = -np.log(probabilities[np.arange(len(targets)), targets])
+    groups = evaluate(model, BYTES, STORY).diagnosis.by_position
+    assert [(each.low, each.high) for each in groups] == [(1, 1), (2, 3), (4, 7), (8, 15), (16, 16)]
+    for each in groups:
+        inside = (seen >= each.low) & (seen <= each.high)
+        assert each.tokens == inside.sum()
+        assert each.loss_nats == pytest.approx(nats[inside].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_losses_by_frequency_are_means_of_tokens_that_stand_so_often(model, given):
+    probabilities, targets, _ = rows_of(model)
+    nats = -np.log(probabilities[np.arange(len(targets)), targets])
+    counts = np.bincount(BYTES.encode("the clocks " * 30), minlength=257)
+    found = evaluate_documents(
+        model, BYTES, [np.array(BYTES.encode(STORY))], token_counts=counts if given else None
+    ).diagnosis
+    often = counts if given else np.bincount(targets, minlength=257)
+    assert found.frequency_of == ("the training text" if given else "this text")
+    assert sum(each.tokens for each in found.by_frequency) == len(targets)
+    assert (found.by_frequency[0].low == 0) == given
+    for each in found.by_frequency:
+        inside = (often[targets] >= each.low) & (often[targets] <= each.high)
+        assert each.tokens == inside.sum()
+        assert each.loss_nats == pytest.approx(nats[inside].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, None])
+def test_the_batch_size_changes_nothing(model, batch_size):
+    one = evaluate(model, BYTES, STORY, batch_size=batch_size).diagnosis
+    other = evaluate(model, BYTES, STORY, batch_size=2).diagnosis
+    assert one.mean_rank == other.mean_rank
+    assert one.calibration_error == pytest.approx(other.calibration_error, abs=1e-6)
+    assert one.by_position == pytest.approx(other.by_position) or all(
+        a.tokens == b.tokens and a.loss_nats == pytest.approx(b.loss_nats, rel=1e-5)
+        for a, b in zip(one.by_position, other.by_position, strict=True)
+    )
+
+
+def test_a_model_that_holds_all_tokens_equally_likely_is_not_right_each_time():
+    model = lively()
+    torch.nn.init.zeros_(model.head.weight)
+    found = evaluate(model, BYTES, STORY).diagnosis
+    assert found.accuracy_at_1 == 0
+    assert found.mean_rank == pytest.approx(np.mean(BYTES.encode(STORY)) + 1)
+
+
+def test_ranks_and_the_best_follow_the_order_of_argmax_among_equals():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randint(0, 4, (50, 30), generator=generator).float()
+    targets = torch.randint(0, 30, (50,), generator=generator)
+    expected = textbook_ranks(logits.numpy(), targets.numpy())
+    assert ranks_of(logits, targets).tolist() == expected.tolist()
+    for count in (1, 5, 30, 40):
+        best = best_of(logits, count)
+        for row, ids in zip(logits.tolist(), best.tolist(), strict=True):
+            assert ids == sorted(range(30), key=lambda id: (-row[id], id))[:count]
+    assert (best_of(logits, 1)[:, 0] == logits.argmax(1)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_ranks_hold_with_infinite_logits(dtype):
+    logits = torch.tensor([[-torch.inf, 2.0, -torch.inf, 3.0]], dtype=dtype)
+    assert ranks_of(logits, torch.tensor([1])).tolist() == [2]
+    assert ranks_of(logits, torch.tensor([2])).tolist() == [4]
+
+
+def test_ids_beyond_the_tokenizers_keep_their_probability_and_their_mass_is_told():
+    padded = lively(300)
+    ids = np.array(BYTES.encode(STORY))
+    mass = []
+    for piece in scored_logits(padded, windows_of([ids], context_length=T, stride=T // 2, prefix_id=256)):
+        mass += softmax(piece.logits.numpy())[:, 257:].sum(1).tolist()
+    result = evaluate(padded, BYTES, STORY)
+    assert result.diagnosis.padding_mass == pytest.approx(np.mean(mass), rel=1e-5)
+    assert f"{np.mean(mass):.2%} of probability went to ids without a token" in str(result)
+    assert evaluate(lively(), BYTES, STORY).diagnosis.padding_mass == 0
+
+
+def test_a_sure_model_fills_the_last_bin():
+    found = Findings(vocab_size=4, known_ids=4, context_length=3)
+    logits = torch.tensor([[50.0, 0.0, 0.0, 0.0]] * 3)
+    targets = torch.tensor([0, 0, 1])
+    found.add(logits, targets, torch.tensor([0.0, 0.0, 50.0]), 0)
+    (only,) = found.diagnosis(None).reliability
+    assert (only.low, only.high) == (14 / 15, 1.0)
+    assert (only.tokens, only.confidence, only.accuracy) == (3, 1.0, pytest.approx(2 / 3))
+
+
+# Blocks and intervals.
+
+
+def test_ten_documents_are_the_blocks_and_fewer_are_cut_into_contexts(model):
+    texts = [STORY[place : place + 40 + place] for place in range(12)]
+    documents = [np.array(BYTES.encode(text)) for text in texts]
+    many = evaluate_documents(model, BYTES, documents)
+    assert many.loss_interval.blocks <= 12
+    one = evaluate(model, BYTES, STORY)
+    assert 10 <= one.loss_interval.blocks <= -(-len(STORY) // T)
+    for result in (many, one):
+        assert result.loss_interval.low < result.loss_nats < result.loss_interval.high
+        assert result.bits_interval.low < result.bits_per_byte < result.bits_interval.high
+        assert result.perplexity_interval.low < result.perplexity < result.perplexity_interval.high
+        assert str(result).count("95 % interval") == 3
+
+
+def test_blocks_do_not_depend_on_stride_or_batch(model):
+    widths = set()
+    for stride in (1, 5, T):
+        result = evaluate(model, BYTES, STORY, stride=stride, batch_size=3)
+        widths.add(result.loss_interval.blocks)
+    assert len(widths) <= 2  # joined or not, by how they correlate: never a block a token
+    assert max(widths) <= -(-len(STORY) // T)
+
+
+def test_a_short_text_has_no_interval_and_a_line_says_why(model):
+    result = evaluate(model, BYTES, STORY[: 9 * T])
+    assert result.loss_interval is result.bits_interval is result.perplexity_interval is None
+    assert "9 blocks of 16 tokens are under 10" in result.no_interval
+    assert result.no_interval in str(result)
+    assert evaluate(model, BYTES, STORY[: 9 * T + 1]).loss_interval is not None
