@@ -29,6 +29,7 @@ from lucidlm.text.decoding import (
 )
 from lucidlm.text.gutenberg import without_frame
 from lucidlm.text.pages import read_epub, read_html, read_pdf
+from lucidlm.text.token_files import documents_of, text_of
 
 _SUFFIXES = {
     ".txt": "text",
@@ -39,6 +40,7 @@ _SUFFIXES = {
     ".epub": "epub",
     ".pdf": "pdf",
     ".jsonl": "jsonl",
+    ".bin": "tokens",
 }
 _CONTENT_TYPES = {
     "text/html": "html",
@@ -88,6 +90,8 @@ def read_documents(
     for file in files:
         if file.kind == "jsonl":
             yield from _documents_in_lines(file, encoding, field, raw, tell)
+        elif file.kind == "tokens":
+            yield from _documents_in_tokens(file, raw)
         else:
             yield _document(file.name, partial(_strings, file, encoding), raw)
 
@@ -144,6 +148,19 @@ def _documents_in_lines(
         )
     if empty:
         tell(f"{file.name}: {empty:,} lines with an empty {field!r} skipped")
+
+
+def _documents_in_tokens(file: File, raw: bool) -> Iterator[Document]:
+    """A document for each stretch between two ends of text in a token file."""
+    if file.gzipped:
+        raise DataError(f"{file.name}: a token file is read in place; unpack it first (gunzip)")
+    for number, (start, end) in enumerate(documents_of(file.path, file.name), 1):
+
+        def strings(notes: list[str], start: int = start, end: int = end) -> Iterator[str]:
+            notes.append("GPT-2's tokens turned into text")
+            return text_of(file.path, file.name, start, end)
+
+        yield _document(f"{file.name}:{number}", strings, raw)
 
 
 def _sound(text: str, notes: list[str]) -> Iterator[str]:

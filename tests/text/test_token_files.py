@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+from lucidlm.errors import DataError
+from lucidlm.text.corpus import prepare
+from lucidlm.text.documents import read_documents
+from lucidlm.text.token_files import LLM_C_MAGIC
+from lucidlm.text.tokenizer import Tokenizer
+
+GPT2 = Tokenizer.gpt2()
+TEXTS = ["The tide came in.\n\nAnna wrote it down.", "Größe, 猫 🙂", "the end"]
+
+
+def ids_of(texts: list[str]) -> np.ndarray:
+    """As both trainers write them: an end of text by each document."""
+    return np.array([id for text in texts for id in (50256, *GPT2.encode(text))], "<u2")
+
+
+def llm_c(ids: np.ndarray, *, count: int | None = None, version: int = 1) -> bytes:
+    header = np.zeros(256, "<i4")
+    header[:3] = LLM_C_MAGIC, version, len(ids) if count is None else count
+    return header.tobytes() + ids.tobytes()
+
+
+def texts_in(path) -> list[str]:
+    return [document.text() for document in read_documents([path])]
+
+
+@pytest.mark.parametrize("form", ["nanoGPT", "llm.c"])
+def test_documents_come_back_as_they_were(tmp_path, form):
+    ids = ids_of(TEXTS)
+    (tmp_path / "train.bin").write_bytes(ids.tobytes() if form == "nanoGPT" else llm_c(ids))
+    assert texts_in(tmp_path / "train.bin") == TEXTS
+    sources = [document.source for document in read_documents([tmp_path / "train.bin"])]
+    assert sources == [f"{tmp_path / 'train.bin'}:{number}" for number in (1, 2, 3)]
+
+
+def test_end_of_text_may_stand_behind_or_nowhere(tmp_path):
+    ids = GPT2.encode(TEXTS[0])
+    for layout in ([*ids, 50256], ids, [50256, 50256, *ids, 50256]):
+        (tmp_path / "val.bin").write_bytes(np.array(layout, "<u2").tobytes())
+        assert texts_in(tmp_path / "val.bin") == TEXTS[:1]
+
+
+def test_documents_longer_than_what_is_read_at_once_are_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("lucidlm.text.token_files._AT_ONCE", 3)
+    (tmp_path / "train.bin").write_bytes(ids_of(TEXTS).tobytes())
+    assert texts_in(tmp_path / "train.bin") == TEXTS
+
+
+def test_prepared_with_gpt2_the_ids_are_those_of_the_file(tmp_path):
+    texts = [f"{number}. {TEXTS[number % 3]}" for number in range(40)]
+    (tmp_path / "train.bin").write_bytes(ids_of(texts).tobytes())
+    corpus = prepare([tmp_path / "train.bin"], tmp_path / "data", tokenizer="gpt2")
+    found = np.concatenate([corpus.train[:], corpus.validation[:]])
+    assert sorted(found.tolist()) == sorted(ids_of(texts).tolist())
+    other = prepare([tmp_path / "train.bin"], tmp_path / "bytes", tokenizer="bytes")
+    assert other.train_bytes + other.validation_bytes == sum(len(text.encode()) for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"abc", "no row of 16-bit"),
+        (b"", "no row of 16-bit"),
+        (np.array([60000, 3], "<u2").tobytes(), "token id 60000 is beyond GPT-2's"),
+        (np.array([50256] * 4, "<u2").tobytes(), "no token but end-of-text"),
+        (llm_c(ids_of(TEXTS), count=5), "cut off"),
+        (llm_c(ids_of(TEXTS), count=-5), "cut off"),
+        (llm_c(ids_of(TEXTS), version=2), "version 2"),
+    ],
+)
+def test_what_is_no_such_file_is_named(tmp_path, data, message):
+    (tmp_path / "train.bin").write_bytes(data)
+    with pytest.raises(DataError, match=message):
+        texts_in(tmp_path / "train.bin")
+
+
+def test_a_vocabulary_in_a_pickle_is_never_read(tmp_path):
+    (tmp_path / "train.bin").write_bytes(ids_of(TEXTS).tobytes())
+    (tmp_path / "meta.pkl").write_bytes(b"")
+    with pytest.raises(DataError, match=r"meta\.pkl.*never read"):
+        texts_in(tmp_path / "train.bin")
+
+
+def test_a_gzipped_one_is_to_be_unpacked_first(tmp_path):
+    (tmp_path / "train.bin.gz").write_bytes(b"x")
+    with pytest.raises(DataError, match="unpack"):
+        texts_in(tmp_path / "train.bin.gz")
