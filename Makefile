@@ -7,7 +7,7 @@ MINUTES ?= 3
 JOBS ?= 2
 BIN := .venv/bin
 
-.PHONY: demo test check bench torture wheel clean
+.PHONY: demo test check bench torture interop wheel clean
 
 demo: .venv/ready
 	$(BIN)/lucidlm train --minutes $(MINUTES)
@@ -26,6 +26,10 @@ bench: .venv/ready-test  # make bench TEXT=a-book.txt
 
 torture: .venv/ready-test
 	$(BIN)/python -m pytest -m torture --timeout 3600
+
+interop: .venv/ready-test  # compiles llama.cpp, some five minutes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,interop]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m interop --timeout 600
 
 wheel: .venv/ready-test
 	$(BIN)/python -m build

@@ -19,6 +19,7 @@ _HOME = {
     "cross_entropy": "lucidlm.model.loss",
     "evaluate": "lucidlm.measure.evaluation",
     "explain": "lucidlm.measure.explanation",
+    "export": "lucidlm.weights.export",
     "generate": "lucidlm.model.generation",
     "inputs_and_targets": "lucidlm.text.windows",
     "load": "lucidlm.weights.load",

@@ -538,6 +538,58 @@ def prepare(
     )
 
 
+@app.command(name="import")
+def import_model(source: str, *, out: str, compute: Compute = COMPUTE) -> None:
+    """Bring a model from elsewhere into a folder of this machine: OpenAI's weights, the hub's, any folder.
+
+    Parameters
+    ----------
+    source
+        gpt2, gpt2-medium, gpt2-large, gpt2-xl, owner/name of the Hugging Face hub, or a folder: OpenAI's, or
+        one with config.json and safetensors of GPT-2 or Qwen3.
+    out
+        The folder to write.
+    """
+    from lucidlm.weights.export import export as export_model
+
+    loaded, tokenizer, _ = _load(source, compute)
+    export_model(loaded, tokenizer, out)
+    print(
+        f"{out}: {loaded.n_parameters:,} parameters, tokenizer {tokenizer.name}; opened again, logits equal"
+    )
+
+
+@app.command
+def export(
+    model: str,
+    *,
+    out: str,
+    format: Literal["hf", "gguf"] = "hf",
+    kind: Literal["f32", "f16", "bf16", "q8_0"] = "f16",
+    compute: Compute = COMPUTE,
+) -> None:
+    """Write a model for other programs, and check what was written.
+
+    Parameters
+    ----------
+    model
+        A run, a checkpoint, a Hugging Face or OpenAI folder, a published name or a preset.
+    out
+        The folder (hf) or file (gguf) to write.
+    format
+        hf: for transformers, vLLM, the evaluation harness. gguf: for llama.cpp, Ollama.
+    kind
+        How a gguf file stores matrices.
+    """
+    from lucidlm.display import counter
+    from lucidlm.weights.export import export as export_model
+
+    loaded, tokenizer, _ = _load(model, compute)
+    export_model(loaded, tokenizer, out, format=format, kind=kind, progress=counter("tensors"))
+    checked = "every tensor compared" if format == "gguf" else "opened again, logits equal"
+    print(f"{out}: {loaded.n_parameters:,} parameters, tokenizer {tokenizer.name}; {checked}")
+
+
 @app.command
 def info(model: str, *, json: Annotated[bool, Parameter(negative="")] = False) -> None:
     """Say what a model is: family, shape, parameters, tokenizer, and of a run how it went.
@@ -705,7 +757,8 @@ def _documents(texts: Sequence[str], tokenizer: "Tokenizer", encoding: str) -> A
     from lucidlm.text.documents import read_documents
 
     return (
-        np.asarray(tokenizer.encode(document.text())) for document in read_documents(texts, encoding=encoding)
+        np.asarray(tokenizer.encode(document.text()), tokenizer.dtype)
+        for document in read_documents(texts, encoding=encoding)
     )
 
 

@@ -374,7 +374,7 @@ def test_version_is_the_packages(call):
 
 
 VERBS = ("train", "evaluate", "explain", "generate", "compare", "compress", "decompress")
-VERBS += ("prepare", "info", "runs", "doctor")
+VERBS += ("import", "export", "prepare", "info", "runs", "doctor")
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -15,10 +15,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 PUBLIC = {
     *("GPT", "GPTConfig", "LucidError", "Tokenizer", "TrainConfig"),
     *("binary_cross_entropy", "compare", "cross_entropy", "inputs_and_targets", "perplexity"),
-    *("evaluate", "explain", "generate", "load", "prepare", "stream", "train"),
+    *("evaluate", "explain", "export", "generate", "load", "prepare", "stream", "train"),
 }
 VERBS = {"train", "evaluate", "explain", "generate", "compare", "compress", "decompress"}
-VERBS |= {"prepare", "info", "runs", "doctor"}
+VERBS |= {"import", "export", "prepare", "info", "runs", "doctor"}
 
 # A file imports only what stands to the left of its own place, or its own room.
 ORDER = [

@@ -65,28 +65,31 @@ def download(
     url: str,
     folder: Path,
     *,
+    name: str | None = None,
     sha256: str | None = None,
+    size: int | None = None,
     max_bytes: int = 4 << 30,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """The file in `folder` that holds what `url` holds; one that is there already is not asked for again.
 
     A transfer that breaks off goes on where it stopped, in this call or a later one, if the server vouches
-    that its file is still the same. Only a whole file of the right length and hash gets the final name.
+    that its file is still the same. Only a whole file of the right length and hash gets the final name, which
+    is `name` or one made from the address.
     """
     tell = progress or (lambda line: None)
     address = _checked_address(url)
-    target = Path(folder) / _file_name(url)
+    target = Path(folder) / (name or _file_name(url))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(_beside(target, ".lock")):
             if target.is_file():
-                if _is_whole(target, sha256):
+                if _is_whole(target, sha256) and size in (None, target.stat().st_size):
                     return target
                 tell(f"{url}: the copy in the cache is damaged and is fetched again")
                 target.unlink()
             _fetch(url, address, target, max_bytes, tell)
-            _accept(url, target, sha256)
+            _accept(url, target, sha256, size)
     except OSError as problem:
         raise DataError(
             f"{url}: cannot be kept in {folder} ({problem.strerror or problem}); "
@@ -216,9 +219,16 @@ def _receive(
         raise _BrokenOffError(f"the connection broke off after {have:,} of {total:,} bytes")
 
 
-def _accept(url: str, target: Path, sha256: str | None) -> None:
-    """Gives the part file its final name, if its hash is right."""
+def _accept(url: str, target: Path, sha256: str | None, size: int | None) -> None:
+    """Gives the part file its final name, if its size and hash are right."""
     part = _beside(target, ".part")
+    if size is not None and (have := part.stat().st_size) != size:
+        part.unlink()
+        _beside(part, ".json").unlink(missing_ok=True)
+        raise DataError(
+            f"{url}: it has {have:,} bytes, expected {size:,}; the file has changed or was damaged: "
+            "download it yourself, check it and give its path"
+        )
     found = _sha256_of(part) if sha256 else None
     if sha256 and found != sha256.lower():
         part.unlink()

@@ -11,8 +11,8 @@ from lucidlm.model.config import PRESETS, preset
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.huggingface import CONFIG, WEIGHTS, load_model
-
-PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+from lucidlm.weights.openai import is_openai_folder, load_openai
+from lucidlm.weights.published import PUBLISHED, hub_folder, is_hub_name, published_folder
 
 
 def load(
@@ -23,30 +23,54 @@ def load(
     dtype: torch.dtype = torch.float32,
     notice: Callable[[str], None] | None = None,
 ) -> tuple[GPT, Tokenizer]:
-    """Model, in eval mode, and tokenizer of a run, a checkpoint, a Hugging Face folder or a preset's name.
+    """Model, in eval mode, and tokenizer of a run, a checkpoint, a folder, a published name or a preset.
 
-    A run gives its best weights; a preset gives random ones, drawn from `seed`. `notice` gets a line where a
-    person should know that. WeightsError says what was found instead.
+    Folders are Hugging Face's or OpenAI's. A run gives its best weights; a preset gives random ones, drawn
+    from `seed`; gpt2, gpt2-medium, gpt2-large, gpt2-xl and owner/name of the hub are fetched once.
+    `notice` gets a line where a person should know that. WeightsError says what was found instead.
     """
     notice = notice or (lambda line: None)
     name = str(source)
-    if name in PRESETS and not isinstance(source, Path):
-        if Path(name).is_dir():
-            notice(f"{name} is the preset; ./{name} would be the folder")
+    named = not isinstance(source, Path)
+    if named and name in (*PRESETS, *PUBLISHED) and Path(name).is_dir():
+        notice(f"{name} is the {'preset' if name in PRESETS else 'published model'}; ./{name} is the folder")
+    if named and name in PRESETS:
         notice(f"{name}: random weights, seed {seed}")
         return _random(name, seed=seed, device=device, dtype=dtype)
-    folder = Path(source)
+    folder = _folder(source, notice)
+    if is_openai_folder(folder):
+        return load_openai(folder, device=device, dtype=dtype)
+    return _load_huggingface(folder, name, device=device, dtype=dtype, notice=notice)
+
+
+def _folder(source: str | Path, notice: Callable[[str], None]) -> Path:
+    """Where the weights are, fetched if they have a published name."""
+    name, folder = str(source), Path(source)
+    if not isinstance(source, Path) and name in PUBLISHED:
+        return published_folder(name, notice=notice)
+    if not isinstance(source, Path) and is_hub_name(name) and not folder.parent.is_dir():
+        return hub_folder(name, notice=notice)
     if not folder.is_dir():
         raise WeightsError(_unknown(name))
+    return folder
+
+
+def _load_huggingface(
+    folder: Path, name: str, *, device: str, dtype: torch.dtype, notice: Callable[[str], None]
+) -> tuple[GPT, Tokenizer]:
     if not (folder / CONFIG).exists():
         raise WeightsError(
-            f"{folder}: no {CONFIG} in it, but {_contents(folder)}; give a run or a model folder"
+            f"{folder}: no {CONFIG} in it, but {_contents(folder)}; give a run, a Hugging Face folder "
+            f"({CONFIG}, {WEIGHTS}) or an OpenAI folder (hparams.json, model.ckpt.index)"
         )
     if (folder / "run.toml").exists():
         if not (folder / WEIGHTS).exists():
             raise WeightsError(f"{folder}: this run has no weights yet; wait for its first checkpoint")
         notice(f"{folder}: the best weights of this run")
     model = load_model(folder, device=device, dtype=dtype)
+    if model.document_prefix_id is None and name.rpartition("/")[2].partition("@")[0] in PUBLISHED:
+        # OpenAI put end-of-text between all documents; the hub's config.json does not say so.
+        model.document_prefix_id = 50256
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise WeightsError(
@@ -66,12 +90,7 @@ def _random(name: str, *, seed: int, device: str, dtype: torch.dtype) -> tuple[G
 
 
 def _unknown(name: str) -> str:
-    if name in PUBLISHED:
-        return (
-            f"{name}: this version does not fetch published weights; give a folder, "
-            "or gpt2-124m for the same shape with random weights"
-        )
-    close = difflib.get_close_matches(name, PRESETS, n=1)
+    close = difflib.get_close_matches(name, (*PRESETS, *PUBLISHED), n=1)
     hint = f"; did you mean {close[0]}?" if close else f"; presets are {', '.join(PRESETS)}"
     return f"{name}: no folder and no preset of that name{hint}"
 

@@ -1,5 +1,7 @@
 """The one resolver: presets, folders, and what is neither."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -37,7 +39,7 @@ def test_a_folder_of_a_presets_name_is_meant_by_its_path(tmp_path, monkeypatch):
     ("name", "told"),
     [
         ("lectur", "did you mean lecture"),
-        ("gpt2", "gpt2-124m for the same shape"),
+        ("gpt2-larg", "did you mean gpt2-large"),
         ("no/such/folder", "no folder and no preset"),
     ],
 )
@@ -57,3 +59,37 @@ def test_a_tokenizer_larger_than_its_model_is_refused_with_both_sizes(tmp_path):
     save_model(model, Tokenizer.bytes(), tmp_path, document_prefix_id=None)
     with pytest.raises(WeightsError, match="257 tokens, its model 100"):
         load(tmp_path)
+
+
+def test_published_names_give_openais_weights_with_end_of_text_first(tmp_path, monkeypatch):
+    from lucidlm.weights import published
+
+    fixture = Path(__file__).parent / "fixtures" / "openai-gpt2-tiny"
+    monkeypatch.setattr("lucidlm.weights.load.published_folder", lambda name, notice: fixture)
+    assert set(published.PUBLISHED) == {"gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"}
+    model, tokenizer = load("gpt2")
+    assert model.document_prefix_id == tokenizer.end_of_text == 502
+    again, _ = load(fixture)
+    assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in model.state_dict().items())
+
+
+def test_a_name_of_the_hub_is_fetched_and_a_path_is_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = GPT(GPTConfig(vocab_size=257, context_length=8, emb_dim=16, n_layers=1, n_heads=1))
+    for place, prefix in (("gpt2", None), ("other", 256)):
+        save_model(model, Tokenizer.bytes(), tmp_path / place, document_prefix_id=prefix)
+    asked = []
+
+    def hub(name, notice):
+        asked.append(name)
+        return tmp_path / name.partition("/")[2]
+
+    monkeypatch.setattr("lucidlm.weights.load.hub_folder", hub)
+    assert load("owner/other")[0].document_prefix_id == 256
+    # The published GPT-2's config.json does not say what stood before its documents.
+    assert load("openai-community/gpt2")[0].document_prefix_id == 50256
+    assert asked == ["owner/other", "openai-community/gpt2"]
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(WeightsError, match="no folder"):
+        load("runs/missing")
+    assert len(asked) == 2

@@ -1,0 +1,68 @@
+"""A model leaves for other programs: model and tokenizer in, a folder or a file out, opened and compared."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from lucidlm.errors import ConfigError, RunError, WeightsError
+from lucidlm.model.gpt import GPT
+from lucidlm.runtime.files import replacing_folder
+from lucidlm.text.tokenizer import Tokenizer
+from lucidlm.weights.huggingface import load_model, save_model
+
+Format = Literal["hf", "gguf"]
+
+FIXED_TEXT = "The tide came in, and nobody on the quay wrote it down: 3,141 times, größer & 🙂.\n"
+"""What both sides of an export read, so that their logits can be compared."""
+
+
+def export(
+    model: GPT,
+    tokenizer: Tokenizer,
+    out: str | Path,
+    *,
+    format: Format = "hf",
+    kind: Literal["f32", "f16", "bf16", "q8_0"] = "f16",
+    progress: Callable[[int, int | None], None] | None = None,
+) -> None:
+    """Writes the model for other programs; what was written is opened again and compared before it is there.
+
+    "hf": a folder for transformers, vLLM and all that reads Hugging Face models; its logits must be equal to
+    the last bit. "gguf": a file for llama.cpp and Ollama, its matrices stored as `kind`; each tensor comes
+    back within what that type can hold. WeightsError where it does not, ConfigError for what a format cannot
+    express, RunError for a place that is taken.
+    """
+    if format not in get_args(Format):
+        raise ConfigError(f"--format {format}: not known; there are {', '.join(get_args(Format))}")
+    out = Path(out)
+    if out.is_dir() and (format == "gguf" or any(out.iterdir())):
+        raise RunError(f"{out} is there already; it is not overwritten: choose another --out")
+    if format == "gguf":
+        from lucidlm.weights.gguf import export_gguf
+
+        out.parent.mkdir(parents=True, exist_ok=True)
+        export_gguf(model, tokenizer, out, kind=kind, progress=progress)
+        return
+    with replacing_folder(out) as folder:
+        save_model(model, tokenizer, folder, document_prefix_id=model.document_prefix_id)
+        _check_same(model, tokenizer, folder)
+
+
+def _check_same(model: GPT, tokenizer: Tokenizer, folder: Path) -> None:
+    """WeightsError unless the folder's model and tokenizer are these."""
+    ids = tokenizer.encode(FIXED_TEXT)[: model.config.context_length]
+    if Tokenizer.load(folder).encode(FIXED_TEXT)[: len(ids)] != ids:
+        raise WeightsError(
+            f"{folder}: its tokenizer gives other ids than {tokenizer.name}; nothing was written"
+        )
+    again = load_model(folder, device=str(model.device), dtype=model.head.weight.dtype)
+    inputs = torch.tensor([ids], device=model.device)
+    with torch.inference_mode():
+        logits = [each.eval()(inputs) for each in (model, again)]
+    if not torch.equal(*logits):
+        apart = (logits[0] - logits[1]).abs().max().item()
+        raise WeightsError(
+            f"{folder}: its logits are up to {apart:.2e} apart from the model's; nothing was written"
+        )

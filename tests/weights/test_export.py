@@ -1,0 +1,72 @@
+import pytest
+import torch
+
+from lucidlm.errors import ConfigError, RunError, WeightsError
+from lucidlm.text.tokenizer import Tokenizer
+from lucidlm.weights import export as module
+from lucidlm.weights.export import FIXED_TEXT, export
+from lucidlm.weights.load import load
+
+
+@pytest.fixture
+def model(lively_gpt):
+    lively_gpt.document_prefix_id = 256
+    return lively_gpt
+
+
+def test_a_folder_opens_in_transformers_with_the_same_logits_and_ids(model, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    export(model, Tokenizer.bytes(), tmp_path / "out")
+    ids = AutoTokenizer.from_pretrained(tmp_path / "out")(FIXED_TEXT, return_tensors="pt").input_ids[:, :64]
+    assert ids[0].tolist() == Tokenizer.bytes().encode(FIXED_TEXT)[:64]
+    with torch.no_grad():
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()(ids).logits
+        torch.testing.assert_close(theirs, model(ids), atol=1e-4, rtol=0)
+
+
+def test_what_was_exported_comes_back_bitwise(model, tmp_path):
+    export(model, Tokenizer.bytes(), tmp_path / "out")
+    again, tokenizer = load(tmp_path / "out")
+    assert again.config == model.config
+    assert again.document_prefix_id == 256
+    assert tokenizer.fingerprint() == Tokenizer.bytes().fingerprint()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight), name
+
+
+def test_a_gguf_file_holds_every_tensor(model, tmp_path):
+    from lucidlm.weights.gguf import read_gguf
+
+    export(model, Tokenizer.bytes(), tmp_path / "out.gguf", format="gguf", kind="f32")
+    found = read_gguf(tmp_path / "out.gguf")
+    assert (found["output.weight"] == model.head.weight.detach().numpy()).all()
+
+
+@pytest.mark.parametrize("format", ["hf", "gguf"])
+def test_a_place_that_is_taken_is_left_alone(model, tmp_path, format):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(RunError, match="not overwritten"):
+        export(model, Tokenizer.bytes(), tmp_path / "out", format=format)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_a_format_that_is_not_known_is_named(model, tmp_path):
+    with pytest.raises(ConfigError, match=r"--format onnx: .*hf, gguf"):
+        export(model, Tokenizer.bytes(), tmp_path / "out", format="onnx")
+
+
+def test_what_does_not_come_back_the_same_is_not_left_there(model, tmp_path, monkeypatch):
+    original = module.load_model
+
+    def changed(folder, **settings):
+        loaded = original(folder, **settings)
+        with torch.no_grad():
+            loaded.final_norm.weight[0] += 1
+        return loaded
+
+    monkeypatch.setattr(module, "load_model", changed)
+    with pytest.raises(WeightsError, match="apart from the model's; nothing was written"):
+        export(model, Tokenizer.bytes(), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
