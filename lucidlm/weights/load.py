@@ -38,7 +38,7 @@ def load(
         notice(f"{name}: random weights, seed {seed}")
         return _random(name, seed=seed, device=device, dtype=dtype)
     folder = _folder(source, notice)
-    if is_openai_folder(folder):
+    if not (folder / CONFIG).exists() and is_openai_folder(folder):
         return load_openai(folder, device=device, dtype=dtype)
     return _load_huggingface(folder, name, device=device, dtype=dtype, notice=notice)
 

@@ -105,9 +105,7 @@ def load_openai(
     # Read, not mapped: mapped pages count as memory, and a mapped file that shrinks ends the process.
     with _told(folder / DATA), open(folder / DATA, "rb") as file:
         _check_contents(file, sorted(tensors.values(), key=lambda tensor: tensor.offset))
-        # The largest first: the memory it is converted in is free again before the model fills up.
-        largest_first = sorted(tensors, key=lambda name: -tensors[name].size)
-        state = {name: _read(file, tensors[name], device=device, dtype=dtype) for name in largest_first}
+        state = {name: _read(file, tensor, device=device, dtype=dtype) for name, tensor in tensors.items()}
     state["head.weight"] = state["token_embedding.weight"]
     with torch.device("meta"):
         model = GPT(config)
@@ -248,9 +246,10 @@ def _check_files(folder: Path) -> None:
             )
     with _told(folder / CHECKPOINT):
         text = (folder / CHECKPOINT).read_text(encoding="utf-8")
-        found = re.match(r'model_checkpoint_path: "(?:.*[/\\])?(.*)"\n', text)
-        if not found or found[1] != "model.ckpt":
-            raise ValueError(f"it names {found[1] if found else 'nothing'!r:.60}, not model.ckpt")
+        found = re.match(r'model_checkpoint_path: "([^"\n]*)"\n', text)
+        name = re.split(r"[/\\]", found[1])[-1] if found else ""
+        if name != "model.ckpt":
+            raise ValueError(f"it names {name!r:.60}, not model.ckpt")
 
 
 def _json_object(path: Path) -> dict[str, Any]:
@@ -469,11 +468,18 @@ def _check_contents(file: BufferedReader, tensors: list[StoredTensor]) -> None:
 
 
 def _read(file: BufferedReader, tensor: StoredTensor, *, device: str, dtype: torch.dtype) -> Tensor:
-    """The tensor in our layout: matrices are stored as OpenAI's Conv1D, [1, in, out]."""
+    """The tensor in our layout, filled a few megabytes at a time: never two of it in memory."""
+    columns, matrix = tensor.shape[-1], len(tensor.shape) == 3
+    shape = tensor.shape[:0:-1] if matrix else tensor.shape
+    found = torch.empty(shape, device=device, dtype=dtype)
+    rows = found.T if matrix else found.view(-1, columns)  # as stored
+    step = max(1, _READ_BYTES // (4 * columns))
     file.seek(tensor.offset)
-    numbers = _bytes_from(file, tensor.size).view("<f4").astype(np.float32, copy=False)
-    found = torch.from_numpy(numbers).reshape(tensor.shape)
-    return (found[0].T if found.dim() == 3 else found).to(device=device, dtype=dtype).contiguous()
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        numbers = _bytes_from(file, 4 * part.numel()).view("<f4").astype(np.float32, copy=False)
+        part.copy_(torch.from_numpy(numbers).view(part.shape))
+    return found
 
 
 def _bytes_from(file: BufferedReader, size: int) -> np.ndarray:

@@ -311,6 +311,13 @@ def test_an_index_of_several_blocks_is_read(folder, blocks):
     assert_bitwise(model, arrays(), 3)
 
 
+@pytest.mark.parametrize("count", [4, 400, 100_000])
+def test_reading_in_pieces_gives_the_same(monkeypatch, count):
+    monkeypatch.setattr(openai, "_READ_BYTES", count)
+    model, _ = load_openai(FIXTURE)
+    assert_bitwise(model, arrays(), 3)
+
+
 def test_twelve_layers_come_in_the_order_of_their_numbers(folder):
     hparams = SMALLEST | {"n_vocab": 503, "n_layer": 12}  # by name, h10 stands before h2
     tensors = random_tensors(hparams)
@@ -441,7 +448,7 @@ def test_what_is_no_folder_is_refused(tmp_path):
     ("name", "content", "reason"),
     [
         ("checkpoint", 'model_checkpoint_path: "../../other"\n', "'other', not model.ckpt"),
-        ("checkpoint", "", "'nothing'"),
+        ("checkpoint", "", "names ''"),
         ("hparams.json", "{", "Expecting"),
         ("hparams.json", "[" * 60_000, "recursion"),
         ("hparams.json", "[1]", "not a JSON object"),
