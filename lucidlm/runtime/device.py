@@ -62,7 +62,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def set_threads(threads: int) -> int:
-    """How many threads PyTorch now computes on: as many as asked for; 0: as many as there are processors."""
+    """How many threads PyTorch now computes on: as many as asked for; 0: one a processor that it may use."""
     if threads < 0:
         raise ConfigError(f"--threads {threads}: it must be 0 (all) or more")
     torch.set_num_threads(threads or available_processors())
@@ -70,10 +70,10 @@ def set_threads(threads: int) -> int:
 
 
 def available_processors() -> int:
-    """Processors that this process may use, which in a container can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Processors for this process: fewer than there are in a container, or where OMP_NUM_THREADS says so."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return min(count, int(wanted)) if wanted.isdecimal() and int(wanted) else count
 
 
 @functools.cache
