@@ -106,8 +106,9 @@ class Evaluation:
 
     @property
     def word_perplexity(self) -> float:
-        """exp(nats / words)."""
-        return perplexity(self.nats / self.words) if self.words else math.nan
+        """exp(nats / words); NaN by a protocol that leaves parts of the text out, as words have no part."""
+        partial = self.protocol.name in ("batch-mean", "hf-guide")
+        return math.nan if partial or not self.words else perplexity(self.nats / self.words)
 
     @property
     def byte_perplexity(self) -> float:
@@ -227,6 +228,11 @@ def evaluate_documents(
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"--batch-size {batch_size}: it must be at least 1")
     plan = _plan(model, tokenizer, protocol, context_length, stride, prefix, batch_size)
+    if plan.prefix_id is not None and plan.prefix_id >= model.config.vocab_size:
+        raise WeightsError(
+            f"the model's vocabulary of {model.config.vocab_size:,} has no id {plan.prefix_id}, the "
+            f"end-of-text of tokenizer {tokenizer.name}; give --prefix none, or the model's own tokenizer"
+        )
     counts = _Counts(model, tokenizer, plan.context_length, progress or (lambda done, total: None))
     scored = scored_logits(
         model, plan.windows(counts.watch(documents)), batch_size=plan.batch_size, dtype=dtype
@@ -314,6 +320,11 @@ class _Counts:
                     f"the text has token id {int(ids.max())}, the model a vocabulary of {vocab_size:,}: "
                     f"tokenizer {self.tokenizer.name} is another model's"
                 )
+            if len(ids) and int(ids.max()) >= self.tokenizer.vocab_size:
+                raise DataError(
+                    f"the text has token id {int(ids.max())}, the tokenizer {self.tokenizer.name} ends at "
+                    f"{self.tokenizer.vocab_size - 1}: beyond is the model's padding; encode the text anew"
+                )
             self.documents += 1
             self.tokens_total += len(ids)
             self.bytes_total += int(self.lengths[torch.from_numpy(ids.astype(np.int64))].sum())
@@ -357,7 +368,9 @@ class _Counts:
             raise DataError(
                 f"no token can be scored: {_plural(self.tokens_total, 'token')} in "
                 f"{_plural(self.documents, 'document')} and {rest}; give a longer text"
-                + (" or a shorter context" if protocol.name == "batch-mean" else "")
+                + {"batch-mean": " or a shorter context", "hf-guide": " or a longer context"}.get(
+                    protocol.name, ""
+                )
             )
         blocks, kind = self._independent_blocks()
         enough = len(blocks) >= FEWEST_BLOCKS

@@ -13,6 +13,8 @@ MOST_BLOCKS = 1000
 DEPENDENT = 0.1
 """Neighbouring blocks that correlate by more than this are joined."""
 RESAMPLES = 2000
+LEAST_ERROR = 0.3
+"""A resample's standard error is at least this share of that of all blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ def interval_of_ratio(sums: np.ndarray, counts: np.ndarray) -> Interval | None:
     # One fixed seed: the same numbers have the same interval.
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)  # (R, n)
     ratios, errors = _error((drawn @ products).T, n)
-    distances = ratios / np.maximum(errors, 1e-9 * error)
+    # A resample that happens to miss the one block unlike the others knows nothing of its own error.
+    distances = ratios / np.maximum(errors, LEAST_ERROR * error)
     far_left, far_right = np.quantile(distances, (0.025, 0.975))
     return Interval(float(estimate - far_right * error), float(estimate - far_left * error), n)
 

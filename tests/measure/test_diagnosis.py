@@ -1,10 +1,15 @@
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
 from oracles import softmax
 
+from lucidlm.errors import LucidError
 from lucidlm.measure.diagnosis import BINS, Findings, best_of, ranks_of
 from lucidlm.measure.evaluation import evaluate, evaluate_documents
+from lucidlm.measure.intervals import interval_of_ratio
 from lucidlm.measure.scoring import scored_logits, windows_of
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
@@ -60,15 +65,17 @@ def test_accuracy_and_ranks_are_those_of_a_sorted_list(model, stride):
     assert found.median_rank == np.median(ranks)
 
 
-def test_calibration_is_the_mean_distance_over_15_bins(model):
-    probabilities, targets, _ = rows_of(model)
+@pytest.mark.parametrize("stride", [1, T // 2, T])
+def test_calibration_is_the_mean_distance_over_15_bins(model, stride):
+    probabilities, targets, _ = rows_of(model, stride=stride)
     confidence, right = probabilities.max(1), probabilities.argmax(1) == targets
     error = 0.0
     for index in range(BINS):
         inside = (confidence >= index / BINS) & (confidence < (index + 1) / BINS)
         if inside.any():
             error += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
-    found = evaluate(model, BYTES, STORY).diagnosis
+    found = evaluate(model, BYTES, STORY, stride=stride).diagnosis
+    assert BINS == 15
     assert found.calibration_error == pytest.approx(error, abs=1e-6)
     assert sum(each.tokens for each in found.reliability) == len(targets)
     for each in found.reliability:
@@ -85,6 +92,35 @@ def test_losses_by_position_are_means_of_tokens_with_so_many_before(model):
         inside = (seen >= each.low) & (seen <= each.high)
         assert each.tokens == inside.sum()
         assert each.loss_nats == pytest.approx(nats[inside].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 7, T])
+@pytest.mark.parametrize("prefix", ["auto", "none"])
+def test_all_groups_together_are_the_loss(model, stride, prefix):
+    result = evaluate(model, BYTES, STORY, stride=stride, prefix=prefix)
+    for groups in (result.diagnosis.by_position, result.diagnosis.by_frequency):
+        assert sum(each.tokens for each in groups) == result.tokens_scored
+        nats = sum(each.tokens * each.loss_nats for each in groups)
+        assert nats == pytest.approx(result.nats, rel=1e-12)
+        assert all(one.high < other.low for one, other in itertools.pairwise(groups))
+    assert sum(each.tokens for each in result.diagnosis.reliability) == result.tokens_scored
+
+
+def test_side_by_side_each_position_is_met_as_often(model):
+    groups = evaluate(model, BYTES, STORY[: 6 * T], stride=T).diagnosis.by_position
+    assert [each.tokens for each in groups] == [6 * (each.high - each.low + 1) for each in groups]
+    # At stride 1 all but the first window's tokens have a whole context before them.
+    groups = evaluate(model, BYTES, STORY[: 6 * T], stride=1).diagnosis.by_position
+    assert groups[-1].tokens == 5 * T + 1
+
+
+def test_token_counts_of_the_tokenizers_size_serve_a_model_with_more_ids():
+    padded, ids = lively(300), np.array(BYTES.encode(STORY))
+    counts = np.bincount(ids, minlength=257)
+    one = evaluate_documents(padded, BYTES, [ids], token_counts=counts).diagnosis
+    other = evaluate_documents(padded, BYTES, [ids]).diagnosis
+    assert one.by_frequency == other.by_frequency
+    assert (one.frequency_of, other.frequency_of) == ("the training text", "this text")
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -167,6 +203,15 @@ def test_a_sure_model_fills_the_last_bin():
     assert (only.tokens, only.confidence, only.accuracy) == (3, 1.0, pytest.approx(2 / 3))
 
 
+@pytest.mark.parametrize("ranks", [[2], [1, 4], [1, 2, 4], [3, 1, 1, 4], [1, 1, 4, 4], [4, 4, 4, 1]])
+def test_the_median_of_an_even_count_is_the_mean_of_the_two_in_the_middle(ranks):
+    found = Findings(vocab_size=4, known_ids=4, context_length=len(ranks))
+    logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]] * len(ranks))
+    targets = torch.tensor(ranks) - 1
+    found.add(logits, targets, torch.nn.functional.cross_entropy(logits, targets, reduction="none"), 0)
+    assert found.diagnosis(None).median_rank == np.median(ranks)
+
+
 # Blocks and intervals.
 
 
@@ -199,3 +244,106 @@ def test_a_short_text_has_no_interval_and_a_line_says_why(model):
     assert "9 blocks of 16 tokens are under 10" in result.no_interval
     assert result.no_interval in str(result)
     assert evaluate(model, BYTES, STORY[: 9 * T + 1]).loss_interval is not None
+
+
+def texts_of_unequal_length(count: int) -> list[np.ndarray]:
+    return [np.array(BYTES.encode(STORY[place : place + 20 + 9 * place])) for place in range(count)]
+
+
+@pytest.mark.parametrize("count", [10, 12, 25])
+def test_from_ten_documents_up_each_is_a_block(model, count):
+    documents = texts_of_unequal_length(count)
+    alone = [evaluate_documents(model, BYTES, [ids]) for ids in documents]
+    nats = np.array([each.nats for each in alone])
+    result = evaluate_documents(model, BYTES, documents, batch_size=3)
+    for found, expected in (
+        (result.loss_interval, interval_of_ratio(nats, np.array([len(ids) for ids in documents]))),
+        (
+            result.bits_interval,
+            interval_of_ratio(nats / math.log(2), np.array([len(ids) for ids in documents])),
+        ),
+    ):
+        assert found.blocks == expected.blocks
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-6)
+    assert result.no_interval == ""
+    perplexities, losses = result.perplexity_interval, result.loss_interval
+    assert (perplexities.low, perplexities.high) == pytest.approx(
+        (math.exp(losses.low), math.exp(losses.high))
+    )
+
+
+@pytest.mark.parametrize("documents", [1, 9])
+@pytest.mark.parametrize("stride", [1, 5, T])
+def test_under_ten_documents_each_piece_of_one_context_is_a_block(model, documents, stride):
+    length = 40 + len(STORY) // documents
+    texts = [np.array(BYTES.encode(STORY[place : place + length])) for place in range(documents)]
+    sums, counts = [], []
+    for ids in texts:
+        nats = np.zeros(len(ids))
+        windows = windows_of([ids], context_length=T, stride=stride, prefix_id=256)
+        for piece in scored_logits(model, windows, batch_size=1):
+            chosen = softmax(piece.logits.numpy())[np.arange(len(piece.targets)), piece.targets.numpy()]
+            nats[piece.start : piece.start + len(chosen)] = -np.log(chosen)
+        sums += [nats[start : start + T].sum() for start in range(0, len(ids), T)]
+        counts += [len(nats[start : start + T]) for start in range(0, len(ids), T)]
+    expected = interval_of_ratio(np.array(sums), np.array(counts))
+    found = evaluate_documents(model, BYTES, texts, stride=stride).loss_interval
+    assert found.blocks == expected.blocks
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-5)
+
+
+def test_a_document_without_a_scored_token_is_no_block(model):
+    few = texts_of_unequal_length(9)
+    result = evaluate_documents(model, BYTES, [*few, np.array([], np.int64)])
+    assert result.documents == 10
+    assert result.loss_interval == evaluate_documents(model, BYTES, few).loss_interval
+
+
+def test_a_few_short_documents_have_no_interval_and_are_counted_in_blocks(model):
+    result = evaluate_documents(model, BYTES, texts_of_unequal_length(2))
+    assert result.loss_interval is None
+    assert result.no_interval == "no 95 % interval: 4 blocks of 16 tokens are under 10; a longer text has one"
+
+
+@pytest.mark.parametrize("stride", [2, 5])
+def test_by_the_guides_way_of_counting_blocks_weigh_what_their_windows_weigh(model, stride):
+    ids = np.array(BYTES.encode(STORY))
+    nats, weights, before = np.zeros(len(ids)), np.zeros(len(ids)), 0
+    for begin in range(0, len(ids), stride):
+        end = min(begin + T, len(ids))
+        with torch.no_grad():
+            odds = softmax(model(torch.tensor(ids[None, begin : end - 1]))[0].numpy())
+        for place in range(max(before, 1), end):
+            nats[place] = -np.log(odds[place - begin - 1, ids[place]])
+            weights[place] = 1.0 if before == 0 else (end - before - 1) / (end - before)
+        before = end
+        if end == len(ids):
+            break
+    starts = np.arange(0, len(ids), T)
+    expected = interval_of_ratio(np.add.reduceat(nats * weights, starts), np.add.reduceat(weights, starts))
+    result = evaluate(model, BYTES, STORY, protocol="hf-guide", stride=stride)
+    assert result.nats == pytest.approx(nats @ weights, rel=1e-6)
+    found = result.loss_interval
+    assert found.blocks == expected.blocks
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-5)
+
+
+def test_by_the_guides_way_of_counting_the_interval_is_about_its_loss_and_bytes_have_none(model):
+    result = evaluate(model, BYTES, STORY, protocol="hf-guide", stride=5)
+    assert result.loss_interval.low < result.loss_nats < result.loss_interval.high
+    assert result.bits_interval is None
+    assert math.isnan(result.bits_per_byte)
+    assert "bits per byte  not counted by this protocol" in str(result)
+
+
+@pytest.mark.parametrize("text", ["a" * 500, "abcdefghijklmno\n" * 40], ids=["one letter", "one line"])
+def test_a_text_that_repeats_has_no_interval_beyond_all_its_tokens(model, text):
+    result = evaluate(model, BYTES, text)
+    dearest = max(each.loss_nats for each in result.diagnosis.by_frequency + result.diagnosis.by_position)
+    assert 0 <= result.loss_interval.low <= result.loss_interval.high < 2 * dearest
+    assert math.isfinite(result.perplexity_interval.high)
+
+
+def test_an_id_that_only_the_padded_vocabulary_has_is_an_error_of_ours():
+    with pytest.raises(LucidError):
+        evaluate_documents(lively(300), BYTES, [np.array([1, 2, 280])])
