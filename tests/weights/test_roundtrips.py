@@ -1,4 +1,4 @@
-"""From one program to the next and back: OpenAI's release, ours, transformers'; every preset's shape there."""
+"""From one program to the next and back: OpenAI's release, ours, transformers'; every preset's shape too."""
 
 import json
 from pathlib import Path
