@@ -133,9 +133,9 @@ class CausalSelfAttention(nn.Module):
         self.qkv = nn.Linear(config.emb_dim, inner + 2 * inner_kv, bias=config.qkv_bias)
         self.out = nn.Linear(inner, config.emb_dim, bias=not modern)
         # Normed queries and keys bound the logits of attention, so that no head can saturate (Henry 2020).
-        self.q_norm = RMSNorm(self.head_dim, eps=config.norm_eps) if modern else None
-        self.k_norm = RMSNorm(self.head_dim, eps=config.norm_eps) if modern else None
-        # GPT-2 alone: Qwen3 has no dropout on attention's weights, and the fused CPU kernel none at all.
+        self.q_norm = RMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else None
+        # GPT-2 alone: others have no dropout on attention's weights, and the fused CPU kernel none at all.
         self.drop_rate = 0.0 if modern else config.drop_rate
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,7 +14,7 @@ class GPTConfig:
     """The shape of a GPT, in the course's names; what is None is derived from the rest on construction."""
 
     family: Literal["gpt2", "modern"] = "gpt2"
-    """gpt2: learned positions, LayerNorm, GELU. modern: Qwen3's RoPE, RMSNorm, QK-norm, SwiGLU, no bias."""
+    """gpt2: learned positions, LayerNorm, GELU. modern (Qwen3, Llama): RoPE, RMSNorm, SwiGLU, no bias."""
     vocab_size: int = 50257
     context_length: int = 256
     emb_dim: int = 768
@@ -24,6 +24,8 @@ class GPTConfig:
     """Heads of keys and values, each for n_heads / n_kv_heads queries (modern only; default: n_heads)."""
     head_dim: int = DERIVED
     """Channels of one head (default: emb_dim / n_heads)."""
+    qk_norm: bool = DERIVED
+    """Queries and keys are normed (modern only, and its default: Qwen3; without it: Llama)."""
     hidden_dim: int = DERIVED
     """Width inside the feed-forward (default: 4 emb_dim; modern: 8/3 emb_dim, to a multiple of 64)."""
     drop_rate: float = 0.0
@@ -40,6 +42,7 @@ class GPTConfig:
         _check_counts(self, "emb_dim", "n_heads")
         _derive(self, "n_kv_heads", self.n_heads)
         _derive(self, "head_dim", self.emb_dim // self.n_heads)
+        _derive(self, "qk_norm", modern)
         _derive(self, "hidden_dim", -(-8 * self.emb_dim // (3 * 64)) * 64 if modern else 4 * self.emb_dim)
         _derive(self, "norm_eps", 1e-6 if modern else 1e-5)
         _check(self)
@@ -52,7 +55,7 @@ class GPTConfig:
         embedding = self.vocab_size * width
         head = 0 if self.tied_head else embedding
         if self.family == "modern":
-            attention = width * (2 * inner + 2 * inner_kv) + 2 * self.head_dim
+            attention = width * (2 * inner + 2 * inner_kv) + (2 * self.head_dim if self.qk_norm else 0)
             block = attention + 3 * width * self.hidden_dim + 2 * width
             return embedding + head + self.n_layers * block + width
         attention = width * 3 * inner + (3 * inner if self.qkv_bias else 0) + inner * width + width
@@ -84,7 +87,7 @@ class GPTConfig:
         if {"emb_dim", "n_heads"} & changes.keys():
             follows = ("n_kv_heads", "head_dim", "hidden_dim")
         if changes.get("family", self.family) != self.family:
-            follows = ("n_kv_heads", "head_dim", "hidden_dim", "norm_eps")
+            follows = ("n_kv_heads", "head_dim", "qk_norm", "hidden_dim", "norm_eps")
         return replace(self, **dict.fromkeys(follows) | changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,6 +135,8 @@ def _check(config: GPTConfig) -> None:
             )
         if config.n_kv_heads != config.n_heads:
             raise ConfigError(f"n_kv_heads {config.n_kv_heads}: grouped heads need the family modern")
+        if config.qk_norm:
+            raise ConfigError("qk_norm is a field of the family modern; GPT-2 norms no queries and keys")
     else:
         if config.head_dim % 2:
             raise ConfigError(

@@ -26,6 +26,8 @@ from lucidlm.runtime.files import write_atomically
 
 END_OF_TEXT = "<|endoftext|>"
 SMALLEST_BPE, LARGEST_BPE = 257, 1 << 18
+LARGEST_FILE = 1 << 26
+"""Bytes of a tokenizer.json: twice what the largest vocabularies in use need."""
 PIECE_CHARACTERS = 1 << 16
 # Where a text offers no place to cut for so long, it is cut all the same: tiktoken's regex engine gives up on
 # a run of a million spaces, and half of that is safe.
@@ -598,6 +600,8 @@ def _word_seam(document: dict, library) -> re.Pattern | None:
 
 def _read_json(path: Path, missing: dict | None = None) -> dict:
     try:
+        if (size := path.stat().st_size) > LARGEST_FILE:
+            raise WeightsError(f"{path}: {size:,} bytes; a tokenizer.json has at most {LARGEST_FILE:,}")
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
         if missing is not None:

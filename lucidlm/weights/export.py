@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor, nn
 
 from lucidlm.errors import ConfigError, RunError, WeightsError
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.files import replacing_folder
 from lucidlm.text.tokenizer import Tokenizer
-from lucidlm.weights.huggingface import load_model, save_model
+from lucidlm.weights.huggingface import StoredModel, open_model, save_model
 
 Format = Literal["hf", "gguf"]
 
@@ -57,12 +58,39 @@ def _check_same(model: GPT, tokenizer: Tokenizer, folder: Path) -> None:
         raise WeightsError(
             f"{folder}: its tokenizer gives other ids than {tokenizer.name}; nothing was written"
         )
-    again = load_model(folder, device=str(model.device), dtype=model.head.weight.dtype)
     inputs = torch.tensor([ids], device=model.device)
+    training = model.training
     with torch.inference_mode():
-        logits = [each.eval()(inputs) for each in (model, again)]
-    if not torch.equal(*logits):
-        apart = (logits[0] - logits[1]).abs().max().item()
+        logits = model.eval()(inputs)
+        again = logits_of(open_model(folder), inputs, dtype=model.head.weight.dtype)
+    model.train(training)
+    if not torch.equal(logits, again):
+        apart = (logits - again).abs().max().item()
         raise WeightsError(
             f"{folder}: its logits are up to {apart:.2e} apart from the model's; nothing was written"
         )
+
+
+def logits_of(stored: StoredModel, ids: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+    """The stored model's logits, ids (B, T) -> (B, T, V), where there is no memory for a second model.
+
+    Each module's weights are read when it is their turn, and dropped when it is done.
+    """
+    model = stored.empty().to(dtype or stored.dtype).eval()
+    for prefix, module in model.named_modules():
+        own = [name for name, _ in module.named_parameters(recurse=False)]
+        if not own:
+            continue
+
+        def fill(module: nn.Module, inputs: object, prefix: str = prefix, own: list[str] = own) -> None:
+            for name in own:
+                weight = stored.read(f"{prefix}.{name}", device=str(ids.device), dtype=dtype or stored.dtype)
+                setattr(module, name, nn.Parameter(weight, requires_grad=False))
+
+        def drop(module: nn.Module, inputs: object, output: object, own: list[str] = own) -> None:
+            for name in own:
+                setattr(module, name, nn.Parameter(getattr(module, name).to("meta"), requires_grad=False))
+
+        module.register_forward_pre_hook(fill)
+        module.register_forward_hook(drop)
+    return model(ids)

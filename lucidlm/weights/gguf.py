@@ -96,7 +96,7 @@ def export_gguf(
         raise ConfigError(f"{path}: a folder is there; give the name of a file, as in {path / 'model.gguf'}")
     _check(model.config, tokenizer, kind)
     vocabulary = _vocabulary(tokenizer, model.config.vocab_size)
-    architecture = _architecture(model)
+    architecture = _architecture(model.config)
     stored = list(_tensors(model, architecture, kind))
     tell = progress or (lambda done, total: None)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,11 +145,10 @@ def _check(config: GPTConfig, tokenizer: Tokenizer, kind: str) -> None:
         )
 
 
-def _architecture(model: GPT) -> str:
-    if model.config.family == "gpt2":
+def _architecture(config: GPTConfig) -> str:
+    if config.family == "gpt2":
         return "gpt2"
-    normed = any(name.endswith("q_norm.weight") for name in model.state_dict())
-    return "qwen3" if normed else "llama"
+    return "qwen3" if config.qk_norm else "llama"
 
 
 def _tensors(model: GPT, architecture: str, kind: Kind) -> Iterator[_Stored]:

@@ -10,9 +10,11 @@ from lucidlm.errors import WeightsError
 from lucidlm.model.config import PRESETS, preset
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
-from lucidlm.weights.huggingface import CONFIG, WEIGHTS, load_model
+from lucidlm.weights.hf_config import CONFIG
+from lucidlm.weights.huggingface import load_model
 from lucidlm.weights.openai import is_openai_folder, load_openai
 from lucidlm.weights.published import PUBLISHED, hub_folder, is_hub_name, published_folder
+from lucidlm.weights.tensor_files import WEIGHTS
 
 
 def load(
@@ -20,14 +22,15 @@ def load(
     *,
     seed: int = 123,
     device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     notice: Callable[[str], None] | None = None,
 ) -> tuple[GPT, Tokenizer]:
     """Model, in eval mode, and tokenizer of a run, a checkpoint, a folder, a published name or a preset.
 
     Folders are Hugging Face's or OpenAI's. A run gives its best weights; a preset gives random ones, drawn
     from `seed`; gpt2, gpt2-medium, gpt2-large, gpt2-xl and owner/name of the hub are fetched once.
-    `notice` gets a line where a person should know that. WeightsError says what was found instead.
+    dtype None keeps the type that the weights are stored in. `notice` gets a line where a person should know
+    that. WeightsError says what was found instead.
     """
     notice = notice or (lambda line: None)
     name = str(source)
@@ -36,10 +39,10 @@ def load(
         notice(f"{name} is the {'preset' if name in PRESETS else 'published model'}; ./{name} is the folder")
     if named and name in PRESETS:
         notice(f"{name}: random weights, seed {seed}")
-        return _random(name, seed=seed, device=device, dtype=dtype)
+        return _random(name, seed=seed, device=device, dtype=dtype or torch.float32)
     folder = _folder(source, notice)
     if not (folder / CONFIG).exists() and is_openai_folder(folder):
-        return load_openai(folder, device=device, dtype=dtype)
+        return load_openai(folder, device=device, dtype=dtype or torch.float32)
     return _load_huggingface(folder, name, device=device, dtype=dtype, notice=notice)
 
 
@@ -56,7 +59,7 @@ def _folder(source: str | Path, notice: Callable[[str], None]) -> Path:
 
 
 def _load_huggingface(
-    folder: Path, name: str, *, device: str, dtype: torch.dtype, notice: Callable[[str], None]
+    folder: Path, name: str, *, device: str, dtype: torch.dtype | None, notice: Callable[[str], None]
 ) -> tuple[GPT, Tokenizer]:
     if not (folder / CONFIG).exists():
         raise WeightsError(

@@ -1,10 +1,12 @@
 """One table of parameter names: ours on one side, transformers' on the other, read in both directions.
 
 C channels, H heads, G heads of keys and values, D head size. Our query, key and value are one matrix
-((H + 2G) D, C); GPT-2's file has it transposed, Qwen3's has three.
+((H + 2G) D, C); GPT-2's file has it transposed, that of Qwen3 and Llama has three.
 """
 
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from lucidlm.errors import WeightsError
 from lucidlm.model.config import GPTConfig
+from lucidlm.weights.tensor_files import StoredTensor
 
 GPT2 = {
     "token_embedding.weight": "transformer.wte.weight",
@@ -33,7 +36,7 @@ GPT2 = {
     "head.weight": "lm_head.weight",
 }
 
-QWEN3 = {
+MODERN = {
     "token_embedding.weight": "model.embed_tokens.weight",
     "blocks.{}.attention_norm.weight": "model.layers.{}.input_layernorm.weight",
     "blocks.{}.attention.qkv.weight": (
@@ -51,9 +54,12 @@ QWEN3 = {
     "final_norm.weight": "model.norm.weight",
     "head.weight": "lm_head.weight",
 }
+"""Qwen3's names, and Llama's, who has all of them but q_norm and k_norm."""
 
 TRANSPOSED = re.compile(r"\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight$")
 """GPT-2's four matrices of a block are stored [in, out]: OpenAI's Conv1D."""
+NO_WEIGHT = re.compile(r"\.attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
+"""Older files hold the causal mask and the angles of positions as if they were weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ class Entry:
 
 def entries(config: GPTConfig, shapes: dict[str, tuple[int, ...]]) -> list[Entry]:
     """The table for this model: `shapes` are those of model.state_dict(). A tied head has no entry."""
-    table = QWEN3 if config.family == "modern" else GPT2
+    table = MODERN if config.family == "modern" else GPT2
     query, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     found = []
     for ours, shape in shapes.items():
@@ -85,13 +91,12 @@ def entries(config: GPTConfig, shapes: dict[str, tuple[int, ...]]) -> list[Entry
     return found
 
 
-def to_huggingface(state: dict[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
-    """Our state under transformers' names, in its layout."""
+def to_huggingface(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
+    """Our state under transformers' names, in its layout: views of it, nothing is copied."""
     written: dict[str, Tensor] = {}
     for entry in entries(config, {name: tuple(tensor.shape) for name, tensor in state.items()}):
-        parts = state[entry.ours].split(entry.sizes) if len(entry.theirs) > 1 else (state[entry.ours],)
-        for name, part in zip(entry.theirs, parts, strict=True):
-            written[name] = (part.T if TRANSPOSED.search(name) else part).contiguous()
+        for name, part in zip(entry.theirs, state[entry.ours].split(entry.sizes), strict=True):
+            written[name] = part.T if TRANSPOSED.search(name) else part
     if config.family == "gpt2" and not config.qkv_bias:
         for layer in range(config.n_layers):  # transformers has no switch for it: a bias of zeros is none
             name = GPT2["blocks.{}.attention.qkv.bias"].format(layer)
@@ -99,53 +104,82 @@ def to_huggingface(state: dict[str, Tensor], config: GPTConfig) -> dict[str, Ten
     return written
 
 
-def from_huggingface(
-    tensors: dict[str, Tensor], config: GPTConfig, shapes: dict[str, tuple[int, ...]], *, source: str
-) -> dict[str, Tensor]:
-    """transformers' tensors as our state; WeightsError for a missing, left-over or misshapen one."""
-    tensors = {_canonical(name, config): tensor for name, tensor in tensors.items()}
-    tensors = {name: tensor for name, tensor in tensors.items() if not _is_mask(name)}
-    state: dict[str, Tensor] = {}
+def match(
+    stored: Mapping[str, StoredTensor], config: GPTConfig, shapes: dict[str, tuple[int, ...]]
+) -> dict[str, list[StoredTensor]]:
+    """The stored tensors that each of our parameters is made of; a tied head has those of the embedding.
+
+    WeightsError for one that is missing, misshapen or left over. Of a tensor that may be there and says
+    nothing new (a second copy of the tied matrix, a bias of zeros) the numbers are read and compared.
+    """
+    left = _by_canonical_name(stored, config)
+    matched: dict[str, list[StoredTensor]] = {}
     for entry in entries(config, shapes):
-        if missing := [name for name in entry.theirs if name not in tensors]:
-            raise WeightsError(
-                f"{source}: {missing[0]} is missing; the file is not whole, or config.json is another's"
-            )
-        parts = []
+        matched[entry.ours] = []
         for name, rows in zip(entry.theirs, entry.sizes, strict=True):
-            part = tensors.pop(name)
-            part = part.T if TRANSPOSED.search(name) and part.dim() == 2 else part
-            expected = (rows, *entry.shape[1:])
-            if tuple(part.shape) != expected:
+            if name not in left:
+                where = next(iter(stored.values())).path if stored else "the folder"
                 raise WeightsError(
-                    f"{source}: {name} is {tuple(part.shape)}, config.json makes it {expected}; "
+                    f"{where}: {name} is missing; the file is not whole, or config.json is another's"
+                )
+            tensor = left.pop(name)
+            expected = (rows, *entry.shape[1:])
+            expected = expected[::-1] if TRANSPOSED.search(name) else expected
+            if tensor.shape != expected:
+                raise WeightsError(
+                    f"{tensor.path}: {tensor.name} is {tensor.shape}, config.json makes it {expected}; "
                     "they do not belong together"
                 )
-            if not torch.isfinite(part).all():
-                raise WeightsError(f"{source}: {name} holds NaN or infinity; take another checkpoint")
-            parts.append(part)
-        state[entry.ours] = parts[0] if len(parts) == 1 else torch.cat(parts)
+            matched[entry.ours].append(tensor)
     if config.tied_head:
-        tensors.pop("lm_head.weight", None)  # some writers store the tied matrix twice
-        state["head.weight"] = state["token_embedding.weight"]
-    for name in list(tensors):
-        if not config.qkv_bias and name.endswith("attn.c_attn.bias") and not tensors[name].any():
-            del tensors[name]
-    if tensors:
+        matched["head.weight"] = matched["token_embedding.weight"]
+    for name, tensor in left.items():
+        _check_surplus(name, tensor, matched["token_embedding.weight"][0], config)
+    return matched
+
+
+def assemble(stored: list[StoredTensor]) -> Tensor:
+    """One of our parameters, read from what `match` found for it; WeightsError for NaN and infinity.
+
+    It may be a view of a mapped file: copy it.
+    """
+    parts = []
+    for tensor in stored:
+        part = tensor.read()
+        if not all(map(math.isfinite, torch.stack(torch.aminmax(part)).tolist())):  # NaN is passed on
+            raise WeightsError(f"{tensor.path}: {tensor.name} holds NaN or infinity; take another checkpoint")
+        parts.append(part.T if TRANSPOSED.search(tensor.name) else part)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _by_canonical_name(stored: Mapping[str, StoredTensor], config: GPTConfig) -> dict[str, StoredTensor]:
+    """Without what is no weight; a model that was saved without its head lacks the prefix of all names."""
+    prefix, starts = ("transformer.", ("wte", "wpe", "h", "ln_f"))
+    if config.family == "modern":
+        prefix, starts = ("model.", ("embed_tokens", "layers", "norm"))
+    found: dict[str, StoredTensor] = {}
+    for name, tensor in stored.items():
+        if NO_WEIGHT.search(name):
+            continue
+        canonical = prefix + name if name.split(".")[0] in starts else name
+        if canonical in found:
+            raise WeightsError(f"{tensor.path}: {canonical} is there twice, with and without its prefix")
+        found[canonical] = tensor
+    return found
+
+
+def _check_surplus(name: str, tensor: StoredTensor, embedding: StoredTensor, config: GPTConfig) -> None:
+    if config.tied_head and name == "lm_head.weight":
+        if tensor.shape == embedding.shape and torch.equal(tensor.read(), embedding.read()):
+            return
         raise WeightsError(
-            f"{source}: {next(iter(tensors))} belongs to no part of a {config.family} model "
-            "as config.json says it"
+            f"{tensor.path}: lm_head.weight is not the embedding, though config.json ties them; "
+            "set tie_word_embeddings to false there if the file is right"
         )
-    return state
-
-
-def _canonical(name: str, config: GPTConfig) -> str:
-    """Older files of GPT-2 leave "transformer." out."""
-    if config.family == "gpt2" and name.split(".")[0] in ("wte", "wpe", "h", "ln_f"):
-        return "transformer." + name
-    return name
-
-
-def _is_mask(name: str) -> bool:
-    """Older files of GPT-2 hold the causal mask as if it were a weight."""
-    return name.endswith((".attn.bias", ".attn.masked_bias"))
+    unused_bias = config.family == "gpt2" and not config.qkv_bias and name.endswith("attn.c_attn.bias")
+    if unused_bias and not tensor.read().any():
+        return
+    raise WeightsError(
+        f"{tensor.path}: {tensor.name[:80]!r} belongs to no part of a {config.family} model of "
+        f"{config.n_layers:,} layers as config.json says it"
+    )

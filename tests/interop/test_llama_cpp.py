@@ -109,13 +109,11 @@ def a_lively_model(architecture: str, vocab_size: int) -> GPT:
     """Random weights so large that each one shows; "llama" is the modern family without its norms."""
     torch.manual_seed(1)
     shape = FAMILIES["gpt2" if architecture == "gpt2" else "modern"] | {"head_dim": 32, "tied_head": False}
+    shape |= {"qk_norm": architecture == "qwen3"}
     model = GPT(GPTConfig(vocab_size=vocab_size, **SIZES, **shape)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.15 * torch.randn_like(parameter))
-    if architecture == "llama":
-        for block in model.blocks:
-            block.attention.q_norm = block.attention.k_norm = None
     return model
 
 

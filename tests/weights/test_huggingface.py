@@ -11,12 +11,14 @@ from lucidlm.errors import WeightsError
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
-from lucidlm.weights.huggingface import load_model, read_config, save_model
+from lucidlm.weights.hf_config import config_of, read_config
+from lucidlm.weights.huggingface import load_model, save_model
 
 SHAPES = [
     {"family": "gpt2", "qkv_bias": False},
     {"family": "gpt2", "qkv_bias": True, "tied_head": True, "hidden_dim": 100},
     {"family": "modern"},
+    {"family": "modern", "n_kv_heads": 1, "qk_norm": False},
     {"family": "modern", "n_kv_heads": 1, "tied_head": True, "head_dim": 32, "rope_theta": 5e4},
 ]
 TEXT = "A tide-table, <|endoftext|> a clock: déjà vu."
@@ -103,7 +105,11 @@ def test_what_transformers_writes_is_read_with_equal_logits(transformers, tmp_pa
         hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=3,
         num_key_value_heads=1, head_dim=32, max_position_embeddings=32, **shape,
     )  # fmt: skip
-    for number, config in enumerate((gpt2, qwen)):
+    llama = transformers.LlamaConfig(
+        hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=3,
+        num_key_value_heads=1, max_position_embeddings=32, **shape,
+    )  # fmt: skip
+    for number, config in enumerate((gpt2, qwen, llama)):
         theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
         theirs.save_pretrained(tmp_path / str(number))
         ours = load_model(tmp_path / str(number))
@@ -198,7 +204,6 @@ def test_files_can_be_read_by_others(tmp_path):
 
 def test_the_shape_of_a_preset_survives_its_config_file(tmp_path):
     from lucidlm.model.config import PRESETS
-    from lucidlm.weights.huggingface import config_of
 
     for shape in PRESETS.values():
         values = config_of(shape, end_of_text=None, document_prefix_id=None)

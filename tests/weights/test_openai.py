@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import regex
 import torch
+from damage import mutated
 from oracles import attention, gelu_tanh, layer_norm
 
 from lucidlm.errors import WeightsError
@@ -687,47 +688,6 @@ def test_a_hundred_thousand_tensors_are_refused_within_the_limits(folder, limite
 
 
 # Damage at random: 2 GB and 5 s each at most.
-
-
-@pytest.fixture
-def limited():
-    """No more than 2 GB of address space beyond what the process has."""
-    resource = pytest.importorskip("resource")
-    statm = Path("/proc/self/statm")
-    if not statm.exists():
-        pytest.skip("the size of this process is not known")
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    now = int(statm.read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + (2 << 30), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def mutated(data: bytes, rng: np.random.Generator) -> bytes:
-    """The bytes with one thing wrong, or two."""
-    data = data or b"\0"
-    size = len(data)
-    start, end, other = sorted(int(place) for place in rng.integers(0, size + 1, 3))
-    place, few = int(rng.integers(0, size)), rng.bytes(int(rng.integers(1, 9)))
-    match int(rng.integers(0, 9)):
-        case 0:
-            return data[:start]
-        case 1:
-            return data[:place] + bytes([data[place] ^ (1 << int(rng.integers(0, 8)))]) + data[place + 1 :]
-        case 2:
-            return data[:place] + few[:1] + data[place + 1 :]
-        case 3:
-            return data[:place] + few + data[place:]
-        case 4:
-            return data[:place] + data[place + len(few) :]
-        case 5:
-            return data[:start] + data[end:other] + data[start:end] + data[other:]
-        case 6:
-            return data[:start] + bytes(min(64, end - start)) + data[start + min(64, end - start) :]
-        case 7:
-            return data[:end] + data[start:end][:5000] + data[end:]
-        case _:
-            return mutated(mutated(data, rng), rng)
 
 
 def mutated_behind_checksums(rng: np.random.Generator) -> bytes:

@@ -11,7 +11,8 @@ from lucidlm.model.config import PRESETS, preset
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.export import export
-from lucidlm.weights.huggingface import config_of, save_model
+from lucidlm.weights.hf_config import config_of
+from lucidlm.weights.huggingface import save_model
 from lucidlm.weights.load import load
 from lucidlm.weights.names import to_huggingface
 

@@ -1,0 +1,246 @@
+"""Hugging Face's config.json: our shape in its words and back, for GPT2, Qwen3 and Llama.
+
+What our models cannot do is refused with the field that asks for it; nothing that a file names is ever run.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lucidlm.errors import ConfigError, WeightsError
+from lucidlm.model.config import DERIVED, GPTConfig
+from lucidlm.weights.tensor_files import read_json
+
+CONFIG = "config.json"
+LARGEST_CONFIG = 1 << 20
+
+# Values that our models have without a choice, and others for which their numbers would be wrong.
+_FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
+    "gpt2": {
+        "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "add_cross_attention": (False,),
+        "quantization_config": (None,),
+    },
+    "modern": {
+        "hidden_act": ("silu",),
+        "attention_bias": (False,),
+        "mlp_bias": (False,),
+        "use_sliding_window": (False,),
+        "partial_rotary_factor": (1.0,),
+        "quantization_config": (None,),
+    },
+}
+
+_Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class _Shared(BaseModel):
+    """Fields of all kinds of config.json; what is not listed is left unread."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    vocab_size: _Size
+    init: Literal["torch", "scaled"] = "scaled"
+
+
+class _GPT2(_Shared):
+    n_positions: _Size
+    n_embd: _Size
+    n_layer: _Size
+    n_head: _Size
+    n_inner: _Size | None = None
+    resid_pdrop: float = 0.0
+    layer_norm_epsilon: float = 1e-5
+    tie_word_embeddings: bool = True
+    qkv_bias: bool = True
+
+
+class _Rope(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    rope_type: str | None = None
+    type: str | None = None  # its name before it was rope_type
+    rope_theta: float | None = None
+    partial_rotary_factor: float | None = None
+
+
+class _Modern(_Shared):
+    max_position_embeddings: _Size
+    hidden_size: _Size
+    intermediate_size: _Size
+    num_hidden_layers: _Size
+    num_attention_heads: _Size
+    rms_norm_eps: float = 1e-6
+    rope_theta: float | None = None
+    rope_parameters: _Rope | None = None
+    rope_scaling: _Rope | None = None
+    layer_types: list[str] | None = None
+    tie_word_embeddings: bool = False
+    drop_rate: float = 0.0
+
+
+class _Qwen3(_Modern):
+    # Its own defaults for these two fit one size of it only, so a file must say them.
+    num_key_value_heads: _Size
+    head_dim: _Size
+
+
+class _Llama(_Modern):
+    num_key_value_heads: _Size | None = None
+    head_dim: _Size | None = None
+
+
+def config_of(
+    config: GPTConfig,
+    *,
+    end_of_text: int | None,
+    document_prefix_id: int | None,
+    dtype: str = "float32",
+) -> dict[str, Any]:
+    """config.json of such a model."""
+    shared = {
+        "vocab_size": config.vocab_size,
+        "tie_word_embeddings": config.tied_head,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+        "dtype": dtype,
+        "document_prefix_id": document_prefix_id,
+        "init": config.init,
+    }
+    if config.family == "gpt2":
+        return shared | {
+            "architectures": ["GPT2LMHeadModel"],
+            "model_type": "gpt2",
+            "n_positions": config.context_length,
+            "n_embd": config.emb_dim,
+            "n_layer": config.n_layers,
+            "n_head": config.n_heads,
+            "n_inner": config.hidden_dim,
+            "activation_function": "gelu_new",
+            "resid_pdrop": config.drop_rate,
+            "embd_pdrop": config.drop_rate,
+            "attn_pdrop": config.drop_rate,
+            "layer_norm_epsilon": config.norm_eps,
+            "qkv_bias": config.qkv_bias,
+        }
+    modern = shared | {
+        "max_position_embeddings": config.context_length,
+        "hidden_size": config.emb_dim,
+        "intermediate_size": config.hidden_dim,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "drop_rate": config.drop_rate,
+    }
+    if not config.qk_norm:
+        return modern | {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "mlp_bias": False,
+            "pretraining_tp": 1,
+        }
+    return modern | {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "use_sliding_window": False,
+        "sliding_window": None,
+        "max_window_layers": config.n_layers,
+    }
+
+
+def read_config(folder: str | Path) -> GPTConfig:
+    """The shape that a folder's config.json describes; WeightsError for what we have no such shape for."""
+    path = Path(folder) / CONFIG
+    values = read_json(path, LARGEST_CONFIG)
+    if "auto_map" in values:
+        raise WeightsError(
+            f"{path}: auto_map asks for code of its own to be run; lucidlm runs no code of a model folder"
+        )
+    kind = values.get("model_type")
+    if kind not in ("gpt2", "llama", "qwen3"):
+        raise WeightsError(f"{path}: model_type {kind!r:.80} is not known; there are gpt2, llama and qwen3")
+    try:
+        _check_fixed(values, "gpt2" if kind == "gpt2" else "modern")
+        if kind == "gpt2":
+            return _from_gpt2(_GPT2(**values))
+        return _from_modern(_Qwen3(**values) if kind == "qwen3" else _Llama(**values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise WeightsError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except ConfigError as error:
+        raise WeightsError(f"{path}: {error}") from None
+
+
+def document_prefix_id(folder: str | Path) -> int | None:
+    """The id that stood before each document in training, as config.json says; None where it does not."""
+    path = Path(folder) / CONFIG
+    values = read_json(path, LARGEST_CONFIG)
+    prefix, vocab_size = values.get("document_prefix_id"), values.get("vocab_size")
+    if prefix is None:
+        return None
+    if type(prefix) is not int or type(vocab_size) is not int or not 0 <= prefix < vocab_size:
+        raise WeightsError(f"{path}: document_prefix_id {prefix!r:.80} is no id of the vocabulary")
+    return prefix
+
+
+def _check_fixed(values: dict[str, Any], family: str) -> None:
+    for field, allowed in _FIXED[family].items():
+        value = values.get(field)
+        if value is not None and value not in allowed:
+            raise ConfigError(f"{field} is {value!r:.80}; our models have {' or '.join(map(repr, allowed))}")
+
+
+def _from_gpt2(found: _GPT2) -> GPTConfig:
+    return GPTConfig(
+        family="gpt2",
+        vocab_size=found.vocab_size,
+        context_length=found.n_positions,
+        emb_dim=found.n_embd,
+        n_layers=found.n_layer,
+        n_heads=found.n_head,
+        hidden_dim=DERIVED if found.n_inner is None else found.n_inner,
+        drop_rate=found.resid_pdrop,
+        qkv_bias=found.qkv_bias,
+        tied_head=found.tie_word_embeddings,
+        norm_eps=found.layer_norm_epsilon,
+        init=found.init,
+    )
+
+
+def _from_modern(found: _Qwen3 | _Llama) -> GPTConfig:
+    theta = found.rope_theta
+    for field in ("rope_parameters", "rope_scaling"):
+        if (rope := getattr(found, field)) is None:
+            continue
+        if (scaling := rope.rope_type or rope.type or "default") != "default":
+            raise ConfigError(f"{field} is of the type {scaling[:80]!r}; our models turn by plain angles")
+        if rope.partial_rotary_factor not in (None, 1.0):
+            raise ConfigError(f"{field} turns {rope.partial_rotary_factor} of each head; our models turn all")
+        theta = rope.rope_theta or theta
+    if other := set(found.layer_types or []) - {"full_attention"}:
+        raise ConfigError(f"layer_types has {min(other)[:80]!r}; our models have full_attention alone")
+    return GPTConfig(
+        family="modern",
+        vocab_size=found.vocab_size,
+        context_length=found.max_position_embeddings,
+        emb_dim=found.hidden_size,
+        n_layers=found.num_hidden_layers,
+        n_heads=found.num_attention_heads,
+        n_kv_heads=found.num_key_value_heads or found.num_attention_heads,
+        head_dim=found.head_dim or found.hidden_size // found.num_attention_heads,
+        qk_norm=isinstance(found, _Qwen3),
+        hidden_dim=found.intermediate_size,
+        drop_rate=found.drop_rate,
+        tied_head=found.tie_word_embeddings,
+        rope_theta=theta or 10_000.0,
+        norm_eps=found.rms_norm_eps,
+        init=found.init,
+    )
