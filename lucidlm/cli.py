@@ -552,7 +552,7 @@ def import_model(source: str, *, out: str, compute: Compute = COMPUTE) -> None:
     """
     from lucidlm.weights.export import export as export_model
 
-    loaded, tokenizer, _ = _load(source, compute)
+    loaded, tokenizer, _ = _load(source, compute, as_stored=True)
     export_model(loaded, tokenizer, out)
     print(
         f"{out}: {loaded.n_parameters:,} parameters, tokenizer {tokenizer.name}; opened again, logits equal"
@@ -584,7 +584,7 @@ def export(
     from lucidlm.display import counter
     from lucidlm.weights.export import export as export_model
 
-    loaded, tokenizer, _ = _load(model, compute)
+    loaded, tokenizer, _ = _load(model, compute, as_stored=True)
     export_model(loaded, tokenizer, out, format=format, kind=kind, progress=counter("tensors"))
     checked = "every tensor compared" if format == "gguf" else "opened again, logits equal"
     print(f"{out}: {loaded.n_parameters:,} parameters, tokenizer {tokenizer.name}; {checked}")
@@ -724,8 +724,8 @@ def _settings_file(arguments: list[str]) -> tuple[Any, ...]:
     return ()
 
 
-def _load(model: str, compute: Compute) -> "tuple[GPT, Tokenizer, torch.dtype]":
-    """Model, tokenizer and the number type to compute in."""
+def _load(model: str, compute: Compute, *, as_stored: bool = False) -> "tuple[GPT, Tokenizer, torch.dtype]":
+    """Model, tokenizer and the number type to compute in; `as_stored`: weights keep their type, or get it."""
     import torch
 
     from lucidlm.runtime.device import choose_device, dtype_of, keep_freed_memory, set_threads
@@ -733,12 +733,18 @@ def _load(model: str, compute: Compute) -> "tuple[GPT, Tokenizer, torch.dtype]":
 
     device = choose_device(compute.device)
     set_threads(compute.threads)
-    keep_freed_memory()
+    kept = None if compute.dtype == "auto" else dtype_of(compute.dtype)
     loaded, tokenizer = load(
-        model, seed=compute.seed, device=str(device), notice=lambda line: print(line, file=sys.stderr)
+        model,
+        seed=compute.seed,
+        device=str(device),
+        dtype=kept if as_stored else torch.float32,
+        notice=lambda line: print(line, file=sys.stderr),
     )
+    if not as_stored:
+        keep_freed_memory()  # after loading: what it frees is not to be kept
     automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
-    return loaded, tokenizer, automatic if compute.dtype == "auto" else dtype_of(compute.dtype)
+    return loaded, tokenizer, kept or automatic
 
 
 def _file_bytes(path: str) -> bytes:

@@ -1,10 +1,12 @@
 """GPT: token ids (B, T) in, logits (B, T, V) out, always; blocks of GPT-2 or modern, as the config says."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lucidlm.errors import ConfigError
 from lucidlm.model.attention import CausalSelfAttention, KVCache, RMSNorm, rotation_table
@@ -81,6 +83,12 @@ class GPT(nn.Module):
         if config.init == "scaled":
             _draw_scaled_weights(self)
 
+    @classmethod
+    def empty(cls, config: GPTConfig) -> "GPT":
+        """The model without memory for its weights, on PyTorch's device "meta": for those that are read."""
+        with torch.device("meta"), _NothingDrawn():
+            return cls(config)
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -124,6 +132,16 @@ class GPT(nn.Module):
         """An empty cache for this model's keys and values."""
         dtype = self.token_embedding.weight.dtype
         return KVCache(self.config, batch_size, device=self.device, dtype=dtype)
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves nn.init's functions out: on "meta" they draw nothing, but import a second's worth of PyTorch."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _norm(config: GPTConfig) -> nn.Module:

@@ -84,7 +84,7 @@ def settle_vector_math() -> None:
     and nothing says so (pytorch/pytorch#188792).
     """
     for dtype in (torch.float32, torch.float64):
-        one = torch.ones(64, dtype=dtype)  # too few for a second thread
+        one = torch.ones(64, dtype=dtype, device="cpu")  # too few for a second thread
         for function in ("exp", "log", "log1p", "expm1", "sqrt", "rsqrt", "sin", "cos", "tanh", "erf"):
             getattr(torch, function)(one)
 

@@ -505,6 +505,8 @@ def _table_of(document: dict) -> tuple[list[bytes], dict[str, int]]:
         raise ValueError(f"its model is {model['type']}")
     if not any(step["type"] == "ByteLevel" for step in _steps(document)) or model.get("byte_fallback"):
         raise ValueError("it does not split text into bytes")
+    if affixes := [key for key in ("continuing_subword_prefix", "end_of_word_suffix") if model.get(key)]:
+        raise ValueError(f"its {affixes[0]} marks where words begin or end, which bytes do not")
     added = {token["content"]: token for token in document.get("added_tokens") or []}
     tokens = {id: _bytes_of(name) for name, id in model["vocab"].items() if name not in added}
     tokens |= {token["id"]: b"" if token["special"] else name.encode() for name, token in added.items()}
@@ -540,7 +542,7 @@ def _is_plain(document: dict) -> bool:
     """Whether text is split as GPT-2 does and by nothing else."""
     steps = _steps(document)
     model = document["model"]
-    odd = ("unk_token", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
+    odd = ("unk_token", "ignore_merges")
     return (
         document.get("normalizer") is None
         and len(steps) == 1

@@ -76,7 +76,7 @@ def logits_of(stored: StoredModel, ids: Tensor, *, dtype: torch.dtype | None = N
 
     Each module's weights are read when it is their turn, and dropped when it is done.
     """
-    model = stored.empty().to(dtype or stored.dtype).eval()
+    model = GPT.empty(stored.config).to(dtype or stored.dtype).eval()
     for prefix, module in model.named_modules():
         own = [name for name, _ in module.named_parameters(recurse=False)]
         if not own:
@@ -84,7 +84,8 @@ def logits_of(stored: StoredModel, ids: Tensor, *, dtype: torch.dtype | None = N
 
         def fill(module: nn.Module, inputs: object, prefix: str = prefix, own: list[str] = own) -> None:
             for name in own:
-                weight = stored.read(f"{prefix}.{name}", device=str(ids.device), dtype=dtype or stored.dtype)
+                place = f"{prefix}.{name}"
+                weight = stored.read(place, device=str(ids.device), dtype=dtype or stored.dtype, copy=False)
                 setattr(module, name, nn.Parameter(weight, requires_grad=False))
 
         def drop(module: nn.Module, inputs: object, output: object, own: list[str] = own) -> None:

@@ -38,15 +38,16 @@ class StoredModel:
             torch.promote_types, (each.dtype for stored in self.parameters.values() for each in stored)
         )
 
-    def empty(self) -> GPT:
-        """The model without memory for its weights."""
-        return _empty(self.config)
+    def read(
+        self, name: str, *, device: str = "cpu", dtype: torch.dtype | None = None, copy: bool = True
+    ) -> Tensor:
+        """One parameter, contiguous; WeightsError for NaN and infinity. dtype None: as it is stored.
 
-    def read(self, name: str, *, device: str = "cpu", dtype: torch.dtype | None = None) -> Tensor:
-        """One parameter; WeightsError for NaN and infinity. dtype None: as it is stored."""
-        # Copied: a tensor of a mapped file must not change when the file does.
+        Without a copy it may be the mapped file itself, and change when the file does.
+        """
         found = assemble(self.parameters[name])
-        return found.to(device=device, dtype=dtype, copy=True, memory_format=torch.contiguous_format)
+        found = found.to(device=device, dtype=dtype, copy=copy, memory_format=torch.contiguous_format)
+        return found.contiguous()
 
 
 def save_model(
@@ -91,7 +92,7 @@ def open_model(folder: str | Path) -> StoredModel:
             "they do not belong together"
         )
     try:
-        shapes = {name: tuple(tensor.shape) for name, tensor in _empty(config).state_dict().items()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in GPT.empty(config).state_dict().items()}
     except (RuntimeError, OverflowError):
         raise WeightsError(
             f"{folder / CONFIG}: no memory holds a model of these sizes; it is damaged"
@@ -106,7 +107,7 @@ def load_model(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype | 
     """
     stored = open_model(folder)
     dtype = dtype or stored.dtype
-    model = stored.empty()
+    model = GPT.empty(stored.config)
     names = [name for name in model.state_dict() if name != "head.weight" or not stored.config.tied_head]
     state = {name: stored.read(name, device=device, dtype=dtype) for name in names}
     model.load_state_dict(state, assign=True, strict=False)
@@ -115,8 +116,3 @@ def load_model(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype | 
     model.requires_grad_(True)
     model.document_prefix_id = stored.document_prefix_id
     return model.eval()
-
-
-def _empty(config: GPTConfig) -> GPT:
-    with torch.device("meta"):
-        return GPT(config)

@@ -107,8 +107,7 @@ def load_openai(
         _check_contents(file, sorted(tensors.values(), key=lambda tensor: tensor.offset))
         state = {name: _read(file, tensor, device=device, dtype=dtype) for name, tensor in tensors.items()}
     state["head.weight"] = state["token_embedding.weight"]
-    with torch.device("meta"):
-        model = GPT(config)
+    model = GPT.empty(config)
     model.load_state_dict(state, assign=True)
     model.head.weight = model.token_embedding.weight
     model.requires_grad_(True)

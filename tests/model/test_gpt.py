@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -510,3 +512,27 @@ def test_a_batch_without_a_target_gives_zero_gradients(tiny_gpt, random_ids):
     linear_cross_entropy(hidden, tiny_gpt.head.weight, torch.full((16,), IGNORED)).backward()
     for name, parameter in tiny_gpt.named_parameters():
         assert not parameter.grad.any(), name
+
+
+# Without memory
+
+
+def test_an_empty_model_has_shapes_and_no_numbers(tiny_config):
+    empty = GPT.empty(tiny_config)
+    assert {parameter.device.type for parameter in empty.parameters()} == {"meta"}
+    full = GPT(tiny_config).state_dict()
+    assert {name: weight.shape for name, weight in empty.state_dict().items()} == {
+        name: weight.shape for name, weight in full.items()
+    }
+    assert empty.n_parameters == tiny_config.n_parameters
+
+
+def test_an_empty_model_needs_no_compiler():
+    """PyTorch's is imported where something is drawn on "meta": a second of every start."""
+    work = (
+        "import sys; from lucidlm.model.gpt import GPT; from lucidlm.model.config import preset; "
+        "GPT.empty(preset('gpt2-124m')); GPT.empty(preset('lecture')); GPT.empty(preset('modern-1m')); "
+        "print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

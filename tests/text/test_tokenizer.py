@@ -546,3 +546,14 @@ def test_the_ranks_in_the_package_are_those_of_the_ids():
     first = next(iter(module._gpt2_ranks()))
     assert base64.b64encode(first) == b"IQ=="
     assert list(module._gpt2_ranks().values()) == list(range(50256))
+
+
+@pytest.mark.parametrize("field", ["continuing_subword_prefix", "end_of_word_suffix"])
+def test_a_vocabulary_that_marks_words_is_refused(tmp_path, field):
+    """Bytes of a token's name would be missing in a text, or marks stand in it."""
+    Tokenizer.bytes().save(tmp_path)
+    document = json.loads((tmp_path / "tokenizer.json").read_text())
+    document["model"][field] = "##"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(WeightsError, match=field):
+        Tokenizer.load(tmp_path)
