@@ -550,10 +550,11 @@ def import_model(source: str, *, out: str, compute: Compute = COMPUTE) -> None:
     out
         The folder to write.
     """
+    from lucidlm.display import counter
     from lucidlm.weights.export import export as export_model
 
     loaded, tokenizer, _ = _load(source, compute, as_stored=True)
-    export_model(loaded, tokenizer, out)
+    export_model(loaded, tokenizer, out, progress=counter("tensors written or compared"))
     print(
         f"{out}: {loaded.n_parameters:,} parameters, tokenizer {tokenizer.name}; opened again, logits equal"
     )
@@ -585,7 +586,9 @@ def export(
     from lucidlm.weights.export import export as export_model
 
     loaded, tokenizer, _ = _load(model, compute, as_stored=True)
-    export_model(loaded, tokenizer, out, format=format, kind=kind, progress=counter("tensors"))
+    export_model(
+        loaded, tokenizer, out, format=format, kind=kind, progress=counter("tensors written or compared")
+    )
     checked = "every tensor compared" if format == "gguf" else "opened again, logits equal"
     print(f"{out}: {loaded.n_parameters:,} parameters, tokenizer {tokenizer.name}; {checked}")
 
@@ -728,6 +731,7 @@ def _load(model: str, compute: Compute, *, as_stored: bool = False) -> "tuple[GP
     """Model, tokenizer and the number type to compute in; `as_stored`: weights keep their type, or get it."""
     import torch
 
+    from lucidlm.display import counter
     from lucidlm.runtime.device import choose_device, dtype_of, keep_freed_memory, set_threads
     from lucidlm.weights.load import load
 
@@ -740,6 +744,7 @@ def _load(model: str, compute: Compute, *, as_stored: bool = False) -> "tuple[GP
         device=str(device),
         dtype=kept if as_stored else torch.float32,
         notice=lambda line: print(line, file=sys.stderr),
+        progress=counter("tensors read"),
     )
     if not as_stored:
         keep_freed_memory()  # after loading: what it frees is not to be kept

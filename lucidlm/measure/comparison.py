@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from lucidlm.errors import ConfigError, DataError, NumbersError
-from lucidlm.measure.evaluation import Progress
 from lucidlm.measure.intervals import FEWEST_BLOCKS, Interval, interval_of_ratio
 from lucidlm.measure.page import colour_level, notebook, token_span, write_page
 from lucidlm.measure.scoring import checked_window, prefix_of, scored_logits, windows_of
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy
+from lucidlm.runtime.progress import Progress
 from lucidlm.text.documents import read_documents
 from lucidlm.text.tokenizer import Tokenizer
 

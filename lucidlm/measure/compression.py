@@ -31,9 +31,10 @@ import torch
 from constriction import stream  # ty: ignore[missing-module-member]
 
 from lucidlm.errors import DataError, NumbersError, WeightsError
-from lucidlm.measure.evaluation import Progress, evaluate_documents
+from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.measure.scoring import checked_window, evaluating, prefix_of, scored_windows
 from lucidlm.model.gpt import GPT
+from lucidlm.runtime.progress import Progress
 from lucidlm.text.tokenizer import Tokenizer
 
 TOLERANCE = 0.002

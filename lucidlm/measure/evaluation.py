@@ -29,10 +29,10 @@ from lucidlm.measure.scoring import Scored, Window, checked_window, prefix_of, s
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy, perplexity
 from lucidlm.runtime.device import dtype_name
+from lucidlm.runtime.progress import Progress
 from lucidlm.text.documents import read_documents
 from lucidlm.text.tokenizer import Tokenizer
 
-Progress = Callable[[int, int | None], None]
 ProtocolName = Literal["lucid", "lm-eval", "hf-guide", "batch-mean"]
 
 

@@ -4,12 +4,12 @@ The interpolated n-gram of Kneser and Ney with three discounts an order (Chen an
 V vocabulary, N order, n an order from N down to 1, K n-grams of an order that were seen.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-Progress = Callable[[int, int | None], None]
+from lucidlm.runtime.progress import Progress
 
 CHUNK = 1 << 22
 """Places that are hashed, sorted or looked up at a time: it bounds the memory beside the result."""

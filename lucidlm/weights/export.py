@@ -1,6 +1,5 @@
 """A model leaves for other programs: model and tokenizer in, a folder or a file out, opened and compared."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from lucidlm.errors import ConfigError, RunError, WeightsError
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.files import replacing_folder
+from lucidlm.runtime.progress import Progress, half
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.huggingface import StoredModel, open_model, save_model
 
@@ -26,19 +26,20 @@ def export(
     *,
     format: Format = "hf",
     kind: Literal["f32", "f16", "bf16", "q8_0"] = "f16",
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Writes the model for other programs; what was written is opened again and compared before it is there.
 
     "hf": a folder for transformers, vLLM and all that reads Hugging Face models; its logits must be equal to
     the last bit. "gguf": a file for llama.cpp and Ollama, its matrices stored as `kind`; each tensor comes
     back within what that type can hold. WeightsError where it does not, ConfigError for what a format cannot
-    express, RunError for a place that is taken.
+    express, RunError for a place that is taken. `progress` gets how many tensors are written and how many
+    compared, in one count.
     """
     if format not in get_args(Format):
         raise ConfigError(f"--format {format}: not known; there are {', '.join(get_args(Format))}")
     out = Path(out)
-    if out.is_dir() and (format == "gguf" or any(out.iterdir())):
+    if out.exists() and not (format == "hf" and out.is_dir() and not any(out.iterdir())):
         raise RunError(f"{out} is there already; it is not overwritten: choose another --out")
     if format == "gguf":
         from lucidlm.weights.gguf import export_gguf
@@ -47,11 +48,12 @@ def export(
         export_gguf(model, tokenizer, out, kind=kind, progress=progress)
         return
     with replacing_folder(out) as folder:
-        save_model(model, tokenizer, folder, document_prefix_id=model.document_prefix_id)
-        _check_same(model, tokenizer, folder)
+        prefix = model.document_prefix_id
+        save_model(model, tokenizer, folder, document_prefix_id=prefix, progress=half(progress, 0))
+        _check_same(model, tokenizer, folder, half(progress, 1))
 
 
-def _check_same(model: GPT, tokenizer: Tokenizer, folder: Path) -> None:
+def _check_same(model: GPT, tokenizer: Tokenizer, folder: Path, progress: Progress | None) -> None:
     """WeightsError unless the folder's model and tokenizer are these."""
     ids = tokenizer.encode(FIXED_TEXT)[: model.config.context_length]
     if Tokenizer.load(folder).encode(FIXED_TEXT)[: len(ids)] != ids:
@@ -62,7 +64,7 @@ def _check_same(model: GPT, tokenizer: Tokenizer, folder: Path) -> None:
     training = model.training
     with torch.inference_mode():
         logits = model.eval()(inputs)
-        again = logits_of(open_model(folder), inputs, dtype=model.head.weight.dtype)
+        again = logits_of(open_model(folder), inputs, dtype=model.head.weight.dtype, progress=progress)
     model.train(training)
     if not torch.equal(logits, again):
         apart = (logits - again).abs().max().item()
@@ -71,22 +73,33 @@ def _check_same(model: GPT, tokenizer: Tokenizer, folder: Path) -> None:
         )
 
 
-def logits_of(stored: StoredModel, ids: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+def logits_of(
+    stored: StoredModel,
+    ids: Tensor,
+    *,
+    dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
     """The stored model's logits, ids (B, T) -> (B, T, V), where there is no memory for a second model.
 
     Each module's weights are read when it is their turn, and dropped when it is done.
     """
     model = GPT.empty(stored.config).to(dtype or stored.dtype).eval()
+    done, total = 0, sum(map(len, stored.parameters.values()))
     for prefix, module in model.named_modules():
         own = [name for name, _ in module.named_parameters(recurse=False)]
         if not own:
             continue
 
         def fill(module: nn.Module, inputs: object, prefix: str = prefix, own: list[str] = own) -> None:
+            nonlocal done
             for name in own:
                 place = f"{prefix}.{name}"
                 weight = stored.read(place, device=str(ids.device), dtype=dtype or stored.dtype, copy=False)
                 setattr(module, name, nn.Parameter(weight, requires_grad=False))
+                done += len(stored.parameters[place])
+                if progress is not None:
+                    progress(done, total)
 
         def drop(module: nn.Module, inputs: object, output: object, own: list[str] = own) -> None:
             for name in own:

@@ -7,7 +7,7 @@ are not normed. What GGUF has no words for is refused with the field in the way.
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,6 +20,7 @@ from lucidlm.errors import ConfigError, WeightsError
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.files import replacing_file
+from lucidlm.runtime.progress import Progress, counted, half
 from lucidlm.text.tokenizer import Tokenizer
 
 Kind = Literal["f32", "f16", "bf16", "q8_0"]
@@ -82,7 +83,7 @@ def export_gguf(
     *,
     kind: Kind = "f16",
     name: str | None = None,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Writes model and tokenizer to one .gguf, which gets its name once every tensor was read and compared.
 
@@ -98,19 +99,16 @@ def export_gguf(
     vocabulary = _vocabulary(tokenizer, model.config.vocab_size)
     architecture = _architecture(model.config)
     stored = list(_tensors(model, architecture, kind))
-    tell = progress or (lambda done, total: None)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(path) as temporary:
         writer = library.GGUFWriter(temporary, architecture)
         try:
             _describe_model(writer, model.config, kind, name or path.stem)
             _describe_tokenizer(writer, vocabulary)
-            for done in _write(writer, stored):
-                tell(done, 2 * len(stored))
+            _write(writer, stored, half(progress, 0))
         finally:
             writer.close()
-        for done in _compare(temporary, stored):
-            tell(len(stored) + done, 2 * len(stored))
+        _compare(temporary, stored, half(progress, 1))
 
 
 def read_gguf(path: str | Path) -> dict[str, np.ndarray]:
@@ -273,8 +271,8 @@ def _describe_tokenizer(writer: Any, vocabulary: _Vocabulary) -> None:
     writer.add_add_eos_token(False)
 
 
-def _write(writer: Any, stored: list[_Stored]) -> Iterator[int]:
-    """Writes header and tensors, one in memory at a time; yields how many are done."""
+def _write(writer: Any, stored: list[_Stored], progress: Progress | None) -> None:
+    """Writes header and tensors, one in memory at a time."""
     library = _library()
     for tensor in stored:
         numbers, size = library.GGML_QUANT_SIZES[_type(tensor.kind)]
@@ -288,25 +286,23 @@ def _write(writer: Any, stored: list[_Stored]) -> Iterator[int]:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for done, tensor in enumerate(stored, start=1):
+    for tensor in counted(stored, progress):
         # What is too large for the type becomes infinite, and is found when the file is compared.
         with np.errstate(all="ignore"):
             data = library.quantize(_numbers(tensor), _type(tensor.kind))
         writer.write_tensor_data(data)
-        yield done
 
 
-def _compare(path: Path, stored: list[_Stored]) -> Iterator[int]:
-    """Compares the file with the model, piece by piece; yields how many tensors are done."""
+def _compare(path: Path, stored: list[_Stored], progress: Progress | None) -> None:
+    """Compares the file with the model, piece by piece."""
     found = {tensor.name: tensor for tensor in _open(path).tensors}
-    for done, tensor in enumerate(stored, start=1):
+    for tensor in counted(stored, progress):
         rows, count = len(tensor.values), tensor.values.numel()
         step = rows if tensor.rotated_heads else max(1, CHECKED_AT_ONCE * rows // count)
         for start in range(0, rows, step):
             piece = slice(start, start + step)
             with np.errstate(all="ignore"):
                 _compare_rows(tensor, _numbers(tensor, piece), _dequantised(found[tensor.name], piece))
-        yield done
 
 
 def _compare_rows(tensor: _Stored, wanted: np.ndarray, read: np.ndarray) -> None:

@@ -16,6 +16,7 @@ from lucidlm.errors import WeightsError
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.files import replacing_file, write_atomically
+from lucidlm.runtime.progress import Progress, counted
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.hf_config import CONFIG, config_of, document_prefix_id, read_config
 from lucidlm.weights.names import assemble, match, to_huggingface
@@ -57,8 +58,12 @@ def save_model(
     *,
     document_prefix_id: int | None,
     state: dict[str, Tensor] | None = None,
+    progress: Progress | None = None,
 ) -> None:
-    """Writes the model's folder, each file whole or not at all. `state`: other weights for the same model."""
+    """Writes the model's folder, each file whole or not at all. `state`: other weights for the same model.
+
+    `progress` gets how many tensors are written.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = state or model.state_dict()
@@ -69,7 +74,7 @@ def save_model(
         dtype=str(state["token_embedding.weight"].dtype).removeprefix("torch."),
     )
     with replacing_file(folder / WEIGHTS) as temporary:
-        write_tensors(temporary, to_huggingface(state, model.config))
+        write_tensors(temporary, to_huggingface(state, model.config), progress)
     write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
     generation = {
         "bos_token_id": tokenizer.end_of_text,
@@ -100,16 +105,23 @@ def open_model(folder: str | Path) -> StoredModel:
     return StoredModel(config, prefix, match(stored, config, shapes))
 
 
-def load_model(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = torch.float32) -> GPT:
+def load_model(
+    folder: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = torch.float32,
+    progress: Progress | None = None,
+) -> GPT:
     """The model of a folder, in eval mode; WeightsError with path and reason for one that cannot be used.
 
-    dtype None: as it is stored; float32 for a mixture of types that neither of them holds.
+    dtype None: as it is stored; float32 for a mixture that neither type holds. `progress` gets how many
+    tensors are read.
     """
     stored = open_model(folder)
     dtype = dtype or stored.dtype
     model = GPT.empty(stored.config)
     names = [name for name in model.state_dict() if name != "head.weight" or not stored.config.tied_head]
-    state = {name: stored.read(name, device=device, dtype=dtype) for name in names}
+    state = {name: stored.read(name, device=device, dtype=dtype) for name in counted(names, progress)}
     model.load_state_dict(state, assign=True, strict=False)
     if stored.config.tied_head:
         model.head.weight = model.token_embedding.weight

@@ -9,6 +9,7 @@ import torch
 from lucidlm.errors import WeightsError
 from lucidlm.model.config import PRESETS, preset
 from lucidlm.model.gpt import GPT
+from lucidlm.runtime.progress import Progress
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.hf_config import CONFIG
 from lucidlm.weights.huggingface import load_model
@@ -24,13 +25,14 @@ def load(
     device: str = "cpu",
     dtype: torch.dtype | None = torch.float32,
     notice: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[GPT, Tokenizer]:
     """Model, in eval mode, and tokenizer of a run, a checkpoint, a folder, a published name or a preset.
 
     Folders are Hugging Face's or OpenAI's. A run gives its best weights; a preset gives random ones, drawn
     from `seed`; gpt2, gpt2-medium, gpt2-large, gpt2-xl and owner/name of the hub are fetched once.
     dtype None keeps the type that the weights are stored in. `notice` gets a line where a person should know
-    that. WeightsError says what was found instead.
+    that, `progress` how many tensors are read. WeightsError says what was found instead.
     """
     notice = notice or (lambda line: None)
     name = str(source)
@@ -42,8 +44,8 @@ def load(
         return _random(name, seed=seed, device=device, dtype=dtype or torch.float32)
     folder = _folder(source, notice)
     if not (folder / CONFIG).exists() and is_openai_folder(folder):
-        return load_openai(folder, device=device, dtype=dtype or torch.float32)
-    return _load_huggingface(folder, name, device=device, dtype=dtype, notice=notice)
+        return load_openai(folder, device=device, dtype=dtype or torch.float32, progress=progress)
+    return _load_huggingface(folder, name, device=device, dtype=dtype, notice=notice, progress=progress)
 
 
 def _folder(source: str | Path, notice: Callable[[str], None]) -> Path:
@@ -59,7 +61,13 @@ def _folder(source: str | Path, notice: Callable[[str], None]) -> Path:
 
 
 def _load_huggingface(
-    folder: Path, name: str, *, device: str, dtype: torch.dtype | None, notice: Callable[[str], None]
+    folder: Path,
+    name: str,
+    *,
+    device: str,
+    dtype: torch.dtype | None,
+    notice: Callable[[str], None],
+    progress: Progress | None,
 ) -> tuple[GPT, Tokenizer]:
     if not (folder / CONFIG).exists():
         raise WeightsError(
@@ -70,7 +78,7 @@ def _load_huggingface(
         if not (folder / WEIGHTS).exists():
             raise WeightsError(f"{folder}: this run has no weights yet; wait for its first checkpoint")
         notice(f"{folder}: the best weights of this run")
-    model = load_model(folder, device=device, dtype=dtype)
+    model = load_model(folder, device=device, dtype=dtype, progress=progress)
     if model.document_prefix_id is None and name.rpartition("/")[2].partition("@")[0] in PUBLISHED:
         # OpenAI put end-of-text between all documents; the hub's config.json does not say so.
         model.document_prefix_id = 50256

@@ -9,7 +9,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor
 from lucidlm.errors import ConfigError, WeightsError
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
+from lucidlm.runtime.progress import Progress, counted, half
 from lucidlm.text.tokenizer import END_OF_TEXT, Tokenizer, _alphabet, _from_document, _plain_document
 
 CHECKPOINT, HPARAMS, ENCODER, MERGES = "checkpoint", "hparams.json", "encoder.json", "vocab.bpe"
@@ -85,12 +86,17 @@ def is_openai_folder(folder: Path) -> bool:
 
 
 def load_openai(
-    folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+    folder: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    progress: Progress | None = None,
 ) -> tuple[GPT, Tokenizer]:
     """Model, in eval mode, and tokenizer of such a folder.
 
     WeightsError with path and reason for one that is damaged: everything is checked, each tensor's checksum
-    too, before memory for the weights is taken.
+    too, before memory for the weights is taken. `progress` gets how many tensors are checked and how many
+    read, in one count.
     """
     folder = Path(folder)
     _check_files(folder)
@@ -104,8 +110,12 @@ def load_openai(
         )
     # Read, not mapped: mapped pages count as memory, and a mapped file that shrinks ends the process.
     with _told(folder / DATA), open(folder / DATA, "rb") as file:
-        _check_contents(file, sorted(tensors.values(), key=lambda tensor: tensor.offset))
-        state = {name: _read(file, tensor, device=device, dtype=dtype) for name, tensor in tensors.items()}
+        stored = sorted(tensors.values(), key=lambda tensor: tensor.offset)
+        _check_contents(file, counted(stored, half(progress, 0)))
+        state = {
+            name: _read(file, tensor, device=device, dtype=dtype)
+            for name, tensor in counted(tensors.items(), half(progress, 1))
+        }
     state["head.weight"] = state["token_embedding.weight"]
     model = GPT.empty(config)
     model.load_state_dict(state, assign=True)
@@ -451,7 +461,7 @@ def _tensors_of(config: GPTConfig, stored: dict[str, StoredTensor], index: Path)
     return tensors
 
 
-def _check_contents(file: BufferedReader, tensors: list[StoredTensor]) -> None:
+def _check_contents(file: BufferedReader, tensors: Iterable[StoredTensor]) -> None:
     """Compares each tensor's checksum and looks for NaN, a few megabytes at a time."""
     for tensor in tensors:
         crc, finite = 0, True

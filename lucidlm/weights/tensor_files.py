@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lucidlm.errors import WeightsError
+from lucidlm.runtime.progress import Progress, counted
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -44,7 +45,7 @@ class StoredTensor:
             return file.get_tensor(self.name)
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], progress: Progress | None = None) -> None:
     """Writes one safetensors file, a tensor in memory at a time, whatever their layout and device."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -56,7 +57,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
     text += b" " * (-len(text) % 8)  # readers that map the file want numbers at multiples of their size
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors.values():
+        for tensor in counted(tensors.values(), progress):
             file.write(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
 
 

@@ -5,6 +5,7 @@ from lucidlm.errors import ConfigError, RunError, WeightsError
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights import export as module
 from lucidlm.weights.export import FIXED_TEXT, export
+from lucidlm.weights.huggingface import open_model, save_model
 from lucidlm.weights.load import load
 
 
@@ -50,6 +51,37 @@ def test_a_place_that_is_taken_is_left_alone(model, tmp_path, format):
     with pytest.raises(RunError, match="not overwritten"):
         export(model, Tokenizer.bytes(), tmp_path / "out", format=format)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("format", ["hf", "gguf"])
+def test_a_file_that_is_there_is_left_alone(model, tmp_path, format):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(RunError, match="not overwritten"):
+        export(model, Tokenizer.bytes(), tmp_path / "out", format=format)
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.parametrize("format", ["hf", "gguf"])
+def test_progress_counts_up_to_the_end(model, tmp_path, format):
+    told = []
+    export(
+        model,
+        Tokenizer.bytes(),
+        tmp_path / "out",
+        format=format,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    shares = [done / total for done, total in told]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert all(share < 1 for share in shares[:-1])
+
+
+def test_weights_streamed_from_a_folder_give_the_models_logits(model, tmp_path):
+    save_model(model, Tokenizer.bytes(), tmp_path, document_prefix_id=None)
+    ids = torch.randint(0, 257, (2, 20))
+    with torch.no_grad():
+        assert torch.equal(module.logits_of(open_model(tmp_path), ids), model(ids))
 
 
 def test_a_format_that_is_not_known_is_named(model, tmp_path):
