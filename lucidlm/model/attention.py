@@ -33,10 +33,17 @@ class KVCache:
     """
 
     def __init__(
-        self, config: GPTConfig, batch_size: int, *, device: torch.device, dtype: torch.dtype
+        self,
+        config: GPTConfig,
+        batch_size: int,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        capacity: int | None = None,
     ) -> None:
-        """An empty cache of config.context_length tokens a row."""
-        shape = (batch_size, config.n_kv_heads, config.context_length, config.head_dim)
+        """An empty cache of so many tokens a row, at most and by default of config.context_length."""
+        length = min(capacity or config.context_length, config.context_length)
+        shape = (batch_size, config.n_kv_heads, length, config.head_dim)
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layers)]
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layers)]
         self.lengths = [0] * batch_size

@@ -283,7 +283,8 @@ def _decode(model: GPT, rows: list["_Row"], decoding: Decoding) -> Iterator[tupl
     alive = [number for number, row in enumerate(rows) if row.left > 0]
     if not alive:
         return
-    cache = model.new_cache(len(alive))
+    # No larger than needed: the context of models of others is a hundred times most texts.
+    cache = model.new_cache(len(alive), max(len(rows[number].ids) + rows[number].left for number in alive))
     logits = _begin(model, [rows[number] for number in alive], cache)
     while True:
         kept = []

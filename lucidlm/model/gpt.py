@@ -128,10 +128,10 @@ class GPT(nn.Module):
             cache.advance(count)
         return self.final_norm(x)
 
-    def new_cache(self, batch_size: int) -> KVCache:
-        """An empty cache for this model's keys and values."""
+    def new_cache(self, batch_size: int, capacity: int | None = None) -> KVCache:
+        """An empty cache for this model's keys and values, of at most `capacity` tokens a row."""
         dtype = self.token_embedding.weight.dtype
-        return KVCache(self.config, batch_size, device=self.device, dtype=dtype)
+        return KVCache(self.config, batch_size, device=self.device, dtype=dtype, capacity=capacity)
 
 
 class _NothingDrawn(TorchFunctionMode):

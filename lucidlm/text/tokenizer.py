@@ -132,6 +132,16 @@ class Tokenizer:
         )
 
     @classmethod
+    def from_vocabulary(
+        cls, vocabulary: dict[str, int], merges: list[list[str]], *, source: str = "tokenizer.json"
+    ) -> "Tokenizer":
+        """A byte-level BPE of these tokens and merges, written in `byte_alphabet`; end-of-text comes last.
+
+        WeightsError with `source` where the two do not fit.
+        """
+        return _from_document(_plain_document(vocabulary, merges), source=source)
+
+    @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
         """The tokenizer of a model folder or of a tokenizer.json; WeightsError where it is not byte-level."""
         path = Path(path)
@@ -217,7 +227,7 @@ class Tokenizer:
     def save(self, folder: str | os.PathLike, model_max_length: int | None = None) -> None:
         """Write tokenizer.json and tokenizer_config.json: transformers loads them and gives the same ids."""
         folder = Path(folder)
-        document = self._document()
+        document = self.document()
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             # Without it transformers reads control text in a prompt as control tokens.
@@ -236,9 +246,13 @@ class Tokenizer:
             folder / "tokenizer_config.json", json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
         )
 
+    def document(self) -> dict:
+        """What tokenizer.json holds; not to be changed."""
+        return self._document()
+
     def fingerprint(self) -> str:
         """SHA-256 of tokenizer.json with sorted keys and no blanks: equal fingerprints give equal ids."""
-        canonical = json.dumps(self._document(), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        canonical = json.dumps(self.document(), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
     def _encode_bytes(self, data: Bytes) -> list[int]:
@@ -385,7 +399,7 @@ def _last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
 
 
 @functools.cache
-def _alphabet() -> list[str]:
+def byte_alphabet() -> list[str]:
     """The printable character by which byte-level tokenizer files write each byte (GPT-2's encoder.py)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = iter(range(0x100, 0x200))
@@ -394,7 +408,7 @@ def _alphabet() -> list[str]:
 
 def _byte_document(table: list[bytes], merges: list[tuple[bytes, bytes]]) -> dict:
     """tokenizer.json of a byte-level BPE whose last id is end-of-text."""
-    written = lambda token: "".join(map(_alphabet().__getitem__, token))  # noqa: E731
+    written = lambda token: "".join(map(byte_alphabet().__getitem__, token))  # noqa: E731
     vocabulary = {written(token): id for id, token in enumerate(table[:-1])}
     return _plain_document(vocabulary, [[written(left), written(right)] for left, right in merges])
 
@@ -527,7 +541,7 @@ def _bytes_of(name: str) -> bytes:
 
 @functools.cache
 def _byte_of_character() -> dict[str, int]:
-    return {character: byte for byte, character in enumerate(_alphabet())}
+    return {character: byte for byte, character in enumerate(byte_alphabet())}
 
 
 def _steps(document: dict) -> list[dict]:
@@ -560,7 +574,7 @@ def _known_tokenizer(document: dict, table: list[bytes]) -> Tokenizer | None:
     ]
     for known in (Tokenizer.gpt2, Tokenizer.bytes):
         tokenizer = known()
-        if table == tokenizer._table and merges == list(map(tuple, tokenizer._document()["model"]["merges"])):
+        if table == tokenizer._table and merges == list(map(tuple, tokenizer.document()["model"]["merges"])):
             return tokenizer
     return None
 

@@ -4,9 +4,7 @@ GPT-2 is written as llama.cpp's "gpt2", the modern family as its "qwen3", or as 
 are not normed. What GGUF has no words for is refused with the field in the way.
 """
 
-import json
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,7 +211,7 @@ def _vocabulary(tokenizer: Tokenizer, size: int) -> _Vocabulary:
     """The tokenizer, with tokens that stand for nothing up to the model's size."""
     assert tokenizer.end_of_text is not None, "checked before"
     kinds = _library().TokenType
-    document = _document(tokenizer)
+    document = tokenizer.document()
     # No token of a text holds a blank (it is written Ġ), so a name with one is free.
     tokens = [f"[PAD {id}]" for id in range(size)]
     types = [int(kinds.UNUSED)] * size
@@ -225,13 +223,6 @@ def _vocabulary(tokenizer: Tokenizer, size: int) -> _Vocabulary:
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in document["model"]["merges"]]
     split = _split(document, tokenizer.name)
     return _Vocabulary(split, tokens, types, merges or _NO_MERGES, tokenizer.end_of_text)
-
-
-def _document(tokenizer: Tokenizer) -> dict[str, Any]:
-    """tokenizer.json as it would be saved."""
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save(folder)
-        return json.loads((Path(folder) / "tokenizer.json").read_text(encoding="utf-8"))
 
 
 def _split(document: dict[str, Any], name: str) -> str:

@@ -23,7 +23,7 @@ from lucidlm.errors import ConfigError, WeightsError
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.progress import Progress, counted, half
-from lucidlm.text.tokenizer import END_OF_TEXT, Tokenizer, _alphabet, _from_document, _plain_document
+from lucidlm.text.tokenizer import END_OF_TEXT, Tokenizer, byte_alphabet
 
 CHECKPOINT, HPARAMS, ENCODER, MERGES = "checkpoint", "hparams.json", "encoder.json", "vocab.bpe"
 INDEX, DATA = "model.ckpt.index", "model.ckpt.data-00000-of-00001"
@@ -152,7 +152,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         version, *lines = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
         if not version.startswith("#version"):
             raise ValueError("its first line is no #version")
-        vocabulary = {character: id for id, character in enumerate(sorted(_alphabet()))}
+        vocabulary = {character: id for id, character in enumerate(sorted(byte_alphabet()))}
         merges = [line.split(" ") for line in lines]
         for number, merge in enumerate(merges, start=2):
             if len(merge) != 2 or not vocabulary.keys() >= set(merge):
@@ -168,7 +168,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
                 raise ValueError(
                     f"{token!r:.60} is {found.get(token)!r:.60}, {MERGES} makes it {expected.get(token)}"
                 )
-    return _from_document(_plain_document(vocabulary, merges), source=str(path))
+    return Tokenizer.from_vocabulary(vocabulary, merges, source=str(path))
 
 
 def read_index(path: Path) -> dict[str, StoredTensor]:

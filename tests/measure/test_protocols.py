@@ -2,6 +2,7 @@
 
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.huggingface import save_model
+from lucidlm.weights.load import load
 
 T = 16
 STORY = (
@@ -83,14 +85,15 @@ def harness(exported):
         yield HFLM(pretrained=str(exported[2]), device="cpu", dtype="float32", batch_size=3)
 
 
-def harness_results(harness, texts: list[str]) -> dict[str, float]:
-    """word_perplexity, byte_perplexity and bits_per_byte of an in-memory task, by the harness's own code."""
+METRICS = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+
+
+def in_memory_task(texts: list[str]):
+    """A task of the harness that needs no file and no network."""
     import datasets
     from lm_eval.api.task import ConfigurableTask
-    from lm_eval.evaluator import evaluate as run
 
-    names = ("word_perplexity", "byte_perplexity", "bits_per_byte")
-    task = ConfigurableTask(
+    return ConfigurableTask(
         config={
             "task": "texts",
             "custom_dataset": lambda **_: {
@@ -100,12 +103,47 @@ def harness_results(harness, texts: list[str]) -> dict[str, float]:
             "output_type": "loglikelihood_rolling",
             "doc_to_text": "",
             "doc_to_target": lambda doc: doc["page"],
-            "metric_list": [{"metric": name} for name in names],
+            "metric_list": [{"metric": name} for name in METRICS],
         }
     )
+
+
+def harness_results(harness, texts: list[str]) -> dict[str, float]:
+    """word_perplexity, byte_perplexity and bits_per_byte of an in-memory task, by the harness's own code."""
+    from lm_eval.evaluator import evaluate as run
+
+    task = in_memory_task(texts)
     results = run(lm=harness, task_dict={"texts": task}, bootstrap_iters=0, log_samples=False)
-    found = results["results"]["texts"]
-    return {name: found[f"{name},none"] for name in names}
+    return {name: results["results"]["texts"][f"{name},none"] for name in METRICS}
+
+
+def test_a_run_opens_by_its_folder_in_the_harness_and_gives_its_number(tmp_path, monkeypatch):
+    """lm_eval --model hf --model_args pretrained=RUN, and lucidlm evaluate RUN TEXT --protocol lm-eval."""
+    from lm_eval import simple_evaluate
+
+    from lucidlm.cli import main
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text(STORY * 40, encoding="utf-8")
+    command = (
+        f"train book.txt --out run --preset modern-1m --tokenizer bpe:300 --steps 2 --context-length {T}"
+    )
+    assert main([*command.split(), "--batch-tokens", "64", "--threads", "1"]) == 0
+    theirs = simple_evaluate(
+        model="hf",
+        model_args="pretrained=run,dtype=float32",
+        tasks=[in_memory_task([STORY])],
+        device="cpu",
+        batch_size=2,
+        bootstrap_iters=0,
+        log_samples=False,
+    )["results"]["texts"]
+    model, tokenizer = load("run")
+    ours = evaluate(model, tokenizer, STORY, protocol="lm-eval")
+    assert ours.bits_per_byte == pytest.approx(theirs["bits_per_byte,none"], rel=1e-5)
+    assert ours.word_perplexity == pytest.approx(theirs["word_perplexity,none"], rel=1e-4)
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=list(TEXTS))

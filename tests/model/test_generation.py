@@ -50,7 +50,7 @@ class Scripted(nn.Module):
         self.script, self.said = script, 0
         self.device = torch.device("cpu")
 
-    def new_cache(self, rows):
+    def new_cache(self, rows, capacity):
         from lucidlm.model.attention import KVCache
 
         return KVCache(self.config, rows, device=self.device, dtype=torch.float32)
@@ -372,3 +372,14 @@ def test_log_probabilities_are_the_models_own():
         expected = model(torch.tensor([ids]))[0].log_softmax(-1)
     for place, token in enumerate(written.tokens):
         assert token.log_probability == pytest.approx(expected[2 + place, token.id].item(), abs=1e-5)
+
+
+def test_the_cache_is_no_longer_than_prompt_and_new_tokens(tiny_gpt, monkeypatch):
+    """Models of others have a context of 40,000 tokens: a cache for all of them is gigabytes."""
+    asked = []
+    original = type(tiny_gpt).new_cache
+    monkeypatch.setattr(
+        type(tiny_gpt), "new_cache", lambda model, *sizes: asked.append(sizes) or original(model, *sizes)
+    )
+    generate_batch(tiny_gpt, Tokenizer.bytes(), ["four", "sixteen letters."], max_new_tokens=5)
+    assert asked == [(2, 21)]

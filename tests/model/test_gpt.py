@@ -536,3 +536,9 @@ def test_an_empty_model_needs_no_compiler():
     )
     done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_cache_is_as_long_as_asked_and_never_longer_than_the_context(tiny_gpt):
+    assert tiny_gpt.new_cache(1).capacity == 64
+    assert tiny_gpt.new_cache(2, 10).capacity == 10
+    assert tiny_gpt.new_cache(2, 1000).capacity == 64
