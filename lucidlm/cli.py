@@ -48,11 +48,29 @@ class Compute:
     """Seed of random weights, where MODEL is a preset."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**63:
-            raise LucidError(f"--seed {self.seed}: it must be from 0 to 2^63 - 1")
+        _check_seed(self.seed)
 
 
-COMPUTE = Compute()
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """How a verb reads the weights that it writes."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number type of the weights (auto: the one that they are stored in)."""
+    seed: int = 123
+    """Seed of random weights, where MODEL is a preset."""
+
+    def __post_init__(self) -> None:
+        _check_seed(self.seed)
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**63:
+        raise LucidError(f"--seed {seed}: it must be from 0 to 2^63 - 1")
+
+
+COMPUTE, STORED = Compute(), Stored()
 DEFAULTS = TrainConfig()
 
 
@@ -539,21 +557,23 @@ def prepare(
 
 
 @app.command(name="import")
-def import_model(source: str, *, out: str, compute: Compute = COMPUTE) -> None:
+def import_model(source: str, *, out: str, stored: Stored = STORED) -> None:
     """Bring a model from elsewhere into a folder of this machine: OpenAI's weights, the hub's, any folder.
 
     Parameters
     ----------
     source
         gpt2, gpt2-medium, gpt2-large, gpt2-xl, owner/name of the Hugging Face hub, or a folder: OpenAI's, or
-        one with config.json and safetensors of GPT-2 or Qwen3.
+        one with config.json and safetensors of GPT-2, Qwen3 or Llama.
     out
         The folder to write.
     """
     from lucidlm.display import counter
+    from lucidlm.weights.export import check_place
     from lucidlm.weights.export import export as export_model
 
-    loaded, tokenizer, _ = _load(source, compute, as_stored=True)
+    check_place(Path(out), "hf")
+    loaded, tokenizer = _load_as_stored(source, stored)
     export_model(loaded, tokenizer, out, progress=counter("tensors written or compared"))
     print(
         f"{out}: {loaded.n_parameters:,} parameters, tokenizer {tokenizer.name}; opened again, logits equal"
@@ -567,7 +587,7 @@ def export(
     out: str,
     format: Literal["hf", "gguf"] = "hf",
     kind: Literal["f32", "f16", "bf16", "q8_0"] = "f16",
-    compute: Compute = COMPUTE,
+    stored: Stored = STORED,
 ) -> None:
     """Write a model for other programs, and check what was written.
 
@@ -583,9 +603,11 @@ def export(
         How a gguf file stores matrices.
     """
     from lucidlm.display import counter
+    from lucidlm.weights.export import check_place
     from lucidlm.weights.export import export as export_model
 
-    loaded, tokenizer, _ = _load(model, compute, as_stored=True)
+    check_place(Path(out), format)
+    loaded, tokenizer = _load_as_stored(model, stored)
     export_model(
         loaded, tokenizer, out, format=format, kind=kind, progress=counter("tensors written or compared")
     )
@@ -727,8 +749,8 @@ def _settings_file(arguments: list[str]) -> tuple[Any, ...]:
     return ()
 
 
-def _load(model: str, compute: Compute, *, as_stored: bool = False) -> "tuple[GPT, Tokenizer, torch.dtype]":
-    """Model, tokenizer and the number type to compute in; `as_stored`: weights keep their type, or get it."""
+def _load(model: str, compute: Compute) -> "tuple[GPT, Tokenizer, torch.dtype]":
+    """Model, tokenizer and the number type to compute in."""
     import torch
 
     from lucidlm.display import counter
@@ -737,19 +759,34 @@ def _load(model: str, compute: Compute, *, as_stored: bool = False) -> "tuple[GP
 
     device = choose_device(compute.device)
     set_threads(compute.threads)
-    kept = None if compute.dtype == "auto" else dtype_of(compute.dtype)
     loaded, tokenizer = load(
         model,
         seed=compute.seed,
         device=str(device),
-        dtype=kept if as_stored else torch.float32,
         notice=lambda line: print(line, file=sys.stderr),
         progress=counter("tensors read"),
     )
-    if not as_stored:
-        keep_freed_memory()  # after loading: what it frees is not to be kept
+    keep_freed_memory()  # after loading: what it frees is not to be kept
     automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
-    return loaded, tokenizer, kept or automatic
+    return loaded, tokenizer, automatic if compute.dtype == "auto" else dtype_of(compute.dtype)
+
+
+def _load_as_stored(model: str, stored: Stored) -> "tuple[GPT, Tokenizer]":
+    """Model and tokenizer as they are to be written."""
+    import torch
+
+    from lucidlm.display import counter
+    from lucidlm.runtime.device import set_threads
+    from lucidlm.weights.load import load
+
+    set_threads(0)
+    return load(
+        model,
+        seed=stored.seed,
+        dtype=None if stored.dtype == "auto" else getattr(torch, stored.dtype),
+        notice=lambda line: print(line, file=sys.stderr),
+        progress=counter("tensors read"),
+    )
 
 
 def _file_bytes(path: str) -> bytes:

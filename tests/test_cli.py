@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 import lucidlm
 from lucidlm.cli import main
@@ -93,6 +94,8 @@ def call(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
             code = main(arguments)
         except SystemExit as stopped:
             code = stopped.code
+        if arguments[0] in ("import", "export"):  # which take all processors
+            torch.set_num_threads(1)
         captured = capsys.readouterr()
         return Answer(code, captured.out, captured.err)
 
@@ -590,3 +593,54 @@ def test_more_slips_are_one_line_and_exit_code_2(tmp_path, arguments):
     done = _command(*quick, *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+# Weights in and out
+
+
+@pytest.mark.parametrize(("dtype", "stored"), [("auto", "F32"), ("bfloat16", "BF16"), ("float16", "F16")])
+def test_a_run_is_exported_and_its_export_opens(answer, tmp_path, dtype, stored):
+    from safetensors import safe_open
+
+    out = tmp_path / "out"
+    said = answer("export", "run", "--out", str(out), "--dtype", dtype)
+    assert said.out.startswith(f"{out}: ")
+    assert said.out.endswith("opened again, logits equal\n")
+    with safe_open(out / "model.safetensors", framework="pt") as file:
+        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {stored}  # noqa: SIM118
+    # What is imported keeps its type.
+    answer("import", str(out), "--out", str(tmp_path / "again"))
+    assert (tmp_path / "again" / "model.safetensors").stat().st_size == (
+        out / "model.safetensors"
+    ).stat().st_size
+    found, own = (
+        json.loads(answer("evaluate", str(each), "other.txt", "--json").out)
+        for each in (tmp_path / "again", "run")
+    )
+    assert found["loss_nats"] == pytest.approx(own["loss_nats"], rel=1e-6 if dtype == "auto" else 1e-2)
+
+
+def test_a_run_goes_to_gguf(answer, tmp_path):
+    out = tmp_path / "run.gguf"
+    said = answer("export", "run", "--format", "gguf", "--out", str(out))
+    assert said.out.endswith("every tensor compared\n")
+    assert out.read_bytes()[:4] == b"GGUF"
+
+
+def test_openais_folder_is_imported_and_evaluated(answer, tmp_path):
+    release = Path(__file__).parent / "weights" / "fixtures" / "openai-gpt2-tiny"
+    answer("import", str(release), "--out", str(tmp_path / "gpt2"))
+    numbers = [
+        json.loads(answer("evaluate", str(each), "other.txt", "--json").out)["loss_nats"]
+        for each in (release, tmp_path / "gpt2")
+    ]
+    assert numbers[0] == numbers[1]
+
+
+def test_a_place_that_is_taken_is_refused_before_anything_is_read(call, tmp_path):
+    taken = tmp_path / "mine.gguf"
+    taken.write_text("mine")
+    said = call("export", "no/such/model", "--format", "gguf", "--out", str(taken))
+    assert said.code == 2
+    assert "not overwritten" in said.err
+    assert taken.read_text() == "mine"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lucidlm.errors import ConfigError, RunError, WeightsError
 from lucidlm.model.gpt import GPT
-from lucidlm.runtime.files import replacing_folder
+from lucidlm.runtime.files import free_bytes, replacing_folder
 from lucidlm.runtime.progress import Progress, half
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.huggingface import StoredModel, open_model, save_model
@@ -33,24 +33,34 @@ def export(
     "hf": a folder for transformers, vLLM and all that reads Hugging Face models; its logits must be equal to
     the last bit. "gguf": a file for llama.cpp and Ollama, its matrices stored as `kind`; each tensor comes
     back within what that type can hold. WeightsError where it does not, ConfigError for what a format cannot
-    express, RunError for a place that is taken. `progress` gets how many tensors are written and how many
-    compared, in one count.
+    express, RunError for a place that is taken or has no room. `progress` gets how many tensors are written
+    and how many compared, in one count.
     """
+    out = Path(out)
+    check_place(out, format)
+    try:
+        if format == "gguf":
+            from lucidlm.weights.gguf import export_gguf
+
+            export_gguf(model, tokenizer, out, kind=kind, progress=progress)
+            return
+        with replacing_folder(out) as folder:
+            prefix = model.document_prefix_id
+            save_model(model, tokenizer, folder, document_prefix_id=prefix, progress=half(progress, 0))
+            _check_same(model, tokenizer, folder, half(progress, 1))
+    except OSError as error:  # which names a hidden file beside `out`, or none
+        raise RunError(
+            f"{out}: {error.strerror or error}, {free_bytes(out) / 1e9:.1f} GB are free there; nothing was "
+            "written, choose another --out"
+        ) from None
+
+
+def check_place(out: Path, format: Format) -> None:
+    """RunError for a place where something is already, ConfigError for a format that is not known."""
     if format not in get_args(Format):
         raise ConfigError(f"--format {format}: not known; there are {', '.join(get_args(Format))}")
-    out = Path(out)
     if out.exists() and not (format == "hf" and out.is_dir() and not any(out.iterdir())):
         raise RunError(f"{out} is there already; it is not overwritten: choose another --out")
-    if format == "gguf":
-        from lucidlm.weights.gguf import export_gguf
-
-        out.parent.mkdir(parents=True, exist_ok=True)
-        export_gguf(model, tokenizer, out, kind=kind, progress=progress)
-        return
-    with replacing_folder(out) as folder:
-        prefix = model.document_prefix_id
-        save_model(model, tokenizer, folder, document_prefix_id=prefix, progress=half(progress, 0))
-        _check_same(model, tokenizer, folder, half(progress, 1))
 
 
 def _check_same(model: GPT, tokenizer: Tokenizer, folder: Path, progress: Progress | None) -> None:

@@ -1,3 +1,6 @@
+import errno
+import os
+
 import pytest
 import torch
 
@@ -82,6 +85,17 @@ def test_weights_streamed_from_a_folder_give_the_models_logits(model, tmp_path):
     ids = torch.randint(0, 257, (2, 20))
     with torch.no_grad():
         assert torch.equal(module.logits_of(open_model(tmp_path), ids), model(ids))
+
+
+@pytest.mark.parametrize("format", ["hf", "gguf"])
+def test_a_full_disk_is_named_and_nothing_is_left(model, tmp_path, monkeypatch, format):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"out: No space left on device, .* GB are free there"):
+        export(model, Tokenizer.bytes(), tmp_path / "out", format=format)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_format_that_is_not_known_is_named(model, tmp_path):
