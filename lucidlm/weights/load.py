@@ -55,6 +55,11 @@ def _folder(source: str | Path, notice: Callable[[str], None]) -> Path:
         return published_folder(name, notice=notice)
     if not isinstance(source, Path) and is_hub_name(name) and not folder.parent.is_dir():
         return hub_folder(name, notice=notice)
+    if folder.is_file():
+        raise WeightsError(
+            f"{folder}: a file; give the folder of a run, of Hugging Face's or of OpenAI's, with the "
+            "config and the tokenizer that belong to the weights (a .gguf file cannot be read back)"
+        )
     if not folder.is_dir():
         raise WeightsError(_unknown(name))
     return folder
@@ -102,8 +107,12 @@ def _random(name: str, *, seed: int, device: str, dtype: torch.dtype) -> tuple[G
 
 def _unknown(name: str) -> str:
     close = difflib.get_close_matches(name, (*PRESETS, *PUBLISHED), n=1)
-    hint = f"; did you mean {close[0]}?" if close else f"; presets are {', '.join(PRESETS)}"
-    return f"{name}: no folder and no preset of that name{hint}"
+    if close:
+        return f"{name}: no folder and no model of that name; did you mean {close[0]}?"
+    return (
+        f"{name}: no folder and no model of that name; there are {', '.join(PUBLISHED)}, owner/name of the "
+        f"Hugging Face hub, and with random weights {', '.join(PRESETS)}"
+    )
 
 
 def _contents(folder: Path) -> str:

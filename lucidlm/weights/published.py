@@ -56,14 +56,16 @@ def published_folder(name: str, *, notice: Say) -> Path:
             )
         write_atomically(folder / WHOLE, "")
         return folder
-    except DataError as problem:
+    except DataError as error:
+        problem = str(error).partition("; ")[0]  # what comes behind it is advice for one file alone
         notice(f"{name}: OpenAI's release cannot be fetched ({problem}); trying the hub's copy")
         try:
             return hub_folder(f"openai-community/{name}", notice=notice)
         except WeightsError as second:
             raise WeightsError(
-                f"{name}: neither OpenAI's release ({problem}) nor the hub's copy can be fetched ({second}); "
-                f"connect to the network, or put the release's files into {folder}"
+                f"{name}: neither OpenAI's release ({problem}) nor the hub's copy "
+                f"({str(second).partition('; ')[0]}) can be fetched; connect to the network, or put the "
+                f"release's files into {folder}: {', '.join(FILES)}"
             ) from None
 
 
@@ -77,11 +79,11 @@ def hub_folder(name: str, *, notice: Say) -> Path:
     wanted += ["tokenizer_config.json"]
     try:
         found = Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted))
-    except LocalEntryNotFoundError as problem:
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+    except LocalEntryNotFoundError:
+        offline = ", as HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
         raise WeightsError(
-            f"{name}: not in the cache, and the hub cannot be reached{offline}; connect, or give a folder "
-            f"({_first_line(problem)})"
+            f"{name}: not in the cache, and the hub cannot be reached{offline}; connect to the network, or "
+            "give a folder"
         ) from None
     except (HfHubHTTPError, ValueError, OSError) as problem:
         raise WeightsError(f"{name}: the hub does not give it ({_first_line(problem)})") from None

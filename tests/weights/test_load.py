@@ -40,12 +40,19 @@ def test_a_folder_of_a_presets_name_is_meant_by_its_path(tmp_path, monkeypatch):
     [
         ("lectur", "did you mean lecture"),
         ("gpt2-larg", "did you mean gpt2-large"),
-        ("no/such/folder", "no folder and no preset"),
+        ("no/such/folder", "no folder and no model of that name; there are gpt2"),
     ],
 )
 def test_what_is_neither_folder_nor_preset_is_told_what_is(name, told):
     with pytest.raises(WeightsError, match=told):
         load(name)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_file_is_refused_as_its_config_lies_beside_it(kind, tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(WeightsError, match=r"model\.gguf: a file; give the folder"):
+        load(kind(tmp_path / "model.gguf"))
 
 
 def test_a_folder_without_a_model_is_told_what_it_holds(tmp_path):

@@ -146,6 +146,7 @@ def test_without_a_network_a_line_says_where_to_put_the_files(server, tmp_path):
     assert "\n" not in message
     assert str(tmp_path / "cache" / "openai" / "124M") in message
     assert "HF_HUB_OFFLINE is set" in message
+    assert all(name in message for name in FILES)
     assert any("trying the hub's copy" in line for line in lines)
 
 
