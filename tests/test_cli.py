@@ -644,3 +644,23 @@ def test_a_place_that_is_taken_is_refused_before_anything_is_read(call, tmp_path
     assert said.code == 2
     assert "not overwritten" in said.err
     assert taken.read_text() == "mine"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP is PyTorch's on Linux")
+@pytest.mark.parametrize(
+    ("environment", "command", "spins"),
+    [
+        ({}, ["info", "modern-1m"], 10_000),
+        ({}, ["train", "no-such-text.txt"], 300_000),
+        ({"GOMP_SPINCOUNT": "77"}, ["info", "modern-1m"], 77),
+        ({"OMP_WAIT_POLICY": "active"}, ["info", "modern-1m"], 30_000_000_000),
+    ],
+)
+def test_waiting_threads_leave_the_processor_soon_unless_the_user_says_otherwise(environment, command, spins):
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "lucidlm", *command],
+        env=inherited | environment | {"OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True, encoding="utf-8", timeout=60, check=False,
+    )  # fmt: skip
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr  # what the library itself says that it read
