@@ -813,14 +813,10 @@ def _file_bytes(path: str) -> bytes:
 
 
 def _documents(texts: Sequence[str], tokenizer: "Tokenizer", encoding: str) -> Any:
-    import numpy as np
-
+    from lucidlm.measure.evaluation import encoded
     from lucidlm.text.documents import read_documents
 
-    return (
-        np.asarray(tokenizer.encode(document.text()), tokenizer.dtype)
-        for document in read_documents(texts, encoding=encoding)
-    )
+    return encoded(tokenizer, (document.text() for document in read_documents(texts, encoding=encoding)))
 
 
 def _own_validation_text(model: str) -> Any:

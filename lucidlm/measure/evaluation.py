@@ -62,6 +62,25 @@ class Protocol:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedText:
+    """A document's token ids, (N,), with the text they stand for where a tokenizer may have changed it.
+
+    Bytes and words are the text's own then: of an NFC tokenizer's é two bytes are spelled, where three may
+    have been read.
+    """
+
+    ids: np.ndarray
+    text: str
+
+
+def encoded(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray | EncodedText]:
+    """Texts as `evaluate_documents` wants them."""
+    for text in texts:
+        ids = np.asarray(tokenizer.encode(text), tokenizer.dtype)
+        yield ids if tokenizer.lossless else EncodedText(ids, text)
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """How well a model predicts a text: sums, divided only when asked."""
 
@@ -71,6 +90,8 @@ class Evaluation:
     tokens_total: int
     bytes_scored: int
     bytes_total: int
+    bytes_spelled: int
+    """What all tokens spell: other than `bytes_total` where the tokenizer changes the text."""
     words: int
     """Words of the whole text, as the evaluation harness counts them: what white space parts."""
     documents: int
@@ -143,6 +164,9 @@ class Evaluation:
             ("scored", f"{self.tokens_scored:,} of {self.tokens_total:,} tokens, {self.bytes_scored:,} of "
                        f"{self.bytes_total:,} bytes, {_plural(self.documents, 'document')}", None),
         ]  # fmt: skip
+        if self.bytes_spelled != self.bytes_total:
+            changed = f"the tokenizer changes the text: its tokens spell {self.bytes_spelled:,} bytes"
+            rows.append(("changed", f"{changed}, the text has {self.bytes_total:,}", None))
         if of.padding_mass:
             rows.append(
                 ("padding", f"{of.padding_mass:.2%} of probability went to ids without a token", None)
@@ -196,7 +220,7 @@ def evaluate(
     return evaluate_documents(
         model,
         tokenizer,
-        (np.asarray(tokenizer.encode(text)) for text in texts),
+        encoded(tokenizer, texts),
         protocol=protocol,
         context_length=context_length,
         stride=stride,
@@ -210,7 +234,7 @@ def evaluate(
 def evaluate_documents(
     model: GPT,
     tokenizer: Tokenizer,
-    documents: Iterable[np.ndarray],
+    documents: Iterable[np.ndarray | EncodedText],
     *,
     protocol: str = "lucid",
     context_length: int | None = None,
@@ -221,7 +245,7 @@ def evaluate_documents(
     token_counts: np.ndarray | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """`evaluate` for documents that are token ids already: arrays (N,), without end-of-text.
+    """`evaluate` for documents that are token ids already: (N,), without end-of-text, or `encoded` texts.
 
     `token_counts` (V,), how often each id stands in the training text, groups the losses by frequency.
     """
@@ -299,9 +323,10 @@ class _Counts:
         self.model, self.tokenizer, self.progress = model, tokenizer, progress
         self.context_length = context_length
         self.lengths = torch.from_numpy(tokenizer.token_lengths().astype(np.int64))
-        self.tokens_total = self.bytes_total = self.words = self.documents = 0
-        self.nats = self.tokens_scored = 0.0
-        self.bytes_scored = 0
+        self.tokens_total = self.bytes_total = self.bytes_spelled = self.words = self.documents = 0
+        self.nats = self.tokens_scored = self.bytes_scored = 0.0
+        self.bytes_a_spelled: list[float] = []
+        """Of each document: bytes of its text for each that its tokens spell; 1 but for changed texts."""
         self.weighted = False
         self.blocks: list[list[float]] = []
         """[document, number in the document, nats, tokens, bytes] of each block of one context length."""
@@ -311,10 +336,11 @@ class _Counts:
             context_length=context_length,
         )
 
-    def watch(self, documents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """The documents as they are read."""
+    def watch(self, documents: Iterable[np.ndarray | EncodedText]) -> Iterator[np.ndarray]:
+        """The documents' ids as they are read."""
         vocab_size = self.model.config.vocab_size
-        for ids in documents:
+        for document in documents:
+            ids = document.ids if isinstance(document, EncodedText) else document
             if len(ids) and int(ids.max()) >= vocab_size:
                 raise WeightsError(
                     f"the text has token id {int(ids.max())}, the model a vocabulary of {vocab_size:,}: "
@@ -327,9 +353,15 @@ class _Counts:
                 )
             self.documents += 1
             self.tokens_total += len(ids)
-            self.bytes_total += int(self.lengths[torch.from_numpy(ids.astype(np.int64))].sum())
+            spelled = size = int(self.lengths[torch.from_numpy(ids.astype(np.int64))].sum())
+            text = document.text if isinstance(document, EncodedText) else self.tokenizer.decode(ids)
+            if isinstance(document, EncodedText):
+                size = len(text.encode("utf-8"))
+            self.bytes_total += size
+            self.bytes_spelled += spelled
+            self.bytes_a_spelled.append(size / spelled if spelled else 1.0)
             # An empty text is one word to the harness: what white space parts, not what it surrounds.
-            self.words += len(re.split(r"\s+", self.tokenizer.decode(ids)))
+            self.words += len(re.split(r"\s+", text))
             yield ids
 
     def add(self, piece: Scored) -> None:
@@ -344,8 +376,8 @@ class _Counts:
         self.nats += piece.weight * total
         self.tokens_scored += piece.weight * len(nats)
         self.weighted = self.weighted or piece.weight != 1.0
-        lengths = self.lengths[piece.targets.cpu()]
-        self.bytes_scored += int(lengths.sum())
+        lengths = self.lengths[piece.targets.cpu()] * self.bytes_a_spelled[piece.document]
+        self.bytes_scored += float(lengths.double().sum())
         self._add_to_blocks(piece, exact, lengths)
         self.progress(round(self.tokens_scored), None)
 
@@ -381,8 +413,9 @@ class _Counts:
             nats=self.nats,
             tokens_scored=round(self.tokens_scored),
             tokens_total=self.tokens_total,
-            bytes_scored=self.bytes_scored if not self.weighted else 0,
+            bytes_scored=round(self.bytes_scored) if not self.weighted else 0,
             bytes_total=self.bytes_total,
+            bytes_spelled=self.bytes_spelled,
             words=self.words,
             documents=self.documents,
             protocol=protocol,

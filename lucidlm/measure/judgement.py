@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lucidlm.measure.evaluation import Evaluation, evaluate_documents
+from lucidlm.measure.evaluation import EncodedText, Evaluation, evaluate_documents
 from lucidlm.measure.explanation import Explanation, explain
 from lucidlm.measure.history import History
 from lucidlm.measure.memorisation import Memorisation, measure_memorisation
@@ -83,7 +83,7 @@ class Judgement:
 def judge(
     model: GPT,
     tokenizer: Tokenizer,
-    documents: Sequence[np.ndarray],
+    documents: Sequence[np.ndarray | EncodedText],
     *,
     corpus: Corpus,
     history: History | None = None,
@@ -92,11 +92,11 @@ def judge(
     progress: Stages | None = None,
     **settings: Any,
 ) -> Judgement:
-    """All of it, for held-out documents (ids without end-of-text) and the corpus that the model learnt from.
+    """All of it, for held-out documents, as `evaluate_documents` takes them, and the corpus learnt from.
 
     `started_from` names the weights that a run went on from; `limit_bytes` of training text are given to the
-    yardsticks at most; `settings` are those of `evaluate_documents`. Nothing in it looks at a clock: the same
-    weights are judged the same.
+    yardsticks at most, which predict the text as its tokens spell it; `settings` are those of
+    `evaluate_documents`. Nothing in it looks at a clock: the same weights are judged the same.
     """
     stages = progress or (lambda stage, done, total: None)
     evaluation = evaluate_documents(
@@ -108,10 +108,11 @@ def judge(
         **settings,
     )
     prefix_id = model.document_prefix_id if evaluation.protocol.prefix != "none" else None
+    held_out = [_ids(document) for document in documents]
     yardsticks = measure_yardsticks(
         tokenizer,
         train_documents(corpus),
-        documents,
+        held_out,
         prefix_id=prefix_id,
         limit_bytes=limit_bytes,
         progress=progress,
@@ -120,7 +121,7 @@ def judge(
     memorisation = measure_memorisation(
         tokenizer,
         write_texts(model, tokenizer),
-        _first_tokens(documents, REFERENCE_TOKENS),
+        _first_tokens(held_out, REFERENCE_TOKENS),
         corpus.train,
         progress=progress,
     )
@@ -131,20 +132,20 @@ def judge(
         recital_of(memorisation, who="the best weights write" if history is not None else "it writes"),
     )
     told = tuple(sentence for sentence in sentences if sentence)
-    return Judgement(evaluation, yardsticks, memorisation, _paragraph(model, tokenizer, documents), told)
+    return Judgement(evaluation, yardsticks, memorisation, _paragraph(model, tokenizer, held_out), told)
 
 
 def without_training_text(
-    model: GPT, tokenizer: Tokenizer, documents: Iterable[np.ndarray], **settings: Any
+    model: GPT, tokenizer: Tokenizer, documents: Iterable[np.ndarray | EncodedText], **settings: Any
 ) -> Judgement:
     """What can be said without knowing what the model was trained on: its evaluation, and a paragraph."""
     first: list[np.ndarray] = []
 
-    def watched() -> Iterator[np.ndarray]:
-        for ids in documents:
+    def watched() -> Iterator[np.ndarray | EncodedText]:
+        for document in documents:
             if not first:
-                first.append(ids)
-            yield ids
+                first.append(_ids(document))
+            yield document
 
     evaluation = evaluate_documents(model, tokenizer, watched(), **settings)
     return Judgement(evaluation, None, None, _paragraph(model, tokenizer, first), ())
@@ -170,6 +171,10 @@ def write_texts(model: GPT, tokenizer: Tokenizer) -> list[np.ndarray]:
     return [
         np.array([token.id for token in text.tokens if token.id != tokenizer.end_of_text]) for text in written
     ]
+
+
+def _ids(document: np.ndarray | EncodedText) -> np.ndarray:
+    return document.ids if isinstance(document, EncodedText) else document
 
 
 def _first_tokens(documents: Sequence[np.ndarray], count: int) -> list[np.ndarray]:

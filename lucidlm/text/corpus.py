@@ -358,7 +358,8 @@ def _tokenizer_for(spool: Spool, train: Part, tokenizer: str | Tokenizer) -> tup
         spool.notes.append(f"the text has words for {chosen.vocab_size} tokens of the {asked} asked for")
     if not chosen.lossless:
         spool.notes.append(
-            "this tokenizer changes the text before encoding it; counts of bytes are of the text read"
+            "this tokenizer may change how a text is written (é of one character or two, a space in front); "
+            "losses are of the text that its tokens spell"
         )
     if chosen.end_of_text is None:
         spool.notes.append("this tokenizer has no end-of-text token; documents follow each other without one")

@@ -45,6 +45,9 @@ _ESCAPED = re.compile("[\udc80-\udcff]")
 # Longer words cost the training of a vocabulary time and teach it nothing: it reads only their start.
 _LONGEST_TRAINING_WORD = 1000
 _LONG_RUN = re.compile(rf"(\S{{{_LONGEST_TRAINING_WORD}}})\S+|(\s{{{_LONGEST_TRAINING_WORD}}})\s+")
+_KEEPING = ("ByteLevel", "Split", "Digits", "Punctuation")
+"""Pre-tokenizers that only cut, unless what they cut at is to be removed."""
+_UNCOUNTED = "the bytes that were predicted could not be counted"
 _PLAIN_SPLIT = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 Bytes = bytes  # the class below has a method of that name
@@ -491,13 +494,13 @@ def _from_document(document: dict, *, end_token: object = None, source: str = "t
         ours = plain and list(control) == [END_OF_TEXT] and end_of_text == len(table) - 1
         if ours and (known := _known_tokenizer(document, table)):
             return known
-        changes_text = document.get("normalizer") is not None or any(
-            step.get("add_prefix_space", True) for step in _steps(document) if step["type"] == "ByteLevel"
-        )
+        changes_text = _changes_text(document)
         document = {**document, "truncation": None, "padding": None}
         document["model"] = {**document["model"], "dropout": None}
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
-        raise WeightsError(f"{source}: {_reason(error)}; only byte-level BPE can be read") from None
+        raise WeightsError(
+            f"{source}: {_reason(error)}; only byte-level BPE that keeps the text is read"
+        ) from None
     library = _library_tokenizer(document, source)
     return Tokenizer(
         f"bpe:{len(table)}" if ours else "custom",
@@ -518,7 +521,7 @@ def _table_of(document: dict) -> tuple[list[bytes], dict[str, int]]:
     if model["type"] != "BPE":
         raise ValueError(f"its model is {model['type']}")
     if not any(step["type"] == "ByteLevel" for step in _steps(document)) or model.get("byte_fallback"):
-        raise ValueError("it does not split text into bytes")
+        raise ValueError("its text is not split into bytes")
     if affixes := [key for key in ("continuing_subword_prefix", "end_of_word_suffix") if model.get(key)]:
         raise ValueError(f"its {affixes[0]} marks where words begin or end, which bytes do not")
     added = {token["content"]: token for token in document.get("added_tokens") or []}
@@ -530,6 +533,30 @@ def _table_of(document: dict) -> tuple[list[bytes], dict[str, int]]:
     if missing := {bytes([byte]) for byte in range(256)} - set(table):
         raise ValueError(f"{len(missing)} of the 256 bytes have no token")
     return table, {name: token["id"] for name, token in added.items() if token["special"]}
+
+
+def _changes_text(document: dict) -> bool:
+    """Whether tokens may spell other bytes than the text's; ValueError where they would spell less of it.
+
+    Unicode's canonical forms and a space in front change how a text is written, and nothing that it says.
+    """
+    normalizers = [step["type"] for step in _flat(document.get("normalizer"), "normalizers")]
+    if lossy := [kind for kind in normalizers if kind not in ("NFC", "NFD")]:
+        raise ValueError(f"its normalizer {lossy[0]} changes the text, and {_UNCOUNTED}")
+    for step in _steps(document):
+        if step["type"] not in _KEEPING or step.get("behavior") == "Removed":
+            raise ValueError(
+                f"its pre-tokenizer {step['type']} drops or replaces characters, and {_UNCOUNTED}"
+            )
+    strips = any(
+        token["lstrip"] or token["rstrip"]
+        for token in document.get("added_tokens") or []
+        if not token["special"]
+    )
+    prefix = any(
+        step.get("add_prefix_space", True) for step in _steps(document) if step["type"] == "ByteLevel"
+    )
+    return bool(normalizers) or prefix or strips
 
 
 def _bytes_of(name: str) -> bytes:
@@ -546,10 +573,16 @@ def _byte_of_character() -> dict[str, int]:
 
 def _steps(document: dict) -> list[dict]:
     """How a tokenizer.json splits text, step by step."""
-    split: dict | None = document.get("pre_tokenizer")
-    if not split:
+    return _flat(document.get("pre_tokenizer"), "pretokenizers")
+
+
+def _flat(step: dict | None, inner: str) -> list[dict]:
+    """A step, or those of a sequence, in which there may be others."""
+    if not step:
         return []
-    return split["pretokenizers"] if split["type"] == "Sequence" else [split]
+    if step["type"] != "Sequence":
+        return [step]
+    return [found for each in step[inner] for found in _flat(each, inner)]
 
 
 def _is_plain(document: dict) -> bool:

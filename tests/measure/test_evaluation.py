@@ -2,6 +2,7 @@ import contextlib
 import json
 import math
 import re
+import unicodedata
 
 import numpy as np
 import pytest
@@ -260,6 +261,24 @@ def test_bytes_are_those_of_the_text_where_a_token_has_several(pairs, text):
     without = evaluate(model, tokenizer, text, prefix="none")
     assert without.tokens_scored == len(ids) - 1
     assert without.bytes_scored == len(text.encode()) - len(tokenizer.token_bytes(ids[0]))
+
+
+@pytest.mark.parametrize("prefix", ["auto", "none"])
+def test_a_tokenizer_that_changes_the_text_is_measured_by_the_texts_own_bytes(pairs, tmp_path, prefix):
+    model, tokenizer = pairs
+    composed = "é" * 100  # two bytes each, and three of them in the text
+    text = unicodedata.normalize("NFD", composed)
+    document = tokenizer.document() | {"normalizer": {"type": "NFC"}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    changing = Tokenizer.load(tmp_path)
+    result = evaluate(model, changing, text, prefix=prefix)
+    plain = evaluate(model, tokenizer, composed, prefix=prefix)
+    assert (result.nats, result.tokens_scored) == (plain.nats, plain.tokens_scored)
+    assert (result.bytes_total, result.bytes_spelled, plain.bytes_total) == (300, 200, 200)
+    assert result.bytes_scored == round(1.5 * plain.bytes_scored)
+    assert result.bits_per_byte == pytest.approx(plain.bits_per_byte / 1.5, rel=3e-3)  # bytes are whole
+    assert "its tokens spell 200 bytes, the text has 300" in str(result)
+    assert "changed" not in str(evaluate(model, changing, composed, prefix=prefix))
 
 
 @pytest.mark.parametrize("text", ["  one two\n\nthree\tfour ", "one", " ", FOREIGN])

@@ -1,7 +1,10 @@
 """Other people's numbers, by their own code: lm-eval itself, and the transformers guide's recipe."""
 
+import json
 import math
 import re
+import tempfile
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 import torch
 
 from lucidlm.errors import ConfigError, DataError, LucidError
-from lucidlm.measure.evaluation import evaluate, evaluate_documents
+from lucidlm.measure.evaluation import encoded, evaluate, evaluate_documents
 from lucidlm.measure.protocols import harness_windows
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
@@ -23,13 +26,28 @@ STORY = (
     "Größe, 猫と犬, «naïve» 🙂: the clocks went on, and on, until the morning came and went.  "
 )
 TEXTS = {
+    "é of two characters": unicodedata.normalize("NFD", STORY),
     "several windows": STORY * 2,
     "whole windows": (STORY * 2)[: 6 * T],
     "one window": "x" * T,
     "one token more": "x" * (T + 1),
     "less than a window": "Short.",
 }
+
+
+def a_tokenizer_that_changes_texts() -> Tokenizer:
+    """One that makes é one character and puts a space in front, as those of Qwen3 and of old GPTs do."""
+    document = Tokenizer.train([STORY * 3], 300).document()
+    document |= {"normalizer": {"type": "NFC"}}
+    document["pre_tokenizer"] = {**document["pre_tokenizer"], "add_prefix_space": True}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.json"
+        path.write_text(json.dumps(document), encoding="utf-8")
+        return Tokenizer.load(path)
+
+
 TOKENIZERS = {
+    "changing": a_tokenizer_that_changes_texts,
     "bytes": Tokenizer.bytes,
     "bpe": lambda: Tokenizer.train([STORY * 3], 300),
     "gpt2": Tokenizer.gpt2,
@@ -49,8 +67,8 @@ pytestmark = [
 
 @pytest.fixture(
     scope="module",
-    params=[("gpt2", "bytes"), ("modern", "bpe"), ("gpt2", "gpt2")],
-    ids=["gpt2", "modern", "gpt2-gpt2"],
+    params=[("gpt2", "bytes"), ("modern", "bpe"), ("gpt2", "gpt2"), ("modern", "changing")],
+    ids=["gpt2", "modern", "gpt2-gpt2", "modern-changing"],
 )
 def exported(request, tmp_path_factory):
     """Model, tokenizer and the folder in which others find them."""
@@ -243,8 +261,7 @@ def test_lm_evals_aggregate_over_documents_is_ours(exported, harness):
     model, tokenizer, _ = exported
     texts = [text for text in TEXTS.values() if text.strip()]
     theirs = harness_results(harness, texts)
-    documents = [np.array(tokenizer.encode(text)) for text in texts]
-    ours = evaluate_documents(model, tokenizer, documents, protocol="lm-eval")
+    ours = evaluate_documents(model, tokenizer, encoded(tokenizer, texts), protocol="lm-eval")
     assert ours.words == sum(len(re.split(r"\s+", text)) for text in texts)
     for name in ("word_perplexity", "byte_perplexity", "bits_per_byte"):
         # The exponent of a word's perplexity is large: float32's last digits show in it.

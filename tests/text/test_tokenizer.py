@@ -440,9 +440,9 @@ def test_a_tokenizer_that_changes_the_text_says_so(trained, tmp_path):
     ("changes", "reason"),
     [
         ({"model__type": "WordPiece"}, "its model is WordPiece"),
-        ({"pre_tokenizer": {"type": "Whitespace"}}, "does not split text into bytes"),
-        ({"pre_tokenizer": None}, "does not split text into bytes"),
-        ({"model__byte_fallback": True}, "does not split text into bytes"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "its text is not split into bytes"),
+        ({"pre_tokenizer": None}, "its text is not split into bytes"),
+        ({"model__byte_fallback": True}, "its text is not split into bytes"),
         ({"model__vocab": {"a": 0}}, "255 of the 256 bytes|no token"),
         ({"model__vocab__▁the": 7}, "'▁the' is not written in bytes"),
         ({"model__vocab__ab": 10**9}, "ids run from 0 to 1000000000"),
