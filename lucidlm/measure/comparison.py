@@ -329,7 +329,7 @@ class _Judge:
             if self.tokenizer.decode_bytes(ids) != data:
                 raise ConfigError(
                     f"tokenizer {self.tokenizer.name} changes the text, so its bytes cannot be compared with "
-                    "another's; compare models whose tokenizers keep every byte"
+                    "another's; bring the text into its form first (NFC, most often), or take another model"
                 )
             self.read_tokens, self.read_bytes = self.read_tokens + len(ids), self.read_bytes + len(data)
         skipped = int(self.prefix_id is None)

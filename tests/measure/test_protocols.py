@@ -18,7 +18,6 @@ from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.huggingface import save_model
-from lucidlm.weights.load import load
 
 T = 16
 STORY = (
@@ -135,16 +134,21 @@ def harness_results(harness, texts: list[str]) -> dict[str, float]:
     return {name: results["results"]["texts"][f"{name},none"] for name in METRICS}
 
 
-def test_a_run_opens_by_its_folder_in_the_harness_and_gives_its_number(tmp_path, monkeypatch):
-    """lm_eval --model hf --model_args pretrained=RUN, and lucidlm evaluate RUN TEXT --protocol lm-eval."""
+def test_a_run_opens_by_its_folder_in_the_harness_and_gives_its_numbers(tmp_path, monkeypatch, capsys):
+    """The two commands of docs/weights.md, with the task that stands there."""
     from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
 
     from lucidlm.cli import main
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
     Path("book.txt").write_text(STORY * 40, encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "weights.md").read_text(encoding="utf-8")
+    (task,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    Path("book.yaml").write_text(task, encoding="utf-8")
     command = (
         f"train book.txt --out run --preset modern-1m --tokenizer bpe:300 --steps 2 --context-length {T}"
     )
@@ -152,16 +156,18 @@ def test_a_run_opens_by_its_folder_in_the_harness_and_gives_its_number(tmp_path,
     theirs = simple_evaluate(
         model="hf",
         model_args="pretrained=run,dtype=float32",
-        tasks=[in_memory_task([STORY])],
+        tasks=["book"],
+        task_manager=TaskManager(include_path=".", include_defaults=False),
         device="cpu",
         batch_size=2,
         bootstrap_iters=0,
         log_samples=False,
-    )["results"]["texts"]
-    model, tokenizer = load("run")
-    ours = evaluate(model, tokenizer, STORY, protocol="lm-eval")
-    assert ours.bits_per_byte == pytest.approx(theirs["bits_per_byte,none"], rel=1e-5)
-    assert ours.word_perplexity == pytest.approx(theirs["word_perplexity,none"], rel=1e-4)
+    )["results"]["book"]
+    capsys.readouterr()
+    assert main(["evaluate", "run", "book.txt", "--protocol", "lm-eval", "--json", "--threads", "1"]) == 0
+    ours = json.loads(capsys.readouterr().out)
+    for name in METRICS:
+        assert ours[name] == pytest.approx(theirs[f"{name},none"], rel=1e-4)
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=list(TEXTS))
