@@ -789,9 +789,10 @@ def _load_as_stored(model: str, stored: Stored) -> "tuple[GPT, Tokenizer]":
     import torch
 
     from lucidlm.display import counter
-    from lucidlm.runtime.device import set_threads
+    from lucidlm.runtime.device import return_freed_memory, set_threads
     from lucidlm.weights.load import load
 
+    return_freed_memory()
     set_threads(0)
     return load(
         model,
