@@ -701,6 +701,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    if "-" in arguments:
+        from lucidlm.text.documents import STDIN
+
+        # To the parser a dash is an option without a name.
+        before = ["", *arguments]
+        arguments = [
+            STDIN[1] if argument == "-" and previous != "--out" else argument
+            for previous, argument in zip(before, arguments, strict=False)
+        ]
     _yield_processors_soon(arguments)
     try:
         app.config = _settings_file(arguments)

@@ -646,6 +646,28 @@ def test_a_place_that_is_taken_is_refused_before_anything_is_read(call, tmp_path
     assert taken.read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("evaluate", "run", "-", "--no-yardsticks", "--json"), '"bytes_total": 23,'),
+        (("explain", "run", "--file", "-", "--json"), '"Nobody knew the house.'),
+    ],
+)
+def test_a_dash_is_standard_input(home, trained, arguments, told):
+    assert trained.code == 0, trained.err
+    done = subprocess.run(
+        [sys.executable, "-m", "lucidlm", *arguments],
+        input="Nobody knew the house.\n", cwd=home, capture_output=True, encoding="utf-8", timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert told in done.stdout
+
+
+def test_a_dash_is_no_place_to_write(call, home):
+    assert call("prepare", "book.txt", "--out", "-").code == 2
+    assert not (home / "<stdin>").exists()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP is PyTorch's on Linux")
 @pytest.mark.parametrize(
     ("environment", "command", "spins"),

@@ -124,10 +124,13 @@ def start_run(
     clock = Clock()
     assert not isinstance(config.text, str)
     folder = new_run_folder(config.out, config.text, overwrite=overwrite)
+    # Before the folder is touched: it may be the very one that is to be overwritten.
+    base, tokenizer = (None, None) if config.from_ is None else load(config.from_, notice=say)
+    former: Path | None = None
     try:
         stack.enter_context(lock(folder))
         if folder.exists():  # a run to be overwritten, or what a killed beginning left: ours alone now
-            shutil.rmtree(folder)
+            former = _set_aside(folder)
         folder.mkdir(parents=True)
     except OSError as error:
         raise RunError(f"{folder} cannot be made ({error.strerror}); choose another --out") from None
@@ -135,7 +138,6 @@ def start_run(
         config = replace(config, out=str(folder))
         metrics = Metrics(folder, tensorboard=config.tensorboard, warn=say)
         device, notes = _settle(config)
-        base, tokenizer = (None, None) if config.from_ is None else load(config.from_, notice=say)
         corpus = _corpus_of(config, folder, say, tokenizer)
         if plan is None:
             float32, note = fastest_exact_float32(device)
@@ -172,11 +174,23 @@ def start_run(
             final_tokens=final_tokens,
         )
         run.alone_s = alone_s
-        return run
     except BaseException:
         # Nothing was trained: a folder in the way of the next try would help nobody.
         shutil.rmtree(folder, ignore_errors=True)
+        if former is not None:
+            former.rename(folder)
         raise
+    if former is not None:
+        shutil.rmtree(former, ignore_errors=True)
+    return run
+
+
+def _set_aside(folder: Path) -> Path:
+    """The folder under a name that nobody has: it comes back if what is to replace it cannot begin."""
+    number = 1
+    while (former := folder.with_name(f".{folder.name}.former-{number}")).exists():
+        number += 1
+    return folder.rename(former)
 
 
 def resume_run(config: TrainConfig, stack: contextlib.ExitStack, say: Say) -> TrainingRun:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lucidlm.errors import ConfigError, WeightsError
+from lucidlm.errors import ConfigError, LucidError, WeightsError
 from lucidlm.measure.history import read_history
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
@@ -113,3 +113,24 @@ def test_what_contradicts_the_base_is_refused_before_anything_is_made(base, tmp_
 def test_a_text_prepared_with_the_bases_tokenizer_is_taken(base, quick_probes):
     prepare(["book.txt"], "prepared", tokenizer=str(base))
     assert train(config(text="prepared", steps=1)).evaluation is not None
+
+
+def test_a_run_is_overwritten_by_one_that_goes_on_from_it(base, quick_probes):
+    first = train(config())
+    before = load(first.run)[0].state_dict()
+    train(config(from_="run", steps=1), overwrite=True)
+    start = read_history(first.run).validations[0]
+    assert start.validation_loss_nats == pytest.approx(first.best.validation_loss_nats, abs=1e-6)
+    assert not torch.equal(before["head.weight"], load("run")[0].state_dict()["head.weight"])
+    assert sorted(path.name for path in base.parent.iterdir()) == ["base", "book.txt", "run"]
+
+
+@pytest.mark.parametrize("slip", [{"from_": "typo"}, {"text": "no-such.txt"}, {"batch_tokens": 7}])
+def test_a_run_that_cannot_begin_leaves_the_one_that_it_was_to_overwrite(base, quick_probes, slip):
+    train(config())
+    before = {path: path.read_bytes() for path in (base.parent / "run").rglob("*") if path.is_file()}
+    with pytest.raises(LucidError):
+        train(config(**slip), overwrite=True)
+    after = {path: path.read_bytes() for path in (base.parent / "run").rglob("*") if path.is_file()}
+    assert after == before
+    assert sorted(path.name for path in base.parent.iterdir()) == ["base", "book.txt", "run"]
