@@ -657,7 +657,8 @@ def test_a_dash_is_standard_input(home, trained, arguments, told):
     assert trained.code == 0, trained.err
     done = subprocess.run(
         [sys.executable, "-m", "lucidlm", *arguments],
-        input="Nobody knew the house.\n", cwd=home, capture_output=True, encoding="utf-8", timeout=60, check=False,
+        input="Nobody knew the house.\n", cwd=home,
+        capture_output=True, encoding="utf-8", timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert told in done.stdout

@@ -69,4 +69,10 @@ def _ids_of(path: Path, name: str) -> np.ndarray:
         raise DataError(
             f"{name}: {size:,} bytes are no row of 16-bit token ids; give a .bin of nanoGPT or llm.c"
         )
-    return np.memmap(path, "<u2", "r", offset, (count,))
+    ids = np.memmap(path, "<u2", "r", offset, (count,))
+    if count >= 4 and count % 2 == 0 and not ids[1 : 2 * _AT_ONCE : 2].any():
+        raise DataError(
+            f"{name}: every second 16-bit number is 0, so these are 32-bit token ids; give a .bin of "
+            "16-bit ones"
+        )
+    return ids

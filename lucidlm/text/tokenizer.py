@@ -494,7 +494,7 @@ def _from_document(document: dict, *, end_token: object = None, source: str = "t
         ours = plain and list(control) == [END_OF_TEXT] and end_of_text == len(table) - 1
         if ours and (known := _known_tokenizer(document, table)):
             return known
-        changes_text = _changes_text(document)
+        changes_text, alone = _changes_text(document)
         document = {**document, "truncation": None, "padding": None}
         document["model"] = {**document["model"], "dropout": None}
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
@@ -510,7 +510,7 @@ def _from_document(document: dict, *, end_token: object = None, source: str = "t
             library.encode_batch_fast([text], add_special_tokens=False)[0].ids, np.uint32
         ),
         document=lambda: document,
-        seam=_GPT2_SEAM if plain else None if changes_text else _word_seam(document, library),
+        seam=_GPT2_SEAM if plain else _word_seam(document, library) if alone else None,
         lossless=not changes_text,
     )
 
@@ -535,8 +535,10 @@ def _table_of(document: dict) -> tuple[list[bytes], dict[str, int]]:
     return table, {name: token["id"] for name, token in added.items() if token["special"]}
 
 
-def _changes_text(document: dict) -> bool:
-    """Whether tokens may spell other bytes than the text's; ValueError where they would spell less of it.
+def _changes_text(document: dict) -> tuple[bool, bool]:
+    """Whether tokens may spell other bytes than the text's, and whether words can be encoded each alone.
+
+    ValueError where tokens would spell less than the text.
 
     Unicode's canonical forms and a space in front change how a text is written, and nothing that it says.
     """
@@ -556,7 +558,9 @@ def _changes_text(document: dict) -> bool:
     prefix = any(
         step.get("add_prefix_space", True) for step in _steps(document) if step["type"] == "ByteLevel"
     )
-    return bool(normalizers) or prefix or strips
+    if sum(step["type"] == "ByteLevel" for step in _steps(document)) > 1:
+        raise ValueError(f"its text is split into bytes twice, and {_UNCOUNTED}")
+    return bool(normalizers) or prefix or strips, not prefix and not strips
 
 
 def _bytes_of(name: str) -> bytes:
@@ -641,7 +645,7 @@ def _library_tokenizer(document: dict, source: str):
 def _word_seam(document: dict, library) -> re.Pattern | None:
     """Where a text of someone else's pattern may be cut: between two words, if the pattern splits there."""
     added = [token["content"] for token in document.get("added_tokens") or [] if not token["special"]]
-    if any(_WORD_SEAM.search(token) for token in added):
+    if any(" " in token and token.strip(" ") for token in added):
         return None
     split = [text for text, _ in library.pre_tokenizer.pre_tokenize_str("ab cd Ef gh")]
     return _WORD_SEAM if split == ["ab", "Ġcd", "ĠEf", "Ġgh"] else None

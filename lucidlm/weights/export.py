@@ -1,5 +1,6 @@
 """A model leaves for other programs: model and tokenizer in, a folder or a file out, opened and compared."""
 
+import glob
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from lucidlm.errors import ConfigError, RunError, WeightsError
 from lucidlm.model.gpt import GPT
-from lucidlm.runtime.files import free_bytes, replacing_folder
+from lucidlm.runtime.files import free_bytes, lock, replacing_folder
 from lucidlm.runtime.progress import Progress, half
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.huggingface import StoredModel, open_model, save_model
@@ -39,15 +40,19 @@ def export(
     out = Path(out)
     check_place(out, format)
     try:
-        if format == "gguf":
-            from lucidlm.weights.gguf import export_gguf
+        with lock(out):
+            check_place(out, format)  # another process may have been first
+            if format == "gguf":
+                from lucidlm.weights.gguf import export_gguf
 
-            export_gguf(model, tokenizer, out, kind=kind, progress=progress)
-            return
-        with replacing_folder(out) as folder:
-            prefix = model.document_prefix_id
-            save_model(model, tokenizer, folder, document_prefix_id=prefix, progress=half(progress, 0))
-            _check_same(model, tokenizer, folder, half(progress, 1))
+                for leftover in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):  # of a killed process
+                    leftover.unlink()
+                export_gguf(model, tokenizer, out, kind=kind, progress=progress)
+                return
+            with replacing_folder(out) as folder:
+                prefix = model.document_prefix_id
+                save_model(model, tokenizer, folder, document_prefix_id=prefix, progress=half(progress, 0))
+                _check_same(model, tokenizer, folder, half(progress, 1))
     except OSError as error:  # which names a hidden file beside `out`, or none
         raise RunError(
             f"{out}: {error.strerror or error}, {free_bytes(out) / 1e9:.1f} GB are free there; nothing was "
@@ -59,6 +64,14 @@ def check_place(out: Path, format: Format) -> None:
     """RunError for a place where something is already, ConfigError for a format that is not known."""
     if format not in get_args(Format):
         raise ConfigError(f"--format {format}: not known; there are {', '.join(get_args(Format))}")
+    if not out.name or out.name == "..":
+        raise RunError(f"--out {str(out)!r}: give the name of a new {'folder' if format == 'hf' else 'file'}")
+    try:
+        str(out).encode("utf-8")
+    except UnicodeEncodeError:
+        raise RunError(f"--out {str(out)!r}: its name is no UTF-8; choose another") from None
+    if out.is_symlink():
+        raise RunError(f"{out} is a link; it is not followed: give the place itself")
     if out.exists() and not (format == "hf" and out.is_dir() and not any(out.iterdir())):
         raise RunError(f"{out} is there already; it is not overwritten: choose another --out")
 

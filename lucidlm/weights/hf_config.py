@@ -22,6 +22,7 @@ _FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),
         "add_cross_attention": (False,),
+        "is_causal": (True,),
         "quantization_config": (None,),
     },
     "modern": {
@@ -30,8 +31,16 @@ _FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
         "mlp_bias": (False,),
         "use_sliding_window": (False,),
         "partial_rotary_factor": (1.0,),
+        "is_causal": (True,),
         "quantization_config": (None,),
     },
+}
+# Second names of sizes, which transformers lets win.
+_ALIASES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
 }
 
 _Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -192,6 +201,11 @@ def document_prefix_id(folder: str | Path) -> int | None:
 
 
 def _check_fixed(values: dict[str, Any], family: str) -> None:
+    for alias, name in _ALIASES.items() if family == "gpt2" else ():
+        if alias in values and values[alias] != values.get(name):
+            raise ConfigError(
+                f"{alias} is {values[alias]!r:.80} and {name} {values.get(name)!r:.80}; keep one"
+            )
     for field, allowed in _FIXED[family].items():
         value = values.get(field)
         if value is not None and value not in allowed:
@@ -225,6 +239,8 @@ def _from_modern(found: _Qwen3 | _Llama) -> GPTConfig:
         if rope.partial_rotary_factor not in (None, 1.0):
             raise ConfigError(f"{field} turns {rope.partial_rotary_factor} of each head; our models turn all")
         theta = rope.rope_theta or theta
+    if found.rope_parameters and found.rope_scaling and found.rope_parameters != found.rope_scaling:
+        raise ConfigError("rope_scaling and rope_parameters contradict each other; keep one")
     if other := set(found.layer_types or []) - {"full_attention"}:
         raise ConfigError(f"layer_types has {min(other)[:80]!r}; our models have full_attention alone")
     return GPTConfig(

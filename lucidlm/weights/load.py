@@ -84,7 +84,8 @@ def _load_huggingface(
             raise WeightsError(f"{folder}: this run has no weights yet; wait for its first checkpoint")
         notice(f"{folder}: the best weights of this run")
     model = load_model(folder, device=device, dtype=dtype, progress=progress)
-    if model.document_prefix_id is None and name.rpartition("/")[2].partition("@")[0] in PUBLISHED:
+    fetched = folder != Path(name) and name.partition("@")[0].removeprefix("openai-community/") in PUBLISHED
+    if model.document_prefix_id is None and fetched:
         # OpenAI put end-of-text between all documents; the hub's config.json does not say so.
         model.document_prefix_id = 50256
     tokenizer = Tokenizer.load(folder)

@@ -113,6 +113,10 @@ def match(
     nothing new (a second copy of the tied matrix, a bias of zeros) the numbers are read and compared.
     """
     left = _by_canonical_name(stored, config)
+    table = MODERN if config.family == "modern" else GPT2
+    if config.tied_head and table["token_embedding.weight"] not in left and "lm_head.weight" in left:
+        # safetensors' own save_model keeps one name of a matrix that has two: the last.
+        left[str(table["token_embedding.weight"])] = left.pop("lm_head.weight")
     matched: dict[str, list[StoredTensor]] = {}
     for entry in entries(config, shapes):
         matched[entry.ours] = []

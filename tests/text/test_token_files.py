@@ -65,6 +65,7 @@ def test_prepared_with_gpt2_the_ids_are_those_of_the_file(tmp_path):
         (b"", "no row of 16-bit"),
         (np.array([60000, 3], "<u2").tobytes(), "token id 60000 is beyond GPT-2's"),
         (np.array([50256] * 4, "<u2").tobytes(), "no token but end-of-text"),
+        (ids_of(TEXTS).astype("<u4").tobytes(), "32-bit token ids"),
         (llm_c(ids_of(TEXTS), count=5), "cut off"),
         (llm_c(ids_of(TEXTS), count=-5), "cut off"),
         (llm_c(ids_of(TEXTS), version=2), "version 2"),

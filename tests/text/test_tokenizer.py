@@ -23,6 +23,7 @@ TEXT = (
     "Größe, naïveté, Москва, 東京の夜, नमस्ते, مرحبا, 👩‍👩‍👧 and \u3000 wide spaces \u00a0.\n"
 )
 ADDED = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+PLAIN = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 NAMES = ["gpt2", "bpe", "bytes"]
 
 
@@ -431,6 +432,27 @@ def test_the_end_of_text_of_others_is_found_by_their_settings_or_is_none(trained
     assert json.loads((tmp_path / "tokenizer_config.json").read_text())["eos_token"] == "<stop>"
 
 
+def test_a_long_text_is_encoded_in_pieces_by_a_tokenizer_with_unicodes_form_too(trained, tmp_path):
+    composing = loaded(tmp_path, rewritten(trained, normalizer={"type": "NFC"}))
+    text = "e\u0301 the lighthouse e\u0301n\u0303e of No\u0308e\u0308l and " * 3000
+    oracle = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert composing.encode(text) == oracle.encode(text, add_special_tokens=False).ids
+    assert len(list(composing.cut([text]))) > 1  # as memory would else grow with the document
+
+
+@pytest.mark.parametrize("name", ["the ", "a b", " of"])
+def test_an_added_token_with_a_blank_in_it_is_found_wherever_it_stands(trained, tmp_path, name, monkeypatch):
+    document = rewritten(trained)
+    document["added_tokens"].append({"id": 400, "content": name, "special": False, **ADDED})
+    custom = loaded(tmp_path, document)
+    oracle = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    monkeypatch.setattr(module, "PIECE_CHARACTERS", 20)
+    text = "the a b of the of a b the " * 40
+    ids = oracle.encode(text, add_special_tokens=False).ids
+    assert [id for piece in custom.encode_pieces([text]) for id in piece.tolist()] == ids
+    assert 400 in ids
+
+
 def test_a_tokenizer_that_changes_the_text_says_so(trained, tmp_path):
     assert not loaded(tmp_path, rewritten(trained, normalizer={"type": "NFC"})).lossless
     assert not loaded(tmp_path, rewritten(trained, pre_tokenizer__add_prefix_space=True)).lossless
@@ -441,6 +463,7 @@ def test_a_tokenizer_that_changes_the_text_says_so(trained, tmp_path):
     [
         ({"model__type": "WordPiece"}, "its model is WordPiece"),
         ({"pre_tokenizer": {"type": "Whitespace"}}, "its text is not split into bytes"),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [PLAIN, PLAIN]}}, "into bytes twice"),
         ({"pre_tokenizer": None}, "its text is not split into bytes"),
         ({"model__byte_fallback": True}, "its text is not split into bytes"),
         ({"model__vocab": {"a": 0}}, "255 of the 256 bytes|no token"),

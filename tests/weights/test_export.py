@@ -1,10 +1,12 @@
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
 from lucidlm.errors import ConfigError, RunError, WeightsError
+from lucidlm.runtime.files import lock
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights import export as module
 from lucidlm.weights.export import FIXED_TEXT, export
@@ -54,6 +56,27 @@ def test_a_place_that_is_taken_is_left_alone(model, tmp_path, format):
     with pytest.raises(RunError, match="not overwritten"):
         export(model, Tokenizer.bytes(), tmp_path / "out", format=format)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("format", ["hf", "gguf"])
+@pytest.mark.parametrize("place", [".", "", "..", "link", "\udcff"])
+def test_a_place_that_cannot_be_written_is_named_before_the_work(model, tmp_path, monkeypatch, format, place):
+    (tmp_path / "inside" / "real").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "inside")
+    Path("link").symlink_to("real")
+    with pytest.raises(RunError, match=r"--out|link"):
+        export(model, Tokenizer.bytes(), place, format=format)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["inside", "link", "real"]
+
+
+@pytest.mark.parametrize("format", ["hf", "gguf"])
+def test_what_a_killed_export_left_is_gone_after_the_next_and_two_at_once_are_told(model, tmp_path, format):
+    left = tmp_path / (".out.tmp" if format == "hf" else ".out.12345.tmp")
+    left.mkdir() if format == "hf" else left.write_bytes(b"GGUF")
+    with lock(tmp_path / "out"), pytest.raises(RunError, match="in use by another"):
+        export(model, Tokenizer.bytes(), tmp_path / "out", format=format)
+    export(model, Tokenizer.bytes(), tmp_path / "out", format=format)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("format", ["hf", "gguf"])

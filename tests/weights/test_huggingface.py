@@ -97,6 +97,20 @@ def test_a_tied_weight_is_stored_once_and_stays_one(tmp_path):
     assert again.head.weight is again.token_embedding.weight
 
 
+@pytest.mark.parametrize("family", ["gpt2", "modern"])
+def test_a_tied_matrix_may_be_stored_as_the_heads(tmp_path, family):
+    """As safetensors.torch.save_model stores it; transformers opens such files too."""
+    model = a_model(family=family, tied_head=True)
+    save_model(model, Tokenizer.bytes(), tmp_path, document_prefix_id=None)
+    tensors = load_file(tmp_path / "model.safetensors")
+    embedding = next(name for name in tensors if name.endswith(("wte.weight", "embed_tokens.weight")))
+    tensors["lm_head.weight"] = tensors.pop(embedding)
+    save_file(tensors, tmp_path / "model.safetensors")
+    again = load_model(tmp_path)
+    assert again.head.weight is again.token_embedding.weight
+    assert torch.equal(again.head.weight, model.head.weight)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_what_transformers_writes_is_read_with_equal_logits(transformers, tmp_path, tied):
     shape = {"vocab_size": 257, "tie_word_embeddings": tied, "bos_token_id": 256, "eos_token_id": 256}

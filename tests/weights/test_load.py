@@ -96,6 +96,10 @@ def test_a_name_of_the_hub_is_fetched_and_a_path_is_not(tmp_path, monkeypatch):
     # The published GPT-2's config.json does not say what stood before its documents.
     assert load("openai-community/gpt2")[0].document_prefix_id == 50256
     assert asked == ["owner/other", "openai-community/gpt2"]
+    assert load("owner/gpt2")[0].document_prefix_id is None
+    assert load("./gpt2")[0].document_prefix_id is None
+    assert load(str(tmp_path / "gpt2"))[0].document_prefix_id is None
+    assert asked.pop() == "owner/gpt2"
     (tmp_path / "runs").mkdir()
     with pytest.raises(WeightsError, match="no folder"):
         load("runs/missing")
