@@ -297,6 +297,11 @@ def _plan(
     context, stride = checked_window(model, context_length, stride)
     prefix_id = prefix_of(model, prefix)
     if protocol == "lm-eval":
+        if tokenizer.begin_of_text is not None:
+            raise ConfigError(
+                "--protocol lm-eval: this tokenizer puts a token of its own before each text, which the "
+                "harness then scores as if it were text; use lucid"
+            )
         # The harness always puts a token first, whatever the model was trained with.
         prefix_id = tokenizer.end_of_text
         if prefix_id is None or prefix == "none":

@@ -227,6 +227,25 @@ class Tokenizer:
         """The type that holds each id: uint16 where the vocabulary fits, else uint32."""
         return np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
 
+    @property
+    def begin_of_text(self) -> int | None:
+        """The token that other programs put before each text, as Llama 3's tokenizer.json says; or None.
+
+        `encode` never does: what stands before a document is the model's matter.
+        """
+        try:
+            processor = self.document().get("post_processor") or {}
+            for step in processor.get("processors", [processor]):
+                if step.get("type") == "TemplateProcessing":
+                    name = step["single"][0]["SpecialToken"]["id"]
+                    first = step["special_tokens"][name]["ids"][0]
+                    return next(
+                        token["id"] for token in self.document()["added_tokens"] if token["id"] == first
+                    )
+        except (AttributeError, KeyError, IndexError, TypeError, StopIteration):
+            pass  # it begins with the text
+        return None
+
     def save(self, folder: str | os.PathLike, model_max_length: int | None = None) -> None:
         """Write tokenizer.json and tokenizer_config.json: transformers loads them and gives the same ids."""
         folder = Path(folder)
@@ -240,10 +259,9 @@ class Tokenizer:
             "model_max_length": model_max_length or int(1e30),
         }
         if self.end_of_text is not None:
-            name = next(
-                token["content"] for token in document["added_tokens"] if token["id"] == self.end_of_text
-            )
-            settings |= {"bos_token": name, "eos_token": name}
+            names = {token["id"]: token["content"] for token in document["added_tokens"]}
+            settings |= {"eos_token": names[self.end_of_text]}
+            settings |= {"bos_token": names.get(self.begin_of_text, settings["eos_token"])}
         write_atomically(folder / "tokenizer.json", json.dumps(document, ensure_ascii=False))
         write_atomically(
             folder / "tokenizer_config.json", json.dumps(settings, indent=2, ensure_ascii=False) + "\n"

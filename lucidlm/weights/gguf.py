@@ -204,6 +204,7 @@ class _Vocabulary:
     tokens: list[str]
     types: list[int]
     merges: list[str]
+    begin_of_text: int | None
     end_of_text: int
 
 
@@ -222,7 +223,9 @@ def _vocabulary(tokenizer: Tokenizer, size: int) -> _Vocabulary:
         types[token["id"]] = int(kinds.CONTROL if token["special"] else kinds.USER_DEFINED)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in document["model"]["merges"]]
     split = _split(document, tokenizer.name)
-    return _Vocabulary(split, tokens, types, merges or _NO_MERGES, tokenizer.end_of_text)
+    return _Vocabulary(
+        split, tokens, types, merges or _NO_MERGES, tokenizer.begin_of_text, tokenizer.end_of_text
+    )
 
 
 def _split(document: dict[str, Any], name: str) -> str:
@@ -256,9 +259,10 @@ def _describe_tokenizer(writer: Any, vocabulary: _Vocabulary) -> None:
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.types)
     writer.add_token_merges(vocabulary.merges)
-    writer.add_bos_token_id(vocabulary.end_of_text)
+    begin = vocabulary.begin_of_text
+    writer.add_bos_token_id(vocabulary.end_of_text if begin is None else begin)
     writer.add_eos_token_id(vocabulary.end_of_text)
-    writer.add_add_bos_token(False)  # a text begins with its own first token here and in transformers
+    writer.add_add_bos_token(begin is not None)  # as transformers does by the same tokenizer.json
     writer.add_add_eos_token(False)
 
 

@@ -103,6 +103,7 @@ class _Llama(_Modern):
 def config_of(
     config: GPTConfig,
     *,
+    begin_of_text: int | None,
     end_of_text: int | None,
     document_prefix_id: int | None,
     dtype: str = "float32",
@@ -111,7 +112,7 @@ def config_of(
     shared = {
         "vocab_size": config.vocab_size,
         "tie_word_embeddings": config.tied_head,
-        "bos_token_id": end_of_text,
+        "bos_token_id": begin_of_text,
         "eos_token_id": end_of_text,
         "dtype": dtype,
         "document_prefix_id": document_prefix_id,

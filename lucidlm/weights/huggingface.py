@@ -67,8 +67,10 @@ def save_model(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = state or model.state_dict()
+    begin = tokenizer.end_of_text if tokenizer.begin_of_text is None else tokenizer.begin_of_text
     config = config_of(
         model.config,
+        begin_of_text=begin,
         end_of_text=tokenizer.end_of_text,
         document_prefix_id=document_prefix_id,
         dtype=str(state["token_embedding.weight"].dtype).removeprefix("torch."),
@@ -77,7 +79,7 @@ def save_model(
         write_tensors(temporary, to_huggingface(state, model.config), progress)
     write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
     generation = {
-        "bos_token_id": tokenizer.end_of_text,
+        "bos_token_id": begin,
         "eos_token_id": tokenizer.end_of_text,
         "do_sample": True,
         "temperature": 0.8,

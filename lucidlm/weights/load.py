@@ -89,6 +89,8 @@ def _load_huggingface(
         # OpenAI put end-of-text between all documents; the hub's config.json does not say so.
         model.document_prefix_id = 50256
     tokenizer = Tokenizer.load(folder)
+    if model.document_prefix_id is None:
+        model.document_prefix_id = tokenizer.begin_of_text  # Llama 3's: what it was trained with
     if tokenizer.vocab_size > model.config.vocab_size:
         raise WeightsError(
             f"{folder}: its tokenizer has {tokenizer.vocab_size:,} tokens, "

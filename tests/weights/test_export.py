@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -6,6 +7,9 @@ import pytest
 import torch
 
 from lucidlm.errors import ConfigError, RunError, WeightsError
+from lucidlm.measure.evaluation import evaluate
+from lucidlm.model.config import GPTConfig
+from lucidlm.model.gpt import GPT
 from lucidlm.runtime.files import lock
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights import export as module
@@ -29,6 +33,57 @@ def test_a_folder_opens_in_transformers_with_the_same_logits_and_ids(model, tmp_
     with torch.no_grad():
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()(ids).logits
         torch.testing.assert_close(theirs, model(ids), atol=1e-4, rtol=0)
+
+
+@pytest.fixture
+def beginning(tmp_path):
+    """A folder as Llama 3's: its tokenizer puts a token first, and config.json knows nothing of it."""
+    tokenizer = Tokenizer.train(["the tide and the lamp, the tide and the clock " * 9], 270)
+    document = json.loads(json.dumps(tokenizer.document()))
+    first = {"id": 270, "content": "<begin>", "special": True}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    document["added_tokens"].append(first | flags)
+    document["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": "<begin>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<begin>": {"id": "<begin>", "ids": [270], "tokens": ["<begin>"]}},
+    }
+    shape = {"vocab_size": 271, "context_length": 64, "emb_dim": 32, "n_layers": 1, "n_heads": 2}
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(**shape, family="modern", qk_norm=False))
+    save_model(model, tokenizer, tmp_path / "llama", document_prefix_id=None)
+    (tmp_path / "llama" / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    return tmp_path / "llama"
+
+
+def test_a_token_that_a_tokenizer_puts_first_is_the_models_prefix_here_and_stays_first_there(beginning):
+    from gguf import GGUFReader
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = load(beginning)
+    assert (model.document_prefix_id, tokenizer.begin_of_text, tokenizer.end_of_text) == (270, 270, 269)
+    out = beginning.parent / "out"
+    export(model, tokenizer, out)
+    export(model, tokenizer, out.with_suffix(".gguf"), format="gguf", kind="f32")
+    theirs = AutoTokenizer.from_pretrained(out)
+    ids = theirs("the tide and the lamp", return_tensors="pt").input_ids
+    assert ids[0].tolist() == [270, *tokenizer.encode("the tide and the lamp")]
+    assert (theirs.bos_token_id, theirs.eos_token_id) == (270, 269)
+    oracle = AutoModelForCausalLM.from_pretrained(out)
+    assert (oracle.config.bos_token_id, oracle.generation_config.bos_token_id) == (270, 270)
+    loss = oracle(ids, labels=ids).loss.item()
+    result = evaluate(model, tokenizer, "the tide and the lamp")
+    assert result.tokens_scored == ids.shape[1] - 1
+    assert result.loss_nats == pytest.approx(loss, rel=1e-5)
+    with pytest.raises(ConfigError, match="before each text"):
+        evaluate(model, tokenizer, "the tide", protocol="lm-eval")
+    fields = GGUFReader(out.with_suffix(".gguf")).fields
+    found = {name: fields[f"tokenizer.ggml.{name}"].contents() for name in ("bos_token_id", "add_bos_token")}
+    assert found == {"bos_token_id": 270, "add_bos_token": True}
 
 
 def test_what_was_exported_comes_back_bitwise(model, tmp_path):

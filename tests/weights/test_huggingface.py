@@ -220,6 +220,6 @@ def test_the_shape_of_a_preset_survives_its_config_file(tmp_path):
     from lucidlm.model.config import PRESETS
 
     for shape in PRESETS.values():
-        values = config_of(shape, end_of_text=None, document_prefix_id=None)
+        values = config_of(shape, begin_of_text=None, end_of_text=None, document_prefix_id=None)
         (tmp_path / "config.json").write_text(json.dumps(values))
         assert read_config(tmp_path) == shape

@@ -64,7 +64,7 @@ def test_every_presets_shape_is_transformers_tensor_for_tensor(name, tmp_path):
     with torch.device("meta"):
         ours = GPT(config)
         written = to_huggingface(ours.state_dict(), config)
-    values = config_of(config, end_of_text=config.vocab_size - 1, document_prefix_id=None)
+    values = config_of(config, begin_of_text=None, end_of_text=config.vocab_size - 1, document_prefix_id=None)
     (tmp_path / "config.json").write_text(json.dumps(values))
     with torch.device("meta"):
         theirs = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path))
