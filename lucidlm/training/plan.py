@@ -46,8 +46,11 @@ FINAL_SHARE = 0.03
 
 Products = Literal["float32", "bfloat16"]
 
-MOST_EPOCHS_ON = 20.0
-"""Passes over its text after which weights that started from others learn nothing but the text itself."""
+MOST_EPOCHS_ON, MOST_EPOCHS_ON_SMALL = 20.0, 40.0
+"""Passes over its text after which weights that started from others learn nothing but the text itself.
+
+Small models, under ONE_THREAD_WEIGHTS, have room for more of it: docs/numbers.md.
+"""
 ONE_THREAD_WEIGHTS = 20_000_000
 """A model with fewer weights in its blocks than this is also tried on one thread."""
 
@@ -115,7 +118,10 @@ def make_plan(
     micro_batch = min(batch_size, config.micro_batch or _micro_batch(model, device))
     speed = _measure(config, corpus, model, optim, device, batch_size=batch_size, micro_batch=micro_batch)
     windows = Windows(corpus.train, model.context_length)
-    most_epochs = _most_epochs(corpus.train_bytes) if base is None else MOST_EPOCHS_ON
+    most_epochs = _most_epochs(corpus.train_bytes)
+    if base is not None:
+        small = _block_weights(model) < ONE_THREAD_WEIGHTS
+        most_epochs = MOST_EPOCHS_ON_SMALL if small else MOST_EPOCHS_ON
     most_steps = max(1, math.ceil(most_epochs * windows.n_windows / batch_size))
     validation_tokens, final_tokens = _validation_sizes(corpus, model, device, deadline_s)
     if config.steps is not None:

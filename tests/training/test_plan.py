@@ -11,7 +11,7 @@ import torch
 
 from lucidlm.errors import ConfigError
 from lucidlm.measure.evaluation import evaluate_documents
-from lucidlm.model.config import preset
+from lucidlm.model.config import GPTConfig, preset
 from lucidlm.runtime.device import Probe
 from lucidlm.text.corpus import Corpus, prepare
 from lucidlm.text.windows import Windows
@@ -102,6 +102,15 @@ def test_minutes_are_a_deadline_and_as_many_steps_as_fit(plan_for):
 
 def test_no_budget_is_3_minutes(plan_for):
     assert plan_for().deadline_s == 180
+
+
+@pytest.mark.parametrize(("layers", "most"), [(2, 40), (14, 20)])
+def test_weights_of_others_see_a_text_fewer_times_the_larger_they_are(corpus, measured, layers, most):
+    base = GPTConfig(vocab_size=257, context_length=64, emb_dim=384, n_layers=layers, n_heads=2)
+    asked = TrainConfig(minutes=600, threads=1, dtype="float32", from_="base")
+    plan = make_plan(asked, corpus, CPU, clock=Clock(), base=base).plan
+    passes = plan.steps * plan.batch_tokens / corpus.train_tokens
+    assert most <= passes < most + plan.batch_tokens / corpus.train_tokens + 1
 
 
 def test_a_short_text_is_not_trained_on_for_hours(plan_for, corpus):
