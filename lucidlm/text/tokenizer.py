@@ -23,11 +23,22 @@ import numpy as np
 
 from lucidlm.errors import ConfigError, DataError, WeightsError
 from lucidlm.runtime.files import write_atomically
+from lucidlm.text.tokenizer_json import (
+    END_OF_TEXT,
+    begin_of_text_of,
+    byte_document,
+    changes_text,
+    end_of_text_of,
+    is_plain,
+    library_of,
+    plain_document,
+    read_document,
+    reason_of,
+    table_of,
+    word_seam_of,
+)
 
-END_OF_TEXT = "<|endoftext|>"
 SMALLEST_BPE, LARGEST_BPE = 257, 1 << 18
-LARGEST_FILE = 1 << 26
-"""Bytes of a tokenizer.json: twice what the largest vocabularies in use need."""
 PIECE_CHARACTERS = 1 << 16
 # Where a text offers no place to cut for so long, it is cut all the same: tiktoken's regex engine gives up on
 # a run of a million spaces, and half of that is safe.
@@ -39,16 +50,10 @@ _GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\
 _SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 # GPT-2's pattern takes whitespace only at the start of a token, so it always splits where whitespace begins.
 _GPT2_SEAM = re.compile(f"(?<=[^{_SPACE}])[{_SPACE}]")
-# What other patterns split too: the space between two words of plain letters.
-_WORD_SEAM = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])")
 _ESCAPED = re.compile("[\udc80-\udcff]")
 # Longer words cost the training of a vocabulary time and teach it nothing: it reads only their start.
 _LONGEST_TRAINING_WORD = 1000
 _LONG_RUN = re.compile(rf"(\S{{{_LONGEST_TRAINING_WORD}}})\S+|(\s{{{_LONGEST_TRAINING_WORD}}})\s+")
-_KEEPING = ("ByteLevel", "Split", "Digits", "Punctuation")
-"""Pre-tokenizers that only cut, unless what they cut at is to be removed."""
-_UNCOUNTED = "the bytes that were predicted could not be counted"
-_PLAIN_SPLIT = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 Bytes = bytes  # the class below has a method of that name
 _In = TypeVar("_In")
@@ -97,7 +102,7 @@ class Tokenizer:
             table,
             256,
             encode_text=lambda text: np.frombuffer(text.encode("utf-8"), np.uint8),
-            document=lambda: _byte_document(table, []),
+            document=lambda: byte_document(table, []),
         )
 
     @classmethod
@@ -142,15 +147,15 @@ class Tokenizer:
 
         WeightsError with `source` where the two do not fit.
         """
-        return _from_document(_plain_document(vocabulary, merges), source=source)
+        return _from_document(plain_document(vocabulary, merges), source=source)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
         """The tokenizer of a model folder or of a tokenizer.json; WeightsError where it is not byte-level."""
         path = Path(path)
         path = path / "tokenizer.json" if path.is_dir() else path
-        settings = _read_json(path.with_name("tokenizer_config.json"), missing={})
-        return _from_document(_read_json(path), end_token=settings.get("eos_token"), source=str(path))
+        settings = read_document(path.with_name("tokenizer_config.json"), missing={})
+        return _from_document(read_document(path), end_token=settings.get("eos_token"), source=str(path))
 
     def encode(self, text: str | Bytes) -> list[int]:
         """The ids of a text. Bytes that are no UTF-8 become single-byte tokens, so any bytes round-trip."""
@@ -233,18 +238,7 @@ class Tokenizer:
 
         `encode` never does: what stands before a document is the model's matter.
         """
-        try:
-            processor = self.document().get("post_processor") or {}
-            for step in processor.get("processors", [processor]):
-                if step.get("type") == "TemplateProcessing":
-                    name = step["single"][0]["SpecialToken"]["id"]
-                    first = step["special_tokens"][name]["ids"][0]
-                    return next(
-                        token["id"] for token in self.document()["added_tokens"] if token["id"] == first
-                    )
-        except (AttributeError, KeyError, IndexError, TypeError, StopIteration):
-            pass  # it begins with the text
-        return None
+        return begin_of_text_of(self.document())
 
     def save(self, folder: str | os.PathLike, model_max_length: int | None = None) -> None:
         """Write tokenizer.json and tokenizer_config.json: transformers loads them and gives the same ids."""
@@ -406,7 +400,7 @@ def _gpt2_ids(text: str) -> np.ndarray:
 def _gpt2_document() -> dict:
     ranks = _gpt2_ranks()
     merges = [_last_merge(token, ranks) for token in ranks if len(token) > 1]
-    return _byte_document(_gpt2_table(), merges)
+    return byte_document(_gpt2_table(), merges)
 
 
 def _last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
@@ -417,53 +411,6 @@ def _last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
         first = ranked.index(min(ranked))
         parts[first : first + 2] = [parts[first] + parts[first + 1]]
     return parts[0], parts[1]
-
-
-@functools.cache
-def byte_alphabet() -> list[str]:
-    """The printable character by which byte-level tokenizer files write each byte (GPT-2's encoder.py)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
-
-
-def _byte_document(table: list[bytes], merges: list[tuple[bytes, bytes]]) -> dict:
-    """tokenizer.json of a byte-level BPE whose last id is end-of-text."""
-    written = lambda token: "".join(map(byte_alphabet().__getitem__, token))  # noqa: E731
-    vocabulary = {written(token): id for id, token in enumerate(table[:-1])}
-    return _plain_document(vocabulary, [[written(left), written(right)] for left, right in merges])
-
-
-def _plain_document(vocabulary: dict[str, int], merges: list[list[str]]) -> dict:
-    end = {
-        "id": len(vocabulary),
-        "content": END_OF_TEXT,
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-    }
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{**end, "normalized": False, "special": True}],
-        "normalizer": None,
-        "pre_tokenizer": dict(_PLAIN_SPLIT),
-        "post_processor": None,
-        "decoder": dict(_PLAIN_SPLIT),
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": {**vocabulary, END_OF_TEXT: len(vocabulary)},
-            "merges": merges,
-        },
-    }
 
 
 _training = threading.Lock()
@@ -489,7 +436,7 @@ def _train_document(texts: Iterable[str], vocab_size: int, progress) -> dict:
         finally:
             os.environ["TOKENIZERS_PARALLELISM"] = before or "false"
     model = json.loads(trained.to_str())["model"]
-    return _plain_document(model["vocab"], model["merges"])
+    return plain_document(model["vocab"], model["merges"])
 
 
 def _training_texts(texts: Iterable[str], progress) -> Iterator[str]:
@@ -506,20 +453,20 @@ def _training_texts(texts: Iterable[str], progress) -> Iterator[str]:
 def _from_document(document: dict, *, end_token: object = None, source: str = "tokenizer.json") -> Tokenizer:
     """The tokenizer that a tokenizer.json describes, by the fastest way that gives its ids."""
     try:
-        table, control = _table_of(document)
-        plain = _is_plain(document)
-        end_of_text = _end_of_text(control, end_token)
+        table, control = table_of(document)
+        plain = is_plain(document)
+        end_of_text = end_of_text_of(control, end_token)
         ours = plain and list(control) == [END_OF_TEXT] and end_of_text == len(table) - 1
         if ours and (known := _known_tokenizer(document, table)):
             return known
-        changes_text, alone = _changes_text(document)
+        lossless = not changes_text(document)
         document = {**document, "truncation": None, "padding": None}
         document["model"] = {**document["model"], "dropout": None}
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         raise WeightsError(
-            f"{source}: {_reason(error)}; only byte-level BPE that keeps the text is read"
+            f"{source}: {reason_of(error)}; only byte-level BPE that keeps the text is read"
         ) from None
-    library = _library_tokenizer(document, source)
+    library = library_of(document, source)
     return Tokenizer(
         f"bpe:{len(table)}" if ours else "custom",
         table,
@@ -528,97 +475,8 @@ def _from_document(document: dict, *, end_token: object = None, source: str = "t
             library.encode_batch_fast([text], add_special_tokens=False)[0].ids, np.uint32
         ),
         document=lambda: document,
-        seam=_GPT2_SEAM if plain else _word_seam(document, library) if alone else None,
-        lossless=not changes_text,
-    )
-
-
-def _table_of(document: dict) -> tuple[list[bytes], dict[str, int]]:
-    """Bytes of each id, and the ids of the control tokens by name."""
-    model = document["model"]
-    if model["type"] != "BPE":
-        raise ValueError(f"its model is {model['type']}")
-    if not any(step["type"] == "ByteLevel" for step in _steps(document)) or model.get("byte_fallback"):
-        raise ValueError("its text is not split into bytes")
-    if affixes := [key for key in ("continuing_subword_prefix", "end_of_word_suffix") if model.get(key)]:
-        raise ValueError(f"its {affixes[0]} marks where words begin or end, which bytes do not")
-    added = {token["content"]: token for token in document.get("added_tokens") or []}
-    tokens = {id: _bytes_of(name) for name, id in model["vocab"].items() if name not in added}
-    tokens |= {token["id"]: b"" if token["special"] else name.encode() for name, token in added.items()}
-    if min(tokens) < 0 or max(tokens) >= 2 * len(tokens) + 1000:
-        raise ValueError(f"its ids run from {min(tokens)} to {max(tokens)} for {len(tokens)} tokens")
-    table = [tokens.get(id, b"") for id in range(max(tokens) + 1)]
-    if missing := {bytes([byte]) for byte in range(256)} - set(table):
-        raise ValueError(f"{len(missing)} of the 256 bytes have no token")
-    return table, {name: token["id"] for name, token in added.items() if token["special"]}
-
-
-def _changes_text(document: dict) -> tuple[bool, bool]:
-    """Whether tokens may spell other bytes than the text's, and whether words can be encoded each alone.
-
-    ValueError where tokens would spell less than the text.
-
-    Unicode's canonical forms and a space in front change how a text is written, and nothing that it says.
-    """
-    normalizers = [step["type"] for step in _flat(document.get("normalizer"), "normalizers")]
-    if lossy := [kind for kind in normalizers if kind not in ("NFC", "NFD")]:
-        raise ValueError(f"its normalizer {lossy[0]} changes the text, and {_UNCOUNTED}")
-    for step in _steps(document):
-        if step["type"] not in _KEEPING or step.get("behavior") == "Removed":
-            raise ValueError(
-                f"its pre-tokenizer {step['type']} drops or replaces characters, and {_UNCOUNTED}"
-            )
-    strips = any(
-        token["lstrip"] or token["rstrip"]
-        for token in document.get("added_tokens") or []
-        if not token["special"]
-    )
-    prefix = any(
-        step.get("add_prefix_space", True) for step in _steps(document) if step["type"] == "ByteLevel"
-    )
-    if sum(step["type"] == "ByteLevel" for step in _steps(document)) > 1:
-        raise ValueError(f"its text is split into bytes twice, and {_UNCOUNTED}")
-    return bool(normalizers) or prefix or strips, not prefix and not strips
-
-
-def _bytes_of(name: str) -> bytes:
-    try:
-        return bytes(map(_byte_of_character().__getitem__, name))
-    except KeyError:
-        raise ValueError(f"its token {name!r} is not written in bytes") from None
-
-
-@functools.cache
-def _byte_of_character() -> dict[str, int]:
-    return {character: byte for byte, character in enumerate(byte_alphabet())}
-
-
-def _steps(document: dict) -> list[dict]:
-    """How a tokenizer.json splits text, step by step."""
-    return _flat(document.get("pre_tokenizer"), "pretokenizers")
-
-
-def _flat(step: dict | None, inner: str) -> list[dict]:
-    """A step, or those of a sequence, in which there may be others."""
-    if not step:
-        return []
-    if step["type"] != "Sequence":
-        return [step]
-    return [found for each in step[inner] for found in _flat(each, inner)]
-
-
-def _is_plain(document: dict) -> bool:
-    """Whether text is split as GPT-2 does and by nothing else."""
-    steps = _steps(document)
-    model = document["model"]
-    odd = ("unk_token", "ignore_merges")
-    return (
-        document.get("normalizer") is None
-        and len(steps) == 1
-        and steps[0].get("use_regex", True)
-        and not steps[0].get("add_prefix_space", True)
-        and not any(model.get(key) for key in odd)
-        and all(token["special"] for token in document.get("added_tokens") or [])
+        seam=_GPT2_SEAM if plain else word_seam_of(document, library),
+        lossless=lossless,
     )
 
 
@@ -632,59 +490,3 @@ def _known_tokenizer(document: dict, table: list[bytes]) -> Tokenizer | None:
         if table == tokenizer._table and merges == list(map(tuple, tokenizer.document()["model"]["merges"])):
             return tokenizer
     return None
-
-
-def _end_of_text(control: dict[str, int], end_token: object) -> int | None:
-    if isinstance(end_token, dict):
-        end_token = end_token.get("content")
-    names = (END_OF_TEXT, str(end_token), "<|end_of_text|>", "</s>", "<eos>")
-    return next((control[name] for name in names if name in control), None)
-
-
-def _library_tokenizer(document: dict, source: str):
-    import tokenizers
-
-    # Encoding runs in threads of our own: the library's pool does not survive a fork, and says so on stderr.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        library = tokenizers.Tokenizer.from_str(json.dumps(document))
-        library.encode_special_tokens = True
-        library.encode("a b", add_special_tokens=False)
-        given = {token["content"]: token["id"] for token in document["added_tokens"]}
-        if any(library.token_to_id(name) != id for name, id in given.items()):
-            raise ValueError("the ids of its added tokens do not follow its vocabulary")
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:  # the library's panics are no Exception
-        raise WeightsError(f"{source}: the tokenizers library cannot read it ({_reason(error)})") from None
-    return library
-
-
-def _word_seam(document: dict, library) -> re.Pattern | None:
-    """Where a text of someone else's pattern may be cut: between two words, if the pattern splits there."""
-    added = [token["content"] for token in document.get("added_tokens") or [] if not token["special"]]
-    if any(" " in token and token.strip(" ") for token in added):
-        return None
-    split = [text for text, _ in library.pre_tokenizer.pre_tokenize_str("ab cd Ef gh")]
-    return _WORD_SEAM if split == ["ab", "Ġcd", "ĠEf", "Ġgh"] else None
-
-
-def _read_json(path: Path, missing: dict | None = None) -> dict:
-    try:
-        if (size := path.stat().st_size) > LARGEST_FILE:
-            raise WeightsError(f"{path}: {size:,} bytes; a tokenizer.json has at most {LARGEST_FILE:,}")
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        if missing is not None:
-            return missing
-        raise WeightsError(f"{path}: not there; give a model folder with tokenizer.json") from None
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: no valid JSON ({_reason(error)})") from None
-    if not isinstance(document, dict):
-        raise WeightsError(f"{path}: holds a {type(document).__name__}, not a JSON object")
-    return document
-
-
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:200]
-    return f"{text} is missing or unknown" if isinstance(error, KeyError) else text or type(error).__name__

@@ -23,7 +23,8 @@ from lucidlm.errors import ConfigError, WeightsError
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.progress import Progress, counted, half
-from lucidlm.text.tokenizer import END_OF_TEXT, Tokenizer, byte_alphabet
+from lucidlm.text.tokenizer import Tokenizer
+from lucidlm.text.tokenizer_json import END_OF_TEXT, byte_alphabet
 
 CHECKPOINT, HPARAMS, ENCODER, MERGES = "checkpoint", "hparams.json", "encoder.json", "vocab.bpe"
 INDEX, DATA = "model.ckpt.index", "model.ckpt.data-00000-of-00001"
