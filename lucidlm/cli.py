@@ -701,15 +701,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    if "-" in arguments:
-        from lucidlm.text.documents import STDIN
-
-        # To the parser a dash is an option without a name.
-        before = ["", *arguments]
-        arguments = [
-            STDIN[1] if argument == "-" and previous != "--out" else argument
-            for previous, argument in zip(before, arguments, strict=False)
-        ]
+    arguments = _with_stdin_named(arguments)
     _yield_processors_soon(arguments)
     try:
         app.config = _settings_file(arguments)
@@ -734,6 +726,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lucidlm: interrupted before there was anything to save", file=sys.stderr)
         return 130
+
+
+def _with_stdin_named(arguments: list[str]) -> list[str]:
+    """Without the dash that means standard input: to the parser it is an option that has no name."""
+    if "-" not in arguments:
+        return arguments
+    from lucidlm.text.documents import DASH, STDIN
+
+    pairs = zip(["", *arguments], arguments, strict=False)
+    return [STDIN if argument == DASH and before != "--out" else argument for before, argument in pairs]
 
 
 def _yield_processors_soon(arguments: list[str]) -> None:

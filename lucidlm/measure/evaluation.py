@@ -19,8 +19,8 @@ from lucidlm.measure.diagnosis import Diagnosis, Findings
 from lucidlm.measure.intervals import FEWEST_BLOCKS, Interval, interval_of_ratio
 from lucidlm.measure.page import notebook
 from lucidlm.measure.protocols import (
-    DIFFERENCES,
     PROTOCOLS,
+    Protocol,
     course_windows,
     guide_windows,
     harness_windows,
@@ -34,31 +34,6 @@ from lucidlm.text.documents import read_documents
 from lucidlm.text.tokenizer import Tokenizer
 
 ProtocolName = Literal["lucid", "lm-eval", "hf-guide", "batch-mean"]
-
-
-@dataclass(frozen=True, slots=True)
-class Protocol:
-    """The way of counting that a number was counted by."""
-
-    name: str
-    context_length: int
-    stride: int
-    prefix: str
-    """What stands before a document's first token: "end-of-text"; or "none", and that token is left out."""
-    dtype: str
-    device: str
-
-    @property
-    def difference(self) -> str:
-        """What other people's way does differently from ours; "" for ours."""
-        return DIFFERENCES.get(self.name, "")
-
-    def __str__(self) -> str:
-        """One line, to stand beside the number."""
-        first = "first token given end-of-text" if self.prefix != "none" else "first token left out"
-        shape = f"context {self.context_length}, stride {self.stride}"
-        line = f"protocol {self.name}: {shape}, {first}, {self.dtype} on {self.device}"
-        return f"{line}\n({self.difference})" if self.difference else line
 
 
 @dataclass(frozen=True, slots=True)

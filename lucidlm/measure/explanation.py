@@ -18,8 +18,8 @@ import torch.nn.functional as F
 
 from lucidlm.errors import ConfigError, DataError, NumbersError
 from lucidlm.measure.diagnosis import best_of, ranks_of
-from lucidlm.measure.evaluation import Protocol
 from lucidlm.measure.page import SHOWN_STEPS, colour_level, json_columns, notebook, token_span, write_page
+from lucidlm.measure.protocols import Protocol
 from lucidlm.measure.scoring import (
     Scored,
     checked_window,
@@ -123,7 +123,7 @@ class ExplainedTokens(Sequence[ExplainedToken]):
             np.array_equal(column, other.columns[name]) for name, column in self.columns.items()
         )
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # arrays compare, and have no hash
 
     @property
     def nats(self) -> np.ndarray:

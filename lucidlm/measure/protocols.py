@@ -1,9 +1,10 @@
-"""Other people's ways of counting: documents in, their windows out, and a line on what differs from ours.
+"""The ways of counting, ours and other people's: documents in, windows out, a line on what differs from ours.
 
 T inputs of a window, S stride. Ours is `windows_of` in scoring.py; these reproduce published numbers.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,6 +27,31 @@ DIFFERENCES = {
     ),
 }
 """What each does differently from ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """The way of counting that a number was counted by."""
+
+    name: str
+    context_length: int
+    stride: int
+    prefix: str
+    """What stands before a document's first token: "end-of-text"; or "none", and that token is left out."""
+    dtype: str
+    device: str
+
+    @property
+    def difference(self) -> str:
+        """What other people's way does differently from ours; "" for ours."""
+        return DIFFERENCES.get(self.name, "")
+
+    def __str__(self) -> str:
+        """One line, to stand beside the number."""
+        first = "first token given end-of-text" if self.prefix != "none" else "first token left out"
+        shape = f"context {self.context_length}, stride {self.stride}"
+        line = f"protocol {self.name}: {shape}, {first}, {self.dtype} on {self.device}"
+        return f"{line}\n({self.difference})" if self.difference else line
 
 
 def harness_windows(

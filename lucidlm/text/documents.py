@@ -31,8 +31,8 @@ from lucidlm.text.gutenberg import without_frame
 from lucidlm.text.pages import read_epub, read_html, read_pdf
 from lucidlm.text.token_files import documents_of, text_of
 
-STDIN = ("-", "<stdin>")
-"""Standard input's names."""
+DASH, STDIN = "-", "<stdin>"
+"""Standard input as a shell calls it, and where a dash alone would be misread."""
 _SUFFIXES = {
     ".txt": "text",
     ".md": "text",
@@ -173,7 +173,7 @@ def _files_of(source: str | Path, tell: Callable[[str], None]) -> list[File]:
     name = str(source)
     if not name:
         raise DataError('a path is empty (""): give a file, a folder, an address or "-" for stdin')
-    if name in STDIN:
+    if name in (DASH, STDIN):
         return [File(_spooled_stdin(), "stdin", "text", gzipped=False)]
     if name.lower().startswith(("http://", "https://")):
         return [_file_at_address(name, tell)]

@@ -457,7 +457,7 @@ def _from_document(document: dict, *, end_token: object = None, source: str = "t
         plain = is_plain(document)
         end_of_text = end_of_text_of(control, end_token)
         ours = plain and list(control) == [END_OF_TEXT] and end_of_text == len(table) - 1
-        if ours and (known := _known_tokenizer(document, table)):
+        if ours and begin_of_text_of(document) is None and (known := _known_tokenizer(document, table)):
             return known
         lossless = not changes_text(document)
         document = {**document, "truncation": None, "padding": None}

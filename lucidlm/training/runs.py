@@ -19,7 +19,7 @@ from torch import Tensor
 from lucidlm.errors import ConfigError, DataError, RunError
 from lucidlm.measure.history import METRICS, SAMPLES
 from lucidlm.runtime.files import check_manifest, replacing_folder, write_atomically, write_manifest
-from lucidlm.text.documents import STDIN
+from lucidlm.text.documents import DASH, STDIN
 from lucidlm.training.config import Plan, TrainConfig
 
 SETTINGS = "run.toml"
@@ -49,7 +49,7 @@ def new_run_folder(out: str | None, texts: tuple[str, ...], *, overwrite: bool) 
     """
     if out is None:
         stem = Path(texts[0].rstrip("/")).name.split(".")[0] if texts else "story"
-        stem = "stdin" if stem in STDIN else stem
+        stem = "stdin" if stem in (DASH, STDIN) else stem
         stem = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in stem) or "run"
         folder, number = Path("runs") / stem, 2
         while _is_taken(folder) and not overwrite:

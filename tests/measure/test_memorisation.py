@@ -83,7 +83,7 @@ def test_shares_and_the_longest_run_are_those_of_brute_force(monkeypatch, chunk,
 
 def test_copied_text_shows_and_new_text_does_not():
     training = ids_of("the clock struck nine and every window in the street went dark at once")
-    found = measure_memorisation(BYTES, [ids_of("XXX every window in the street YYY")], [], training)
+    found = measure_memorisation(BYTES, [ids_of("No! every window in the street no")], [], training)
     assert found.longest_text == " every window in the street "
     assert found.longest == 28
     found = measure_memorisation(BYTES, [ids_of("XYZXYZ")], [ids_of("clock struck nine")], training)

@@ -383,6 +383,21 @@ def test_gpt2_as_others_store_it_gets_gpt2s_own_way(tmp_path):
     assert loaded(tmp_path, document).fingerprint() == Tokenizer.gpt2().fingerprint()
 
 
+def test_gpt2_with_a_token_before_each_text_keeps_it(tmp_path):
+    document = rewritten(Tokenizer.gpt2())
+    name = END_OF_TEXT
+    document["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": name, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {name: {"id": name, "ids": [50256], "tokens": [name]}},
+    }
+    kept = loaded(tmp_path, document)
+    assert kept.begin_of_text == 50256
+    assert Tokenizer.gpt2().begin_of_text is None
+    assert kept.encode(TEXT) == Tokenizer.gpt2().encode(TEXT)
+
+
 def llama3_like(trained):
     """The pattern of Llama 3 and two added tokens, one of them no control token."""
     pattern = (
