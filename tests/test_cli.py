@@ -193,7 +193,7 @@ def test_evaluating_a_run_shows_it_between_its_yardsticks_with_a_verdict(answer)
         "xz",
         "unigram of tokens",
     }
-    assert values["memorisation"]["rows"][0]["n"] == 4
+    assert values["memorization"]["rows"][0]["n"] == 4
     assert values["diagnosis"]["frequency_of"] == "the training text"
     plain = answer("evaluate", "run", "other.txt", "--no-yardsticks").out
     assert "xz" not in plain

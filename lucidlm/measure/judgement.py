@@ -1,4 +1,4 @@
-"""All that can be said of a model on a text: evaluation, yardsticks, what it recites, and a verdict."""
+"""All that can be said of a model on a text: evaluation, yardsticks, memorization, and a verdict."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 from lucidlm.measure.evaluation import EncodedText, Evaluation, evaluate_documents
 from lucidlm.measure.explanation import Explanation, explain
 from lucidlm.measure.history import History
-from lucidlm.measure.memorisation import Memorisation, measure_memorisation
+from lucidlm.measure.memorization import Memorization, measure_memorization
 from lucidlm.measure.verdict import course_of, gain_of, overfits, place_of, recital_of
 from lucidlm.measure.yardsticks import Yardsticks, measure_yardsticks
 from lucidlm.model.generation import generate_batch
@@ -21,7 +21,7 @@ from lucidlm.text.tokenizer import Tokenizer
 Stages = Callable[[str, int, int | None], None]
 
 WRITTEN_TEXTS = 4
-"""Texts that a model writes so that what it recites can be counted."""
+"""Texts that a model writes so that memorization can be counted."""
 WRITTEN_TOKENS = 256
 """Their length; a quarter of it for a large model on a processor, which would write for minutes."""
 LARGE = 50_000_000
@@ -40,7 +40,7 @@ class Judgement:
 
     evaluation: Evaluation
     yardsticks: Yardsticks | None
-    memorisation: Memorisation | None
+    memorization: Memorization | None
     explanation: Explanation | None
     sentences: tuple[str, ...]
 
@@ -50,22 +50,22 @@ class Judgement:
         return " ".join(self.sentences)
 
     def to_dict(self) -> dict[str, Any]:
-        """The evaluation's keys, and "yardsticks", "memorisation", "verdict", for --json."""
+        """The evaluation's keys, and "yardsticks", "memorization", "verdict", for --json."""
         return self.evaluation.to_dict() | {
             "yardsticks": self.yardsticks.to_dict() if self.yardsticks else None,
-            "memorisation": self.memorisation.to_dict() if self.memorisation else None,
+            "memorization": self.memorization.to_dict() if self.memorization else None,
             "verdict": self.verdict,
         }
 
     def __str__(self) -> str:
-        """The verdict, the evaluation, its place among the yardsticks, what it recites."""
+        """The verdict, the evaluation, its place among the yardsticks, memorization."""
         parts = ["\n".join(self.sentences), str(self.evaluation)]
         if self.yardsticks is not None:
             parts.append(
                 "bits per byte of the same text, given the same training text:\n" + "\n".join(self.ladder())
             )
-        if self.memorisation is not None:
-            parts.append(str(self.memorisation))
+        if self.memorization is not None:
+            parts.append(str(self.memorization))
         return "\n\n".join(part for part in parts if part)
 
     def ladder(self) -> list[str]:
@@ -118,7 +118,7 @@ def judge(
         progress=progress,
     )
     stages("writing", 0, None)
-    memorisation = measure_memorisation(
+    memorization = measure_memorization(
         tokenizer,
         write_texts(model, tokenizer),
         _first_tokens(held_out, REFERENCE_TOKENS),
@@ -129,10 +129,10 @@ def judge(
         gain_of(history, started_from) if history is not None and started_from else "",
         course_of(history) if history is not None and history.validations else "",
         place_of(evaluation.bits_per_byte, yardsticks, longer=history is None or not overfits(history)),
-        recital_of(memorisation, who="the best weights write" if history is not None else "it writes"),
+        recital_of(memorization, who="the best weights write" if history is not None else "it writes"),
     )
     told = tuple(sentence for sentence in sentences if sentence)
-    return Judgement(evaluation, yardsticks, memorisation, _paragraph(model, tokenizer, held_out), told)
+    return Judgement(evaluation, yardsticks, memorization, _paragraph(model, tokenizer, held_out), told)
 
 
 def without_training_text(

@@ -4,7 +4,7 @@ The rules, their thresholds and their reasons are in docs/verdicts.md.
 """
 
 from lucidlm.measure.history import History, Validation
-from lucidlm.measure.memorisation import Memorisation
+from lucidlm.measure.memorization import Memorization
 from lucidlm.measure.yardsticks import Yardstick, Yardsticks
 
 WORSE = 0.005
@@ -124,14 +124,14 @@ def _named(row: Yardstick) -> str:
     return f"{row.name} ({row.bits_per_byte:.3f})"
 
 
-def recital_of(memorisation: Memorisation, *, who: str = "it writes") -> str:
+def recital_of(memorization: Memorization, *, who: str = "it writes") -> str:
     """Whether what it writes is copied from the training text; "" where there is too little to tell."""
-    shares = [(row.n, row.generated, row.heldout) for row in memorisation.rows if row.generated is not None]
+    shares = [(row.n, row.generated, row.heldout) for row in memorization.rows if row.generated is not None]
     if not shares:
         return ""
     n, generated, heldout = shares[-1]
     held = f" (of held-out text {heldout:.0%})" if heldout is not None else ""
     stands = f"{generated:.0%} of its {n}-token sequences stand in the training text{held}"
     recited = "recited" if generated >= RECITED + (heldout or 0.0) else "not recited"
-    longest = f"its longest verbatim run is {memorisation.longest} tokens"
+    longest = f"its longest verbatim run is {memorization.longest} tokens"
     return f"What {who} is {recited}: {stands}; {longest}."

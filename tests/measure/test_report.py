@@ -12,7 +12,7 @@ from selectolax.lexbor import LexborHTMLParser
 from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.measure.history import METRICS, SAMPLES
 from lucidlm.measure.judgement import count_tokens, judge, without_training_text, write_texts
-from lucidlm.measure.memorisation import measure_memorisation
+from lucidlm.measure.memorization import measure_memorization
 from lucidlm.measure.report import MOST_POINTS, MOST_SAMPLES, write_report
 from lucidlm.measure.yardsticks import measure_yardsticks
 from lucidlm.model.config import GPTConfig
@@ -85,7 +85,7 @@ def test_each_part_is_what_its_own_module_says(model, corpus, judgement):
         tokenizer, train_documents(corpus), heldout, prefix_id=256
     )
     written = write_texts(model, tokenizer)
-    assert judgement.memorisation == measure_memorisation(tokenizer, written, heldout, corpus.train)
+    assert judgement.memorization == measure_memorization(tokenizer, written, heldout, corpus.train)
     assert judgement.yardsticks.heldout_bytes == judgement.evaluation.bytes_scored
 
 
@@ -166,7 +166,7 @@ def test_without_training_text_it_is_the_evaluation_alone(model, corpus, tmp_pat
     documents = [*validation_documents(corpus)]
     judged = without_training_text(model, corpus.tokenizer, iter(documents))
     assert judged.evaluation == evaluate_documents(model, corpus.tokenizer, documents)
-    assert (judged.yardsticks, judged.memorisation, judged.sentences) == (None, None, ())
+    assert (judged.yardsticks, judged.memorization, judged.sentences) == (None, None, ())
     write_report(tmp_path / "report.html", judged, title="alone")
     assert "What the number means" not in page_of(tmp_path / "report.html").body.text()
 

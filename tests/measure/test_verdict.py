@@ -1,7 +1,7 @@
 import pytest
 
 from lucidlm.measure.history import History, Validation
-from lucidlm.measure.memorisation import Memorisation, Share
+from lucidlm.measure.memorization import Memorization, Share
 from lucidlm.measure.verdict import course_of, place_of, recital_of
 from lucidlm.measure.yardsticks import Yardstick, Yardsticks
 
@@ -157,7 +157,7 @@ def test_a_model_that_only_a_compressor_beats_is_not_told_to_count_sequences():
 
 def recital(generated: float | None, heldout: float | None) -> str:
     rows = (Share(4, 0.5, 0.5), Share(16, generated, heldout))
-    return recital_of(Memorisation(rows, 7, "a longer run", 900, 900))
+    return recital_of(Memorization(rows, 7, "a longer run", 900, 900))
 
 
 @pytest.mark.parametrize(
@@ -173,4 +173,4 @@ def test_it_recites_where_its_long_sequences_stand_in_the_training_text_more_tha
 
 def test_too_short_a_writing_has_no_verdict_on_reciting():
     rows = (Share(4, None, 0.5), Share(16, None, None))
-    assert recital_of(Memorisation(rows, 0, "", 3, 900)) == ""
+    assert recital_of(Memorization(rows, 0, "", 3, 900)) == ""

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from lucidlm.measure import memorisation
-from lucidlm.measure.memorisation import Memorisation, Share, measure_memorisation
+from lucidlm.measure import memorization
+from lucidlm.measure.memorization import Memorization, Share, measure_memorization
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.text.windows import TokenFile, write_tokens
 
@@ -58,14 +58,14 @@ def random_texts(rng, training, vocab_size):
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 21])
 @pytest.mark.parametrize("seed", range(12))
 def test_shares_and_the_longest_run_are_those_of_brute_force(monkeypatch, chunk, seed):
-    monkeypatch.setattr(memorisation, "CHUNK", chunk)
+    monkeypatch.setattr(memorization, "CHUNK", chunk)
     rng = np.random.default_rng(seed)
     vocab_size = int(rng.integers(2, 12))
     training = rng.integers(0, vocab_size, int(rng.integers(1, 120))).tolist()
     for place in rng.integers(0, len(training), 3):
         training[place] = END
     generated, heldout = (random_texts(rng, training, vocab_size) for _ in range(2))
-    found = measure_memorisation(
+    found = measure_memorization(
         BYTES, arrays(generated), arrays(heldout), np.array(training, np.uint16), sizes=SIZES
     )
     for row, n in zip(found.rows, SIZES, strict=True):
@@ -83,25 +83,25 @@ def test_shares_and_the_longest_run_are_those_of_brute_force(monkeypatch, chunk,
 
 def test_copied_text_shows_and_new_text_does_not():
     training = ids_of("the clock struck nine and every window in the street went dark at once")
-    found = measure_memorisation(BYTES, [ids_of("No! every window in the street no")], [], training)
+    found = measure_memorization(BYTES, [ids_of("No! every window in the street no")], [], training)
     assert found.longest_text == " every window in the street "
     assert found.longest == 28
-    found = measure_memorisation(BYTES, [ids_of("XYZXYZ")], [ids_of("clock struck nine")], training)
+    found = measure_memorization(BYTES, [ids_of("XYZXYZ")], [ids_of("clock struck nine")], training)
     assert (found.longest, found.longest_text) == (0, "")
     assert found.rows == (Share(4, 0.0, 1.0), Share(8, None, 1.0), Share(16, None, 1.0))
 
 
 def test_a_run_may_be_longer_than_many_chunks(monkeypatch):
-    monkeypatch.setattr(memorisation, "CHUNK", 64)
+    monkeypatch.setattr(memorization, "CHUNK", 64)
     training = np.random.default_rng(0).integers(0, 256, 3000).astype(np.uint16)
     generated = np.concatenate([[1, 2, 3], training[100:105], [9], training[201:2000], [4], training[5:70]])
-    found = measure_memorisation(BYTES, [generated], [], training)
+    found = measure_memorization(BYTES, [generated], [], training)
     assert found.longest == 2000 - 201 + int(training[200] == 9) + int(training[2000] == 4)
 
 
 def test_two_texts_are_not_joined():
     training = ids_of("abcdefgh")
-    found = measure_memorisation(BYTES, [ids_of("abcd"), ids_of("efgh")], [], training, sizes=(4, 5))
+    found = measure_memorization(BYTES, [ids_of("abcd"), ids_of("efgh")], [], training, sizes=(4, 5))
     assert found.longest == 4
     assert found.rows == (Share(4, 1.0, None), Share(5, None, None))
 
@@ -109,55 +109,55 @@ def test_two_texts_are_not_joined():
 def test_end_of_text_parts_what_stands_around_it():
     training = np.concatenate([[END], ids_of("abcd"), [END], ids_of("efgh")])
     generated = np.concatenate([ids_of("abcd"), [END], ids_of("efgh")])
-    found = measure_memorisation(BYTES, [generated], [], training, sizes=(2, 4, 8))
+    found = measure_memorization(BYTES, [generated], [], training, sizes=(2, 4, 8))
     assert found.longest == 4
     assert found.rows == (Share(2, 1.0, None), Share(4, 1.0, None), Share(8, None, None))
 
 
 def test_a_collision_of_hashes_is_never_reported_as_a_run(monkeypatch):
     monkeypatch.setattr(
-        memorisation, "ngram_keys", lambda ids, n: np.zeros(max(0, len(ids) - n + 1), np.uint64)
+        memorization, "ngram_keys", lambda ids, n: np.zeros(max(0, len(ids) - n + 1), np.uint64)
     )
-    found = measure_memorisation(BYTES, [ids_of("xyxyxyxy")], [], ids_of("abababababab"))
+    found = measure_memorization(BYTES, [ids_of("xyxyxyxy")], [], ids_of("abababababab"))
     assert (found.longest, found.longest_text) == (0, "")
 
 
 def test_a_token_file_is_read_as_an_array_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(memorisation, "CHUNK", 50)
+    monkeypatch.setattr(memorization, "CHUNK", 50)
     rng = np.random.default_rng(3)
     training = rng.integers(0, 3, 500).astype(np.uint16)
     write_tokens(tmp_path / "train.npy", [training], 257)
     texts = [rng.integers(0, 3, 100)], [rng.integers(0, 3, 200)]
-    from_file = measure_memorisation(BYTES, *texts, TokenFile(tmp_path / "train.npy", 257))
-    assert from_file == measure_memorisation(BYTES, *texts, training)
+    from_file = measure_memorization(BYTES, *texts, TokenFile(tmp_path / "train.npy", 257))
+    assert from_file == measure_memorization(BYTES, *texts, training)
     assert from_file.longest > 4
 
 
 @pytest.mark.parametrize("training", [[], [END], [5]])
 def test_of_a_tiny_training_text_nothing_stands_anywhere(training):
-    found = measure_memorisation(BYTES, [np.arange(20)[6:]], [], np.array(training, np.uint16))
+    found = measure_memorization(BYTES, [np.arange(20)[6:]], [], np.array(training, np.uint16))
     assert found.longest == 0
     assert [row.generated for row in found.rows] == [0.0, 0.0, None]
 
 
 def test_nothing_generated_has_no_shares():
-    found = measure_memorisation(BYTES, [], [ids_of("abcd")], ids_of("abcdefgh"))
+    found = measure_memorization(BYTES, [], [ids_of("abcd")], ids_of("abcdefgh"))
     assert [row.generated for row in found.rows] == [None] * 3
     assert found.rows[0].heldout == 1
     assert (found.longest, found.generated_tokens, found.heldout_tokens) == (0, 0, 4)
 
 
 def test_progress_counts_the_training_tokens(monkeypatch):
-    monkeypatch.setattr(memorisation, "CHUNK", 4)
+    monkeypatch.setattr(memorization, "CHUNK", 4)
     seen = []
-    measure_memorisation(
+    measure_memorization(
         BYTES, [ids_of("ab")], [], ids_of("abcdefghi"), progress=lambda *done: seen.append(done)
     )
     assert seen == [("compare", 4, 9), ("compare", 8, 9), ("compare", 9, 9)]
 
 
 def test_the_table_has_a_row_a_size_and_the_longest_run():
-    found = Memorisation((Share(4, 0.5, 0.25), Share(8, None, 0.0)), 12, "the old\nman ", 1000, 20_000)
+    found = Memorization((Share(4, 0.5, 0.25), Share(8, None, 0.0)), 12, "the old\nman ", 1000, 20_000)
     assert str(found).splitlines() == [
         "tokens in a row  generated  held-out",
         "              4      50.0%     25.0%",
@@ -168,5 +168,5 @@ def test_the_table_has_a_row_a_size_and_the_longest_run():
 
 
 def test_it_comes_back_from_json():
-    found = Memorisation((Share(4, 0.5, 0.25), Share(8, None, 0.0)), 12, "the old\nman 猫", 1000, 20_000)
-    assert Memorisation.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    found = Memorization((Share(4, 0.5, 0.25), Share(8, None, 0.0)), 12, "the old\nman 猫", 1000, 20_000)
+    assert Memorization.from_dict(json.loads(json.dumps(found.to_dict()))) == found

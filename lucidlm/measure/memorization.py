@@ -34,7 +34,7 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Memorisation:
+class Memorization:
     """What of the generated texts is the training text's."""
 
     rows: tuple[Share, ...]
@@ -61,14 +61,14 @@ class Memorisation:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Memorisation":
+    def from_dict(cls, values: dict[str, Any]) -> "Memorization":
         """What `to_dict` gave."""
         rows = tuple(Share(**row) for row in values["rows"])
         others = (values[name] for name in ("longest", "longest_text", "generated_tokens", "heldout_tokens"))
         return cls(rows, *others)
 
 
-def measure_memorisation(
+def measure_memorization(
     tokenizer: Tokenizer,
     generated: Sequence[np.ndarray],
     heldout: Sequence[np.ndarray],
@@ -76,7 +76,7 @@ def measure_memorisation(
     *,
     sizes: Sequence[int] = SIZES,
     progress: Progress | None = None,
-) -> Memorisation:
+) -> Memorization:
     """What of the generated and the held-out texts stands in the training tokens.
 
     The training text is read once, in chunks: it may be larger than memory. Shares go by hashes of 64 bits;
@@ -94,7 +94,7 @@ def measure_memorisation(
         run = _longer(run, texts[0], training, start, end)
         if progress is not None:
             progress("compare", end, len(training))
-    return Memorisation(
+    return Memorization(
         rows=tuple(Share(these.n, *map(these.share, texts)) for these in wanted),
         longest=run.length,
         longest_text=tokenizer.decode(texts[0].ids[run.place : run.place + run.length]),
