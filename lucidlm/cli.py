@@ -135,7 +135,7 @@ def evaluate(
     protocol: Literal["lucid", "lm-eval", "hf-guide", "batch-mean"] = "lucid",
     batch_size: int | None = None,
     encoding: str = "utf-8",
-    yardsticks: bool = True,
+    baselines: bool = True,
     html: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
     compute: Compute = COMPUTE,
@@ -161,7 +161,7 @@ def evaluate(
         Windows at once; the number does not depend on it (batch-mean: the course's batches, default 2).
     encoding
         Encoding of the texts.
-    yardsticks
+    baselines
         Of a run: what gzip, xz and n-grams make of the same text, and how much of what it writes is copied.
     html
         Write a report: one page that stands alone.
@@ -184,7 +184,7 @@ def evaluate(
         "batch_size": batch_size,
         "dtype": dtype,
     }
-    if run is not None and yardsticks and protocol == "lucid":
+    if run is not None and baselines and protocol == "lucid":
         result = judgement.judge(
             loaded,
             tokenizer,

@@ -174,7 +174,7 @@ def test_evaluate_takes_stride_prefix_protocol_and_batch_size(answer):
     assert lecture["protocol"]["name"] == "batch-mean"
 
 
-def test_evaluating_a_run_shows_it_between_its_yardsticks_with_a_verdict(answer):
+def test_evaluating_a_run_shows_it_between_its_baselines_with_a_verdict(answer):
     printed = answer("evaluate", "run", "other.txt").out
     for part in (
         "> ",
@@ -187,7 +187,7 @@ def test_evaluating_a_run_shows_it_between_its_yardsticks_with_a_verdict(answer)
     ):
         assert part in printed
     values = _shown(answer("evaluate", "run", "other.txt", "--json").out)
-    assert {row["name"] for row in values["yardsticks"]["rows"]} >= {
+    assert {row["name"] for row in values["baselines"]["rows"]} >= {
         "gzip",
         "bzip2",
         "xz",
@@ -195,7 +195,7 @@ def test_evaluating_a_run_shows_it_between_its_yardsticks_with_a_verdict(answer)
     }
     assert values["memorization"]["rows"][0]["n"] == 4
     assert values["diagnosis"]["frequency_of"] == "the training text"
-    plain = answer("evaluate", "run", "other.txt", "--no-yardsticks").out
+    plain = answer("evaluate", "run", "other.txt", "--no-baselines").out
     assert "xz" not in plain
 
 
@@ -649,7 +649,7 @@ def test_a_place_that_is_taken_is_refused_before_anything_is_read(call, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("evaluate", "run", "-", "--no-yardsticks", "--json"), '"bytes_total": 23,'),
+        (("evaluate", "run", "-", "--no-baselines", "--json"), '"bytes_total": 23,'),
         (("explain", "run", "--file", "-", "--json"), '"Nobody knew the house.'),
     ],
 )

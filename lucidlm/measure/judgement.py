@@ -1,4 +1,4 @@
-"""All that can be said of a model on a text: evaluation, yardsticks, memorization, and a verdict."""
+"""All that can be said of a model on a text: evaluation, baselines, memorization, and a verdict."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from lucidlm.measure.baselines import Baselines, measure_baselines
 from lucidlm.measure.evaluation import EncodedText, Evaluation, evaluate_documents
 from lucidlm.measure.explanation import Explanation, explain
 from lucidlm.measure.history import History
 from lucidlm.measure.memorization import Memorization, measure_memorization
 from lucidlm.measure.verdict import course_of, gain_of, overfits, place_of, recital_of
-from lucidlm.measure.yardsticks import Yardsticks, measure_yardsticks
 from lucidlm.model.generation import generate_batch
 from lucidlm.model.gpt import GPT
 from lucidlm.text.corpus import Corpus, train_documents
@@ -25,8 +25,8 @@ WRITTEN_TEXTS = 4
 WRITTEN_TOKENS = 256
 """Their length; a quarter of it for a large model on a processor, which would write for minutes."""
 LARGE = 50_000_000
-YARDSTICK_BYTES = 10_000_000
-"""Bytes of training text that the yardsticks are given: half a minute's worth."""
+BASELINE_BYTES = 10_000_000
+"""Bytes of training text that the baselines are given: half a minute's worth."""
 PARAGRAPH_CHARACTERS = 500
 """About so long is the held-out paragraph that is explained."""
 REFERENCE_TOKENS = 100_000
@@ -39,7 +39,7 @@ class Judgement:
     """What can be said of a model on a held-out text, knowing what it was trained on."""
 
     evaluation: Evaluation
-    yardsticks: Yardsticks | None
+    baselines: Baselines | None
     memorization: Memorization | None
     explanation: Explanation | None
     sentences: tuple[str, ...]
@@ -50,17 +50,17 @@ class Judgement:
         return " ".join(self.sentences)
 
     def to_dict(self) -> dict[str, Any]:
-        """The evaluation's keys, and "yardsticks", "memorization", "verdict", for --json."""
+        """The evaluation's keys, and "baselines", "memorization", "verdict", for --json."""
         return self.evaluation.to_dict() | {
-            "yardsticks": self.yardsticks.to_dict() if self.yardsticks else None,
+            "baselines": self.baselines.to_dict() if self.baselines else None,
             "memorization": self.memorization.to_dict() if self.memorization else None,
             "verdict": self.verdict,
         }
 
     def __str__(self) -> str:
-        """The verdict, the evaluation, its place among the yardsticks, memorization."""
+        """The verdict, the evaluation, its place among the baselines, memorization."""
         parts = ["\n".join(self.sentences), str(self.evaluation)]
-        if self.yardsticks is not None:
+        if self.baselines is not None:
             parts.append(
                 "bits per byte of the same text, given the same training text:\n" + "\n".join(self.ladder())
             )
@@ -69,9 +69,9 @@ class Judgement:
         return "\n\n".join(part for part in parts if part)
 
     def ladder(self) -> list[str]:
-        """The yardsticks from the worst to the best, the model in its place among them."""
-        assert self.yardsticks is not None, "a ladder needs yardsticks"
-        rows = [(row.bits_per_byte, row.name, row.note, " ") for row in self.yardsticks.rows]
+        """The baselines from the worst to the best, the model in its place among them."""
+        assert self.baselines is not None, "a ladder needs baselines"
+        rows = [(row.bits_per_byte, row.name, row.note, " ") for row in self.baselines.rows]
         rows.append((self.evaluation.bits_per_byte, "this model", "", ">"))
         wide = max(len(name) for _, name, _, _ in rows)
         return [
@@ -88,14 +88,14 @@ def judge(
     corpus: Corpus,
     history: History | None = None,
     started_from: str | None = None,
-    limit_bytes: int = YARDSTICK_BYTES,
+    limit_bytes: int = BASELINE_BYTES,
     progress: Stages | None = None,
     **settings: Any,
 ) -> Judgement:
     """All of it, for held-out documents, as `evaluate_documents` takes them, and the corpus learnt from.
 
     `started_from` names the weights that a run went on from; `limit_bytes` of training text are given to the
-    yardsticks at most, which predict the text as its tokens spell it; `settings` are those of
+    baselines at most, which predict the text as its tokens spell it; `settings` are those of
     `evaluate_documents`. Nothing in it looks at a clock: the same weights are judged the same.
     """
     stages = progress or (lambda stage, done, total: None)
@@ -109,7 +109,7 @@ def judge(
     )
     prefix_id = model.document_prefix_id if evaluation.protocol.prefix != "none" else None
     held_out = [_ids(document) for document in documents]
-    yardsticks = measure_yardsticks(
+    baselines = measure_baselines(
         tokenizer,
         train_documents(corpus),
         held_out,
@@ -128,11 +128,11 @@ def judge(
     sentences = (
         gain_of(history, started_from) if history is not None and started_from else "",
         course_of(history) if history is not None and history.validations else "",
-        place_of(evaluation.bits_per_byte, yardsticks, longer=history is None or not overfits(history)),
+        place_of(evaluation.bits_per_byte, baselines, longer=history is None or not overfits(history)),
         recital_of(memorization, who="the best weights write" if history is not None else "it writes"),
     )
     told = tuple(sentence for sentence in sentences if sentence)
-    return Judgement(evaluation, yardsticks, memorization, _paragraph(model, tokenizer, held_out), told)
+    return Judgement(evaluation, baselines, memorization, _paragraph(model, tokenizer, held_out), told)
 
 
 def without_training_text(

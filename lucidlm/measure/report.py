@@ -65,8 +65,8 @@ def _library() -> str:
 
 
 def _ladder(judgement: Judgement) -> list[dict[str, Any]]:
-    """The yardsticks and the model, worst first, each with the width of its bar in percent."""
-    if judgement.yardsticks is None:
+    """The baselines and the model, worst first, each with the width of its bar in percent."""
+    if judgement.baselines is None:
         return []
     ours: dict[str, Any] = {
         "name": "this model",
@@ -76,7 +76,7 @@ def _ladder(judgement: Judgement) -> list[dict[str, Any]]:
     }
     rows = [ours] + [
         {"name": row.name, "bits": row.bits_per_byte, "note": row.note, "ours": False}
-        for row in judgement.yardsticks.rows
+        for row in judgement.baselines.rows
     ]
     most = max(row["bits"] for row in rows)
     return [row | {"width": 100 * row["bits"] / most} for row in sorted(rows, key=lambda row: -row["bits"])]
@@ -100,10 +100,10 @@ def _charts(judgement: Judgement, history: History | None) -> dict[str, Any]:
     }
     if history is not None:
         charts["curves"] = _curves(history)
-        if judgement.yardsticks is not None and bytes_per_token:
+        if judgement.baselines is not None and bytes_per_token:
             charts["lines"] = [
                 [row.name, row.bits_per_byte * math.log(2) * bytes_per_token]
-                for row in judgement.yardsticks.rows
+                for row in judgement.baselines.rows
             ]
     return charts
 

@@ -1,11 +1,11 @@
-"""Is it good? A run's losses, yardsticks and recitals in; a few sentences out, each by a stated rule.
+"""Is it good? A run's losses, baselines and recitals in; a few sentences out, each by a stated rule.
 
 The rules, their thresholds and their reasons are in docs/verdicts.md.
 """
 
+from lucidlm.measure.baselines import Baseline, Baselines
 from lucidlm.measure.history import History, Validation
 from lucidlm.measure.memorization import Memorization
-from lucidlm.measure.yardsticks import Yardstick, Yardsticks
 
 WORSE = 0.005
 """A validation loss this share over the best one is worse; under it, the difference is noise."""
@@ -103,16 +103,16 @@ def _worse(best: Validation, last: Validation) -> bool:
     return last.validation_loss_nats > best.validation_loss_nats * (1 + WORSE)
 
 
-def place_of(bits_per_byte: float, yardsticks: Yardsticks, *, longer: bool = True) -> str:
-    """Between which yardsticks a model stands; whether to train it longer is known from its history."""
-    rows = sorted(yardsticks.rows, key=lambda row: row.bits_per_byte)
+def place_of(bits_per_byte: float, baselines: Baselines, *, longer: bool = True) -> str:
+    """Between which baselines a model stands; whether to train it longer is known from its history."""
+    rows = sorted(baselines.rows, key=lambda row: row.bits_per_byte)
     better = [row for row in rows if row.bits_per_byte < bits_per_byte]
     worse = [row for row in rows if row.bits_per_byte >= bits_per_byte]
     mine = f"Its {bits_per_byte:.3f} bits per byte"
     if not better:
-        return f"{mine} are better than every yardstick; the next is {_named(worse[0])}."
+        return f"{mine} are better than every baseline; the next is {_named(worse[0])}."
     if not worse:
-        return f"{mine} are worse than every yardstick, {_named(better[-1])} too: it has learnt nothing yet."
+        return f"{mine} are worse than every baseline, {_named(better[-1])} too: it has learnt nothing yet."
     stand = f"{mine} stand between {_named(better[-1])}, which is better, and {_named(worse[0])}"
     if "n-gram" in better[-1].name:
         advice = "train longer, or on more text" if longer else "train on more text"
@@ -120,7 +120,7 @@ def place_of(bits_per_byte: float, yardsticks: Yardsticks, *, longer: bool = Tru
     return f"{stand}."
 
 
-def _named(row: Yardstick) -> str:
+def _named(row: Baseline) -> str:
     return f"{row.name} ({row.bits_per_byte:.3f})"
 
 

@@ -44,7 +44,7 @@ trained from {run.config.from_ or "random weights"} by lucidlm on {sources}.
 ```text
 {chr(10).join(judgement.ladder())}
 ```
-Bits per byte of the same held-out text by yardsticks that were given the same training text; \
+Bits per byte of the same held-out text by baselines that were given the same training text; \
 `report.html` has the curves.
 
 ## Text and training

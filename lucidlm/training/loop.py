@@ -13,7 +13,7 @@ import torch
 
 from lucidlm.measure.evaluation import Evaluation
 from lucidlm.measure.history import Step, Validation, passed_its_best, read_history
-from lucidlm.measure.judgement import YARDSTICK_BYTES, Judgement, Stages, judge
+from lucidlm.measure.judgement import BASELINE_BYTES, Judgement, Stages, judge
 from lucidlm.measure.report import REPORT, write_report
 from lucidlm.measure.verdict import course_of
 from lucidlm.runtime.device import set_threads, synchronise
@@ -32,9 +32,9 @@ SAVING_SHARE = 0.05
 
 
 LEAST_BYTES = 1_000_000
-"""So much training text the yardsticks get, however short the run was."""
+"""So much training text the baselines get, however short the run was."""
 BYTES_PER_MINUTE = 500_000
-"""More where the run had more minutes: the yardsticks take about a fortieth of its time."""
+"""More where the run had more minutes: the baselines take about a fortieth of its time."""
 STALLED = 1.5
 """Several threads that take so many times as long as one stand in each other's way."""
 
@@ -60,7 +60,7 @@ class TrainResult:
     step: int
     best: Validation | None
     judgement: Judgement | None
-    """The best weights on the validation text, beside its yardsticks; None if the run was interrupted."""
+    """The best weights on the validation text, beside its baselines; None if the run was interrupted."""
     verdict: str
     time_s: float
     interrupted: int = 0
@@ -342,9 +342,7 @@ def _judge_best(run: TrainingRun, stages: Stages | None) -> Judgement:
         corpus=run.corpus,
         history=read_history(run.folder),
         started_from=run.config.from_,
-        limit_bytes=min(
-            YARDSTICK_BYTES, max(LEAST_BYTES, int(BYTES_PER_MINUTE * (run.config.minutes or 20)))
-        ),
+        limit_bytes=min(BASELINE_BYTES, max(LEAST_BYTES, int(BYTES_PER_MINUTE * (run.config.minutes or 20)))),
         progress=stages,
     )
 

@@ -113,7 +113,7 @@ class TrainingRun:
 
     @property
     def judging_s(self) -> float:
-        """Seconds for the yardsticks and for the model's own writing, at the end."""
+        """Seconds for the baselines and for the model's own writing, at the end."""
         return 0.03 * (self.clock.deadline_s or 0.0)
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from selectolax.lexbor import LexborHTMLParser
 
+from lucidlm.measure.baselines import measure_baselines
 from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.measure.history import METRICS, SAMPLES
 from lucidlm.measure.judgement import count_tokens, judge, without_training_text, write_texts
 from lucidlm.measure.memorization import measure_memorization
 from lucidlm.measure.report import MOST_POINTS, MOST_SAMPLES, write_report
-from lucidlm.measure.yardsticks import measure_yardsticks
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.text.corpus import prepare, train_documents, validation_documents
@@ -81,12 +81,12 @@ def test_each_part_is_what_its_own_module_says(model, corpus, judgement):
     counts = np.bincount(np.asarray(corpus.train[:]), minlength=257)
     assert np.array_equal(count_tokens(corpus), counts)
     assert judgement.evaluation == evaluate_documents(model, tokenizer, heldout, token_counts=counts)
-    assert judgement.yardsticks == measure_yardsticks(
+    assert judgement.baselines == measure_baselines(
         tokenizer, train_documents(corpus), heldout, prefix_id=256
     )
     written = write_texts(model, tokenizer)
     assert judgement.memorization == measure_memorization(tokenizer, written, heldout, corpus.train)
-    assert judgement.yardsticks.heldout_bytes == judgement.evaluation.bytes_scored
+    assert judgement.baselines.heldout_bytes == judgement.evaluation.bytes_scored
 
 
 def test_the_same_weights_are_judged_the_same(model, corpus, judgement):
@@ -107,14 +107,14 @@ def test_the_ladder_holds_the_model_in_its_place(judgement):
     assert bits == sorted(bits, reverse=True)
     (ours,) = [line for line in judgement.ladder() if line.startswith(">")]
     assert ours.split()[1] == f"{judgement.evaluation.bits_per_byte:.4f}"
-    assert len(bits) == len(judgement.yardsticks.rows) + 1
+    assert len(bits) == len(judgement.baselines.rows) + 1
 
 
 def test_its_dictionary_is_json(judgement):
     values = json.loads(json.dumps(judgement.to_dict(), allow_nan=False))
     assert values["loss_nats"] == judgement.evaluation.loss_nats
     assert values["verdict"] == judgement.verdict
-    assert len(values["yardsticks"]["rows"]) == len(judgement.yardsticks.rows)
+    assert len(values["baselines"]["rows"]) == len(judgement.baselines.rows)
 
 
 # The page.
@@ -133,7 +133,7 @@ def test_the_report_of_a_run_holds_its_numbers_curves_and_samples(judgement, run
     assert np.mean(curves["batch"][1]) == pytest.approx(4.0, abs=0.01)
     lines = dict(charts["lines"])
     nats_per_bit = math.log(2) * judgement.evaluation.bytes_scored / judgement.evaluation.tokens_scored
-    assert lines["xz"] == pytest.approx(judgement.yardsticks["xz"].bits_per_byte * nats_per_bit)
+    assert lines["xz"] == pytest.approx(judgement.baselines["xz"].bits_per_byte * nats_per_bit)
     tokens = judgement.evaluation.tokens_scored
     for name, place in (("position", 2), ("frequency", 2), ("reliability", 2)):
         assert sum(row[place] for row in charts[name]) == tokens
@@ -166,7 +166,7 @@ def test_without_training_text_it_is_the_evaluation_alone(model, corpus, tmp_pat
     documents = [*validation_documents(corpus)]
     judged = without_training_text(model, corpus.tokenizer, iter(documents))
     assert judged.evaluation == evaluate_documents(model, corpus.tokenizer, documents)
-    assert (judged.yardsticks, judged.memorization, judged.sentences) == (None, None, ())
+    assert (judged.baselines, judged.memorization, judged.sentences) == (None, None, ())
     write_report(tmp_path / "report.html", judged, title="alone")
     assert "What the number means" not in page_of(tmp_path / "report.html").body.text()
 

@@ -1,9 +1,9 @@
 import pytest
 
+from lucidlm.measure.baselines import Baseline, Baselines
 from lucidlm.measure.history import History, Validation
 from lucidlm.measure.memorization import Memorization, Share
 from lucidlm.measure.verdict import course_of, place_of, recital_of
-from lucidlm.measure.yardsticks import Yardstick, Yardsticks
 
 
 def validation(step: int, loss: float, *, training: float = 1.0) -> Validation:
@@ -126,17 +126,17 @@ def test_losses_that_both_fell_by_one_percent_over_the_last_fifth_are_still_fall
     assert "still falling" not in verdict_of(*course, validation(100, 2.96, training=2.895))
 
 
-# The place among the yardsticks, and what is recited.
+# The place among the baselines, and what is recited.
 
 
-def ladder(**rows: float) -> Yardsticks:
+def ladder(**rows: float) -> Baselines:
     names = {"bytes": "uniform over bytes", "grams": "n-gram of bytes", "xz": "xz"}
-    return Yardsticks(
-        tuple(Yardstick(names[key], bits) for key, bits in rows.items()), heldout_bytes=1, training_bytes=1
+    return Baselines(
+        tuple(Baseline(names[key], bits) for key, bits in rows.items()), heldout_bytes=1, training_bytes=1
     )
 
 
-def test_a_model_stands_between_its_nearest_yardsticks():
+def test_a_model_stands_between_its_nearest_baselines():
     rows = ladder(bytes=8.0, xz=2.9, grams=2.4)
     told = place_of(2.6, rows)
     assert (
@@ -144,8 +144,8 @@ def test_a_model_stands_between_its_nearest_yardsticks():
     )
     assert "train longer" in told
     assert "train longer" not in place_of(2.6, rows, longer=False)
-    assert "better than every yardstick; the next is n-gram of bytes (2.400)" in place_of(2.3, rows)
-    assert "worse than every yardstick" in place_of(8.1, rows)
+    assert "better than every baseline; the next is n-gram of bytes (2.400)" in place_of(2.3, rows)
+    assert "worse than every baseline" in place_of(8.1, rows)
     assert "learnt nothing" in place_of(8.1, rows)
 
 

@@ -31,7 +31,7 @@
     const {of, title, type} = units[unit.value], c = data.curves;
     const values = list => list.map(x => x === null ? null : of(x));
     const worst = Math.max(...c.validation.filter(x => x !== null)), least = Math.min(...c.training.filter(x => x !== null), ...c.validation.filter(x => x !== null));
-    // Yardsticks far above the first validation would squeeze the curves: those are left to the table.
+    // Baselines far above the first validation would squeeze the curves: those are left to the table.
     const lines = (data.lines || []).filter(([, y]) => y <= worst * 1.05 && y >= least * 0.6);
     const last = c.steps[c.steps.length - 1], at = c.steps.indexOf(c.best);
     const traces = [

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from lucidlm.errors import DataError
-from lucidlm.measure.ngrams import KneserNey
-from lucidlm.measure.yardsticks import (
-    Yardstick,
-    Yardsticks,
+from lucidlm.measure.baselines import (
+    Baseline,
+    Baselines,
     byte_order,
-    measure_yardsticks,
+    measure_baselines,
     token_order,
 )
+from lucidlm.measure.ngrams import KneserNey
 from lucidlm.text.tokenizer import Tokenizer
 
 STORY = (importlib.resources.files("lucidlm.text") / "assets" / "story.txt").read_text(encoding="utf-8")
@@ -42,7 +42,7 @@ def ids_of(tokenizer, texts):
 
 def measured(tokenizer, training=TRAIN, heldout=HELDOUT, **options):
     options = {"prefix_id": tokenizer.end_of_text} | options
-    return measure_yardsticks(tokenizer, ids_of(tokenizer, training), ids_of(tokenizer, heldout), **options)
+    return measure_baselines(tokenizer, ids_of(tokenizer, training), ids_of(tokenizer, heldout), **options)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def of_words(words):
     return measured(words)
 
 
-def names(yardsticks):
-    return {row.name for row in yardsticks.rows}
+def names(baselines):
+    return {row.name for row in baselines.rows}
 
 
 def test_uniform_over_bytes_is_exactly_8(of_words):
@@ -73,10 +73,10 @@ def test_it_says_what_it_was_measured_on(of_words):
 @pytest.mark.parametrize("name", COMPRESSORS)
 @pytest.mark.parametrize("training", [TRAIN, [FOREIGN], []])
 def test_a_compressor_is_charged_for_what_the_heldout_text_adds(name, training):
-    yardsticks = measured(BYTES, training, [*HELDOUT, FOREIGN])
+    baselines = measured(BYTES, training, [*HELDOUT, FOREIGN])
     before, heldout = ("".join(texts).encode() for texts in (training, [*HELDOUT, FOREIGN]))
     size = len(COMPRESSORS[name](before + heldout)) - len(COMPRESSORS[name](before))
-    assert yardsticks[name].bits_per_byte == 8 * size / len(heldout)
+    assert baselines[name].bits_per_byte == 8 * size / len(heldout)
 
 
 def test_the_unigram_is_discounted_and_shared_out_evenly(words, of_words):
@@ -97,12 +97,12 @@ def test_the_unigram_is_discounted_and_shared_out_evenly(words, of_words):
 
 @pytest.mark.parametrize("prefix", [True, False])
 def test_the_n_grams_are_kneser_neys_given_the_training_text(words, prefix):
-    yardsticks = measured(words, prefix_id=words.end_of_text if prefix else None)
+    baselines = measured(words, prefix_id=words.end_of_text if prefix else None)
     of_tokens = [ids_of(words, texts) for texts in (TRAIN, HELDOUT)]
     of_bytes = [[np.frombuffer(text.encode(), np.uint8) for text in texts] for texts in (TRAIN, HELDOUT)]
     firsts = [0 if prefix else len(words.token_bytes(int(ids[0]))) for ids in of_tokens[1]]
     size = 3000 - sum(firsts)
-    assert yardsticks.heldout_bytes == size
+    assert baselines.heldout_bytes == size
     for name, (training, heldout), order, vocab_size, start in (
         ("n-gram of tokens", of_tokens, 3, 500, words.end_of_text),
         ("n-gram of bytes", of_bytes, 6, 257, 256),
@@ -112,25 +112,25 @@ def test_the_n_grams_are_kneser_neys_given_the_training_text(words, prefix):
         nats = [model.nats(ids, start if prefix else None) for ids in heldout]
         skipped = firsts if name == "n-gram of bytes" else [int(not prefix)] * 2
         total = sum(each[skip:].sum() for each, skip in zip(nats, skipped))
-        assert yardsticks[name].bits_per_byte == pytest.approx(total / math.log(2) / size, rel=1e-12)
-        assert yardsticks[name].note == f"order {order}"
+        assert baselines[name].bits_per_byte == pytest.approx(total / math.log(2) / size, rel=1e-12)
+        assert baselines[name].note == f"order {order}"
 
 
 def test_without_a_prefix_no_row_is_charged_for_the_first_tokens():
     heldout = ["aaaa", "x", "", "bbb"]  # "x" and "" have no token behind their first
-    yardsticks = measured(BYTES, heldout=heldout, prefix_id=None)
-    assert yardsticks.heldout_bytes == 5
-    assert yardsticks["uniform over bytes"].bits_per_byte == 8
-    assert yardsticks["uniform over the vocabulary"].bits_per_byte == pytest.approx(math.log2(257))
+    baselines = measured(BYTES, heldout=heldout, prefix_id=None)
+    assert baselines.heldout_bytes == 5
+    assert baselines["uniform over bytes"].bits_per_byte == 8
+    assert baselines["uniform over the vocabulary"].bits_per_byte == pytest.approx(math.log2(257))
     before = "".join(TRAIN).encode()
     size = len(gzip.compress(before + b"aaabb", 9, mtime=0)) - len(gzip.compress(before, 9, mtime=0))
-    assert yardsticks["gzip"].bits_per_byte == 8 * size / 5
+    assert baselines["gzip"].bits_per_byte == 8 * size / 5
 
 
 def test_documents_of_one_token_are_scored_where_there_is_a_prefix():
-    yardsticks = measured(BYTES, heldout=["x", "y", ""])
-    assert yardsticks.heldout_bytes == 2
-    assert yardsticks["uniform over bytes"].bits_per_byte == 8
+    baselines = measured(BYTES, heldout=["x", "y", ""])
+    assert baselines.heldout_bytes == 2
+    assert baselines["uniform over bytes"].bits_per_byte == 8
 
 
 @pytest.mark.parametrize(
@@ -159,16 +159,16 @@ def test_of_bytes_there_is_one_n_gram():
 def test_without_training_text_there_are_the_uniform_rows_and_the_compressors(words):
     expected = {"uniform over bytes", "uniform over the vocabulary", *COMPRESSORS}
     for training in ([], [""]):
-        yardsticks = measured(words, training)
-        assert names(yardsticks) == expected
-        assert yardsticks.training_bytes == 0
-        assert "given" not in str(yardsticks)
+        baselines = measured(words, training)
+        assert names(baselines) == expected
+        assert baselines.training_bytes == 0
+        assert "given" not in str(baselines)
 
 
 def test_a_text_that_was_the_training_text_costs_xz_nearly_nothing():
-    yardsticks = measured(BYTES, TRAIN, TRAIN)
-    assert yardsticks["xz"].bits_per_byte < 0.1
-    assert yardsticks["n-gram of bytes"].bits_per_byte < 1.2
+    baselines = measured(BYTES, TRAIN, TRAIN)
+    assert baselines["xz"].bits_per_byte < 0.1
+    assert baselines["n-gram of bytes"].bits_per_byte < 1.2
 
 
 def test_where_the_limit_cuts_only_the_first_bytes_are_used_and_the_notes_say_so(words):
@@ -177,7 +177,7 @@ def test_where_the_limit_cuts_only_the_first_bytes_are_used_and_the_notes_say_so
         raise AssertionError("read on behind the limit")
 
     heldout = ids_of(words, HELDOUT)
-    cut = measure_yardsticks(words, documents(), heldout, prefix_id=words.end_of_text, limit_bytes=15_000)
+    cut = measure_baselines(words, documents(), heldout, prefix_id=words.end_of_text, limit_bytes=15_000)
     assert 14_980 < cut.training_bytes <= 15_000
     kept = words.decode(ids_of(words, TRAIN)[1])[: cut.training_bytes - 12_000]
     whole = measured(words, [TRAIN[0], kept])
@@ -190,9 +190,9 @@ def test_where_the_limit_cuts_only_the_first_bytes_are_used_and_the_notes_say_so
 
 
 def test_a_limit_as_long_as_the_text_cuts_nothing(words):
-    yardsticks = measured(words, limit_bytes=20_000)
-    assert yardsticks.training_bytes == 20_000
-    assert not any("first" in row.note for row in yardsticks.rows)
+    baselines = measured(words, limit_bytes=20_000)
+    assert baselines.training_bytes == 20_000
+    assert not any("first" in row.note for row in baselines.rows)
 
 
 def test_a_tokenizer_without_end_of_text_has_all_rows_too(words):
@@ -210,9 +210,9 @@ def test_a_tokenizer_without_end_of_text_has_all_rows_too(words):
 
 
 def test_any_unicode_can_be_measured(words):
-    yardsticks = measured(words, [FOREIGN], [FOREIGN[:30], "🙂"])
-    assert yardsticks.heldout_bytes == len((FOREIGN[:30] + "🙂").encode())
-    assert all(math.isfinite(row.bits_per_byte) for row in yardsticks.rows)
+    baselines = measured(words, [FOREIGN], [FOREIGN[:30], "🙂"])
+    assert baselines.heldout_bytes == len((FOREIGN[:30] + "🙂").encode())
+    assert all(math.isfinite(row.bits_per_byte) for row in baselines.rows)
 
 
 def test_orders_grow_with_the_text():
@@ -245,18 +245,18 @@ def test_the_table_goes_from_the_worst_to_the_best(of_words):
     bits = [row.bits_per_byte for row in of_words.rows]
     assert bits == sorted(bits, reverse=True)
     lines = str(of_words).splitlines()
-    assert lines[0] == "yardstick                    bits/byte"
+    assert lines[0] == "baseline                     bits/byte"
     assert lines[1] == "uniform over bytes              8.0000"
     assert lines[-1] == "on 3,000 held-out bytes, given 20,000 bytes of training text"
     assert [line.split("  ")[0] for line in lines[1:-1]] == [row.name for row in of_words.rows]
 
 
-def test_yardsticks_come_back_from_json(of_words):
-    assert Yardsticks.from_dict(json.loads(json.dumps(of_words.to_dict()))) == of_words
+def test_baselines_come_back_from_json(of_words):
+    assert Baselines.from_dict(json.loads(json.dumps(of_words.to_dict()))) == of_words
 
 
 def test_a_row_is_found_by_its_name():
-    row = Yardstick("gzip", 3.0)
-    assert Yardsticks((row,), 1, 0)["gzip"] is row
+    row = Baseline("gzip", 3.0)
+    assert Baselines((row,), 1, 0)["gzip"] is row
     with pytest.raises(KeyError, match="zip"):
-        Yardsticks((row,), 1, 0)["zip"]
+        Baselines((row,), 1, 0)["zip"]

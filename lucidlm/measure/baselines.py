@@ -32,7 +32,7 @@ _FED_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Yardstick:
+class Baseline:
     """What a simple method needs for the held-out text."""
 
     name: str
@@ -42,15 +42,15 @@ class Yardstick:
 
 
 @dataclass(frozen=True, slots=True)
-class Yardsticks:
+class Baselines:
     """Simple methods on one held-out text, given one training text, the worst first."""
 
-    rows: tuple[Yardstick, ...]
+    rows: tuple[Baseline, ...]
     heldout_bytes: int
     training_bytes: int
     """Bytes of the training text that were used."""
 
-    def __getitem__(self, name: str) -> Yardstick:
+    def __getitem__(self, name: str) -> Baseline:
         """The row of this name; KeyError where it was not measured."""
         for row in self.rows:
             if row.name == name:
@@ -60,7 +60,7 @@ class Yardsticks:
     def __str__(self) -> str:
         """An aligned table, the worst first."""
         wide = max(len(row.name) for row in self.rows)
-        lines = [f"{'yardstick':<{wide}}  bits/byte"]
+        lines = [f"{'baseline':<{wide}}  bits/byte"]
         lines += [f"{row.name:<{wide}}  {row.bits_per_byte:>9.4f}  {row.note}".rstrip() for row in self.rows]
         given = f", given {self.training_bytes:,} bytes of training text" if self.training_bytes else ""
         return "\n".join([*lines, f"on {self.heldout_bytes:,} held-out bytes{given}"])
@@ -70,13 +70,13 @@ class Yardsticks:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Yardsticks":
+    def from_dict(cls, values: dict[str, Any]) -> "Baselines":
         """What `to_dict` gave."""
-        rows = tuple(Yardstick(**row) for row in values["rows"])
+        rows = tuple(Baseline(**row) for row in values["rows"])
         return cls(rows, values["heldout_bytes"], values["training_bytes"])
 
 
-def measure_yardsticks(
+def measure_baselines(
     tokenizer: Tokenizer,
     training: Iterable[np.ndarray],
     heldout: Sequence[np.ndarray],
@@ -84,8 +84,8 @@ def measure_yardsticks(
     prefix_id: int | None,
     limit_bytes: int = LIMIT_BYTES,
     progress: Progress | None = None,
-) -> Yardsticks:
-    """The yardsticks of held-out documents given training documents, both as ids without end-of-text.
+) -> Baselines:
+    """The baselines of held-out documents given training documents, both as ids without end-of-text.
 
     With `prefix_id`, which a model reads before each document, every byte is scored; without, the first token
     of each held-out document is not. Without training text there are the uniform rows and the compressors.
@@ -95,8 +95,8 @@ def measure_yardsticks(
     text = _heldout(tokenizer, heldout, prefix_id)
     known = _training(tokenizer, training, limit_bytes, progress)
     rows = [
-        Yardstick("uniform over bytes", 8.0),
-        Yardstick(
+        Baseline("uniform over bytes", 8.0),
+        Baseline(
             "uniform over the vocabulary",
             text.tokens * math.log2(tokenizer.vocab_size) / text.bytes,
             f"{tokenizer.vocab_size:,} tokens",
@@ -106,7 +106,7 @@ def measure_yardsticks(
         rows += _counted(tokenizer, known, text, prefix_id, progress)
     rows += _compressed(known, text, progress)
     rows.sort(key=lambda row: -row.bits_per_byte)
-    return Yardsticks(tuple(rows), text.bytes, known.bytes)
+    return Baselines(tuple(rows), text.bytes, known.bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +169,11 @@ def _training(
 
 def _counted(
     tokenizer: Tokenizer, known: _Text, text: _Text, prefix_id: int | None, progress: Progress
-) -> Iterator[Yardstick]:
+) -> Iterator[Baseline]:
     """The unigram of tokens and the n-grams of tokens and bytes; where tokens are bytes, one row for both."""
     end_of_text = prefix_id if prefix_id is not None else tokenizer.end_of_text
 
-    def row(name: str, order: int, vocab_size: int, start_id: int | None, of_bytes: bool) -> Yardstick:
+    def row(name: str, order: int, vocab_size: int, start_id: int | None, of_bytes: bool) -> Baseline:
         documents, held_out = (_bytes(each) if of_bytes else each.ids for each in (known, text))
         dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
         before = [] if start_id is None else [np.array([start_id])]
@@ -186,7 +186,7 @@ def _counted(
         skipped = text.first_bytes if of_bytes else np.full(len(held_out), int(prefix_id is None))
         bits = _scored(nats, [len(ids) for ids in held_out], skipped).sum() / math.log(2)
         note = _joined(f"order {order}" if order > 1 else "smoothed with uniform", _first(known))
-        return Yardstick(name, float(bits) / text.bytes, note)
+        return Baseline(name, float(bits) / text.bytes, note)
 
     yield row("unigram of tokens", 1, tokenizer.vocab_size, end_of_text, False)
     if tokenizer.token_lengths().max() > 1:
@@ -254,7 +254,7 @@ _COMPRESSORS: tuple[tuple[str, str, Callable[[], _Compressor]], ...] = (
 )
 
 
-def _compressed(known: _Text, text: _Text, progress: Progress) -> list[Yardstick]:
+def _compressed(known: _Text, text: _Text, progress: Progress) -> list[Baseline]:
     """Size of compressed(training + held-out) minus compressed(training), for each compressor.
 
     They let Python's lock go, so they run side by side. None of them tells documents apart.
@@ -272,7 +272,7 @@ def _compressed(known: _Text, text: _Text, progress: Progress) -> list[Yardstick
         finally:
             stop.set()  # an interrupt would otherwise wait minutes for xz
     return [
-        Yardstick(name, 8 * (both - alone) / len(heldout), _joined(setting, _first(known)))
+        Baseline(name, 8 * (both - alone) / len(heldout), _joined(setting, _first(known)))
         for (name, setting, _), alone, both in zip(_COMPRESSORS, sizes[::2], sizes[1::2])
     ]
 
