@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lucidlm.errors import ConfigError
+from lucidlm.errors import ConfigError, DataError
 from lucidlm.runtime.device import float32_precision, settle_vector_math
 from lucidlm.text.windows import IGNORED
 
@@ -40,6 +40,10 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """
     kept = targets != IGNORED
     logits = _at_least_float32(logits)
+    # 0 times NaN is NaN: an ignored row of NaN or infinity would hand it to the gradient. The copy costs half as
+    # much again as the loss, so it is made only where there is such a row and a gradient is wanted.
+    if torch.is_grad_enabled() and logits.requires_grad and _known(kept.all()) is not True:
+        logits = logits.masked_fill(~kept[..., None], 0)
     # The largest off first: it cancels out, and logits near -100 would leave their differences fewer digits.
     logits = logits - logits.amax(-1, keepdim=True).detach()
     of_target = logits.gather(-1, targets.where(kept, 0)[..., None])[..., 0]
@@ -51,10 +55,18 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Loss of each yes (1) or no (0) in nats: logits (...), targets (...) -> (...), float32.
 
     -(y ln p + (1 - y) ln(1 - p)) with p = 1 / (1 + e^-logit), so that ln p = -ln(1 + e^-logit): no logit is
-    too large for that. With two classes it is the cross entropy of the logits (0, x).
+    too large for that. With two classes it is the cross entropy of the logits (0, x). A target between 0 and
+    1 is a probability of yes. Any other is a DataError, but not inside vmap and torch.compile, which allow no
+    look at the data.
     """
     logits = _at_least_float32(logits)
     targets = targets.to(logits.dtype)
+    inside = (targets >= 0) & (targets <= 1)  # False for NaN too
+    if _known(inside.all()) is False:
+        raise DataError(
+            f"binary_cross_entropy: target {targets[~inside][0].item():g} is not a probability; give 1 for "
+            "yes, 0 for no, or a number between them"
+        )
     zero = torch.zeros_like(logits)
     # What has no weight is left out, not multiplied by 0: its logarithm may be infinite.
     of_yes = torch.where(targets > 0, targets * torch.logaddexp(-logits, zero), zero)
@@ -168,6 +180,16 @@ def _product(left: Tensor, right: Tensor, multiply: torch.dtype) -> Tensor:
         return torch.mm(left, right, out_dtype=torch.float32)
     with float32_precision("bf16" if multiply == torch.bfloat16 else "ieee"):
         return left @ right
+
+
+def _known(fact: Tensor) -> bool | None:
+    """A fact that decides what is computed; None inside vmap and torch.compile: one graph serves any data."""
+    if torch.compiler.is_compiling():
+        return None
+    try:
+        return bool(fact)
+    except RuntimeError:  # vmap: no branch on data; PyTorch has no public way to ask beforehand
+        return None
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

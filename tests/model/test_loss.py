@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lucidlm.errors import ConfigError
+from lucidlm.errors import ConfigError, DataError
 from lucidlm.model.loss import (
     binary_cross_entropy,
     bits,
@@ -528,6 +528,73 @@ def test_nan_in_an_ignored_row_reaches_no_gradient():
     linear_cross_entropy(hidden, weight, torch.tensor([1, -100, 2])).backward()
     assert torch.isfinite(weight.grad).all()
     assert hidden.grad[1].tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_ignored_row_has_gradient_zero_whatever_it_holds(poison, dtype):
+    logits = numbers(6, 11, dtype=dtype)
+    logits[1, 3], logits[4] = poison, poison
+    logits.requires_grad_()
+    targets = torch.tensor([3, IGNORED, 0, 10, IGNORED, 5])
+    losses = cross_entropy(logits, targets)
+    losses.sum().backward()
+    assert losses[[1, 4]].tolist() == [0, 0]
+    assert not logits.grad[[1, 4]].any()
+    # As if the rows were not there: by torch in float64.
+    rows = [0, 2, 3, 5]
+    kept = logits.detach()[rows].double().requires_grad_()
+    F.cross_entropy(kept, targets[rows], reduction="sum").backward()
+    eps = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+    torch.testing.assert_close(logits.grad[rows].double(), kept.grad, atol=eps, rtol=eps)
+
+
+def test_no_copy_of_the_logits_is_made_where_no_row_is_ignored_or_no_gradient_wanted(monkeypatch):
+    copies = []
+    fill = torch.Tensor.masked_fill
+    monkeypatch.setattr(torch.Tensor, "masked_fill", lambda x, *a: copies.append(x.shape) or fill(x, *a))
+    targets = targets_of(6, 11)
+    cross_entropy(numbers(6, 11).requires_grad_(), targets)
+    targets[2] = IGNORED
+    cross_entropy(numbers(6, 11), targets)
+    with torch.no_grad():
+        cross_entropy(numbers(6, 11).requires_grad_(), targets)
+    assert copies == []
+    cross_entropy(numbers(6, 11).requires_grad_(), targets)
+    assert copies == [(6, 11)]
+
+
+def test_the_plain_losses_can_be_mapped_over_a_batch_with_their_gradients():
+    logits, targets = numbers(4, 3, 11), targets_of(12, 11, ignored_every=5).view(4, 3)
+    logits[1, 1] = math.nan  # row 4 of 12 is ignored
+    mapped = torch.func.vmap(torch.func.grad(lambda x, t: cross_entropy(x, t).sum()))(logits, targets)
+    logits.requires_grad_()
+    cross_entropy(logits, targets).sum().backward()
+    torch.testing.assert_close(mapped, logits.grad, atol=1e-7, rtol=0)
+    yes = torch.tensor([[0.0, 0.5], [1.0, 1.0]])
+    mapped = torch.func.vmap(binary_cross_entropy)(logits.detach()[:2, 0, :2], yes)
+    torch.testing.assert_close(mapped, binary_cross_entropy(logits.detach()[:2, 0, :2], yes))
+
+
+@pytest.mark.parametrize("target", [-1e-6, 1.0001, -1, 2, math.nan, math.inf, -math.inf])
+def test_a_yes_or_no_that_is_no_probability_is_refused(target):
+    targets = torch.tensor([0, 1, target])
+    with pytest.raises(
+        DataError, match=rf"target {targets[2].item():g} is not a probability; give 1 for yes"
+    ):
+        binary_cross_entropy(torch.zeros(3), targets)
+    with pytest.raises(RuntimeError):  # so does torch, but for NaN and on some devices
+        F.binary_cross_entropy(torch.full((3,), 0.5), targets if target == target else torch.full((3,), 2.0))
+
+
+@pytest.mark.parametrize("targets", [[False, True], [0, 1], [0.0, 1.0], [0.25, 1.0]])
+def test_targets_of_any_type_between_no_and_yes_are_taken(targets):
+    targets = torch.tensor(targets)
+    found = binary_cross_entropy(torch.tensor([2.0, -3.0]), targets)
+    wanted = F.binary_cross_entropy_with_logits(
+        torch.tensor([2.0, -3.0]).double(), targets.double(), reduction="none"
+    )
+    torch.testing.assert_close(found.double(), wanted, atol=1e-6, rtol=1e-6)
 
 
 def test_perplexity_of_a_loss_with_a_graph_is_a_number_without_a_warning():
