@@ -40,8 +40,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """
     kept = targets != IGNORED
     logits = _at_least_float32(logits)
-    # 0 times NaN is NaN: an ignored row of NaN or infinity would hand it to the gradient. The copy costs half as
-    # much again as the loss, so it is made only where there is such a row and a gradient is wanted.
+    # 0 times NaN is NaN: an ignored row of NaN or infinity would hand it to the gradient. The copy costs half
+    # as much again as the loss, so it is made only where there is such a row and a gradient is wanted.
     if torch.is_grad_enabled() and logits.requires_grad and _known(kept.all()) is not True:
         logits = logits.masked_fill(~kept[..., None], 0)
     # The largest off first: it cancels out, and logits near -100 would leave their differences fewer digits.
