@@ -44,7 +44,7 @@ def coverage(texts: int, blocks: int, correlation: float, *, seed: int = 0) -> t
     held, width = 0, 0.0
     for _ in range(texts):
         sums = losses(draw, blocks, correlation).sum(1)
-        interval = interval_of_ratio(sums, np.full(blocks, BLOCK_TOKENS))
+        interval, _ = interval_of_ratio(sums, np.full(blocks, BLOCK_TOKENS), design="documents")
         held += interval.low <= MEAN <= interval.high
         width += interval.high - interval.low
     return held / texts, width / texts

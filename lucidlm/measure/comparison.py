@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from lucidlm.errors import ConfigError, DataError, NumbersError
-from lucidlm.measure.intervals import FEWEST_BLOCKS, Interval, interval_of_ratio
+from lucidlm.measure.intervals import Design, Interval, interval_of_ratio
 from lucidlm.measure.page import colour_level, notebook, token_span, write_page
 from lucidlm.measure.scoring import checked_window, prefix_of, scored_logits, windows_of
 from lucidlm.model.gpt import GPT
@@ -116,12 +116,13 @@ class Comparison:
             shown = f"{abs(self.difference):.4f} bits per byte {more} than {self.b.name}"
             return f"{self.a.name} pays {shown}; {self.no_interval}."
         low, high = self.interval.low, self.interval.high
+        of = f"95 % interval {self.interval.clause}"
         if low <= 0 <= high:
-            shown = f"{self.difference:+.4f} bits per byte (95 % interval {self.interval})"
+            shown = f"{self.difference:+.4f} bits per byte ({of}: {self.interval})"
             return f"No difference that this text can show: {shown}. More text might."
         better, other = (self.a, self.b) if self.difference < 0 else (self.b, self.a)
         least, most = sorted((abs(low), abs(high)))
-        by = f"by {abs(self.difference):.4f} bits per byte (95 % interval {least:.4f} to {most:.4f})"
+        by = f"by {abs(self.difference):.4f} bits per byte ({of}: {least:.4f} to {most:.4f})"
         return f"{better.name} predicts this text better than {other.name}, {by}."
 
     def to_dict(self) -> dict[str, Any]:
@@ -254,19 +255,19 @@ def compare_texts(
         )
     blocks = np.concatenate(rows)  # document, nats of a, nats of b, bytes
     starts = np.flatnonzero(np.diff(blocks[:, 0], prepend=-1))
-    if len(starts) >= FEWEST_BLOCKS:
-        blocks = np.add.reduceat(blocks, starts)
+    design: Design = "pages"
+    if len(starts) > 1:
+        blocks, design = np.add.reduceat(blocks, starts), "documents"
+    bits = (blocks[:, 1] - blocks[:, 2]) / math.log(2)
+    interval, no_interval = interval_of_ratio(bits, blocks[:, 3], design=design)
     return Comparison(
         a=judges[0].side(names[0], blocks[:, 1].sum()),
         b=judges[1].side(names[1], blocks[:, 2].sum()),
         bytes_scored=int(blocks[:, 3].sum()),
         bytes_total=bytes_total,
         documents=documents,
-        interval=interval_of_ratio((blocks[:, 1] - blocks[:, 2]) / math.log(2), blocks[:, 3]),
-        no_interval=f"no 95 % interval, as {len(blocks)} blocks of {_block_bytes(judges):,} bytes are under "
-        f"{FEWEST_BLOCKS}: a longer text has one"
-        if len(blocks) < FEWEST_BLOCKS
-        else "",
+        interval=interval,
+        no_interval=no_interval,
         a_wins=_best_spans(atoms, sign=-1),
         b_wins=_best_spans(atoms, sign=1),
         atoms=tuple(atoms),

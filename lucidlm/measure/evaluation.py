@@ -7,7 +7,7 @@ scored once, with at least T - S tokens before it where the document has them.
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lucidlm.errors import ConfigError, DataError, NumbersError, WeightsError
 from lucidlm.measure.diagnosis import Diagnosis, Findings
-from lucidlm.measure.intervals import FEWEST_BLOCKS, Interval, interval_of_ratio
+from lucidlm.measure.intervals import Design, Interval, interval_of_ratio
 from lucidlm.measure.page import notebook
 from lucidlm.measure.protocols import (
     PROTOCOLS,
@@ -93,7 +93,7 @@ class Evaluation:
     def perplexity_interval(self) -> Interval | None:
         """The 95 % interval of the perplexity: that of the loss, its ends exponentiated."""
         loss = self.loss_interval
-        return loss and Interval(perplexity(loss.low), perplexity(loss.high), loss.blocks)
+        return loss and replace(loss, low=perplexity(loss.low), high=perplexity(loss.high))
 
     @property
     def bits_per_byte(self) -> float:
@@ -151,7 +151,7 @@ class Evaluation:
     def __str__(self) -> str:
         """The numbers with their intervals, what was counted, and how."""
         lines = [
-            f"{name:<14} {value}" + (f"   (95 % interval {interval})" if interval else "")
+            f"{name:<14} {value}" + (f"   (95 % interval {interval.clause}: {interval})" if interval else "")
             for name, value, interval in self.rows()
         ]
         if self.no_interval:
@@ -384,11 +384,13 @@ class _Counts:
                     protocol.name, ""
                 )
             )
-        blocks, kind = self._independent_blocks()
-        enough = len(blocks) >= FEWEST_BLOCKS
+        units, design = self._units()
         # Windows that weigh less than they score have no bytes of their own: the guide counts none.
         by_bytes = not self.weighted and self.bytes_scored > 0
-        bits = interval_of_ratio(blocks[:, 2] / math.log(2), blocks[:, 4]) if enough and by_bytes else None
+        loss, no_interval = interval_of_ratio(units[:, 0], units[:, 1], design=design)
+        bits = (
+            interval_of_ratio(units[:, 0] / math.log(2), units[:, 2], design=design)[0] if by_bytes else None
+        )
         return Evaluation(
             nats=self.nats,
             tokens_scored=round(self.tokens_scored),
@@ -399,23 +401,20 @@ class _Counts:
             words=self.words,
             documents=self.documents,
             protocol=protocol,
-            loss_interval=interval_of_ratio(blocks[:, 2], blocks[:, 3]) if enough else None,
+            loss_interval=loss,
             bits_interval=bits,
-            no_interval=""
-            if enough
-            else f"no 95 % interval: {_plural(len(blocks), kind)} are under {FEWEST_BLOCKS}; "
-            "a longer text has one",
+            no_interval=no_interval,
             diagnosis=self.findings.diagnosis(token_counts),
             vocab_size=self.model.config.vocab_size,
         )
 
-    def _independent_blocks(self) -> tuple[np.ndarray, str]:
-        """Documents where there are enough of them, else pieces of one context length; as in `blocks`."""
+    def _units(self) -> tuple[np.ndarray, Design]:
+        """(n, 3) nats, tokens, bytes: of documents where there are several, else of pieces of one context."""
         blocks = np.array(self.blocks)
         starts = np.flatnonzero(np.diff(blocks[:, 0], prepend=-1))
-        if len(starts) >= FEWEST_BLOCKS:
-            return np.add.reduceat(blocks, starts), "document"
-        return blocks, f"block of {self.context_length} tokens"
+        if len(starts) > 1:
+            return np.add.reduceat(blocks[:, 2:], starts), "documents"
+        return blocks[:, 2:], "pages"
 
 
 def _not_finite(model: GPT, piece: Scored, nats: Tensor) -> str:

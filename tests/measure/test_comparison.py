@@ -118,14 +118,14 @@ def test_the_other_way_round_everything_changes_its_sign(bytes_model, pairs_mode
         assert result.interval.low <= result.difference <= result.interval.high
 
 
-def test_documents_are_scored_alone_and_are_the_blocks_where_there_are_ten(bytes_model, pairs_model):
+def test_documents_are_scored_alone_and_are_the_units(bytes_model, pairs_model):
     texts = [f"{number}. {STORY[number : 60 + 3 * number]}" for number in range(12)]
     together = compare_texts(bytes_model, pairs_model, texts)
     alone = [compare_texts(bytes_model, pairs_model, [text]) for text in texts]
     assert together.a.nats == pytest.approx(sum(each.a.nats for each in alone), rel=1e-6)
     assert together.bytes_scored == sum(each.bytes_scored for each in alone)
     assert together.interval is not None
-    assert together.interval.blocks <= 12
+    assert (together.interval.units, together.interval.of) == (12, "documents")
     assert all(each.interval is None for each in alone)
 
 
@@ -133,7 +133,7 @@ def test_few_blocks_have_no_interval_and_a_line_says_why(bytes_model, pairs_mode
     result = compare(bytes_model, pairs_model, STORY[:60])
     assert result.interval is None
     assert "no 95 % interval" in result.verdict
-    assert "under 10" in result.verdict
+    assert "2 blocks of text" in result.verdict
     assert "longer text" in str(result)
 
 

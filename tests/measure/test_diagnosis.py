@@ -212,58 +212,51 @@ def test_the_median_of_an_even_count_is_the_mean_of_the_two_in_the_middle(ranks)
     assert found.diagnosis(None).median_rank == np.median(ranks)
 
 
-# Blocks and intervals.
+# Units and intervals.
+
+BOOK = STORY * 3
 
 
-def test_ten_documents_are_the_blocks_and_fewer_are_cut_into_contexts(model):
+def test_several_documents_are_the_units_and_one_is_cut_into_contexts(model):
     texts = [STORY[place : place + 40 + place] for place in range(12)]
     documents = [np.array(BYTES.encode(text)) for text in texts]
     many = evaluate_documents(model, BYTES, documents)
-    assert many.loss_interval.blocks <= 12
-    one = evaluate(model, BYTES, STORY)
-    assert 10 <= one.loss_interval.blocks <= -(-len(STORY) // T)
+    assert (many.loss_interval.units, many.loss_interval.of) == (12, "documents")
+    one = evaluate(model, BYTES, BOOK)
+    assert (one.loss_interval.units, one.loss_interval.of) == (-(-len(BOOK) // T), "pages")
     for result in (many, one):
         assert result.loss_interval.low < result.loss_nats < result.loss_interval.high
         assert result.bits_interval.low < result.bits_per_byte < result.bits_interval.high
         assert result.perplexity_interval.low < result.perplexity < result.perplexity_interval.high
-        assert str(result).count("95 % interval") == 3
+        assert str(result).count(f"95 % interval {result.loss_interval.clause}") == 3
 
 
-def test_blocks_do_not_depend_on_stride_or_batch(model):
-    widths = set()
-    for stride in (1, 5, T):
-        result = evaluate(model, BYTES, STORY, stride=stride, batch_size=3)
-        widths.add(result.loss_interval.blocks)
-    assert len(widths) <= 2  # joined or not, by how they correlate: never a block a token
-    assert max(widths) <= -(-len(STORY) // T)
+def test_units_do_not_depend_on_stride_or_batch(model):
+    found = {evaluate(model, BYTES, BOOK, stride=s, batch_size=3).loss_interval.units for s in (1, 5, T)}
+    assert found == {-(-len(BOOK) // T)}
 
 
 def test_a_short_text_has_no_interval_and_a_line_says_why(model):
     result = evaluate(model, BYTES, STORY[: 9 * T])
     assert result.loss_interval is result.bits_interval is result.perplexity_interval is None
-    assert "9 blocks of 16 tokens are under 10" in result.no_interval
+    assert "9 blocks of text" in result.no_interval
     assert result.no_interval in str(result)
-    assert evaluate(model, BYTES, STORY[: 9 * T + 1]).loss_interval is not None
 
 
 def texts_of_unequal_length(count: int) -> list[np.ndarray]:
     return [np.array(BYTES.encode(STORY[place : place + 20 + 9 * place])) for place in range(count)]
 
 
-@pytest.mark.parametrize("count", [10, 12, 25])
-def test_from_ten_documents_up_each_is_a_block(model, count):
+@pytest.mark.parametrize("count", [9, 12, 25])
+def test_each_document_is_a_unit(model, count):
     documents = texts_of_unequal_length(count)
     alone = [evaluate_documents(model, BYTES, [ids]) for ids in documents]
     nats = np.array([each.nats for each in alone])
     result = evaluate_documents(model, BYTES, documents, batch_size=3)
-    for found, expected in (
-        (result.loss_interval, interval_of_ratio(nats, np.array([len(ids) for ids in documents]))),
-        (
-            result.bits_interval,
-            interval_of_ratio(nats / math.log(2), np.array([len(ids) for ids in documents])),
-        ),
-    ):
-        assert found.blocks == expected.blocks
+    lengths = np.array([len(ids) for ids in documents])
+    for found, sums in ((result.loss_interval, nats), (result.bits_interval, nats / math.log(2))):
+        expected, _ = interval_of_ratio(sums, lengths, design="documents")
+        assert found.units == expected.units == count
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-6)
     assert result.no_interval == ""
     perplexities, losses = result.perplexity_interval, result.loss_interval
@@ -272,42 +265,38 @@ def test_from_ten_documents_up_each_is_a_block(model, count):
     )
 
 
-@pytest.mark.parametrize("documents", [1, 9])
 @pytest.mark.parametrize("stride", [1, 5, T])
-def test_under_ten_documents_each_piece_of_one_context_is_a_block(model, documents, stride):
-    length = 40 + len(STORY) // documents
-    texts = [np.array(BYTES.encode(STORY[place : place + length])) for place in range(documents)]
-    sums, counts = [], []
-    for ids in texts:
-        nats = np.zeros(len(ids))
-        windows = windows_of([ids], context_length=T, stride=stride, prefix_id=256)
-        for piece in scored_logits(model, windows, batch_size=1):
-            chosen = softmax(piece.logits.numpy())[np.arange(len(piece.targets)), piece.targets.numpy()]
-            nats[piece.start : piece.start + len(chosen)] = -np.log(chosen)
-        sums += [nats[start : start + T].sum() for start in range(0, len(ids), T)]
-        counts += [len(nats[start : start + T]) for start in range(0, len(ids), T)]
-    expected = interval_of_ratio(np.array(sums), np.array(counts))
-    found = evaluate_documents(model, BYTES, texts, stride=stride).loss_interval
-    assert found.blocks == expected.blocks
+def test_of_one_document_each_piece_of_one_context_is_a_unit(model, stride):
+    ids = np.array(BYTES.encode(BOOK))
+    nats = np.zeros(len(ids))
+    windows = windows_of([ids], context_length=T, stride=stride, prefix_id=256)
+    for piece in scored_logits(model, windows, batch_size=1):
+        chosen = softmax(piece.logits.numpy())[np.arange(len(piece.targets)), piece.targets.numpy()]
+        nats[piece.start : piece.start + len(chosen)] = -np.log(chosen)
+    starts = np.arange(0, len(ids), T)
+    counts = np.diff(np.append(starts, len(ids)))
+    expected, _ = interval_of_ratio(np.add.reduceat(nats, starts), counts, design="pages")
+    found = evaluate(model, BYTES, BOOK, stride=stride).loss_interval
+    assert found.units == expected.units
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-5)
 
 
-def test_a_document_without_a_scored_token_is_no_block(model):
+def test_a_document_without_a_scored_token_is_no_unit(model):
     few = texts_of_unequal_length(9)
     result = evaluate_documents(model, BYTES, [*few, np.array([], np.int64)])
     assert result.documents == 10
     assert result.loss_interval == evaluate_documents(model, BYTES, few).loss_interval
 
 
-def test_a_few_short_documents_have_no_interval_and_are_counted_in_blocks(model):
-    result = evaluate_documents(model, BYTES, texts_of_unequal_length(2))
+def test_two_documents_have_no_interval_and_never_fall_back_to_blocks(model):
+    result = evaluate_documents(model, BYTES, [np.array(BYTES.encode(STORY))] * 2)
     assert result.loss_interval is None
-    assert result.no_interval == "no 95 % interval: 4 blocks of 16 tokens are under 10; a longer text has one"
+    assert "2 documents" in result.no_interval
 
 
 @pytest.mark.parametrize("stride", [2, 5])
 def test_by_the_guides_way_of_counting_blocks_weigh_what_their_windows_weigh(model, stride):
-    ids = np.array(BYTES.encode(STORY))
+    ids = np.array(BYTES.encode(BOOK))
     nats, weights, before = np.zeros(len(ids)), np.zeros(len(ids)), 0
     for begin in range(0, len(ids), stride):
         end = min(begin + T, len(ids))
@@ -320,16 +309,17 @@ def test_by_the_guides_way_of_counting_blocks_weigh_what_their_windows_weigh(mod
         if end == len(ids):
             break
     starts = np.arange(0, len(ids), T)
-    expected = interval_of_ratio(np.add.reduceat(nats * weights, starts), np.add.reduceat(weights, starts))
-    result = evaluate(model, BYTES, STORY, protocol="hf-guide", stride=stride)
+    sums, counts = np.add.reduceat(nats * weights, starts), np.add.reduceat(weights, starts)
+    expected, _ = interval_of_ratio(sums, counts, design="pages")
+    result = evaluate(model, BYTES, BOOK, protocol="hf-guide", stride=stride)
     assert result.nats == pytest.approx(nats @ weights, rel=1e-6)
     found = result.loss_interval
-    assert found.blocks == expected.blocks
+    assert found.units == expected.units
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-5)
 
 
 def test_by_the_guides_way_of_counting_the_interval_is_about_its_loss_and_bytes_have_none(model):
-    result = evaluate(model, BYTES, STORY, protocol="hf-guide", stride=5)
+    result = evaluate(model, BYTES, BOOK, protocol="hf-guide", stride=5)
     assert result.loss_interval.low < result.loss_nats < result.loss_interval.high
     assert result.bits_interval is None
     assert math.isnan(result.bits_per_byte)
