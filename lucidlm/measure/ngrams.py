@@ -121,13 +121,7 @@ def fit_orders(
     counted = np.ones(len(ids), bool)
     for n in range(order, 0, -1):
         counts = _count(ids, n, counted, _id_bits(vocab_size))
-        if n > 1:
-            # One place of each different n-gram: the order below counts what stands behind its first id.
-            counted[:] = False
-            counted[counts.places + 1] = True
-            counted[0] = True
-            if start_id is not None and n > 2:
-                counted |= ids == start_id
+        counted = _first_places(ids, counts, n, start_id)
         fitted = [_discounted(counts, n, _id_bits(vocab_size))]
         del counts  # no name here holds what was yielded while the next order is counted
         yield fitted.pop()
@@ -141,33 +135,173 @@ def nats_of_documents(
     vocab_size: int,
     *,
     prefix_id: int | None = None,
+    before: Sequence[np.ndarray] | None = None,
 ) -> np.ndarray:
     """-ln p of each id of all documents, joined, float64; each document alone, behind `prefix_id` if given.
 
-    The orders come highest first, and below the lowest all V ids are equally likely.
+    `before` holds the ids that stand before each document: they are context in place of the prefix, and are
+    not scored. The orders come highest first, and below the lowest all V ids are equally likely.
     """
-    skipped = int(prefix_id is not None)
-    lengths = np.array([len(ids) + skipped for ids in documents], np.int64)
-    before = [] if prefix_id is None else [np.array([prefix_id])]
-    ids = np.concatenate([np.empty(0, np.int64), *(part for ids in documents for part in (*before, ids))])
-    ids = ids.astype(np.uint32)
-    depth = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    ids, depth, scored = _sequences(documents, before, prefix_id)
     # From the highest order down: what an order leaves is shared out by those below it.
     probabilities, left = np.zeros(len(ids)), np.ones(len(ids))
     for order in orders:
-        for start in range(0, len(ids), CHUNK):
-            end = min(start + CHUNK, len(ids))
-            first = max(0, start - order.n + 1)
-            keys = _keys(ids[first:end], order.n, order.id_bits)
-            places = np.arange(end - len(keys), end)
-            inside = depth[places] >= order.n - 1
-            places, keys = places[inside], keys[inside]
-            seen, share, rest = _shares(order, keys)
-            places = places[seen]
+        for places, share, rest in _looked_up(order, ids, depth):
             probabilities[places] += left[places] * share
             left[places] *= rest
         del order  # the next is fitted while this name would hold it in memory
-    return -np.log(probabilities + left / vocab_size)[depth >= skipped]
+    return -np.log(probabilities + left / vocab_size)[scored]
+
+
+def _sequences(
+    documents: Sequence[np.ndarray], before: Sequence[np.ndarray] | None, prefix_id: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Documents in a row behind what stands before them: ids, how many stand before each, which to score."""
+    prefix = np.array([] if prefix_id is None else [prefix_id], np.int64)
+    heads = [part if len(part) else prefix for part in before or [prefix] * len(documents)]
+    parts = [part for pair in zip(heads, documents, strict=True) for part in pair]
+    ids = np.concatenate([np.empty(0, np.int64), *parts]).astype(np.uint32)
+    skipped = np.array([len(head) for head in heads], np.int64)
+    lengths = skipped + np.array([len(document) for document in documents], np.int64)
+    depth = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return ids, depth, depth >= np.repeat(skipped, lengths)
+
+
+def _looked_up(
+    order: Order, ids: np.ndarray, depth: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Where an order has seen the context: the places, each id's share there, what is left to the rest."""
+    for start in range(0, len(ids), CHUNK):
+        end = min(start + CHUNK, len(ids))
+        first = max(0, start - order.n + 1)
+        keys = _keys(ids[first:end], order.n, order.id_bits)
+        places = np.arange(end - len(keys), end)
+        inside = depth[places] >= order.n - 1
+        places = places[inside]
+        seen, share, rest = _shares(order, keys[inside])
+        yield places[seen], share, rest
+
+
+# Choosing the order
+
+CHOOSING_IDS = 1 << 20
+"""Of a longer stream, the order is chosen on so many ids, in stretches from all over it."""
+STRETCHES = 8
+PIECES = 40
+"""Held-out pieces, one in the middle of each of so many equal parts of the stream."""
+PIECES_SHARE = 0.2
+"""Of the stream: pieces of a tenth of a short text are too few to choose by."""
+AS_GOOD = 0.002
+"""A lower order within this share of the best loss is taken: what lies between them is chance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An order, and what each candidate needed for held-out pieces of the training text."""
+
+    order: int
+    nats_per_id: dict[int, float]
+    """By order; empty where the stream is too short to hold out pieces of it."""
+    sampled: bool
+    """Whether the stream was longer than what the choice looked at."""
+
+
+def choose_order(
+    ids: np.ndarray,
+    candidates: Sequence[int],
+    vocab_size: int,
+    *,
+    start_id: int | None = None,
+    progress: Progress | None = None,
+) -> Choice:
+    """The order that predicts held-out pieces of a stream best when it is fitted to the rest of it.
+
+    The orders share the work: one sort an order gives its plain counts, for the model whose highest it is,
+    and its counts of different ids before, for the models above it.
+    """
+    candidates = sorted(candidates)
+    whole = len(ids)
+    if whole > CHOOSING_IDS:
+        size, step = CHOOSING_IDS // STRETCHES, whole // STRETCHES
+        ids = np.concatenate([ids[i * step : i * step + size] for i in range(STRETCHES)])
+    part = len(ids) // PIECES
+    size = int(part * PIECES_SHARE)
+    if size == 0:
+        return Choice(candidates[0], {}, False)
+    starts = np.arange(PIECES) * part + (part - size) // 2
+    held = np.zeros(len(ids), bool)
+    held[(starts[:, None] + np.arange(size)).ravel()] = True
+    nats = _nats_by_order(
+        ids[~held],
+        [ids[start : start + size] for start in starts],
+        [ids[max(0, start - candidates[-1] + 1) : start] for start in starts],
+        candidates,
+        vocab_size,
+        start_id,
+        progress or (lambda done, total: None),
+    )
+    means = {order: float(of.mean()) for order, of in nats.items()}
+    enough = min(means.values()) * (1 + AS_GOOD)
+    return Choice(min(order for order in means if means[order] <= enough), means, whole > len(ids))
+
+
+def _nats_by_order(
+    ids: np.ndarray,
+    documents: Sequence[np.ndarray],
+    before: Sequence[np.ndarray],
+    candidates: Sequence[int],
+    vocab_size: int,
+    start_id: int | None,
+    progress: Progress,
+) -> dict[int, np.ndarray]:
+    """-ln p of each id of the documents but `start_id`, by the model of each order."""
+    sequence, depth, scored = _sequences(documents, before, None)
+    if start_id is not None:
+        scored &= sequence != start_id
+    highest = min(candidates[-1], len(ids))
+    id_bits = _id_bits(vocab_size)
+    # Of each model under way: what its orders so far gave each id, and what they left.
+    models: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    counted = np.ones(len(ids), bool)
+    for n in range(highest, 0, -1):
+        counts, before_it = _both_counts(ids, n, counted, id_bits)
+        below = _discounted(before_it, n, id_bits)
+        for places, share, rest in _looked_up(below, sequence, depth):
+            for probabilities, left in models.values():
+                probabilities[places] += left[places] * share
+                left[places] *= rest
+        if n in candidates or (n == highest and n < candidates[0]):
+            probabilities, left = np.zeros(len(sequence)), np.ones(len(sequence))
+            for places, share, rest in _looked_up(_discounted(counts, n, id_bits), sequence, depth):
+                probabilities[places] = share
+                left[places] = rest
+            models[n] = probabilities, left
+        counted = _first_places(ids, counts, n, start_id)
+        progress(highest - n + 1, highest)
+    return {n: -np.log(p + left / vocab_size)[scored] for n, (p, left) in sorted(models.items())}
+
+
+def _both_counts(ids: np.ndarray, n: int, counted: np.ndarray, id_bits: int) -> tuple[Counts, Counts]:
+    """All n-grams with how often each was seen, and with how many of its places the mask `counted` has."""
+    keys = _keys(ids, n, id_bits)
+    order = np.argsort(keys)
+    keys = keys[order]
+    starts = _starts(keys)
+    keys, places = keys[starts], order[starts].astype(np.uint32)
+    seen = np.diff(starts, append=len(order)).astype(np.uint32)
+    different = np.add.reduceat(counted[order], starts, dtype=np.uint32) if len(starts) else seen
+    return Counts(keys, seen, places), Counts(keys, different, places)
+
+
+def _first_places(ids: np.ndarray, counts: Counts, n: int, start_id: int | None) -> np.ndarray:
+    """Where the order below n counts: one place of each different n-gram, what stands behind its first id."""
+    counted = np.zeros(len(ids), bool)
+    if n > 1:
+        counted[counts.places + 1] = True
+        counted[0] = True
+        if start_id is not None and n > 2:
+            counted |= ids == start_id
+    return counted
 
 
 def _id_bits(vocab_size: int) -> int:

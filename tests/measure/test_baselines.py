@@ -7,17 +7,23 @@ import math
 from collections import Counter
 
 import numpy as np
+import pyppmd
 import pytest
 
 from lucidlm.errors import DataError
+from lucidlm.measure import baselines as module
 from lucidlm.measure.baselines import (
+    ADAPTS,
+    BYTE_ORDERS,
+    LONG_BYTE_ORDERS,
+    STATIC,
+    TOKEN_ORDERS,
     Baseline,
     Baselines,
-    byte_order,
     measure_baselines,
-    token_order,
 )
-from lucidlm.measure.ngrams import KneserNey
+from lucidlm.measure.ngrams import KneserNey, choose_order
+from lucidlm.text.excerpts import Excerpt
 from lucidlm.text.tokenizer import Tokenizer
 
 STORY = (importlib.resources.files("lucidlm.text") / "assets" / "story.txt").read_text(encoding="utf-8")
@@ -28,6 +34,7 @@ COMPRESSORS = {
     "gzip": lambda data: gzip.compress(data, 9, mtime=0),
     "bzip2": lambda data: bz2.compress(data, 9),
     "xz": lambda data: lzma.compress(data, preset=9),
+    "PPMd": lambda data: pyppmd.compress(data, max_order=6, mem_size=64 << 20, variant="I"),
 }
 
 
@@ -76,7 +83,132 @@ def test_a_compressor_is_charged_for_what_the_heldout_text_adds(name, training):
     baselines = measured(BYTES, training, [*HELDOUT, FOREIGN])
     before, heldout = ("".join(texts).encode() for texts in (training, [*HELDOUT, FOREIGN]))
     size = len(COMPRESSORS[name](before + heldout)) - len(COMPRESSORS[name](before))
-    assert baselines[name].bits_per_byte == 8 * size / len(heldout)
+    assert baselines[name].bits_per_byte == pytest.approx(8 * size / len(heldout), rel=1e-6)
+    assert baselines[name].kind == "adapts while reading"
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [
+        ("unigram of tokens", 4.3369),
+        ("gzip", 2.7282),
+        ("xz", 2.3498),
+        ("bzip2", 1.9225),
+        ("n-gram of bytes", 1.7988),
+        ("PPMd", 1.7876),
+    ],
+)
+def test_on_the_last_tenth_of_the_bundled_story_all_rows_have_the_figures_of_an_independent_check(
+    of_story, name, bits
+):
+    assert of_story[name].bits_per_byte == pytest.approx(bits, abs=5e-5)
+
+
+@pytest.fixture(scope="module")
+def of_story():
+    data = STORY.encode()
+    return measure_baselines(
+        BYTES,
+        [np.frombuffer(data[:85_424], np.uint8)],
+        [np.frombuffer(data[85_424:], np.uint8)],
+        prefix_id=256,
+    )
+
+
+def test_the_best_of_each_kind_are_found_apart(of_story):
+    assert of_story.best(STATIC).name == "n-gram of bytes"
+    assert of_story.best(ADAPTS).name == "PPMd"
+    assert {row.name for row in of_story.rows if row.kind == ADAPTS} == {*COMPRESSORS}
+
+
+def test_the_cost_of_each_byte_adds_up_to_the_row(of_words, of_story):
+    for baselines in (of_words, of_story):
+        for row in baselines.rows:
+            assert (row.bits is None) == (row.name in ("gzip", "bzip2", "xz"))
+            if row.bits is not None:
+                assert row.bits.shape == (baselines.heldout_bytes,)
+                assert row.bits.sum(dtype=float) / len(row.bits) == pytest.approx(row.bits_per_byte, rel=1e-6)
+
+
+def test_the_cost_of_a_stretch_to_ppmd_is_that_of_compressed_prefixes_to_three_bytes(of_story):
+    data = STORY.encode()
+    alone = len(COMPRESSORS["PPMd"](data[:85_424]))
+    so_far = np.cumsum(of_story["PPMd"].bits, dtype=float) / 8
+    for end in range(100, 9_492, 400):
+        exact = len(COMPRESSORS["PPMd"](data[: 85_424 + end])) - alone
+        assert so_far[end - 1] == pytest.approx(exact, abs=3)
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_a_token_costs_its_first_byte(words, prefix):
+    heldout = ids_of(words, HELDOUT)
+    baselines = measured(words, prefix_id=words.end_of_text if prefix else None)
+    lengths = [len(words.token_bytes(id)) for ids in heldout for id in ids[int(not prefix) :].tolist()]
+    bits = baselines["uniform over the vocabulary"].bits
+    assert np.flatnonzero(bits).tolist() == np.cumsum([0, *lengths[:-1]]).tolist()
+    assert bits[bits > 0] == pytest.approx(math.log2(500), rel=1e-6)
+
+
+def n_blocks(data):
+    """Blocks of bzip2 in what level 1 makes of it: each begins with the digits of pi, at any bit."""
+    bits = bin(int.from_bytes(bz2.compress(data, 1), "big"))
+    return bits.count(f"{0x314159265359:048b}")
+
+
+DRAW = np.random.default_rng(0)
+NOISE = DRAW.integers(97, 123, 300_000, np.uint8).tobytes()
+
+
+@pytest.mark.parametrize("filler", [NOISE, b"abcdeeee" * 30_000, NOISE[:50_000] + b"ab" + b" " * 200_000])
+def test_bzip2_can_have_as_much_training_text_as_shares_a_block_with_the_held_out_text(monkeypatch, filler):
+    monkeypatch.setattr(module, "BZIP2_LEVEL", 1)
+    training, heldout = NOISE[:100_000] + filler, b"xyzzzz" * 3_000
+    tail = module._one_block(training, heldout)
+    assert training.endswith(tail)
+    assert n_blocks(tail + heldout) == 1
+    assert n_blocks(training[-len(tail) - 200 :] + heldout) == 2
+
+
+def test_bzip2_has_nothing_of_it_where_the_held_out_text_fills_a_block_and_all_where_all_fits(monkeypatch):
+    monkeypatch.setattr(module, "BZIP2_LEVEL", 1)
+    assert module._one_block(NOISE, NOISE[:100_000]) is None
+    assert module._one_block(NOISE[:60_000], NOISE[60_000:99_000]) is None
+    assert module._one_block(b"", b"a") is None
+
+
+def test_bzip2_gets_the_amount_of_training_text_that_is_best_for_it(monkeypatch):
+    monkeypatch.setattr(module, "BZIP2_LEVEL", 1)
+    vocabulary = DRAW.integers(97, 123, (300, 7), np.uint8)
+    vocabulary[:, -1] = 32
+    for size, best_is_tail in ((110_000, True), (195_000, False)):
+        text = vocabulary[DRAW.integers(0, 300, size // 7)].tobytes()
+        training, heldout = text[:-20_000], text[-20_000:]
+        costs = [
+            len(bz2.compress(part + heldout, 1)) - len(bz2.compress(part, 1))
+            for part in (training, module._one_block(training, heldout))
+        ]
+        row = measured_bytes(training, heldout)["bzip2"]
+        assert row.bits_per_byte == 8 * min(costs) / 20_000
+        assert (costs[1] < costs[0]) == best_is_tail
+        assert ("one block with this text" in row.sees) == best_is_tail
+
+
+def measured_bytes(training, heldout):
+    of = [[np.frombuffer(data, np.uint8)] for data in (training, heldout)]
+    return measure_baselines(BYTES, *of, prefix_id=256)
+
+
+def test_each_row_says_what_it_sees_of_the_training_text(of_story, words):
+    assert {row.name: row.sees for row in of_story.rows} == {
+        "uniform over bytes": "nothing",
+        "uniform over the vocabulary": "nothing",
+        "unigram of tokens": "all",
+        "n-gram of bytes": "all",
+        "gzip": "the last 32 KB",
+        "bzip2": "all",
+        "xz": "all",
+        "PPMd": "all",
+    }
 
 
 def test_the_unigram_is_discounted_and_shared_out_evenly(words, of_words):
@@ -104,16 +236,66 @@ def test_the_n_grams_are_kneser_neys_given_the_training_text(words, prefix):
     size = 3000 - sum(firsts)
     assert baselines.heldout_bytes == size
     for name, (training, heldout), order, vocab_size, start in (
-        ("n-gram of tokens", of_tokens, 3, 500, words.end_of_text),
-        ("n-gram of bytes", of_bytes, 6, 257, 256),
+        ("n-gram of tokens", of_tokens, TOKEN_ORDERS, 500, words.end_of_text),
+        ("n-gram of bytes", of_bytes, BYTE_ORDERS, 257, 256),
     ):
         stream = np.array([id for ids in training for id in (start, *ids.tolist())])
+        order = choose_order(stream, order, vocab_size, start_id=start).order
         model = KneserNey.fit(stream, order, vocab_size, start_id=start)
         nats = [model.nats(ids, start if prefix else None) for ids in heldout]
         skipped = firsts if name == "n-gram of bytes" else [int(not prefix)] * 2
         total = sum(each[skip:].sum() for each, skip in zip(nats, skipped))
-        assert baselines[name].bits_per_byte == pytest.approx(total / math.log(2) / size, rel=1e-12)
-        assert baselines[name].note == f"order {order}"
+        assert baselines[name].bits_per_byte == pytest.approx(total / math.log(2) / size, rel=1e-6)
+        assert baselines[name].note == f"order {order}, chosen on the training text"
+
+
+def test_of_a_piece_the_n_grams_read_what_stands_before_it_and_are_not_charged_for_it(words):
+    ids = ids_of(words, TRAIN)[0]
+    before, piece = ids[:900], ids[900:1500]
+    for prefix_id in (words.end_of_text, None):
+        options = {"prefix_id": prefix_id}
+        row = measure_baselines(words, ids_of(words, [TRAIN[1]]), [Excerpt(piece, before)], **options)
+        assert row.heldout_bytes == len(words.decode_bytes(piece))
+        for name, of, start, vocab_size in (
+            ("n-gram of tokens", lambda ids: ids, words.end_of_text, 500),
+            ("n-gram of bytes", lambda ids: np.frombuffer(words.decode_bytes(ids), np.uint8), 256, 257),
+        ):
+            stream = np.concatenate(([start], of(ids_of(words, [TRAIN[1]])[0])))
+            order = int(row[name].note.split(",")[0].split()[1])
+            model = KneserNey.fit(stream, order, vocab_size, start_id=start)
+            nats = model.nats(of(ids), start)[len(of(before)) : len(of(before)) + len(of(piece))]
+            assert row[name].bits_per_byte * row.heldout_bytes == pytest.approx(
+                nats.sum() / math.log(2), rel=1e-6
+            )
+        alone = measure_baselines(words, ids_of(words, [TRAIN[1]]), [piece], **options)
+        if prefix_id is not None:  # a compressor reads the training text and the piece, nothing between
+            assert row["PPMd"] == alone["PPMd"]
+            assert row["xz"] == alone["xz"]
+
+
+def test_an_end_of_text_before_a_piece_is_the_separator_of_the_n_gram_of_bytes(words):
+    (piece,) = ids_of(words, [HELDOUT[0]])
+    start = np.array([words.end_of_text])
+    begun = measure_baselines(words, ids_of(words, TRAIN), [Excerpt(piece, start)], prefix_id=None)
+    whole = measure_baselines(words, ids_of(words, TRAIN), [piece], prefix_id=words.end_of_text)
+    for name in names(whole):
+        assert begun[name] == whole[name]
+
+
+def test_a_text_that_repeats_long_lines_is_counted_in_long_sequences():
+    draw = np.random.default_rng(0)
+    lines = [f"{level} worker: request {path} served\n" for level in ("INFO", "WARNING")
+             for path in ("/index.html", "/static/logo.png", "/api/items")]  # fmt: skip
+    log = "".join(lines[draw.integers(6)] for _ in range(1500))
+    row = measured(BYTES, [log[:40_000]], [log[40_000:42_000]])["n-gram of bytes"]
+    order = int(row.note.split(",")[0].removeprefix("order "))
+    assert order in LONG_BYTE_ORDERS
+    assert order > BYTE_ORDERS[-1]
+
+
+def test_what_the_n_gram_needs_inside_the_training_text_is_a_measure_of_its_own_kind(of_story):
+    assert 1.7 < of_story.inside_bits_per_byte < 2.0
+    assert measured(BYTES, []).inside_bits_per_byte is None
 
 
 def test_without_a_prefix_no_row_is_charged_for_the_first_tokens():
@@ -182,17 +364,17 @@ def test_where_the_limit_cuts_only_the_first_bytes_are_used_and_the_notes_say_so
     kept = words.decode(ids_of(words, TRAIN)[1])[: cut.training_bytes - 12_000]
     whole = measured(words, [TRAIN[0], kept])
     for row in cut.rows:
-        if row.name in ("gzip", "bzip2", "xz", "n-gram of bytes"):
+        if row.name in (*COMPRESSORS, "n-gram of bytes"):
             assert row.bits_per_byte == pytest.approx(whole[row.name].bits_per_byte, rel=1e-12)
         if not row.name.startswith("uniform"):
-            assert row.note.endswith(f"first {cut.training_bytes:,} bytes of the training text")
-    assert not any("first" in row.note for row in whole.rows)
+            assert row.sees == f"its first {cut.training_bytes:,} bytes"
+    assert not any("first" in row.sees for row in whole.rows)
 
 
 def test_a_limit_as_long_as_the_text_cuts_nothing(words):
     baselines = measured(words, limit_bytes=20_000)
     assert baselines.training_bytes == 20_000
-    assert not any("first" in row.note for row in baselines.rows)
+    assert not any("first" in row.sees for row in baselines.rows)
 
 
 def test_a_tokenizer_without_end_of_text_has_all_rows_too(words):
@@ -215,21 +397,16 @@ def test_any_unicode_can_be_measured(words):
     assert all(math.isfinite(row.bits_per_byte) for row in baselines.rows)
 
 
-def test_orders_grow_with_the_text():
-    assert [token_order(n) for n in (1, 99_999, 100_000, 10**9)] == [3, 3, 5, 5]
-    assert [byte_order(n) for n in (1, 99_999, 100_000, 10**7, 10**9)] == [6, 6, 7, 8, 8]
-
-
 def test_progress_names_each_stage_and_ends_with_all_done(words):
     seen = {}
     measured(words, progress=lambda stage, done, total: seen.update({stage: (done, total)}))
-    assert seen == {
-        "read": (20_000, None),
-        "unigram of tokens": (1, 1),
-        "n-gram of tokens": (3, 3),
-        "n-gram of bytes": (6, 6),
-        "compress": (6, 6),
-    }
+    assert list(seen) == [
+        *("read", "unigram of tokens", "order of the n-gram of tokens", "n-gram of tokens"),
+        *("order of the n-gram of bytes", "n-gram of bytes", "compress"),
+    ]
+    assert seen.pop("read") == (20_000, None)
+    assert all(done == total for done, total in seen.values())
+    assert seen["compress"] == (7, 7)
 
 
 def test_an_interrupt_comes_through():
@@ -245,8 +422,7 @@ def test_the_table_goes_from_the_worst_to_the_best(of_words):
     bits = [row.bits_per_byte for row in of_words.rows]
     assert bits == sorted(bits, reverse=True)
     lines = str(of_words).splitlines()
-    assert lines[0] == "baseline                     bits/byte"
-    assert lines[1] == "uniform over bytes              8.0000"
+    assert lines[1].split() == ["uniform", "over", "bytes", "8.0000", "static", "nothing"]
     assert lines[-1] == "on 3,000 held-out bytes, given 20,000 bytes of training text"
     assert [line.split("  ")[0] for line in lines[1:-1]] == [row.name for row in of_words.rows]
 
@@ -256,7 +432,7 @@ def test_baselines_come_back_from_json(of_words):
 
 
 def test_a_row_is_found_by_its_name():
-    row = Baseline("gzip", 3.0)
+    row = Baseline("gzip", 3.0, ADAPTS, "all")
     assert Baselines((row,), 1, 0)["gzip"] is row
     with pytest.raises(KeyError, match="zip"):
         Baselines((row,), 1, 0)["zip"]

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from lucidlm.measure import ngrams
-from lucidlm.measure.ngrams import KneserNey, discounts_of, fit_orders, nats_of_documents, ngram_keys
+from lucidlm.measure.ngrams import (
+    KneserNey,
+    choose_order,
+    discounts_of,
+    fit_orders,
+    nats_of_documents,
+    ngram_keys,
+)
 
 # The textbook: dictionaries and loops, after Chen and Goodman 1999, section 3.
 
@@ -141,6 +148,72 @@ def test_a_document_is_scored_alone(chunk):
         alone = np.concatenate([model.nats(ids, prefix) for ids in documents])
         together = nats_of_documents(model.orders, documents, 10, prefix_id=prefix)
         np.testing.assert_array_equal(together, alone)
+
+
+def test_what_stands_before_a_document_is_context_in_place_of_the_prefix(chunk):
+    rng = np.random.default_rng(3)
+    stream = np.array([9, *text_like(rng, 300, 9)])
+    model = KneserNey.fit(stream, 4, 10, start_id=9)
+    whole = np.array(text_like(rng, 60, 9))
+    cuts = [0, 1, 2, 3, 17, 60]
+    nats = nats_of_documents(
+        model.orders, [whole[cut:] for cut in cuts], 10, prefix_id=9, before=[whole[:cut] for cut in cuts]
+    )
+    parts = np.split(nats, np.cumsum([60 - cut for cut in cuts])[:-1])
+    for cut, part in zip(cuts, parts, strict=True):
+        alone = model.nats(whole) if cut else model.nats(whole, 9)
+        np.testing.assert_array_equal(part, alone[cut:])
+
+
+# Choosing the order.
+
+
+@pytest.mark.parametrize("start_id", [None, 5])
+def test_each_candidate_costs_what_its_own_model_of_the_rest_needs_for_the_pieces(monkeypatch, start_id):
+    monkeypatch.setattr(ngrams, "PIECES", 4)
+    rng = np.random.default_rng(4)
+    stream = text_like(rng, 400, 9)
+    if start_id is not None:
+        stream[::37] = [5] * len(stream[::37])
+    size = int(100 * ngrams.PIECES_SHARE)
+    pieces = [range(100 * i + (100 - size) // 2, 100 * i + (100 - size) // 2 + size) for i in range(4)]
+    rest = [id for place, id in enumerate(stream) if not any(place in piece for piece in pieces)]
+    choice = choose_order(np.array(stream), [2, 3, 5], 10, start_id=start_id)
+    assert not choice.sampled
+    for order in (2, 3, 5):
+        book = Textbook(rest, order, 10, start_id)
+        nats = [
+            -math.log(book.probability(tuple(stream[max(0, place - order + 1) : place]), stream[place]))
+            for piece in pieces
+            for place in piece
+            if stream[place] != start_id
+        ]
+        assert choice.nats_per_id[order] == pytest.approx(sum(nats) / len(nats), abs=1e-9)
+
+
+def test_the_lowest_order_that_is_as_good_as_the_best_is_chosen():
+    rng = np.random.default_rng(5)
+    noise = choose_order(rng.integers(0, 4, 20_000), [1, 2, 3], 4)
+    assert noise.order == 1
+    lines = rng.integers(0, 4, (6, 12))
+    repeats = choose_order(lines[rng.integers(0, 6, 2_000)].ravel(), [1, 2, 3, 4, 8], 4)
+    assert repeats.order >= 4
+    assert min(repeats.nats_per_id, key=repeats.nats_per_id.get) >= repeats.order
+
+
+def test_of_a_long_stream_the_choice_looks_at_stretches(monkeypatch):
+    monkeypatch.setattr(ngrams, "CHOOSING_IDS", 4_000)
+    ids = np.random.default_rng(6).integers(0, 4, 50_000)
+    seen = choose_order(ids, [2, 3], 4)
+    assert seen.sampled
+    stretches = np.concatenate([ids[i * 6250 : i * 6250 + 500] for i in range(8)])
+    assert seen.nats_per_id == choose_order(stretches, [2, 3], 4).nats_per_id
+
+
+@pytest.mark.parametrize("length", [0, 1, 50, 199])
+def test_a_stream_too_short_for_pieces_takes_the_lowest_order(length):
+    choice = choose_order(np.arange(length) % 7, [3, 4], 7)
+    assert (choice.order, choice.nats_per_id) == (3, {})
 
 
 def test_orders_can_be_scored_while_they_are_fitted():
