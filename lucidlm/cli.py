@@ -483,6 +483,8 @@ def compress(
 def decompress(model: str, file: str, *, out: str, compute: Compute = COMPUTE) -> None:
     """Bring back what `compress` compressed with the same model on the same machine.
 
+    It computes on as many threads as the file was made with, unless --threads says otherwise.
+
     Parameters
     ----------
     model
@@ -493,12 +495,16 @@ def decompress(model: str, file: str, *, out: str, compute: Compute = COMPUTE) -
         The file to write.
     """
     from lucidlm.display import counter
+    from lucidlm.measure.compression import arithmetic_of
     from lucidlm.measure.compression import decompress as decompress_bytes
     from lucidlm.runtime.files import write_atomically
 
     coded = _file_bytes(file)
+    made = arithmetic_of(coded)
     loaded, tokenizer, _ = _load(model, compute)
-    data = decompress_bytes(loaded, tokenizer, coded, progress=counter("tokens decoded"))
+    threads = compute.threads or None
+    print(f"made with {made or 'unknown threads (version 1)'}", file=sys.stderr)
+    data = decompress_bytes(loaded, tokenizer, coded, threads=threads, progress=counter("tokens decoded"))
     write_atomically(out, data)
     print(f"{out}: {len(data):,} bytes, checked")
 

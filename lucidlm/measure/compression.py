@@ -4,26 +4,33 @@ An entropy coder spends -log2 p bits on a token that the model gave the probabil
 seen only what was decoded before. So a model that is measured rightly makes a file of the evaluated bits, and
 one whose evaluation looked ahead cannot: `compress` compares the two and refuses.
 
-The file, little-endian, 70 bytes and then the coder's words:
+The file, little-endian, 94 bytes and then the coder's words:
 
-    4s    magic, b"lucz"                       Q    number of tokens
-    H     version, 1                           Q    number of bytes that they spell
-    i     id that stands first, -1 for none    16s  start of `model_hash`
-    I     context length                       16s  start of the bytes' SHA-256
-    I     stride                               I    CRC-32 of all the rest of the file
-          then uint32, uint32, ...: constriction's range coder
+    4s    magic, b"lucz"                       H    threads
+    H     version, 2                           B    device, by its place in `_DEVICES`
+    i     id that stands first, -1 for none    B    float32 kernels, by their place in `_KERNELS`
+    I     context length                       7s   instructions of the CPU or generation of the GPU
+    I     stride                               13s  start of PyTorch's version
+    Q     number of tokens                     I    CRC-32 of all the rest of the file
+    Q     number of bytes that they spell           then uint32, uint32, ...: constriction's range coder
+    16s   start of `model_hash`
+    16s   start of the bytes' SHA-256
+
+Version 1 lacks the fields from the threads to PyTorch's version; it is still read.
 
 V vocabulary. A token is coded in steps (`_coded`), as the coder's tables hold probabilities in 24 bits only:
 which class of size its probability has, then which id of that class it is, in two steps where they are many.
 """
 
+import codecs
+import contextlib
 import hashlib
 import json
 import math
 import struct
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -34,6 +41,7 @@ from lucidlm.errors import DataError, NumbersError, WeightsError
 from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.measure.scoring import checked_window, evaluating, prefix_of, scored_windows
 from lucidlm.model.gpt import GPT
+from lucidlm.runtime.device import Arithmetic
 from lucidlm.runtime.progress import Progress
 from lucidlm.text.tokenizer import Tokenizer
 
@@ -41,8 +49,12 @@ TOLERANCE = 0.002
 """What the coder's rounding may add to the evaluated bits, besides `SPARE_BITS` for header and last words."""
 SPARE_BITS = 8 * 128
 
-_HEADER = struct.Struct("<4sHiIIQQ16s16sI")
-_MAGIC, _VERSION = b"lucz", 1
+_HEADER = struct.Struct("<4sHiIIQQ16s16sHBB7s13sI")
+_HEADER_1 = struct.Struct("<4sHiIIQQ16s16sI")
+_MAGIC, _VERSION = b"lucz", 2
+_DEVICES = ("other", "cpu", "cuda", "mps")
+_KERNELS = ("other", "stock", "onednn", "ieee", "tf32")
+_MOST_THREADS = 1024  # more than a machine has; a forged file must not start so many that the process dies
 _CLASS_BITS = 8
 # 2^-1000 is still a float64: what is less probable is coded as if it were that.
 _MOST_BITS = 1000.0
@@ -64,6 +76,12 @@ class Compressed:
     tokens: int
     bytes: int
     """Length of what was compressed."""
+    arithmetic: Arithmetic
+    """What it was computed with, as the file's header has it."""
+    crlf: int = 0
+    """Line ends of two bytes, CR and LF, in what was compressed."""
+    byte_order_mark: bool = False
+    """Whether what was compressed begins with UTF-8's."""
 
     @property
     def file_bits(self) -> int:
@@ -96,6 +114,9 @@ class Compressed:
             "evaluated_bits": self.evaluated_bits,
             "evaluated_bits_per_byte": self.evaluated_bits_per_byte,
             "difference_bits": self.file_bits - self.evaluated_bits,
+            "crlf": self.crlf,
+            "byte_order_mark": self.byte_order_mark,
+            "arithmetic": asdict(self.arithmetic),
         }
 
     def __str__(self) -> str:
@@ -109,12 +130,23 @@ class Compressed:
         return "\n".join(
             (
                 f"{sizes}, {times}",
+                self._counted(),
                 f"bits per byte: {self.bits_per_byte:.4f} in the file, "
                 f"{self.evaluated_bits_per_byte:.4f} in the evaluation",
                 f"the file takes {more:+,.0f} bits{share} against the evaluation: the header of "
                 f"{_HEADER.size} bytes and the coder's rounding",
+                f"made with {self.arithmetic}",
             )
         )
+
+    def _counted(self) -> str:
+        """Which bytes the numbers are of: `evaluate FILE` reads a text, this a file."""
+        counted = "counted: every byte of the file as it is"
+        left_out = [f"the CR of {self.crlf:,} CRLF line ends"] if self.crlf else []
+        left_out += ["the byte order mark"] if self.byte_order_mark else []
+        if not left_out:
+            return counted
+        return f"{counted}; `evaluate` of it leaves out {' and '.join(left_out)}: its bits are of other bytes"
 
 
 def compress(
@@ -142,13 +174,20 @@ def compress(
         )
         evaluated = evaluation.nats / math.log(2)
     allowed = evaluated * (1 + TOLERANCE) + SPARE_BITS
-    header = _Header(
-        prefix_id, context, stride, len(ids), len(data), model_hash(model, tokenizer), _digest(data)
-    )
+    of_model, arithmetic = model_hash(model, tokenizer), Arithmetic.here(model.device)
+    header = _Header(prefix_id, context, stride, len(ids), len(data), of_model, _digest(data), arithmetic)
     asked = predictions(model, len(ids), context_length=context, stride=stride, prefix_id=prefix_id)
     with evaluating(model, torch.float32):
         words = encode(ids, asked, most_bits=allowed, progress=progress)
-    result = Compressed(header.sealed(words), evaluated, len(ids), len(data))
+    result = Compressed(
+        header.sealed(words),
+        evaluated,
+        len(ids),
+        len(data),
+        arithmetic,
+        crlf=data.count(b"\r\n"),
+        byte_order_mark=data.startswith(codecs.BOM_UTF8),
+    )
     if result.file_bits > allowed:
         raise NumbersError(
             f"the file takes at least {result.file_bits:,} bits, the evaluation says {evaluated:,.0f}: the "
@@ -157,11 +196,19 @@ def compress(
     return result
 
 
-def decompress(model: GPT, tokenizer: Tokenizer, file: bytes, *, progress: Progress | None = None) -> bytes:
+def decompress(
+    model: GPT,
+    tokenizer: Tokenizer,
+    file: bytes,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> bytes:
     """The bytes that `compress` was given, or an error: never other bytes.
 
-    WeightsError where model or tokenizer are not those of `compress`, DataError where the file is damaged or
-    this environment computes other probabilities than the one it was written in.
+    It computes on as many threads, and with the float32 kernels, that the file was made with; `threads` asks
+    for others, which may round otherwise. WeightsError where model or tokenizer are not those of `compress`,
+    DataError where the file is damaged or other probabilities come out here; it names what differs.
     """
     header, words = _Header.read(file)
     if header.model != model_hash(model, tokenizer):
@@ -169,6 +216,22 @@ def decompress(model: GPT, tokenizer: Tokenizer, file: bytes, *, progress: Progr
             "the file was written with another model or tokenizer; give the ones that it was compressed with"
         )
     header.check(model)
+    made = header.arithmetic
+    with made.used(threads) if made is not None else contextlib.nullcontext():
+        try:
+            return _decoded(model, tokenizer, header, words, progress)
+        except _OtherProbabilitiesError:
+            raise _explained(made, Arithmetic.here(model.device)) from None
+
+
+def arithmetic_of(file: bytes) -> Arithmetic | None:
+    """What a file was made with; None where it is of version 1, which does not record it."""
+    return _Header.read(file)[0].arithmetic
+
+
+def _decoded(
+    model: GPT, tokenizer: Tokenizer, header: "_Header", words: np.ndarray, progress: Progress | None
+) -> bytes:
     asked = predictions(
         model,
         header.tokens,
@@ -183,9 +246,9 @@ def decompress(model: GPT, tokenizer: Tokenizer, file: bytes, *, progress: Progr
             data += spelled
             # Each token spells a byte or more: what cannot come right is not decoded to its end.
             if not spelled or len(data) + header.tokens - done > header.n_bytes:
-                raise _other_probabilities()
+                raise _OtherProbabilitiesError(_NOT_THE_SAME)
     if len(data) != header.n_bytes or _digest(data) != header.data:
-        raise _other_probabilities()
+        raise _OtherProbabilitiesError(_NOT_THE_SAME)
     return bytes(data)
 
 
@@ -254,7 +317,7 @@ def decode(
         try:
             return int(decoder.decode(stream.model.Categorical(weights, perfect=False)))
         except AssertionError:  # what the library raises for words that no encoder writes
-            raise _other_probabilities() from None
+            raise _OtherProbabilitiesError(_NOT_THE_SAME) from None
 
     for done, id in enumerate(_all_coded(read, (None for _ in range(n_tokens)), predictions), start=1):
         if progress:
@@ -284,21 +347,22 @@ class _Header:
     n_bytes: int
     model: bytes
     data: bytes
-    crc: int = 0
+    arithmetic: Arithmetic | None
+    """None: a file of version 1."""
 
     def packed(self) -> bytes:
-        """The header's bytes."""
+        """The header's bytes up to the checksum."""
         prefix = -1 if self.prefix_id is None else self.prefix_id
         numbers = (prefix, self.context_length, self.stride, self.tokens, self.n_bytes)
-        return _HEADER.pack(_MAGIC, _VERSION, *numbers, self.model, self.data, self.crc)
+        assert self.arithmetic is not None, "files of version 1 are only read"
+        made = _packed(self.arithmetic)
+        return _HEADER.pack(_MAGIC, _VERSION, *numbers, self.model, self.data, *made, 0)[:-4]
 
     def sealed(self, words: np.ndarray) -> bytes:
         """The whole file: header with its checksum, and the coder's words."""
         coded = words.astype("<u4").tobytes()
-        return replace(self, crc=self._checksum(coded)).packed() + coded
-
-    def _checksum(self, coded: bytes) -> int:
-        return zlib.crc32(coded, zlib.crc32(self.packed()[:-4]))
+        fields = self.packed()
+        return fields + struct.pack("<I", zlib.crc32(coded, zlib.crc32(fields))) + coded
 
     @classmethod
     def read(cls, file: bytes) -> tuple["_Header", np.ndarray]:
@@ -307,18 +371,19 @@ class _Header:
             raise DataError(
                 f"the file starts with {file[:4]!r}, not with {_MAGIC!r}: no file of `lucidlm compress`"
             )
-        if len(file) < _HEADER.size:
+        layout = _HEADER_1 if file[4:6] == b"\1\0" else _HEADER
+        if len(file) < layout.size:
+            raise DataError(f"the file has {len(file)} bytes, its header alone {layout.size}: it was cut off")
+        _, version, prefix, *fields, crc = layout.unpack_from(file)
+        if version not in (1, _VERSION):
             raise DataError(
-                f"the file has {len(file)} bytes, its header alone {_HEADER.size}: it was cut off"
+                f"the file is of version {version}, this lucidlm reads 1 to {_VERSION}; get a newer one"
             )
-        _, version, prefix, *numbers = _HEADER.unpack_from(file)
-        if version != _VERSION:
-            raise DataError(
-                f"the file is of version {version}, this lucidlm reads {_VERSION}; get a newer one"
-            )
-        header, coded = cls(None if prefix == -1 else prefix, *numbers), file[_HEADER.size :]
+        arithmetic = _unpacked(*fields[6:]) if version > 1 else None
+        header = cls(None if prefix == -1 else prefix, *fields[:6], arithmetic)
+        coded = file[layout.size :]
         # Before any decoding: hours of it could come before the bytes' own checksum.
-        if header._checksum(coded) != header.crc or len(coded) % 4:
+        if zlib.crc32(coded, zlib.crc32(file[: layout.size - 4])) != crc or len(coded) % 4:
             raise DataError("the file's checksum is wrong: it was damaged or cut off; take another copy")
         return header, np.frombuffer(coded, "<u4").astype(np.uint32)
 
@@ -330,6 +395,7 @@ class _Header:
             ("stride", self.stride, 1, self.context_length),
             ("prefix id", self.prefix_id or 0, 0, of.vocab_size - 1),
             ("number of tokens", self.tokens, min(1, self.n_bytes), self.n_bytes),
+            ("number of threads", self.arithmetic.threads if self.arithmetic else 1, 1, _MOST_THREADS),
         ):
             if not least <= value <= most:
                 raise DataError(
@@ -412,8 +478,56 @@ def _digest(data: bytes | bytearray) -> bytes:
     return hashlib.sha256(data).digest()[:16]
 
 
-def _other_probabilities() -> DataError:
-    return DataError(
-        "what was decoded is not what was compressed: this environment (threads, PyTorch version, device) "
-        "computes other probabilities, or the file is damaged; decompress where it was compressed"
+class _OtherProbabilitiesError(DataError):
+    """What was decoded cannot be what was encoded."""
+
+
+_NOT_THE_SAME = "what was decoded is not what was compressed"
+
+
+def _explained(made: Arithmetic | None, here: Arithmetic) -> DataError:
+    """What differs from where the file was made, and the way out."""
+    if made is None:
+        return DataError(
+            f"{_NOT_THE_SAME}: a file of version 1 does not record its threads, here are {here.threads}; "
+            "try --threads 1, 2, ... or decompress where it was compressed"
+        )
+    # The header keeps the start of the version and of the capability only.
+    was, now = asdict(made), asdict(_kept(here))
+    differ = [
+        f"{name.replace('_', ' ')}: {was[name]} there, {now[name]} here"
+        for name in was
+        if was[name] != now[name]
+    ]
+    if not differ:
+        return DataError(
+            f"{_NOT_THE_SAME}: threads, kernels, PyTorch and processor are equal ({here}), so the file is "
+            "damaged or of another machine; decompress where it was compressed"
+        )
+    way_out = "decompress where it was compressed"
+    if all(line.startswith("threads") for line in differ):
+        way_out = "leave out --threads"
+    return DataError(f"{_NOT_THE_SAME}: other probabilities come out here ({'; '.join(differ)}); {way_out}")
+
+
+def _kept(arithmetic: Arithmetic) -> Arithmetic:
+    """As it comes back from a header."""
+    return _unpacked(*_packed(arithmetic))
+
+
+def _packed(arithmetic: Arithmetic) -> tuple[int, int, int, bytes, bytes]:
+    device, kernels = (
+        names.index(name) if name in names else 0
+        for names, name in ((_DEVICES, arithmetic.device), (_KERNELS, arithmetic.kernels))
     )
+    texts = (arithmetic.capability.encode()[:7], arithmetic.torch_version.encode()[:13])
+    return min(arithmetic.threads, _MOST_THREADS), device, kernels, *texts
+
+
+def _unpacked(threads: int, device: int, kernels: int, capability: bytes, version: bytes) -> Arithmetic:
+    texts = (text.rstrip(b"\0").decode("ascii", "replace") for text in (capability, version))
+    named = (
+        names[place] if place < len(names) else "other"
+        for names, place in ((_DEVICES, device), (_KERNELS, kernels))
+    )
+    return Arithmetic(threads, *named, *texts)

@@ -215,6 +215,51 @@ def fastest_exact_float32(device: torch.device) -> tuple[Literal["stock", "onedn
     return "stock", f"float32: as PyTorch has it; through oneDNN {reason} ({figures})"
 
 
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """What decides how sums are rounded: where it differs, the same weights may give other last digits."""
+
+    threads: int
+    device: str
+    """cpu, cuda or mps."""
+    kernels: str
+    """Of float32 matmuls: stock, onednn, or PyTorch's name of the precision (ieee, tf32)."""
+    capability: str
+    """Instructions of the CPU (AVX512), or the GPU's generation (sm_90)."""
+    torch_version: str
+
+    @classmethod
+    def here(cls, device: torch.device) -> "Arithmetic":
+        """What a model on this device computes with now."""
+        setting, capability = "none", device.type
+        if device.type == "cpu":
+            setting = _onednn_matmul().fp32_precision
+            capability = torch.backends.cpu.get_cpu_capability()
+        elif device.type == "cuda":
+            setting = torch.backends.cuda.matmul.fp32_precision
+            capability = "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+        kernels = {"none": "stock", "bf16": "onednn"}.get(setting, setting)
+        return cls(torch.get_num_threads(), device.type, kernels, capability, torch.__version__)
+
+    def __str__(self) -> str:
+        """1 thread, cpu AVX512, float32 kernels stock, PyTorch 2.9.1."""
+        count = f"{self.threads} thread{'s' * (self.threads != 1)}"
+        on = f"{self.device} {self.capability}" if self.capability != self.device else self.device
+        return f"{count}, {on}, float32 kernels {self.kernels}, PyTorch {self.torch_version}"
+
+    @contextlib.contextmanager
+    def used(self, threads: int | None = None) -> Generator[None]:
+        """These threads (or so many) and kernels inside the context, as far as this device has them."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads or self.threads)
+        settings = {"stock": "none", "onednn": "bf16"}
+        try:
+            with float32_precision(settings.get(self.kernels, _onednn_matmul().fp32_precision)):
+                yield
+        finally:
+            torch.set_num_threads(before)
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """The most memory this process has held so far: on the device, or in all on a CPU."""
     if device.type == "cuda":

@@ -20,10 +20,13 @@ from lucidlm.measure.scoring import evaluating, scored_logits, windows_of
 from lucidlm.model import attention
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
+from lucidlm.runtime.device import Arithmetic
 from lucidlm.text.tokenizer import Tokenizer
 
-HEADER = struct.Struct("<4sHiIIQQ16s16sI")
-FIELDS = ("magic", "version", "prefix", "context", "stride", "tokens", "bytes", "model", "data", "crc")
+HEADER = struct.Struct("<4sHiIIQQ16s16sHBB7s13sI")
+HEADER_1 = struct.Struct("<4sHiIIQQ16s16sI")
+OF_THE_FILE = ("magic", "version", "prefix", "context", "stride", "tokens", "bytes", "model", "data")
+FIELDS = (*OF_THE_FILE, "threads", "device", "kernels", "capability", "torch", "crc")
 END_OF_TEXT = 256
 
 BYTES = Tokenizer.bytes()
@@ -61,13 +64,37 @@ KINDS = {
 
 def sealed(file: bytes) -> bytes:
     """The file with a checksum that fits, as one who forges it would write."""
-    return file[:66] + struct.pack("<I", zlib.crc32(file[:66] + file[70:])) + file[70:]
+    before, after = file[: HEADER.size - 4], file[HEADER.size :]
+    return before + struct.pack("<I", zlib.crc32(before + after)) + after
 
 
 def changed(file: bytes, **fields) -> bytes:
     """The file with other numbers in its header, sealed."""
     header = dict(zip(FIELDS, HEADER.unpack_from(file), strict=True)) | fields
-    return sealed(HEADER.pack(*header.values()) + file[70:])
+    return sealed(HEADER.pack(*header.values()) + file[HEADER.size :])
+
+
+def as_version_1(file: bytes, **fields) -> bytes:
+    """The file as the first release wrote it."""
+    header = dict(zip(FIELDS, HEADER.unpack_from(file), strict=True)) | {"version": 1} | fields
+    before = HEADER_1.pack(*(header[name] for name in OF_THE_FILE), 0)[:-4]
+    after = file[HEADER.size :]
+    return before + struct.pack("<I", zlib.crc32(before + after)) + after
+
+
+def elsewhere(monkeypatch) -> None:
+    """From now on other probabilities come out, as on another machine."""
+    step = compression.predictions
+
+    def predictions(*arguments, **how):
+        noise = np.random.default_rng(0)
+        steps = step(*arguments, **how)
+        came = None
+        while True:
+            logits = steps.send(came)
+            came = yield logits + 0.1 * noise.standard_normal(len(logits))
+
+    monkeypatch.setattr(compression, "predictions", predictions)
 
 
 def flipped(file: bytes, place: int, bit: int = 0) -> bytes:
@@ -408,19 +435,67 @@ def test_what_does_not_change_predictions_does_not_change_the_hash(gpt):
 
 
 def test_other_probabilities_are_told_and_never_give_other_bytes(gpt, file, monkeypatch):
-    step = compression.predictions
-
-    def elsewhere(*arguments, **how):
-        noise = np.random.default_rng(0)
-        steps = step(*arguments, **how)
-        came = None
-        while True:
-            logits = steps.send(came)
-            came = yield logits + 0.1 * noise.standard_normal(len(logits))
-
-    monkeypatch.setattr(compression, "predictions", elsewhere)
-    with pytest.raises(DataError, match=r"threads, PyTorch version, device.*decompress where"):
+    elsewhere(monkeypatch)
+    with pytest.raises(
+        DataError, match=r"kernels, PyTorch and processor are equal .*damaged.*decompress where"
+    ):
         decompress(gpt, BYTES, file)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"threads": 3}, r"threads: 3 there, 2 here\); leave out --threads"),
+        ({"torch": b"1.13.1"}, r"torch version: 1\.13\.1 there, .* here\); decompress where"),
+        ({"capability": b"VSX"}, r"capability: VSX there"),
+        ({"device": 2}, r"device: cuda there, cpu here"),
+        (
+            {"kernels": 2, "threads": 1},
+            r"threads: 1 there, 2 here\); leave out",
+        ),  # kernels are set as they were
+    ],
+)
+def test_what_differs_from_where_the_file_was_made_is_named(gpt, file, monkeypatch, fields, says):
+    elsewhere(monkeypatch)
+    with pytest.raises(DataError, match=says):
+        decompress(gpt, BYTES, changed(file, **{"threads": 2} | fields), threads=2)
+
+
+def test_a_file_is_decompressed_on_the_threads_and_kernels_it_was_made_with(gpt, monkeypatch):
+    before = torch.get_num_threads()
+    step, seen = compression.predictions, []
+
+    def watched(*arguments, **how):
+        seen.append((torch.get_num_threads(), Arithmetic.here(torch.device("cpu")).kernels))
+        return step(*arguments, **how)
+
+    monkeypatch.setattr(compression, "predictions", watched)
+    made = Arithmetic(3, "cpu", "onednn", "", "")
+    with made.used():
+        file = compress(gpt, BYTES, b"some text").file
+    assert compression.arithmetic_of(file).threads == 3
+    assert decompress(gpt, BYTES, file) == b"some text"
+    assert decompress(gpt, BYTES, file, threads=2) == b"some text"  # too small a model for threads to matter
+    assert seen == [(3, "onednn"), (3, "onednn"), (2, "onednn")]
+    assert torch.get_num_threads() == before
+    assert Arithmetic.here(torch.device("cpu")).kernels == "stock"
+
+
+def test_the_arithmetic_in_a_header_is_this_process_s(gpt, file):
+    found, here = compression.arithmetic_of(file), Arithmetic.here(torch.device("cpu"))
+    assert found == replace(here, capability=here.capability[:7], torch_version=here.torch_version[:13])
+    assert found.torch_version in str(torch.__version__)
+    assert found.device == "cpu"
+
+
+def test_a_file_of_the_first_release_is_still_read(gpt, file, monkeypatch):
+    old = as_version_1(file)
+    assert len(old) == len(file) - 24
+    assert compression.arithmetic_of(old) is None
+    assert decompress(gpt, BYTES, old) == STORY.encode()[:40]
+    elsewhere(monkeypatch)
+    with pytest.raises(DataError, match=r"version 1 does not record its threads.*--threads 1, 2"):
+        decompress(gpt, BYTES, old)
 
 
 # Damage.
@@ -462,7 +537,9 @@ def test_words_changed_with_their_checksum_never_give_other_bytes(gpt, file):
     ("field", "value", "says"),
     [
         ("magic", b"RIFF", "no file of"),
-        ("version", 2, "version 2"),
+        ("version", 3, "version 3"),
+        ("threads", 0, "number of threads is 0, it can be 1 to 1024"),
+        ("threads", 1025, "number of threads is 1025"),
         ("context", 0, "context length is 0"),
         ("context", 17, "context length is 17, it can be 1 to 16"),
         ("stride", 0, "stride is 0"),
@@ -526,7 +603,7 @@ def test_a_token_that_spells_nothing_is_an_error_at_once(id):
 
 def test_garbage_is_no_file_of_ours(gpt, file):
     draw = random.Random(0)
-    for length in (0, 1, 3, 4, 69, 70, 71, 500):
+    for length in (0, 1, 3, 4, 69, 70, 71, 93, 94, 95, 500):
         for start in (b"", b"lucz", file[:6]):
             with pytest.raises(DataError):
                 decompress(gpt, BYTES, (start + draw.randbytes(length))[: max(length, 1)])
@@ -587,14 +664,25 @@ def test_the_same_text_gives_the_same_file(gpt):
 def test_it_says_both_numbers_and_what_lies_between(gpt):
     result = compress(gpt, BYTES, STORY.encode())
     lines = str(result).splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 5
     assert f"{len(STORY):,} bytes" in lines[0]
     assert f"{len(result.file):,} bytes" in lines[0]
-    assert f"{8 * len(result.file) / len(STORY):.4f} in the file" in lines[1]
-    assert f"{result.evaluated_bits / len(STORY):.4f} in the evaluation" in lines[1]
+    assert lines[1] == "counted: every byte of the file as it is"
+    assert f"{8 * len(result.file) / len(STORY):.4f} in the file" in lines[2]
+    assert f"{result.evaluated_bits / len(STORY):.4f} in the evaluation" in lines[2]
+    assert lines[4] == f"made with {Arithmetic.here(torch.device('cpu'))}"
     assert json.loads(json.dumps(result.to_dict()))["difference_bits"] == pytest.approx(
         8 * len(result.file) - result.evaluated_bits
     )
+
+
+def test_what_evaluate_of_the_same_file_leaves_out_is_counted_and_said(gpt):
+    result = compress(gpt, BYTES, b"\xef\xbb\xbfone\r\ntwo\r\nthree\r\n")
+    assert (result.bytes, result.crlf, result.byte_order_mark) == (20, 3, True)
+    assert "leaves out the CR of 3 CRLF line ends and the byte order mark" in str(result)
+    assert (result.to_dict()["crlf"], result.to_dict()["byte_order_mark"]) == (3, True)
+    result = compress(gpt, BYTES, b"one\ntwo\r")
+    assert (result.crlf, result.byte_order_mark) == (0, False)
 
 
 def test_an_empty_file_is_its_header(gpt):
