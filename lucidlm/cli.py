@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from lucidlm.model.gpt import GPT
+    from lucidlm.text.account import Account
     from lucidlm.text.tokenizer import Tokenizer
     from lucidlm.training.loop import TrainResult
 
@@ -171,11 +172,13 @@ def evaluate(
     from lucidlm.display import counter, stage_printer
     from lucidlm.measure import judgement, report
     from lucidlm.measure.history import read_history
+    from lucidlm.text.account import Account
     from lucidlm.training.setup import corpus_of_run, is_run
 
     loaded, tokenizer, dtype = _load(model, compute)
     run = Path(model) if is_run(Path(model)) else None
-    documents = _documents(texts, tokenizer, encoding) if texts else _own_validation_text(model)
+    account = Account()
+    documents = _documents(texts, tokenizer, encoding, account) if texts else _own_validation_text(model)
     settings: dict[str, Any] = {
         "protocol": protocol,
         "context_length": context_length,
@@ -198,6 +201,8 @@ def evaluate(
         result = judgement.without_training_text(
             loaded, tokenizer, documents, progress=counter("tokens scored"), **settings
         )
+    if texts:
+        result = replace(result, evaluation=replace(result.evaluation, account=account))
     if html:
         report.write_report(
             html,
@@ -249,13 +254,14 @@ def explain(
         Print the result as JSON.
     """
     from lucidlm.display import counter, print_token_lines
-    from lucidlm.measure.explanation import explain as explain_texts
-    from lucidlm.measure.explanation import steps
-    from lucidlm.text.documents import read_documents
+    from lucidlm.measure.explanation import explain_texts, steps
+    from lucidlm.text.account import Account
+    from lucidlm.text.documents import given_text, read_texts
 
-    given = list(texts)
+    account = Account()
+    given = [given_text(text, account, f"text {number}") for number, text in enumerate(texts, 1)]
     if file:
-        given += (document.text() for document in read_documents([file], encoding=encoding))
+        given += (text for _, text in read_texts([file], account, encoding=encoding, progress=_say_skipped))
     if not given:
         raise LucidError(
             'nothing to explain: give a text in quotes, or --file; lucidlm explain lecture "every effort"'
@@ -272,6 +278,7 @@ def explain(
         dtype=dtype,
         progress=counter("tokens explained"),
     )
+    result = replace(result, account=account)
     if html:
         result.write_html(html, model=model)
         print(f"{html}: open it in a browser", file=sys.stderr)
@@ -402,12 +409,15 @@ def compare(
     """
     from lucidlm.display import counter
     from lucidlm.measure.comparison import compare_texts
-    from lucidlm.text.documents import read_documents
+    from lucidlm.text.account import Account
+    from lucidlm.text.documents import read_texts
 
     a, tokenizer_a, dtype = _load(model_a, compute)
     b, tokenizer_b, _ = _load(model_b, compute)
+    account = Account()
     if texts:
-        given = (document.text() for document in read_documents(texts, encoding=encoding))
+        read = read_texts(texts, account, encoding=encoding, progress=_say_skipped)
+        given = (text for _, text in read)
     else:
         given = (tokenizer_a.decode(ids) for ids in _own_validation_text(model_a))
     result = compare_texts(
@@ -421,6 +431,7 @@ def compare(
         dtype=dtype,
         progress=counter("bytes compared"),
     )
+    result = replace(result, account=account) if texts else result
     if html:
         result.write_html(html)
         print(f"{html}: open it in a browser", file=sys.stderr)
@@ -830,11 +841,18 @@ def _file_bytes(path: str) -> bytes:
         raise DataError(f"{path}: {error.strerror or error}; give a file that can be read") from None
 
 
-def _documents(texts: Sequence[str], tokenizer: "Tokenizer", encoding: str) -> Any:
+def _documents(texts: Sequence[str], tokenizer: "Tokenizer", encoding: str, account: "Account") -> Any:
     from lucidlm.measure.evaluation import encoded
-    from lucidlm.text.documents import read_documents
+    from lucidlm.text.documents import read_texts
 
-    return encoded(tokenizer, (document.text() for document in read_documents(texts, encoding=encoding)))
+    read = read_texts(texts, account, encoding=encoding, progress=_say_skipped)
+    return encoded(tokenizer, (text for _, text in read))
+
+
+def _say_skipped(line: str) -> None:
+    """Files of a folder that were passed over; not the progress of a download."""
+    if line.endswith("skipped"):
+        print(line, file=sys.stderr)
 
 
 def _own_validation_text(model: str) -> Any:

@@ -162,6 +162,20 @@ def test_evaluate_prints_the_numbers_that_json_has(answer):
     assert values["bytes_total"] == 5 * len("Nobody knew the house.\n")
 
 
+def test_every_verb_that_reads_a_text_says_what_it_left_out(answer, home):
+    (home / "windows.txt").write_bytes(b"Nobody knew the house.\r\n" * 40)
+    said = "40 carriage returns of line ends"
+    values = _shown(answer("evaluate", "run", "windows.txt", "--no-baselines", "--json").out)
+    assert values["bytes_left_out"] == {"carriage_returns": 40}
+    assert values["bytes_scored"] + 40 == values["bytes_of_files"] == (home / "windows.txt").stat().st_size
+    assert said in answer("evaluate", "run", "windows.txt", "--no-baselines").out
+    assert said in answer("explain", "run", "--file", "windows.txt").out
+    assert said in answer("compare", "run", "run", "windows.txt").out
+    for verb in (("explain", "run", "--file", "windows.txt"), ("compare", "run", "run", "windows.txt")):
+        assert _shown(answer(*verb, "--json").out)["bytes_left_out"] == {"carriage_returns": 40}
+    assert said in answer("prepare", "windows.txt", "--out", "windows", "--tokenizer", "bytes").err
+
+
 def test_evaluate_takes_stride_prefix_protocol_and_batch_size(answer):
     by_default = _shown(answer("evaluate", "run", "other.txt", "--json").out)
     alone = _shown(answer("evaluate", "run", "other.txt", "--json", "--batch-size", "1").out)

@@ -7,7 +7,7 @@ start at the same byte, the text is cut into atoms, and the sums of two models o
 import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +20,8 @@ from lucidlm.measure.scoring import checked_window, prefix_of, scored_logits, wi
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy
 from lucidlm.runtime.progress import Progress
-from lucidlm.text.documents import read_documents
+from lucidlm.text.account import Account
+from lucidlm.text.documents import given_text, read_texts
 from lucidlm.text.tokenizer import Tokenizer
 
 TOGETHER_BYTES = 1 << 20
@@ -92,6 +93,8 @@ class Comparison:
     """Where A is most bits cheaper than B."""
     b_wins: tuple[Span, ...]
     atoms: tuple[Atoms, ...] = field(repr=False, compare=False)
+    account: Account | None = field(default=None, compare=False)
+    """What reading the text left out; None of texts that were read before."""
 
     @property
     def bits_per_byte_a(self) -> float:
@@ -135,7 +138,7 @@ class Comparison:
         values["interval"] = asdict(self.interval) if self.interval else None
         for name in ("a_wins", "b_wins"):
             values[name] = [asdict(span) | {"difference": span.difference} for span in getattr(self, name)]
-        return values
+        return values | (self.account.to_dict() if self.account else {})
 
     def __str__(self) -> str:
         """Both models, the difference, and the spans where each wins most."""
@@ -153,6 +156,7 @@ class Comparison:
         left_out = self.bytes_total - self.bytes_scored
         of = f"{self.bytes_scored:,} of {self.bytes_total:,} bytes"
         lines.append(f"scored by both: {of}" + ("" if left_out else ", all of them"))
+        lines += self.account.lines() if self.account else []
         for side, other, spans in ((self.a, self.b, self.a_wins), (self.b, self.a, self.b_wins)):
             if spans:
                 lines += ["", f"where {side.name} is most bits cheaper than {other.name}:"]
@@ -186,13 +190,19 @@ def compare(
 ) -> Comparison:
     """Two models with their tokenizers, as `load` gives them, on a text or the documents at a path.
 
+    A given text is cleaned as a file is: see `evaluate`.
     Each scores by evaluate's protocol, with its own context unless one is given; only bytes that both score
     count. Raises DataError where there are none, ConfigError for a tokenizer that changes the text.
     """
     if (text is None) == (path is None):
         raise ConfigError("compare takes either text=... or path=..., one of the two")
-    texts = [text] if text is not None else _texts([str(path)], encoding)
-    return compare_texts(
+    account = Account()
+    texts = (
+        [given_text(text, account)]
+        if text is not None
+        else (text for _, text in read_texts([str(path)], account, encoding=encoding))
+    )
+    result = compare_texts(
         a,
         b,
         texts,
@@ -204,10 +214,7 @@ def compare(
         dtype=dtype,
         progress=progress,
     )
-
-
-def _texts(paths: list[str], encoding: str) -> Iterator[str]:
-    return (document.text() for document in read_documents(paths, encoding=encoding))
+    return replace(result, account=account)
 
 
 def compare_texts(

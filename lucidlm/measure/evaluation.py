@@ -7,7 +7,7 @@ scored once, with at least T - S tokens before it where the document has them.
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -30,7 +30,8 @@ from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy, perplexity
 from lucidlm.runtime.device import dtype_name
 from lucidlm.runtime.progress import Progress
-from lucidlm.text.documents import read_documents
+from lucidlm.text.account import Account
+from lucidlm.text.documents import given_text, read_texts
 from lucidlm.text.tokenizer import Tokenizer
 
 ProtocolName = Literal["lucid", "lm-eval", "hf-guide", "batch-mean"]
@@ -78,6 +79,8 @@ class Evaluation:
     no_interval: str
     diagnosis: Diagnosis
     vocab_size: int
+    account: Account | None = field(default=None, compare=False)
+    """What reading the text left out of its files' bytes; None of a text that is token ids already."""
 
     @property
     def loss_nats(self) -> float:
@@ -111,14 +114,27 @@ class Evaluation:
         """exp(nats / bytes)."""
         return perplexity(self.nats / self.bytes_scored) if self.bytes_scored else math.nan
 
+    @property
+    def bytes_left_out(self) -> dict[str, int]:
+        """Bytes that were not scored, by reason: with the scored ones, all that was read."""
+        left_out = dict(self.account.left_out) if self.account else {}
+        # A protocol that weighs its windows scores no bytes of its own.
+        rest = self.bytes_total - self.bytes_scored if self.bytes_scored else 0
+        return left_out | ({"not_scored": rest} if rest else {})
+
     def to_dict(self) -> dict[str, Any]:
         """Flat and stable keys, for --json."""
+        account = self.account or Account()
         derived = ("loss_nats", "perplexity", "bits_per_byte", "word_perplexity", "byte_perplexity")
         numbers = {key: getattr(self, key) for key in derived}
+        apart = ("protocol", "diagnosis", "account")
         perplexities = self.perplexity_interval
         return (
             numbers
-            | {key: value for key, value in asdict(self).items() if key not in ("protocol", "diagnosis")}
+            | {key: value for key, value in asdict(self).items() if key not in apart}
+            | account.to_dict()
+            | {"bytes_as_utf8": account.read if self.account else self.bytes_total}
+            | {"bytes_left_out": self.bytes_left_out}
             | {"perplexity_interval": asdict(perplexities) if perplexities else None}
             | {"protocol": asdict(self.protocol) | {"difference": self.protocol.difference}}
             | {"diagnosis": asdict(self.diagnosis)}
@@ -139,6 +155,10 @@ class Evaluation:
             ("scored", f"{self.tokens_scored:,} of {self.tokens_total:,} tokens, {self.bytes_scored:,} of "
                        f"{self.bytes_total:,} bytes, {_plural(self.documents, 'document')}", None),
         ]  # fmt: skip
+        if self.account is not None:
+            if line := self.account.left_out_line():
+                rows.append(("left out", line, None))
+            rows += [("read", line, None) for line in self.account.other_lines()]
         if self.bytes_spelled != self.bytes_total:
             changed = f"the tokenizer changes the text: its tokens spell {self.bytes_spelled:,} bytes"
             rows.append(("changed", f"{changed}, the text has {self.bytes_total:,}", None))
@@ -180,19 +200,22 @@ def evaluate(
 ) -> Evaluation:
     """How well the model predicts a text, or the documents at a path (a file, a folder, a pattern, a URL).
 
+    A text that is given as a string is cleaned as a file is (line ends become LF, a byte order mark and
+    Project Gutenberg's frame go), so that both have one number; `account` says what was left out.
     Each document is scored alone, every token once: see docs/measure.md. Other protocols reproduce how others
     count, and the result says what that does differently: `lm-eval` the evaluation harness, `hf-guide` the
     transformers guide, `batch-mean` the course's first code (whole batches, of 2 windows unless said).
     Raises DataError for a text without a token to score, ConfigError for a stride or context that cannot be,
     NumbersError for logits that are NaN.
     """
+    account = Account()
     if text is not None and path is None:
-        texts: Iterable[str] = [text]
+        texts: Iterable[str] = [given_text(text, account)]
     elif path is not None and text is None:
-        texts = (document.text() for document in read_documents([path], encoding=encoding))
+        texts = (text for _, text in read_texts([path], account, encoding=encoding))
     else:
         raise ConfigError("evaluate takes either text=... or path=..., one of the two")
-    return evaluate_documents(
+    evaluation = evaluate_documents(
         model,
         tokenizer,
         encoded(tokenizer, texts),
@@ -204,6 +227,7 @@ def evaluate(
         dtype=dtype,
         progress=progress,
     )
+    return replace(evaluation, account=account)
 
 
 def evaluate_documents(

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any, Literal, overload
 
@@ -32,6 +32,8 @@ from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import bits, log_softmax, perplexity, softmax
 from lucidlm.runtime.device import dtype_name
 from lucidlm.runtime.progress import Progress
+from lucidlm.text.account import Account
+from lucidlm.text.documents import given_text
 from lucidlm.text.tokenizer import Tokenizer
 
 
@@ -176,6 +178,8 @@ class Explanation:
     """The same mean from torch.nn.functional.cross_entropy on the same logits."""
     vocab_size: int
     protocol: Protocol
+    account: Account | None = field(default=None, compare=False)
+    """What reading the texts left out; None of texts that were cleaned before."""
 
     @property
     def tokens(self) -> tuple[ExplainedToken, ...]:
@@ -221,7 +225,7 @@ class Explanation:
             "tokens_scored": self.tokens_scored,
             "vocab_size": self.vocab_size,
             "protocol": asdict(self.protocol),
-        }
+        } | (self.account.to_dict() if self.account else {})
 
     def lines(self) -> Iterator[str]:
         """A table a text, then the lecture's steps from the probabilities to the perplexity."""
@@ -260,12 +264,42 @@ def explain(
 ) -> Explanation:
     """Every token's probability, rank, entropy, `top_k` best alternatives; rows average to evaluate's loss.
 
-    Several texts are one batch, as in the lecture. Long ones are read in windows, as in `evaluate`. Raises
-    DataError for a text without a token to score.
+    Several texts are one batch, as in the lecture. Long ones are read in windows, as in `evaluate`, and all
+    are cleaned as it does (line ends become LF). Raises DataError for a text without a token to score.
     """
+    account = Account()
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    explanation = explain_texts(
+        model,
+        tokenizer,
+        [given_text(text, account, f"text {number}") for number, text in enumerate(texts, 1)],
+        top_k=top_k,
+        context_length=context_length,
+        stride=stride,
+        prefix=prefix,
+        batch_size=batch_size,
+        dtype=dtype,
+        progress=progress,
+    )
+    return replace(explanation, account=account)
+
+
+def explain_texts(
+    model: GPT,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    *,
+    top_k: int = 5,
+    context_length: int | None = None,
+    stride: int | None = None,
+    prefix: str = "auto",
+    batch_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    progress: Progress | None = None,
+) -> Explanation:
+    """`explain` for texts that have been cleaned."""
     if top_k < 0:
         raise ConfigError(f"--top-k {top_k}: it must be 0 or more")
-    texts = [texts] if isinstance(texts, str) else list(texts)
     if not texts:
         raise DataError("there is no text to explain; give at least one")
     context_length, stride = checked_window(model, context_length, stride)
@@ -423,6 +457,7 @@ def quoted(text: str) -> str:
 def steps(explanation: Explanation, *, shown: int = 6) -> list[str]:
     """From the targets' probabilities to the perplexity, one step a line, torch's own number last but one."""
     return [*(f"{name:<30} {value}" for name, value in step_rows(explanation, shown=shown)),
+            *(explanation.account.lines() if explanation.account else []),
             str(explanation.protocol)]  # fmt: skip
 
 

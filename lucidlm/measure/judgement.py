@@ -9,7 +9,7 @@ import torch
 
 from lucidlm.measure.baselines import Baselines, measure_baselines
 from lucidlm.measure.evaluation import EncodedText, Evaluation, evaluate_documents
-from lucidlm.measure.explanation import Explanation, explain
+from lucidlm.measure.explanation import Explanation, explain_texts
 from lucidlm.measure.history import History
 from lucidlm.measure.memorization import Memorization, measure_memorization
 from lucidlm.measure.verdict import course_of, gain_of, overfits, place_of, recital_of
@@ -195,5 +195,5 @@ def _paragraph(model: GPT, tokenizer: Tokenizer, documents: Sequence[np.ndarray]
         text = text[: end if 0 < end < PARAGRAPH_CHARACTERS else PARAGRAPH_CHARACTERS]
         if len(tokenizer.encode(text)) > 1:
             with torch.inference_mode():
-                return explain(model, tokenizer, text)
+                return explain_texts(model, tokenizer, [text])
     return None

@@ -288,6 +288,7 @@ def _write_parts(folder: Path, order: _Order, progress: Progress) -> dict:
     with contextlib.closing(Spool(folder / "spool", progress, order.aliases)) as spool:
         for sources in (order.texts, order.held_out):
             spool.fill(sources, order.reading)
+        spool.notes += spool.account.lines()
         return _write_spooled(folder, order, spool)
 
 
@@ -319,6 +320,7 @@ def _write_spooled(folder: Path, order: _Order, spool: Spool) -> dict:
         "tokenizer": {**described, "fingerprint": tokenizer.fingerprint()},
         **counts,
         "documents": _listed(spool, train, validation),
+        "read": spool.account.to_dict(),
         "leaks": leaks,
         "notes": spool.notes,
     }

@@ -12,6 +12,14 @@ from itertools import chain
 from pathlib import Path
 
 from lucidlm.errors import ConfigError, DataError
+from lucidlm.text.account import (
+    BYTE_ORDER_MARKS,
+    CARRIAGE_RETURNS,
+    LONE_RETURNS,
+    SURROGATES,
+    Account,
+    utf8_bytes,
+)
 
 _BLOCK = 1 << 20
 _FIRST_BLOCK = 1 << 16
@@ -71,16 +79,17 @@ def known_encoding(encoding: str) -> str:
         raise ConfigError(
             f"--encoding {encoding}: not a known encoding of text; try utf-8, latin-1, cp1252 or utf-16"
         ) from problem
-    return codec.name
+    # The mark that "utf-8-sig" passes over in silence is counted where the encoding is utf-8.
+    return "utf-8" if codec.name == "utf-8-sig" else codec.name
 
 
-def read_text(file: File, encoding: str, notes: list[str]) -> Iterator[str]:
+def read_text(file: File, encoding: str, account: Account) -> Iterator[str]:
     """The text of a file as it stands there, without a byte order mark."""
-    return decode(read_blocks(file), file.name, encoding, notes, unpacked=file.gzipped)
+    return decode(read_blocks(file), file.name, encoding, account, unpacked=file.gzipped)
 
 
 def decode(
-    blocks: Iterable[bytes], name: str, encoding: str, notes: list[str], *, unpacked: bool = False
+    blocks: Iterable[bytes], name: str, encoding: str, account: Account, *, unpacked: bool = False
 ) -> Iterator[str]:
     """Bytes as text, a character that two blocks share included; a byte order mark is dropped."""
     decoder = codecs.getincrementaldecoder(encoding)()
@@ -100,10 +109,23 @@ def decode(
             raise DataError(f"{name}: not {encoding} ({problem}); give another --encoding") from problem
         if start and text:
             start = False
-            if text[0] == "\ufeff":
-                notes.append("byte order mark dropped")
-                text = text[1:]
+            # These two decoders take a mark away themselves, and refuse a text that has none.
+            _count_marks(account, encoding in ("utf-16", "utf-32"))
+            text = without_mark(text, account)
         yield text
+    if encoding != "utf-8":
+        account.decoded[encoding] += count
+
+
+def without_mark(text: str, account: Account) -> str:
+    """The text without a byte order mark at its start, which is counted."""
+    _count_marks(account, text.startswith("\ufeff"))
+    return text.removeprefix("\ufeff")
+
+
+def _count_marks(account: Account, marks: int) -> None:
+    account.read += 3 * marks
+    account.leave_out(BYTE_ORDER_MARKS, 3 * marks)
 
 
 def _refuse_binary(block: bytes, name: str, encoding: str) -> None:
@@ -128,26 +150,40 @@ def _wrong_byte(problem: UnicodeDecodeError, encoding: str) -> str:
     )
 
 
-def with_lf(strings: Iterable[str], notes: list[str]) -> Iterator[str]:
+def with_lf(strings: Iterable[str], account: Account) -> Iterator[str]:
     """The same text in pieces of about a million characters at most, with every line end as LF."""
     decoder = io.IncrementalNewlineDecoder(None, translate=True)  # keeps a CR back until it sees what follows
+    taken = given = returns = 0
     for string in strings:
+        taken += len(string)
+        returns += string.count("\r")
         for start in range(0, len(string), _BLOCK):
-            yield decoder.decode(string[start : start + _BLOCK])
-    yield decoder.decode("", final=True)
-    seen = decoder.newlines if isinstance(decoder.newlines, tuple) else (decoder.newlines,)
-    for end, name in {"\r\n": "CRLF", "\r": "CR"}.items():
-        if end in seen:
-            notes.append(f"{name} line ends read as LF")
+            piece = decoder.decode(string[start : start + _BLOCK])
+            given += len(piece)
+            yield piece
+    last = decoder.decode("", final=True)
+    given += len(last)
+    yield last
+    account.leave_out(CARRIAGE_RETURNS, taken - given)
+    account.saw(LONE_RETURNS, returns - (taken - given))
 
 
-def without_surrogates(text: str, notes: list[str]) -> str:
+def counted(strings: Iterable[str], account: Account) -> Iterator[str]:
+    """The same strings without lone surrogates; their bytes of UTF-8 are counted as read."""
+    for string in strings:
+        sound = without_surrogates(string, account)
+        account.read += utf8_bytes(sound)
+        yield sound
+
+
+def without_surrogates(text: str, account: Account) -> str:
     """Half a UTF-16 pair, which JSON and PDF can hold, is no character: it becomes U+FFFD, as in browsers."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        text, count = re.subn("[\ud800-\udfff]", "\ufffd", text)
-        notes.append(f"{count:,} lone surrogates replaced by U+FFFD")
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            text, count = re.subn("[\ud800-\udfff]", "\ufffd", text)
+            account.saw(SURROGATES, count)
     return text
 
 

@@ -1,4 +1,4 @@
-"""Files, folders, globs, addresses and stdin come in, documents go out: clean text and notes of changes."""
+"""Files, folders, globs, addresses and stdin come in, documents go out: clean text, and what was left out."""
 
 import atexit
 import difflib
@@ -10,21 +10,24 @@ import sys
 import tempfile
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from lucidlm.errors import DataError
 from lucidlm.runtime.download import cache_folder, download, origin_of
+from lucidlm.text.account import CARRIAGE_RETURNS, EMPTY_LINES, JSON, Account, utf8_bytes
 from lucidlm.text.decoding import (
     File,
     cannot_read,
+    counted,
     known_encoding,
     read_text,
     split_lines,
     text_of_record,
     with_lf,
+    without_mark,
     without_surrogates,
 )
 from lucidlm.text.gutenberg import without_frame
@@ -62,12 +65,50 @@ class Document:
     """A path, a URL, "stdin", or "file.jsonl:12" (the line, from 1)."""
     pieces: Callable[[], Iterator[str]]
     """Reads the text anew at each call, in pieces of about a million characters at most."""
-    notes: list[str]
-    """What was removed or changed; complete once `pieces()` has been read to its end."""
+    account: Account = field(default_factory=Account)
+    """What was left out or changed; complete once `pieces()` has been read to its end."""
+    around: Account = field(default_factory=Account)
+    """What stands in its file beside the documents' texts: each file's is spread over its documents."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out or changed, as lines."""
+        account = Account()
+        self.add_to(account)
+        return account.lines()
 
     def text(self) -> str:
         """The whole text."""
         return "".join(self.pieces())
+
+    def add_to(self, account: Account, name: str | None = None) -> None:
+        """Count this document, which has been read, in the account of all."""
+        account.add(self.account, name or self.source)
+        account.add(self.around)
+
+
+def read_texts(
+    sources: Sequence[str | Path],
+    account: Account,
+    *,
+    encoding: str = "utf-8",
+    progress: Callable[[str], None] | None = None,
+) -> Iterator[tuple[str, str]]:
+    """Source and text of each document; `account` is complete when all are read."""
+    for document in read_documents(sources, encoding=encoding, progress=progress):
+        text = document.text()
+        document.add_to(account)
+        yield document.source, text
+
+
+def given_text(text: str, account: Account, name: str = "the text given") -> str:
+    """A text that was given as a string, cleaned as a file of it would be, so that both have one number."""
+    if not text:
+        return ""  # what to do about that, the caller knows
+    document = _document(name, lambda own: [without_mark(text, own)], raw=False)
+    cleaned = document.text()
+    document.add_to(account)
+    return cleaned
 
 
 def read_documents(
@@ -91,82 +132,105 @@ def read_documents(
     files = [file for source in sources for file in _files_of(source, tell)]
     for file in files:
         if file.kind == "jsonl":
-            yield from _documents_in_lines(file, encoding, field, raw, tell)
+            yield from _documents_in_lines(file, encoding, field, raw)
         elif file.kind == "tokens":
             yield from _documents_in_tokens(file, raw)
         else:
-            yield _document(file.name, partial(_strings, file, encoding), raw)
+            yield _document(file.name, partial(_strings, file, encoding), raw, _account_of(file))
 
 
-def _document(source: str, strings: Callable[[list[str]], Iterable[str]], raw: bool) -> Document:
-    notes: list[str] = []
+def _account_of(file: File) -> Account:
+    """A file's own bytes, before any is read."""
+    try:
+        stored = file.path.stat().st_size
+    except OSError as problem:
+        raise cannot_read(file.name, problem) from problem
+    account = Account(files=1, stored=stored, packed=stored if file.gzipped else 0)
+    if file.kind not in ("text", "jsonl"):
+        account.extracted[file.kind] += stored
+    return account
+
+
+def _document(
+    source: str,
+    strings: Callable[[Account], Iterable[str]],
+    raw: bool,
+    around: Account | None = None,
+) -> Document:
+    account = Account()
 
     def pieces() -> Iterator[str]:
-        notes.clear()
-        text = with_lf(strings(notes), notes)
+        account.clear()
+        text = with_lf(counted(strings(account), account), account)
         empty = True
-        for piece in text if raw else without_frame(text, notes):
+        for piece in text if raw else without_frame(text, account):
             if piece:
                 empty = False
                 yield piece
         if empty:
-            why = f" after: {'; '.join(notes)}" if notes else ""
+            why = f" after: {'; '.join(account.lines())}" if account.lines() else ""
             raise DataError(f"{source}: the text is empty (0 characters){why}; give a file with text in it")
 
-    return Document(source, pieces, notes)
+    return Document(source, pieces, account, around or Account())
 
 
-def _strings(file: File, encoding: str, notes: list[str]) -> Iterator[str]:
+def _strings(file: File, encoding: str, account: Account) -> Iterator[str]:
     """The text of a file as its format has it, in strings of any length."""
     match file.kind:
         case "html":
-            return read_html(file, encoding, notes)
+            return read_html(file, encoding, account)
         case "epub":
             return read_epub(file)
         case "pdf":
-            return read_pdf(file, notes)
-    return read_text(file, encoding, notes)
+            return read_pdf(file)
+    return read_text(file, encoding, account)
 
 
-def _documents_in_lines(
-    file: File, encoding: str, field: str, raw: bool, tell: Callable[[str], None]
-) -> Iterator[Document]:
-    """A document for each line of a jsonl file; blank lines and empty texts are passed over."""
-    taken = empty = 0
-    strings = with_lf(read_text(file, encoding, []), [])
-    for number, line in enumerate(split_lines(strings), 1):
-        if not line.strip():
-            continue
-        source = f"{file.name}:{number}"
-        text = text_of_record(line, source, field)
-        if not text:
-            empty += 1
-            continue
-        taken += 1
-        yield _document(source, partial(_sound, text), raw)
-    if not taken:
+def _documents_in_lines(file: File, encoding: str, field: str, raw: bool) -> Iterator[Document]:
+    """A document for each line of a jsonl file; blank lines and empty texts are passed over, and counted."""
+    around, lines = _account_of(file), Account()
+    waiting: Document | None = None  # until the next is found: what lies between counts as the last one's
+    for number, line in enumerate(split_lines(with_lf(read_text(file, encoding, lines), lines)), 1):
+        frame = utf8_bytes(line) + (number > 1)  # the LF before it
+        source, text = f"{file.name}:{number}", ""
+        if line.strip():
+            text = text_of_record(line, source, field)
+            around.saw(EMPTY_LINES, not text)
+            frame -= utf8_bytes(without_surrogates(text, Account()))
+        around.read += frame
+        around.leave_out(JSON, frame)
+        if text:
+            if waiting is not None:
+                yield waiting
+            waiting = _document(source, partial(_the_string, text), raw, around)
+            around = Account()
+    if waiting is None:
         raise DataError(
-            f"{file.name}: no text in this file ({empty:,} lines with an empty {field!r}); give another"
+            f"{file.name}: no text in this file ({around.seen[EMPTY_LINES]:,} lines with an empty "
+            f"{field!r}); give another"
         )
-    if empty:
-        tell(f"{file.name}: {empty:,} lines with an empty {field!r} skipped")
+    lines.read += lines.left_out[CARRIAGE_RETURNS]
+    waiting.around.add(around)
+    waiting.around.add(lines)
+    yield waiting
 
 
 def _documents_in_tokens(file: File, raw: bool) -> Iterator[Document]:
     """A document for each stretch between two ends of text in a token file."""
     if file.gzipped:
         raise DataError(f"{file.name}: a token file is read in place; unpack it first (gunzip)")
+    around = _account_of(file)
     for number, (start, end) in enumerate(documents_of(file.path, file.name), 1):
 
-        def strings(notes: list[str], start: int = start, end: int = end) -> Iterator[str]:
-            notes.append("GPT-2's tokens turned into text")
+        def strings(account: Account, start: int = start, end: int = end) -> Iterator[str]:
             return text_of(file.path, file.name, start, end)
 
-        yield _document(f"{file.name}:{number}", strings, raw)
+        yield _document(f"{file.name}:{number}", strings, raw, around)
+        around = Account()
 
 
-def _sound(text: str, notes: list[str]) -> Iterator[str]:
-    yield without_surrogates(text, notes)
+def _the_string(text: str, account: Account) -> Iterator[str]:
+    yield text
 
 
 def _files_of(source: str | Path, tell: Callable[[str], None]) -> list[File]:

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable, Iterator
 
+from lucidlm.text.account import GUTENBERG, NO_FOOTER, NO_HEADER, Account, utf8_bytes
+
 _FRAME = 1 << 16
 """The longest header or footer in characters: what claims to be longer is text."""
 _MARK = 1 << 10
@@ -22,14 +24,15 @@ _FOOTER_MARK = re.compile(
 )
 
 
-def without_frame(strings: Iterable[str], notes: list[str]) -> Iterator[str]:
-    """The text without headers and footers; a note says what was removed."""
+def without_frame(strings: Iterable[str], account: Account) -> Iterator[str]:
+    """The text without headers and footers, which are counted."""
     frame = _Frame()
     for string in strings:
         yield frame.feed(string)
     yield frame.feed("", last=True)
-    if frame.note:
-        notes.append(frame.note)
+    account.leave_out(GUTENBERG, frame.removed)
+    if bool(frame.headers) != bool(frame.footers):
+        account.saw(NO_FOOTER if frame.headers else NO_HEADER, frame.headers + frame.footers)
 
 
 class _Frame:
@@ -82,8 +85,7 @@ class _Frame:
     def _drop_header(self) -> None:
         end = _end_of_header(self.buffer[: _FRAME + _MARK])
         self.headers += end > 0
-        self.removed += end
-        self.buffer = self.buffer[end:]
+        self._drop(end)
         self.inside = "text"
 
     def _drop_footer(self, kept: list[str], last: bool) -> None:
@@ -92,8 +94,7 @@ class _Frame:
             end = following or len(self.buffer)
             self.footers += 1
             self.headers += following > 0
-            self.removed += end
-            self.buffer = self.buffer[end:]
+            self._drop(end)
         else:
             self._take(self.buffer.find("\n") + 1 or len(self.buffer), kept)
         self.inside = "text"
@@ -104,20 +105,9 @@ class _Frame:
         kept.append(self.buffer[:end])
         self.buffer = self.buffer[end:]
 
-    @property
-    def note(self) -> str | None:
-        """What was removed, for the reader."""
-        removed = f"removed ({self.removed:,} characters)"
-        match self.headers, self.footers:
-            case 0, 0:
-                return None
-            case 1, 1:
-                return f"Project Gutenberg header and footer {removed}"
-            case 1, 0:
-                return f"Project Gutenberg header {removed}; no footer was found"
-            case 0, 1:
-                return f"Project Gutenberg footer {removed}; no header was found"
-        return f"{self.headers} Project Gutenberg headers and {self.footers} footers {removed}"
+    def _drop(self, end: int) -> None:
+        self.removed += utf8_bytes(self.buffer[:end])
+        self.buffer = self.buffer[end:]
 
 
 def _end_of_header(text: str, *, after_footer: bool = False) -> int:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from lucidlm.errors import DataError
-from lucidlm.text.decoding import File, cannot_read, decode, read_blocks, without_surrogates
+from lucidlm.text.account import Account
+from lucidlm.text.decoding import File, cannot_read, decode, read_blocks
 
 if TYPE_CHECKING:
     from pypdf import PdfReader
@@ -40,9 +41,12 @@ _CLOSED_AT_ONCE = re.compile(
 )
 
 
-def read_html(file: File, encoding: str, notes: list[str]) -> Iterator[str]:
+def read_html(file: File, encoding: str, account: Account) -> Iterator[str]:
     """The visible text of a page: paragraphs apart, every block on lines of its own."""
-    yield _visible_text(_decoded_page(_whole(file), file.name, encoding, notes))
+    text, used = _decoded_page(_whole(file), file.name, encoding)
+    if used != "utf-8":
+        account.decoded[used] += file.path.stat().st_size
+    yield _visible_text(text)
 
 
 def _whole(file: File) -> bytes:
@@ -61,17 +65,18 @@ def _too_large(name: str, kind: str) -> DataError:
     )
 
 
-def _decoded_page(data: bytes, name: str, encoding: str, notes: list[str]) -> str:
-    """A page as text: in UTF-8 if it is that, else as it says itself."""
+def _decoded_page(data: bytes, name: str, encoding: str) -> tuple[str, str]:
+    """A page as text, and its encoding: UTF-8 if it is that, else what it says itself.
+
+    What decoding drops is not counted: a page's bytes are not its text's.
+    """
     try:
-        return "".join(decode([data], name, encoding, notes))
+        return "".join(decode([data], name, encoding, Account())), encoding
     except DataError:
         said = _declared_encoding(data) if encoding == "utf-8" else None
         if said is None:
             raise
-        text = "".join(decode([data], name, said, notes))
-        notes.append(f"read as {said}, as the page says")
-        return text
+        return "".join(decode([data], name, said, Account())), said
 
 
 def _declared_encoding(page: bytes) -> str | None:
@@ -184,7 +189,7 @@ def read_epub(file: File) -> Iterator[str]:
             for page in _pages_of_epub(archive, file.name):
                 data = _member(archive, page, file.name)
                 wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-                text = _decoded_page(data, f"{file.name} ({page})", "utf-16" if wide else "utf-8", [])
+                text, _ = _decoded_page(data, f"{file.name} ({page})", "utf-16" if wide else "utf-8")
                 if visible := _visible_text(text):
                     yield visible + "\n"
 
@@ -266,7 +271,7 @@ def _sound_file(name: str, kind: str, *faults: type[Exception]) -> Generator[Non
         ) from problem
 
 
-def read_pdf(file: File, notes: list[str]) -> Iterator[str]:
+def read_pdf(file: File) -> Iterator[str]:
     """The text of a PDF page by page, in the order in which the file draws it."""
     from pypdf import PdfReader
 
@@ -279,7 +284,7 @@ def read_pdf(file: File, notes: list[str]) -> Iterator[str]:
         for page in reader.pages:
             if text := page.extract_text().strip("\n"):
                 empty = empty and text.isspace()
-                yield without_surrogates(text, notes) + "\n"
+                yield text + "\n"
         if empty:
             raise DataError(
                 f"{file.name}: no text in its {len(reader.pages):,} pages, which may be scanned images; "

@@ -1,7 +1,6 @@
 """The cleaned text on the disk: documents come in one by one, any stretch of any of them comes out again."""
 
 import codecs
-import collections
 import contextlib
 import hashlib
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lucidlm.text.account import Account
 from lucidlm.text.documents import Document, read_documents
 
 Progress = Callable[[str, int, int | None], None]
@@ -31,6 +31,8 @@ class Spool:
         self.parts: list[int] = []
         """Documents of the training sources, and of the validation sources."""
         self.notes: list[str] = []
+        self.account = Account()
+        """What was left out of all the files."""
         for kind in ("text", "index", "names"):
             self._path(kind).touch()
         self._reader = open(self._path("text"), "rb")  # noqa: SIM115
@@ -38,8 +40,6 @@ class Spool:
     def fill(self, sources: list[str | Path], reading: dict) -> None:
         """Append the documents of these sources."""
         documents = read_documents(sources, **reading, progress=self._tell) if sources else ()
-        counted: collections.Counter[str] = collections.Counter()
-        first: dict[str, str] = {}
         count = 0
         with contextlib.ExitStack() as stack:
             text, index, names = (
@@ -49,14 +49,9 @@ class Spool:
                 index.write(self._append(document, text))
                 name = self.aliases.get(document.source, document.source)
                 names.write(name.replace("\n", " ").encode("utf-8", "replace") + b"\n")
-                for note in document.notes:
-                    counted[note] += 1
-                    first.setdefault(note, name)
+                document.add_to(self.account, name)
                 count += 1
         self.parts.append(count)
-        for note, times in counted.items():
-            more = f" (and so in {times - 1:,} more documents)" if times > 1 else ""
-            self.notes.append(f"{first[note]}: {note}{more}")
 
     def index(self) -> np.ndarray:
         """Place, bytes, characters and digest of each document."""

@@ -227,3 +227,14 @@ def test_paths_are_read_as_evaluate_reads_them(bytes_model, pairs_model, tmp_pat
     assert result.documents == 3
     assert result.bytes_total == sum(len(STORY[number:].encode()) for number in range(3))
     assert np.isfinite(result.difference)
+
+
+def test_a_text_and_its_path_agree_and_say_what_was_left_out(bytes_model, pairs_model, tmp_path):
+    text = (STORY * 2).replace("\n", "\r\n")
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    given = compare(bytes_model, pairs_model, text)
+    read = compare(bytes_model, pairs_model, path=str(tmp_path / "a.txt"))
+    assert (given.a, given.b, given.bytes_total) == (read.a, read.b, read.bytes_total)
+    assert given.to_dict()["bytes_left_out"] == read.to_dict()["bytes_left_out"] == {"carriage_returns": 2}
+    assert read.to_dict()["bytes_of_files"] == len(text.encode()) == read.bytes_total + 2
+    assert "left out 2 of the file's" in str(read)

@@ -336,6 +336,30 @@ def test_a_path_and_its_text_give_the_same_result(gpt, tmp_path, text):
     assert evaluate(gpt, BYTES, path=str(tmp_path / "text.txt")) == evaluate(gpt, BYTES, text)
 
 
+@pytest.mark.parametrize("prefix", ["auto", "none"])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_scored_and_left_out_bytes_are_those_of_the_file(gpt, tmp_path, name, prefix):
+    text = "\ufeff" + "sixteen letters.\r\n" * 24
+    data = text if name == "a.txt" else json.dumps({"id": 1, "text": text[1:]}) + "\r\n"
+    (tmp_path / name).write_bytes(data.encode("utf-8"))
+    result = evaluate(gpt, BYTES, path=str(tmp_path / name), prefix=prefix)
+    values = result.to_dict()
+    assert values["bytes_of_files"] == len(data.encode("utf-8")) == values["bytes_as_utf8"]
+    assert result.bytes_scored + sum(values["bytes_left_out"].values()) == values["bytes_of_files"]
+    assert values["bytes_left_out"]["carriage_returns"] == 24 + (name == "a.jsonl")
+    assert values["bytes_left_out"].get("not_scored", 0) == (prefix == "none")
+    assert "carriage returns of line ends" in str(result)
+
+
+def test_a_text_and_its_path_agree_whatever_its_line_ends(gpt, tmp_path):
+    text = "\ufeffone\r\ntwo\rthree\u2028four\r\n"
+    (tmp_path / "a.txt").write_bytes(text.encode("utf-8"))
+    given, read = evaluate(gpt, BYTES, text), evaluate(gpt, BYTES, path=str(tmp_path / "a.txt"))
+    assert given == read
+    assert given.bytes_left_out == read.bytes_left_out == {"byte_order_marks": 3, "carriage_returns": 2}
+    assert given.bytes_scored + 5 == len(text.encode("utf-8")) == given.to_dict()["bytes_as_utf8"]
+
+
 def test_a_path_is_read_in_its_encoding(gpt, tmp_path):
     (tmp_path / "text.txt").write_bytes("Größe über alles".encode("latin-1"))
     result = evaluate(gpt, BYTES, path=str(tmp_path / "text.txt"), encoding="latin-1")

@@ -285,11 +285,21 @@ def test_as_a_string_it_shows_each_token_and_the_steps_to_the_perplexity(gpt):
     assert lines[-1] == str(explained.protocol)
 
 
+def test_line_ends_are_those_that_evaluate_scores(gpt):
+    text = "\ufeffone\r\ntwo\rthree\r\n"
+    explained, evaluated = explain(gpt, BYTES, text), evaluate(gpt, BYTES, text)
+    assert explained.loss_nats == pytest.approx(evaluated.loss_nats, abs=1e-6)
+    assert explained.tokens_scored == evaluated.tokens_scored == len("one\ntwo\nthree\n")
+    values = explained.to_dict()
+    assert values["bytes_left_out"] == {"byte_order_marks": 3, "carriage_returns": 2}
+    assert "left out 5 of the text's 19 bytes" in str(explained)
+
+
 def test_a_control_character_in_a_text_cannot_break_a_row(gpt):
-    text = "a\nb\x1b[31m\r\tc"
+    text = "a\nb\x1b[31m\x0b\tc"
     shown = str(explain(gpt, BYTES, text))
     assert "\x1b" not in shown
-    assert "\r" not in shown
+    assert "\x0b" not in shown
     assert len(shown.splitlines()) == len(str(explain(gpt, BYTES, "x" * len(text))).splitlines())
 
 

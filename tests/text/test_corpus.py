@@ -430,8 +430,15 @@ def test_notes_of_the_documents_are_passed_on_and_counted(tmp_path):
     for name in "abc":
         (texts / f"{name}.txt").write_bytes(words(ord(name), 40).replace(" sea ", "\r\n").encode())
     corpus = prepare(texts, tmp_path / "out", tokenizer="bytes")
-    assert corpus.notes[0].startswith(f"{texts / 'a.txt'}: CRLF")
-    assert corpus.notes[0].endswith("(and so in 2 more documents)")
+    stored = sum(path.stat().st_size for path in texts.iterdir())
+    read = corpus.manifest["read"]
+    left_out = stored - corpus.train_bytes - corpus.validation_bytes
+    assert (read["bytes_of_files"], read["bytes_as_utf8"]) == (stored, stored)
+    assert read["bytes_left_out"] == {"carriage_returns": left_out}
+    assert corpus.notes[0] == (
+        f"left out {left_out} of the files' {stored:,} bytes: {left_out} carriage returns of line ends "
+        f"({texts / 'a.txt'} and 2 more documents)"
+    )
 
 
 KILLED = """

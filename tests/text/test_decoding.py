@@ -8,14 +8,25 @@ from hypothesis import strategies as st
 
 from lucidlm.errors import ConfigError, DataError
 from lucidlm.text import decoding
-from lucidlm.text.decoding import File, decode, known_encoding, read_text, with_lf, without_surrogates
+from lucidlm.text.account import Account
+from lucidlm.text.decoding import (
+    File,
+    counted,
+    decode,
+    known_encoding,
+    read_text,
+    with_lf,
+    without_surrogates,
+)
 
 
-def decoded(data: bytes, encoding: str = "utf-8", block: int = 1 << 20) -> tuple[str, list[str]]:
-    """The text of bytes that come in blocks of this length, with LF, and the notes."""
-    notes: list[str] = []
+def decoded(data: bytes, encoding: str = "utf-8", block: int = 1 << 20) -> tuple[str, dict]:
+    """The text of bytes that come in blocks of this length, with LF, and all that was counted."""
+    account = Account()
     blocks = (data[start : start + block] for start in range(0, len(data), block))
-    return "".join(with_lf(decode(blocks, "a.txt", encoding, notes), notes)), notes
+    text = "".join(with_lf(counted(decode(blocks, "a.txt", encoding, account), account), account))
+    assert account.text == len(text.encode())
+    return text, account.left_out | account.seen
 
 
 def refusal(data: bytes, encoding: str = "utf-8", block: int = 1 << 20) -> str:
@@ -34,18 +45,22 @@ def stored(path: Path, data: bytes) -> File:
 
 def refusal_of_file(file: File) -> str:
     with pytest.raises(DataError) as caught:
-        "".join(read_text(file, "utf-8", []))
+        "".join(read_text(file, "utf-8", Account()))
     assert str(caught.value).startswith(f"{file.name}: ")
     return str(caught.value)
 
 
 def test_line_ends_and_byte_order_mark_are_normalised_and_said():
-    text, notes = decoded(codecs.BOM_UTF8 + b"one\r\ntwo\rthree\nfour\r")
+    text, counts = decoded(codecs.BOM_UTF8 + b"one\r\ntwo\rthree\nfour\r")
     assert text == "one\ntwo\nthree\nfour\n"
-    assert notes == ["byte order mark dropped", "CRLF line ends read as LF", "CR line ends read as LF"]
-    assert decoded(b"one\r\n") == ("one\n", ["CRLF line ends read as LF"])
-    assert decoded(b"one\r") == ("one\n", ["CR line ends read as LF"])
-    assert decoded(b"one\n") == ("one\n", [])
+    assert counts == {"byte_order_marks": 3, "carriage_returns": 1, "lone_carriage_returns": 2}
+    assert decoded(b"one\r\n") == ("one\n", {"carriage_returns": 1})
+    assert decoded(b"one\r") == ("one\n", {"lone_carriage_returns": 1})
+    assert decoded(b"one\n") == ("one\n", {})
+    assert decoded(b"\r\r\n\r\n\r\r") == (
+        "\n" * 5,
+        {"carriage_returns": 2, "lone_carriage_returns": 3},
+    )
 
 
 @given(
@@ -55,12 +70,18 @@ def test_line_ends_and_byte_order_mark_are_normalised_and_said():
 )
 def test_where_blocks_are_cut_changes_nothing(text, block, encoding):
     expected = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    assert decoded(text.encode(encoding), encoding, block)[0] == expected
+    found, counts = decoded(text.encode(encoding), encoding, block)
+    assert found == expected
+    assert counts.get("carriage_returns", 0) == text.count("\r\n")
+    marks = text.startswith("\ufeff") + (encoding == "utf-16" and bool(text))
+    assert counts.get("byte_order_marks", 0) == 3 * marks
+    read = len(expected.encode()) + counts.get("carriage_returns", 0) + 3 * marks
+    assert read == len(text.encode()) + 3 * (encoding == "utf-16" and bool(text))
 
 
 def test_a_long_string_goes_out_in_pieces(monkeypatch):
     monkeypatch.setattr(decoding, "_BLOCK", 3)
-    pieces = list(with_lf(["one\r\ntwo", "", "three\r"], []))
+    pieces = list(with_lf(["one\r\ntwo", "", "three\r"], Account()))
     assert "".join(pieces) == "one\ntwothree\n"
     assert max(map(len, pieces)) <= 4  # a CR that waited comes on top
 
@@ -73,7 +94,7 @@ def test_utf16_says_how_to_read_it():
 
 
 def test_an_encoding_has_one_name():
-    assert known_encoding("UTF8") == known_encoding("utf_8") == "utf-8"
+    assert known_encoding("UTF8") == known_encoding("utf_8") == known_encoding("utf-8-sig") == "utf-8"
 
 
 @pytest.mark.parametrize("name", ["utf-9", "base64", "rot13", "", "a\0b"])
@@ -105,7 +126,7 @@ def test_a_likely_encoding_is_named():
 
 
 def test_ascii_control_bytes_are_text_but_nul_bytes_are_not():
-    assert decoded(b"\x01\x7f\x1b[0m") == ("\x01\x7f\x1b[0m", [])
+    assert decoded(b"\x01\x7f\x1b[0m") == ("\x01\x7f\x1b[0m", {})
     assert "looks like a binary file (byte 5 is 0x00)" in refusal(b"\x7fELF\x02\0\0\xff")
 
 
@@ -130,6 +151,6 @@ def test_a_file_that_cannot_be_opened_is_one_line(tmp_path, monkeypatch):
 
 
 def test_half_a_surrogate_pair_is_replaced_and_said():
-    notes: list[str] = []
-    assert without_surrogates("a\ud83db", notes) == "a\ufffdb"
-    assert notes == ["1 lone surrogates replaced by U+FFFD"]
+    account = Account()
+    assert without_surrogates("a\ud83db", account) == "a\ufffdb"
+    assert account.lines() == ["1 lone surrogate replaced by U+FFFD"]

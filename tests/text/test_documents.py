@@ -11,6 +11,7 @@ import pytest
 
 from lucidlm.errors import ConfigError, DataError, LucidError
 from lucidlm.text import decoding, documents
+from lucidlm.text.account import Account
 from lucidlm.text.documents import read_documents
 
 
@@ -54,7 +55,10 @@ def test_line_ends_and_byte_order_mark_are_normalised_and_said(tmp_path):
     path = written(tmp_path / "a.txt", codecs.BOM_UTF8 + b"one\r\ntwo\rthree\nfour\r")
     text, notes = read_one(path)
     assert text == "one\ntwo\nthree\nfour\n"
-    assert notes == ["byte order mark dropped", "CRLF line ends read as LF", "CR line ends read as LF"]
+    assert notes == [
+        "left out 4 of the file's 23 bytes: 3 of byte order marks, 1 carriage return of a line end",
+        "2 carriage returns read as line feeds",
+    ]
     assert read_one(path, raw=True) == (text, notes)
 
 
@@ -62,7 +66,7 @@ def test_notes_are_not_doubled_by_a_second_reading(tmp_path):
     (document,) = read_documents([written(tmp_path / "a.txt", b"one\r\n")])
     document.text()
     document.text()
-    assert document.notes == ["CRLF line ends read as LF"]
+    assert (document.account.read, document.account.left_out) == (5, {"carriage_returns": 1})
 
 
 def test_a_large_file_is_read_in_little_memory(tmp_path):
@@ -231,10 +235,9 @@ def test_gutenbergs_frame_is_removed_and_said(tmp_path, monkeypatch, block):
     header, story, footer = FRAMED
     text, notes = read_one(written(tmp_path / "book.txt", "".join(FRAMED).replace("\n", "\r\n")))
     assert text == story
-    assert notes == [
-        "CRLF line ends read as LF",
-        f"Project Gutenberg header and footer removed ({len(header + footer)} characters)",
-    ]
+    (note,) = notes
+    frame = f"{len(header + footer)} of Project Gutenberg's headers and footers"
+    assert note.endswith(f": 5 carriage returns of line ends, {frame}")
 
 
 def test_raw_leaves_gutenbergs_frame(tmp_path):
@@ -244,21 +247,24 @@ def test_raw_leaves_gutenbergs_frame(tmp_path):
 
 def test_nothing_left_after_the_frame_is_an_error_that_says_so(tmp_path):
     message = refusal(written(tmp_path / "a.txt", FRAMED[0] + FRAMED[2]))
-    assert "empty (0 characters) after: Project Gutenberg header and footer removed" in message
+    assert "empty (0 characters) after: left out" in message
+    assert "Project Gutenberg" in message
 
 
 def test_every_line_of_jsonl_is_a_document(tmp_path):
     lines = b'{"text": "one\\r\\ntwo"}\r\n\r\n  \n{"id": 3, "text": "\\ud83d\\ude00"}\n{"text": ""}\n'
     lines += b'{"text": "last"}'
     path = written(tmp_path / "a.jsonl", codecs.BOM_UTF8 + lines)
-    told = []
-    found = [(d.source, d.text(), d.notes) for d in read_documents([path], progress=told.append)]
+    account, found = Account(), []
+    for document in read_documents([path]):
+        found.append((document.source, document.text(), document.account.left_out))
+        document.add_to(account)
     assert found == [
-        (f"{path}:1", "one\ntwo", ["CRLF line ends read as LF"]),
-        (f"{path}:4", "😀", []),
-        (f"{path}:6", "last", []),
+        (f"{path}:1", "one\ntwo", {"carriage_returns": 1}),
+        (f"{path}:4", "😀", {}),
+        (f"{path}:6", "last", {}),
     ]
-    assert told == [f"{path}: 1 lines with an empty 'text' skipped"]
+    assert account.seen == {"empty_documents": 1}
     written(path, '{"body": "x"}\n')
     assert read(path, field="body") == ["x"]
 
@@ -300,7 +306,7 @@ def test_jsonl_without_any_text_is_refused(tmp_path):
 def test_half_a_surrogate_pair_is_replaced_and_said(tmp_path):
     text, notes = read_one(written(tmp_path / "a.jsonl", '{"text": "a\\ud83db"}'))
     assert text == "a\ufffdb"
-    assert notes == ["1 lone surrogates replaced by U+FFFD"]
+    assert notes[1:] == ["1 lone surrogate replaced by U+FFFD"]
 
 
 @pytest.fixture
@@ -317,13 +323,13 @@ def fetched(tmp_path, monkeypatch):
 
 def test_the_kind_of_an_address_is_its_suffix_else_what_the_server_says(fetched):
     fetched(b"<p>x", content_type="text/html; charset=utf-8")
-    assert read_one("https://example.org/wiki/Page?a=b.txt") == ("x\n", [])
-    assert read_one("https://example.org/page.html") == ("x\n", [])
+    assert read_one("https://example.org/wiki/Page?a=b.txt")[0] == "x\n"
+    assert read_one("https://example.org/page.html")[0] == "x\n"
     fetched(b"<p>x", content_type="text/plain")
     assert read_one("https://example.org/ebooks/1342.txt.utf-8") == ("<p>x", [])
-    assert read_one("https://example.org/a.html#top") == ("x\n", [])
+    assert read_one("https://example.org/a.html#top")[0] == "x\n"
     fetched(gzip.compress(b"x"), content_type="text/plain", content_encoding="gzip")
-    assert read_one("https://example.org/a.txt") == ("x", [])
+    assert read_one("https://example.org/a.txt")[0] == "x"
     fetched(gzip.compress(b"x"), content_type="application/gzip")
     (document,) = read_documents(["https://example.org/a.txt.gz"])
     assert (document.source, document.text()) == ("https://example.org/a.txt.gz", "x")

@@ -1,5 +1,6 @@
 import pytest
 
+from lucidlm.text.account import Account
 from lucidlm.text.gutenberg import without_frame
 
 HEADER = """The Project Gutenberg eBook of A Book
@@ -33,11 +34,13 @@ ENDS = [
 ]
 
 
-def unframed(text: str, piece: int = 1 << 20) -> tuple[str, list[str]]:
-    """What is left of a text that comes in pieces of this length, and the notes."""
-    notes: list[str] = []
+def unframed(text: str, piece: int = 1 << 20) -> tuple[str, dict[str, int]]:
+    """What is left of a text that comes in pieces of this length, and what was counted."""
+    account = Account()
     pieces = (text[start : start + piece] for start in range(0, len(text), piece))
-    return "".join(without_frame(pieces, notes)), notes
+    left = "".join(without_frame(pieces, account))
+    assert len(left.encode()) + account.left_out.total() == len(text.encode())
+    return left, account.left_out | account.seen
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -46,7 +49,7 @@ def test_the_frame_is_removed_and_said(start, end):
     frame = len(HEADER + start) + len(end + LICENCE)
     assert unframed(HEADER + start + STORY + end + LICENCE) == (
         STORY,
-        [f"Project Gutenberg header and footer removed ({frame:,} characters)"],
+        {"gutenberg_frames": frame},
     )
 
 
@@ -60,11 +63,11 @@ def test_a_frame_cut_over_pieces_is_removed_all_the_same(piece):
 def test_a_start_without_an_end_and_an_end_without_a_start():
     assert unframed(HEADER + STARTS[0] + STORY) == (
         STORY,
-        [f"Project Gutenberg header removed ({len(HEADER + STARTS[0]):,} characters); no footer was found"],
+        {"gutenberg_frames": len(HEADER + STARTS[0]), "gutenberg_headers_without_footer": 1},
     )
     assert unframed(STORY + ENDS[0] + LICENCE) == (
         STORY,
-        [f"Project Gutenberg footer removed ({len(ENDS[0] + LICENCE):,} characters); no header was found"],
+        {"gutenberg_frames": len(ENDS[0] + LICENCE), "gutenberg_footers_without_header": 1},
     )
     assert unframed(STORY + ENDS[0].rstrip())[0] == STORY
 
@@ -74,34 +77,34 @@ def test_the_small_print_may_stand_at_the_end_of_a_book():
     header, footer = HEADER + STARTS[0], ENDS[3] + LICENCE + STARTS[7]
     assert unframed(header + story + footer) == (
         story,
-        [f"Project Gutenberg header and footer removed ({len(header + footer):,} characters)"],
+        {"gutenberg_frames": len(header + footer)},
     )
 
 
 def test_several_books_in_one_file_lose_their_frames_alone():
     story = STORY + "x\n" * 50_000
-    text, (note,) = unframed((HEADER + STARTS[0] + story + ENDS[0] + LICENCE) * 3)
+    text, counts = unframed((HEADER + STARTS[0] + story + ENDS[0] + LICENCE) * 3)
     assert text == story * 3
-    assert note.startswith("3 Project Gutenberg headers and 3 footers removed")
+    assert counts == {"gutenberg_frames": 3 * len(HEADER + STARTS[0] + ENDS[0] + LICENCE)}
 
 
 def test_a_frame_in_the_middle_of_a_corpus_does_not_take_the_rest_with_it():
     before, after = "other text\n" * 10_000, "and more text\n" * 10_000
     corpus = before + HEADER + STARTS[0] + STORY + ENDS[0] + LICENCE + after
-    assert unframed(corpus) == (corpus, [])
+    assert unframed(corpus) == (corpus, {})
 
 
 def test_a_mention_of_gutenberg_is_text():
     text = "I read it at Project Gutenberg.\nEnd of the Project Gutenberg was near.\n* END OF LIST\n"
-    assert unframed(text) == (text, [])
+    assert unframed(text) == (text, {})
 
 
 def test_many_end_lines_take_linear_time():
     text = (ENDS[0] + "text\n" * 5) * 8_000 + "x\n" * 50_000
-    assert unframed(text) == (text, [])
+    assert unframed(text) == (text, {})
 
 
 def test_small_print_behind_a_footer_without_asterisks_does_not_take_the_book_with_it():
     book = "A short story. " * 20
     footer = "End of Project Gutenberg's A Short Story\n\n*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*\n"
-    assert "".join(without_frame([f"{book}\n{footer}"], [])).strip() == book.strip()
+    assert "".join(without_frame([f"{book}\n{footer}"], Account())).strip() == book.strip()

@@ -75,7 +75,10 @@ def test_a_page_is_read_in_the_encoding_that_it_names(tmp_path):
     )
     text, notes = read_one(written(tmp_path / "a.html", page))
     assert text == "„Käse“\n"
-    assert notes == ["read as cp1252, as the page says"]
+    assert notes == [
+        f"{len(page)} bytes of the file gave {len(text.encode())} bytes of UTF-8 "
+        f"(text extracted from {len(page)} bytes of HTML; {len(page)} bytes are cp1252)"
+    ]
     assert visible(tmp_path, '<meta charset="iso-8859-1"><p>Käse'.encode()) == "Käse\n"
     assert "is 0xe4" in refusal(written(tmp_path / "b.html", "<p>Käse".encode("latin-1")))
     assert "is 0xe4" in refusal(written(tmp_path / "c.html", b'<meta charset="no-such"><p>K\xe4se'))

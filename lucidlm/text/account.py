@@ -1,0 +1,159 @@
+"""What became of a text's bytes: counts come in while files are read, lines on what was left out go out.
+
+All bytes are those of UTF-8, so that what was kept and what was left out add up: text + left out == read.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+BYTE_ORDER_MARKS = "byte_order_marks"
+CARRIAGE_RETURNS = "carriage_returns"
+GUTENBERG = "gutenberg_frames"
+JSON = "json"
+
+_LEFT_OUT = {
+    BYTE_ORDER_MARKS: ("of byte order marks", "of byte order marks"),
+    CARRIAGE_RETURNS: ("carriage return of a line end", "carriage returns of line ends"),
+    GUTENBERG: ("of Project Gutenberg's headers and footers", "of Project Gutenberg's headers and footers"),
+    JSON: ("of JSON around the texts", "of JSON around the texts"),
+}
+"""Why bytes were left out: the key of --json, and what follows one byte, or many, in a line."""
+LONE_RETURNS = "lone_carriage_returns"
+SURROGATES = "lone_surrogates"
+NO_FOOTER, NO_HEADER = "gutenberg_headers_without_footer", "gutenberg_footers_without_header"
+EMPTY_LINES = "empty_documents"
+_SEEN = {
+    LONE_RETURNS: ("carriage return read as a line feed", "carriage returns read as line feeds"),
+    SURROGATES: ("lone surrogate replaced by U+FFFD", "lone surrogates replaced by U+FFFD"),
+    NO_FOOTER: (
+        "Project Gutenberg header removed without a footer: none was found",
+        "Project Gutenberg headers removed without a footer: none was found",
+    ),
+    NO_HEADER: (
+        "Project Gutenberg footer removed without a header: none was found",
+        "Project Gutenberg footers removed without a header: none was found",
+    ),
+    EMPTY_LINES: ("document with an empty text skipped", "documents with an empty text skipped"),
+}
+"""What was changed or passed over without bytes of its own."""
+_FORMATS = {"html": "HTML", "epub": "EPUB", "pdf": "PDF", "tokens": "GPT-2 tokens"}
+
+
+def utf8_bytes(text: str) -> int:
+    """How many bytes a text has in UTF-8; half a surrogate pair counts 3."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+@dataclass(slots=True)
+class Account:
+    """What became of the bytes of one document, or of all that was read; counts only."""
+
+    read: int = 0
+    """Bytes of UTF-8 of all characters that were read, a byte order mark included."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Bytes of `read` that are not in the text, by reason."""
+    seen: Counter[str] = field(default_factory=Counter)
+    """How often something was changed or passed over."""
+    files: int = 0
+    """0 for a text that was given as a string."""
+    stored: int = 0
+    """Bytes of the files on the disk: `read`, unless one of the next three is not empty."""
+    extracted: Counter[str] = field(default_factory=Counter)
+    """Bytes of the files whose text is not their bytes, by format."""
+    decoded: Counter[str] = field(default_factory=Counter)
+    """Bytes in another encoding than UTF-8, by encoding."""
+    packed: int = 0
+    """Bytes of .gz files."""
+    first: dict[str, str] = field(default_factory=dict)
+    """The first document with each of these."""
+    documents: Counter[str] = field(default_factory=Counter)
+    """Documents with each of these; "" counts all."""
+
+    @property
+    def text(self) -> int:
+        """Bytes of the text that was kept."""
+        return self.read - self.left_out.total()
+
+    def clear(self) -> None:
+        """Count anew, before a second reading."""
+        self.read = 0
+        for counts in (self.left_out, self.seen, self.decoded):
+            counts.clear()
+
+    def leave_out(self, reason: str, count: int) -> None:
+        """Count bytes that were read and are not in the text."""
+        if count:
+            self.left_out[reason] += count
+
+    def saw(self, what: str, times: int = 1) -> None:
+        """Count a change."""
+        if times:
+            self.seen[what] += times
+
+    def add(self, other: "Account", source: str | None = None) -> None:
+        """Add the counts of another account, of the document `source` or of what stands around documents."""
+        self.read += other.read
+        self.files += other.files
+        self.stored += other.stored
+        self.packed += other.packed
+        self.left_out.update(other.left_out)
+        self.seen.update(other.seen)
+        self.extracted.update(other.extracted)
+        self.decoded.update(other.decoded)
+        if source is not None:
+            self.documents[""] += 1
+            for what in (*other.left_out, *other.seen):
+                self.documents[what] += 1
+                self.first.setdefault(what, source)
+
+    def left_out_line(self) -> str:
+        """How many bytes were left out, of how many, and why; "" for none."""
+        if not (total := self.left_out.total()):
+            return ""
+        of = "text's" if not self.files else "file's" if self.files == 1 else "files'"
+        alike = not self.files or self.stored == self.read
+        whole = f"the {of} {self.read:,} bytes" if alike else f"{self.read:,} bytes of UTF-8"
+        reasons = (self._said(what, count, _LEFT_OUT[what]) for what, count in self.left_out.items())
+        return f"{total:,} of {whole}: {', '.join(reasons)}"
+
+    def lines(self) -> list[str]:
+        """What a reader should know: what was left out, what was changed, how bytes became other bytes."""
+        lines = [f"left out {line}"] if (line := self.left_out_line()) else []
+        return lines + self.other_lines()
+
+    def other_lines(self) -> list[str]:
+        """`lines` without what was left out."""
+        lines = [self._said(what, count, _SEEN[what]) for what, count in self.seen.items()]
+        how = [
+            f"text extracted from {count:,} bytes of {_FORMATS[kind]}"
+            for kind, count in self.extracted.items()
+        ]
+        how += [f"{count:,} bytes are {encoding}" for encoding, count in self.decoded.items()]
+        how += [f"{self.packed:,} bytes are .gz, unpacked"] * bool(self.packed)
+        if self.extracted or (how and self.stored != self.read):
+            files = "file" if self.files == 1 else f"{self.files:,} files"
+            lines.append(
+                f"{self.stored:,} bytes of the {files} gave {self.read:,} bytes of UTF-8 ({'; '.join(how)})"
+            )
+        return lines
+
+    def _said(self, what: str, count: int, words: tuple[str, str]) -> str:
+        """A count with its reason and, of several documents, where."""
+        where, documents = "", self.documents[what]
+        if documents and self.documents[""] > 1 and what != JSON:
+            more = f" and {documents - 1:,} more document{'' if documents == 2 else 's'}"
+            where = f" ({self.first[what]}{more if documents > 1 else ''})"
+        return f"{count:,} {words[count != 1]}{where}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Flat and stable keys, for --json and manifests; bytes_of_files is None for a given text."""
+        return {
+            "bytes_of_files": self.stored if self.files else None,
+            "bytes_as_utf8": self.read,
+            "bytes_left_out": dict(self.left_out),
+            "changes": dict(self.seen),
+            "extracted_from": dict(self.extracted),
+            "decoded_from": dict(self.decoded),
+            "bytes_packed": self.packed,
+        }
