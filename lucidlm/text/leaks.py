@@ -1,175 +1,185 @@
-"""Text that stands in both parts: a split comes in, shared paragraphs and near copies come out."""
+"""Text that occurs in both parts: a split comes in, copied documents, passages and lines come out."""
 
-import collections
-import hashlib
-import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from lucidlm.text.copies import COMMON, Copies, CopySearch, Passage
+from lucidlm.text.letters import LINE, SHINGLE
 from lucidlm.text.split import Part
-from lucidlm.text.spool import BLOCK, Spool
+from lucidlm.text.spool import Spool
 
 LISTED = 1000
 """Of so many examples at most the manifest tells."""
-
-_PARAGRAPH = 200
-_SHINGLE = 8
-_SKETCH = 64
-_SKETCHED = 2_000_000
-_SHARED = 32
-_OVERLAP = 0.8
-_BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
+MUCH = 0.4
+"""Share of a validation document in copied passages from which on the document is called a copy."""
+NEARLY = 0.8
+"""The same for passages and whole lines together."""
+MANY_LINES = 0.1
+"""Share of the validation text in lines that also occur in training, from which on lines count as copied."""
+FEW = 0.01
+"""A share of the validation text that changes its loss by next to nothing."""
+MOSTLY = 0.5
+"""Share of the validation text in templates, or in documents too short to check, that is said."""
 
 
 def find_leaks(spool: Spool, train: Part, validation: Part) -> dict:
-    """Paragraphs of 200 characters or more that stand in both parts, and documents that nearly do.
+    """What of the validation part also occurs in the training part; notes on it go to the spool's notes.
 
-    A validation document is sketched by its smallest hashes of 8 words in a row; if 80 % of them stand in one
-    training document, most of its text does (Broder 1997, "On the resemblance and containment of documents").
+    Compared are letters: a copy is found whatever happened to case, punctuation and line ends, with one word
+    of ten changed, and in text without spaces. What the check cannot see is said.
     """
-    paragraphs, sketches = _sketched(spool, validation)
-    shared: dict[int, tuple[int, str]] = {}
-    near: dict[int, tuple[float, int]] = {}
+    stretches = list(validation.ranges())
+    search = CopySearch(spool.text(start, end) for _, start, end in stretches)
     done = 0
-    for document, start, end in train.ranges():
-        found: list[np.ndarray] = [np.empty(0, np.int64)]
-        for text in _paragraph_blocks(spool, start, end):
-            for hashed, paragraph in _paragraphs(text):
-                if hashed in paragraphs:
-                    shared.setdefault(hashed, (document, paragraph))
-            found.append(sketches.found_in(_shingles(text)))
-            done += len(text)
-            spool.progress("check", done, train.characters)
-        rows = sketches.rows[np.unique(np.concatenate(found)).astype(np.int64)]
-        for row, count in collections.Counter(rows.tolist()).items():
-            overlap = count / sketches.sizes[row]
-            if overlap >= _OVERLAP and overlap > near.get(row, (0, 0))[0]:
-                near[row] = overlap, document
-    return _told(spool, shared, paragraphs, {sketches.documents[row]: near[row] for row in sorted(near)})
+
+    def documents() -> Iterator[tuple[int, Iterator[str]]]:
+        nonlocal done
+        for document, start, end in train.ranges():
+            yield document, spool.text(start, end)
+            done += end - start
+
+    for _ in search.look(documents()):
+        spool.progress("check", done, train.bytes)
+    findings = _Findings(spool, stretches, search.copies())
+    spool.notes.extend(findings.notes())
+    return findings.manifest()
 
 
 @dataclass(frozen=True, slots=True)
-class _Sketches:
-    """Hashes of the validation documents' words, sorted, and the row to which each belongs."""
+class _Findings:
+    """What was found, and how to say it."""
 
-    hashes: np.ndarray
-    rows: np.ndarray
-    sizes: list[int]
-    documents: list[int]
+    spool: Spool
+    stretches: list[tuple[int, int, int]]
+    """Document, first and last byte of each stretch of the validation part."""
+    copies: Copies
 
-    def found_in(self, shingles: np.ndarray) -> np.ndarray:
-        """The places of the hashes that stand among the shingles."""
-        if not len(self.hashes) or not len(shingles):
-            return np.empty(0, np.int64)
-        places = np.searchsorted(self.hashes, shingles)
-        places[places == len(self.hashes)] = 0
-        hits = np.unique(shingles[self.hashes[places] == shingles])
-        first, last = (np.searchsorted(self.hashes, hits, side) for side in ("left", "right"))
-        ranges = zip(first.tolist(), last.tolist())
-        return np.array([place for low, high in ranges for place in range(low, high)], np.int64)
+    def manifest(self) -> dict:
+        """The findings with names and examples."""
+        copies, near = self.copies, self._near()
+        listed, passages = near[:LISTED], self._passages()
+        documents = [self.stretches[row][0] for row in listed] + copies.source[listed].tolist()
+        documents += [number for each in passages[:LISTED] for number in self._documents_of(each)]
+        names = self.spool.names(documents)
+        return {
+            "share": round(self._share(), 4),
+            "near_documents": len(near),
+            "documents": [
+                {
+                    "validation": names[self.stretches[row][0]],
+                    "train": names[int(copies.source[row])],
+                    "overlap": round(float(copies.with_lines[row] / copies.letters[row]), 4),
+                }
+                for row in listed
+            ],
+            "passages": len(passages),
+            "passage_characters": sum(each.end - each.start for each in passages),
+            "examples": [
+                {"validation": names[place], "train": names[train], "text": text[:80]}
+                for (place, train), text in zip(
+                    map(self._documents_of, passages[:LISTED]), self._texts(passages[:LISTED])
+                )
+            ],
+            "lines": copies.lines,
+            "lines_total": copies.lines_total,
+            "template_share": round(self._share_of(copies.template), 4),
+            "too_short_documents": int((copies.letters < SHINGLE).sum()),
+            "unchecked_documents": copies.unchecked,
+        }
 
-
-def _sketched(spool: Spool, validation: Part) -> tuple[dict[int, tuple[int, int]], _Sketches]:
-    """Hash -> document and length of each long paragraph, and the sketches; of a huge text, of its start."""
-    paragraphs: dict[int, tuple[int, int]] = {}
-    hashes: list[np.ndarray] = []
-    sizes: list[int] = []
-    documents: list[int] = []
-    for document, start, end in validation.ranges():
-        if len(paragraphs) + len(sizes) * _SKETCH >= _SKETCHED:
-            spool.notes.append(
-                f"text in both parts was looked for in the first {len(documents):,} documents only"
+    def notes(self) -> Iterator[str]:
+        """A sentence on each kind of copy, and on what the check could not see."""
+        copies, near, passages = self.copies, self._near(), self._passages()
+        validation, train = self._words()
+        if near:
+            first = near[0]
+            place, source = self.stretches[first][0], int(copies.source[first])
+            names = self.spool.names([place, source])
+            overlap = copies.with_lines[first] / copies.letters[first]
+            count = f"{len(near):,} of {len(copies.letters):,} {validation}"
+            yield (
+                f"{count} are copied from {train}, each by {MUCH:.0%} or more "
+                f"(first: {names[place]}, {overlap:.0%} in {names[source]}): {self._effect()}"
             )
-            break
-        smallest = np.empty(0, np.uint64)
-        for text in _paragraph_blocks(spool, start, end):
-            for hashed, paragraph in _paragraphs(text):
-                paragraphs.setdefault(hashed, (document, len(paragraph)))
-            smallest = np.unique(np.concatenate([smallest, _shingles(text)]))[:_SKETCH]
-        if len(smallest) >= _SHINGLE:  # less says nothing
-            hashes.append(smallest)
-            sizes.append(len(smallest))
-            documents.append(document)
-    joined = np.concatenate([np.empty(0, np.uint64), *hashes])
-    order = np.argsort(joined, kind="stable")
-    # Boilerplate that stands everywhere would make each look-up as long as the list of documents.
-    order = order[np.arange(len(order)) - np.searchsorted(joined[order], joined[order]) < _SHARED]
-    rows = np.repeat(np.arange(len(sizes)), sizes)
-    return paragraphs, _Sketches(joined[order], rows[order], sizes, documents)
+        if passages:
+            characters = sum(each.end - each.start for each in passages)
+            example = " ".join(next(iter(self._texts(passages[:1]))).split())[:50]
+            yield (
+                f"found in the training text too: {len(passages):,} passage{'s' * (len(passages) > 1)} of "
+                f"the validation text ({characters:,} characters, first: {example!r}): {self._effect()}"
+            )
+        if self._lines_count():
+            yield (
+                f"{copies.lines:,} of the {copies.lines_total:,} validation lines of {LINE} letters or more "
+                f"also occur in the training text: {self._effect()}"
+            )
+        yield from self._unseen()
 
+    def _unseen(self) -> Iterator[str]:
+        copies = self.copies
+        if (template := self._share_of(copies.template)) >= MOSTLY:
+            yield (
+                f"{template:.0%} of the validation text follows templates (sequences that occur more than "
+                f"{COMMON} times in the training text): these are not counted as copies"
+            )
+        short = copies.letters < SHINGLE
+        if short.mean() >= MOSTLY:
+            yield (
+                f"{short.sum():,} of {len(short):,} {self._words()[0]} have fewer than {SHINGLE} letters: "
+                "too short to check for copies from the training text"
+            )
+        if copies.unchecked:
+            yield (
+                f"copies from the training text were looked for in the first {len(copies.letters):,} "
+                f"{self._words()[0]} only, not in the other {copies.unchecked:,}"
+            )
 
-def _paragraph_blocks(spool: Spool, start: int, end: int) -> Iterator[str]:
-    """A stretch of the spool in blocks that end where a paragraph does, or a line of a huge one."""
-    waiting = ""
-    for text in spool.text(start, end):
-        waiting += text
-        cut = waiting.rfind("\n\n") + 1
-        if not cut and len(waiting) > 4 * BLOCK:
-            cut = waiting.rfind("\n") + 1 or len(waiting)
-        if cut:
-            yield waiting[:cut]
-            waiting = waiting[cut:]
-    yield waiting
+    def _near(self) -> list[int]:
+        """The stretches that are copies."""
+        copies = self.copies
+        letters = np.maximum(copies.letters, 1)
+        near = (copies.copied >= MUCH * letters) & (copies.copied > 0)
+        near |= (copies.with_lines >= NEARLY * letters) & (copies.with_lines > 0)
+        return np.flatnonzero(near).tolist()
 
+    def _passages(self) -> list[Passage]:
+        """Those outside the copied documents."""
+        near = set(self._near())
+        return [each for each in self.copies.passages if each.text not in near]
 
-def _paragraphs(text: str) -> Iterator[tuple[int, str]]:
-    """Hash and text of each long paragraph and each long line, however its lines are wrapped."""
-    for block in _BLANK_LINES.split(text):
-        if len(block) < _PARAGRAPH:
-            continue
-        lines = block.split("\n")
-        whole = [block] if len(lines) > 1 else []
-        for paragraph in (*whole, *(line for line in lines if len(line) >= _PARAGRAPH)):
-            words = " ".join(paragraph.split())
-            if len(words) >= _PARAGRAPH:
-                hashed = hashlib.blake2b(words.encode("utf-8"), digest_size=8).digest()
-                yield int.from_bytes(hashed, "little"), words
+    def _lines_count(self) -> bool:
+        """Whether lines make up much of the text in both parts."""
+        return self._share_of(self.copies.with_lines - self.copies.copied) >= MANY_LINES
 
+    def _share(self) -> float:
+        return self._share_of(self.copies.with_lines if self._lines_count() else self.copies.copied)
 
-def _shingles(text: str) -> np.ndarray:
-    """A hash of each 8 words in a row, uint64."""
-    words = np.fromiter(map(zlib.crc32, text.encode("utf-8").split()), np.uint64)
-    count = len(words) - _SHINGLE + 1
-    if count < 1:
-        return np.empty(0, np.uint64)
-    hashes = np.zeros(count, np.uint64)
-    for place in range(_SHINGLE):
-        hashes = (hashes ^ words[place : place + count]) * np.uint64(0x9E3779B97F4A7C15)
-        hashes ^= hashes >> np.uint64(29)
-    return hashes
+    def _share_of(self, letters: np.ndarray) -> float:
+        total = int(self.copies.letters.sum())
+        return float(letters.sum() / total) if total else 0.0
 
+    def _effect(self) -> str:
+        share = self._share()
+        if share < FEW:
+            return f"{share:.2%} of it, too little to change the validation loss much"
+        return f"{share:.0%} of the validation text is in both, so its loss is too low"
 
-def _told(spool: Spool, shared: dict, paragraphs: dict, near: dict[int, tuple[float, int]]) -> dict:
-    """The leaks for the manifest, named, and a note on each kind."""
-    examples = list(shared.items())[:LISTED]
-    listed = list(near.items())[:LISTED]
-    numbers = [paragraphs[hashed][0] for hashed, _ in examples] + [number for _, (number, _) in examples]
-    names = spool.names(numbers + [number for place, (_, train) in listed for number in (place, train)])
-    characters = sum(paragraphs[hashed][1] for hashed in shared)
-    if near:
-        (first, (overlap, train)) = listed[0]
-        spool.notes.append(
-            f"{len(near):,} validation documents stand nearly word for word in the training text (first "
-            f"{names[first]}: {overlap:.0%} in {names[train]}); the validation loss will be too good"
-        )
-    if shared:
-        spool.notes.append(
-            f"{len(shared):,} paragraphs ({characters:,} characters) of the validation text stand in the "
-            f"training text too (first: {examples[0][1][1][:50]!r}); the validation loss will be too good"
-        )
-    return {
-        "near_documents": len(near),
-        "documents": [
-            {"validation": names[place], "train": names[train], "overlap": round(overlap, 4)}
-            for place, (overlap, train) in listed
-        ],
-        "shared_paragraphs": len(shared),
-        "shared_characters": characters,
-        "paragraphs": [
-            {"validation": names[paragraphs[hashed][0]], "train": names[number], "text": text[:80]}
-            for hashed, (number, text) in examples
-        ],
-    }
+    def _words(self) -> tuple[str, str]:
+        """What to call the stretches, and what they are copies of."""
+        sources = {document for document, _, _ in self.stretches}
+        if len(sources) < len(self.stretches) or sources & set(self.copies.source.tolist()):
+            return "held-out pieces", "training text"
+        return "validation documents", "training documents"
+
+    def _documents_of(self, passage: Passage) -> tuple[int, int]:
+        return self.stretches[passage.text][0], passage.source
+
+    def _texts(self, passages: list[Passage]) -> Iterator[str]:
+        """The passages as they stand in the validation text."""
+        row, text = -1, ""
+        for each in passages:
+            if each.text != row:
+                row, text = each.text, "".join(self.spool.text(*self.stretches[each.text][1:]))
+            yield text[each.start : each.end]

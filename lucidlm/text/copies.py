@@ -1,0 +1,337 @@
+"""Which passages of some texts also occur in others: texts come in, passages with their places come out.
+
+Shingles in the same order at nearly the same distance are a passage, as in the alignment of genomes (Li 2018,
+"Minimap2"), so that changed words between them do not hide it. Shingles that occur in many places belong to
+a template, such as that of log lines, and count for nothing. docs/measure.md has the thresholds.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lucidlm.text.letters import SHINGLE, Letters, read_letters
+
+PASSAGE = 240
+"""Letters of the shortest passage that may be changed: half of it is unchanged."""
+UNCHANGED = 0.5
+VERBATIM = 160
+"""Letters of the shortest passage of which nearly all is unchanged."""
+NEARLY_ALL = 0.9
+WHOLE = 0.8
+"""A shorter passage counts where it is this share of its text, as much of it unchanged."""
+COMMON = 16
+"""Shingles and lines that occur more often than this belong to a template."""
+LARGEST = 32_000_000
+"""Letters of text that copies are looked for of; of a longer text only the start is checked."""
+INDEXED = 2_000_000
+"""Shingles that are kept: of a long text every second, fourth, ... one, chosen by its hash."""
+
+EVIDENCE = 80
+"""Letters of a passage that are unchanged and belong to no template, at least."""
+GAP = 6 * SHINGLE
+"""Letters from one unchanged shingle to the next within a passage, at most."""
+BAND = 64
+"""Letters by which the distance may differ within a passage: a changed word is longer or shorter."""
+PENDING = 4_000_000
+"""Shingles that were found and are put in order together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A stretch of a text that also occurs elsewhere."""
+
+    text: int
+    """Which of the texts, from 0, in the order in which they were given."""
+    start: int
+    """Its first character in that text, and `end` the one behind its last."""
+    end: int
+    letters: int
+    source: int
+    """What `look` called the document in which it also occurs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """What of n texts also occurs in others, in letters (a Chinese character counts for three)."""
+
+    letters: np.ndarray
+    """(n,) letters of each text."""
+    copied: np.ndarray
+    """(n,) letters of each text in passages that also occur elsewhere."""
+    with_lines: np.ndarray
+    """(n,) letters of each text in passages or in whole lines that also occur elsewhere."""
+    source: np.ndarray
+    """(n,) the document that has most of them, -1 where there are none."""
+    passages: tuple[Passage, ...]
+    lines: int
+    """Lines of LINE letters or more that also occur elsewhere."""
+    lines_total: int
+    known: np.ndarray
+    """(n,) letters of each text whose shingles occur elsewhere at all, templates included."""
+    template: np.ndarray
+    """(n,) letters of each text whose shingles occur elsewhere more than COMMON times."""
+    unchecked: int
+    """Texts that were not checked, because those before them are LARGEST letters long."""
+
+
+ENTRY = np.dtype(
+    [("hash", "<u8"), ("place", "<i4"), ("end", "<i4"), ("first", "<u4"), ("last", "<u4"), ("text", "<u4")]
+)
+"""A shingle or a line of the texts: its letters (place to end), its characters (first to last), its text."""
+STRETCH = np.dtype(
+    [("place", "<i4"), ("end", "<i4"), ("first", "<u4"), ("last", "<u4"), ("text", "<u4"), ("source", "<i8")]
+)
+HIT = np.dtype([("hash", "<i4"), ("place", "<i8"), ("source", "<i8")])
+
+
+class CopySearch:
+    """Looks for passages of some texts in others: give the texts, `look` at the others, take the `copies`."""
+
+    def __init__(self, texts: Iterable[Iterable[str]]) -> None:
+        self._lengths: list[int] = []
+        self._checked = self._unchecked = 0
+        self._every = 1
+        """Every how many-th shingle is kept."""
+        shingles: list[np.ndarray] = []
+        lines: list[np.ndarray] = []
+        kept = 0
+        for letters in read_letters(self._counted(texts)):
+            self._add_lengths(letters)
+            places, hashes = self._sampled(*letters.shingles())
+            shingles.append(_entries(letters, hashes, places, places + SHINGLE))
+            firsts, ends, hashes = letters.whole_lines()
+            lines.append(_entries(letters, hashes, firsts, ends))
+            kept += len(places)
+            while kept > INDEXED:
+                self._every *= 2
+                shingles = [each[each["hash"] % np.uint64(self._every) == 0] for each in shingles]
+                kept = sum(map(len, shingles))
+        self._shingles, self._lines = _Index(shingles), _Index(lines)
+        self._stretches: list[np.ndarray] = [_rows(0, STRETCH)]
+
+    def look(self, documents: Iterable[tuple[int, Iterable[str]]]) -> Iterator[None]:
+        """Looks at documents, each a number and its text in blocks, about a million characters a turn."""
+        for letters in read_letters(documents):
+            places, hashes = self._sampled(*letters.shingles())
+            sources = letters.documents[letters.pieces]
+            self._shingles.look(hashes, places + letters.first, sources[places])
+            firsts, _, hashes = letters.whole_lines()
+            self._lines.look(hashes, firsts + letters.first, sources[firsts])
+            if self._shingles.waiting > PENDING:
+                self._stretches.append(self._passages())
+            yield
+
+    def copies(self) -> Copies:
+        """What was found, after all documents have been looked at."""
+        self._stretches.append(self._passages())
+        stretches = np.concatenate(self._stretches)
+        passages = _merged(stretches)
+        equal, lines = self._lines.unusual_hits(), self._lines
+        of_lines = _rows(len(equal), STRETCH)
+        for name in ("place", "end", "first", "last", "text"):
+            of_lines[name] = lines.entries[name][equal["hash"]]
+        of_lines["source"] = equal["source"]
+        everything = np.concatenate((stretches, of_lines))
+        lengths = np.array(self._lengths, np.int64)
+        covered = self._covered(np.ones(len(self._shingles.entries), bool))
+        scale = lengths / np.maximum(covered, 1)  # of a long text not every shingle was kept
+        return Copies(
+            letters=lengths,
+            copied=_letters_of(passages, len(lengths)),
+            with_lines=_letters_of(_merged(everything), len(lengths)),
+            source=_main_source(everything, len(lengths)),
+            passages=tuple(
+                Passage(text, first, last, end - place, source)
+                for place, end, first, last, text, source in passages.tolist()
+            ),
+            lines=len(np.unique(equal["hash"])),
+            lines_total=len(lines.entries),
+            known=np.round(self._covered(self._shingles.times > 0) * scale).astype(np.int64),
+            template=np.round(self._covered(self._shingles.common) * scale).astype(np.int64),
+            unchecked=self._unchecked,
+        )
+
+    def _counted(self, texts: Iterable[Iterable[str]]) -> Iterator[tuple[int, Iterable[str]]]:
+        for number, blocks in enumerate(texts):
+            if sum(self._lengths) >= LARGEST:
+                self._unchecked += 1
+                continue
+            self._lengths.append(0)
+            yield number, blocks
+
+    def _add_lengths(self, letters: Letters) -> None:
+        counts = np.bincount(letters.documents[letters.pieces], minlength=len(self._lengths))
+        self._lengths = [known + new for known, new in zip(self._lengths, counts.tolist(), strict=True)]
+
+    def _sampled(self, places: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self._every == 1:
+            return places, hashes
+        taken = hashes % np.uint64(self._every) == 0
+        return places[taken], hashes[taken]
+
+    def _covered(self, chosen: np.ndarray) -> np.ndarray:
+        """Letters of each text that the chosen shingles cover."""
+        marks = _marks(self._shingles.entries["place"][chosen], sum(self._lengths))
+        bounds = np.cumsum([0, *self._lengths])
+        return np.diff(np.concatenate(([0], np.cumsum(marks)))[bounds])
+
+    def _passages(self) -> np.ndarray:
+        """The stretches in what was found since the last call."""
+        index = self._shingles
+        hits = index.unusual_hits()
+        entries = index.entries[hits["hash"]]
+        template = _marks(index.entries["place"][index.common], sum(self._lengths))
+        before = np.concatenate(([0], np.cumsum(template, dtype=np.int32)))
+        # A passage may cross the border of a band, but not those of both rows of bands.
+        lengths = np.array(self._lengths)
+        return np.concatenate([_chains(entries, hits, before, lengths, shift) for shift in (0, BAND // 2)])
+
+
+class _Index:
+    """The shingles or the lines of the texts by their hashes, and where else they were found."""
+
+    def __init__(self, entries: list[np.ndarray]) -> None:
+        joined = np.concatenate([_rows(0, ENTRY), *entries])
+        self.entries = joined[np.argsort(joined["hash"], kind="stable")]
+        self._hashes, self._firsts, self._counts = np.unique(
+            self.entries["hash"], return_index=True, return_counts=True
+        )
+        self._times = np.zeros(len(self._hashes), np.int64)
+        self._hits: list[np.ndarray] = []
+        self.waiting = 0
+        # Most of what is looked at occurs nowhere, and the first bits of its hash tell so at once.
+        bits = max(10, min(26, (16 * len(self._hashes)).bit_length()))
+        self._shift = np.uint64(64 - bits)
+        self._beginnings = np.zeros(1 << bits, bool)
+        self._beginnings[self._hashes >> self._shift] = True
+
+    @property
+    def times(self) -> np.ndarray:
+        """Of each entry: how often it occurs elsewhere."""
+        return np.repeat(self._times, self._counts)
+
+    @property
+    def common(self) -> np.ndarray:
+        """Of each entry: whether it belongs to a template."""
+        return np.repeat((self._times > COMMON) | (self._counts > COMMON), self._counts)
+
+    def look(self, hashes: np.ndarray, places: np.ndarray, sources: np.ndarray) -> None:
+        """Notes which of these occur among the entries."""
+        if not len(self._hashes):
+            return
+        likely = np.flatnonzero(self._beginnings[hashes >> self._shift])
+        hashes = hashes[likely]
+        found = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
+        equal = self._hashes[found] == hashes
+        found, likely = found[equal], likely[equal]
+        wanted = (self._times[found] <= COMMON) & (self._counts[found] <= COMMON)
+        self._times += np.bincount(found, minlength=len(self._times))
+        hits = _rows(int(wanted.sum()), HIT)
+        hits["hash"], likely = found[wanted], likely[wanted]
+        hits["place"], hits["source"] = places[likely], sources[likely]
+        self._hits.append(hits)
+        self.waiting += len(hits)
+
+    def unusual_hits(self) -> np.ndarray:
+        """What was found since the last call and belongs to no template; "hash" numbers the entry."""
+        hits = np.concatenate([_rows(0, HIT), *self._hits])
+        self._hits, self.waiting = [], 0
+        hits = hits[self._times[hits["hash"]] <= COMMON]
+        counts = self._counts[hits["hash"]]
+        firsts = np.repeat(self._firsts[hits["hash"]], counts)
+        hits = np.repeat(hits, counts)
+        hits["hash"] = firsts + np.arange(len(hits)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return hits
+
+
+def _entries(letters: Letters, hashes: np.ndarray, places: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    entries = _rows(len(hashes), ENTRY)
+    entries["hash"] = hashes
+    entries["place"], entries["end"] = places + letters.first, ends + letters.first
+    entries["first"], entries["last"] = letters.characters[places], letters.characters[ends - 1] + 1
+    entries["text"] = letters.documents[letters.pieces[places]]
+    return entries
+
+
+def _rows(count: int, kind: np.dtype) -> np.ndarray:
+    return np.empty(count, kind)
+
+
+def _marks(places: np.ndarray, count: int) -> np.ndarray:
+    """Which of the letters stand in shingles at these places: (count,)."""
+    steps = np.zeros(count + 1, np.int32)
+    np.add.at(steps, places, 1)
+    np.add.at(steps, places + SHINGLE, -1)
+    return np.cumsum(steps[:-1]) > 0
+
+
+def _chains(
+    entries: np.ndarray, hits: np.ndarray, template: np.ndarray, lengths: np.ndarray, shift: int
+) -> np.ndarray:
+    """The passages among shingles that were found: in the same order, at nearly the same distance.
+
+    `template` counts the letters before each place that belong to a template, `lengths` those of each text.
+    """
+    if not len(hits):
+        return _rows(0, STRETCH)
+    bands = (hits["place"] - entries["place"] + shift) // BAND
+    order = np.lexsort((entries["place"], bands))
+    entries, hits, bands = entries[order], hits[order], bands[order]
+    places = entries["place"]
+    breaks = (np.diff(bands) != 0) | (np.diff(places) > GAP) | (np.diff(hits["source"]) != 0)
+    breaks |= np.diff(entries["text"].astype(np.int64)) != 0
+    firsts = np.flatnonzero(np.concatenate(([True], breaks)))
+    lasts = np.append(firsts[1:], len(places)) - 1
+    reach = np.full(len(places), SHINGLE)
+    reach[:-1] = np.where(breaks, SHINGLE, np.minimum(np.diff(places), SHINGLE))
+    own = reach - (template[places + reach] - template[places])  # letters of no template
+    unchanged = np.add.reduceat(own, firsts)
+    start, end = places[firsts], places[lasts] + SHINGLE
+    length = end - start
+    all_own = length - (template[end] - template[start])
+    taken = (length >= PASSAGE) & (unchanged >= UNCHANGED * all_own)
+    taken |= (length >= VERBATIM) & (unchanged >= NEARLY_ALL * all_own)
+    taken |= (length >= WHOLE * lengths[entries["text"][firsts]]) & (unchanged >= WHOLE * all_own)
+    taken &= unchanged >= EVIDENCE
+    firsts, lasts = firsts[taken], lasts[taken]
+    stretches = _rows(len(firsts), STRETCH)
+    stretches["place"], stretches["end"] = start[taken], end[taken]
+    stretches["first"], stretches["last"] = entries["first"][firsts], entries["last"][lasts]
+    stretches["text"], stretches["source"] = entries["text"][firsts], hits["source"][firsts]
+    return stretches
+
+
+def _merged(stretches: np.ndarray) -> np.ndarray:
+    """The same without overlaps; what overlaps becomes one, with the source of its longest part."""
+    if not len(stretches):
+        return stretches
+    stretches = stretches[np.lexsort((-stretches["end"], stretches["place"]))]
+    reached = np.maximum.accumulate(stretches["end"])
+    new = np.concatenate(([True], stretches["place"][1:] >= reached[:-1]))
+    firsts = np.flatnonzero(new)
+    merged = stretches[firsts]
+    merged["end"] = np.maximum.reduceat(stretches["end"], firsts)
+    merged["last"] = np.maximum.reduceat(stretches["last"], firsts)
+    return merged
+
+
+def _letters_of(stretches: np.ndarray, texts: int) -> np.ndarray:
+    """Letters of each text in stretches without overlaps."""
+    lengths = (stretches["end"] - stretches["place"]).astype(np.int64)
+    return np.bincount(stretches["text"], lengths, minlength=texts).astype(np.int64)
+
+
+def _main_source(stretches: np.ndarray, texts: int) -> np.ndarray:
+    """The source that has most letters of each text, -1 where there is none."""
+    main = np.full(texts, -1)
+    order = np.lexsort((stretches["source"], stretches["text"]))
+    stretches = stretches[order]
+    if not len(stretches):
+        return main
+    new = (np.diff(stretches["text"].astype(np.int64)) != 0) | (np.diff(stretches["source"]) != 0)
+    firsts = np.flatnonzero(np.concatenate(([True], new)))
+    letters = np.add.reduceat((stretches["end"] - stretches["place"]).astype(np.int64), firsts)
+    rising = np.argsort(letters, kind="stable")  # the last one written is the largest
+    main[stretches["text"][firsts][rising]] = stretches["source"][firsts][rising]
+    return main
