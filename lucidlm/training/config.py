@@ -123,13 +123,18 @@ class TrainConfig:
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number type of the products; weights and loss stay float32. auto: the faster one, measured."""
+    """dtype of the matmuls. auto: with --minutes the faster, measured; else float32, on a GPU bfloat16."""
     threads: int = 0
-    """Processor threads (0: all)."""
+    """CPU threads. 0: with --minutes one or all, measured; else one for small models, all for others."""
     compile: bool = False
     """Compile the model with torch.compile; if that fails, train without and say so."""
     tensorboard: bool = False
     """Write TensorBoard's event files into the run too."""
+
+    @property
+    def timed(self) -> bool:
+        """Whether the clock decides how long the run is; else steps or epochs do, and it decides nothing."""
+        return self.steps is None and self.epochs is None
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:

@@ -15,7 +15,14 @@ from lucidlm.errors import ConfigError
 from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.model.config import GPTConfig, preset
 from lucidlm.model.gpt import GPT
-from lucidlm.runtime.device import dtype_of, probe_matmul, set_threads, synchronise, time_of
+from lucidlm.runtime.device import (
+    available_processors,
+    dtype_of,
+    probe_matmul,
+    set_threads,
+    synchronise,
+    time_of,
+)
 from lucidlm.text.corpus import Corpus, train_documents
 from lucidlm.text.windows import Windows
 from lucidlm.training.clock import Clock
@@ -44,7 +51,7 @@ VALIDATING_SHARE = 0.06
 FINAL_SHARE = 0.03
 """And the evaluation of the whole validation text at the end at most this; a longer text is sampled."""
 
-Products = Literal["float32", "bfloat16"]
+Matmuls = Literal["float32", "bfloat16"]
 
 MOST_EPOCHS_ON, MOST_EPOCHS_ON_SMALL = 20.0, 40.0
 """Passes over its text after which weights that started from others learn nothing but the text itself.
@@ -53,6 +60,8 @@ Small models, under ONE_THREAD_WEIGHTS, have room for more of it: docs/numbers.m
 """
 ONE_THREAD_WEIGHTS = 20_000_000
 """A model with fewer weights in its blocks than this is also tried on one thread."""
+FIXED_ONE_THREAD_WEIGHTS = 2_000_000
+"""Without a time limit a model with fewer weights in its blocks than this trains on one thread."""
 
 COURSE = Recipe(name="adamw", lr=5e-4, matrix_lr=5e-4, weight_decay=0.1, beta2=0.999)
 """The course's own: a constant rate, no warm-up, no clipping."""
@@ -87,7 +96,7 @@ class Planned:
 class _Speed:
     """How fast this machine trains one model."""
 
-    dtype: Products
+    dtype: Matmuls
     threads: int
     seconds_per_step: float
     alone_s: float | None
@@ -109,7 +118,7 @@ def make_plan(
     was asked for cannot be.
     """
     minutes = config.minutes
-    if minutes is None and config.steps is None and config.epochs is None:
+    if minutes is None and config.timed:
         minutes = DEFAULT_MINUTES
     deadline_s = None if minutes is None else 60 * minutes
     model, why = _model(config, corpus, device, seconds=deadline_s, base=base)
@@ -297,37 +306,70 @@ def _measure(
     batch_size: int,
     micro_batch: int,
 ) -> _Speed:
-    """Trains a throw-away copy for a few steps in each number type that is allowed, and takes the faster."""
-    names: tuple[Products, ...] = ("float32", "bfloat16") if config.dtype == "auto" else (config.dtype,)
-    if config.dtype == "auto" and device.type == "cuda":
-        names = ("bfloat16",) if torch.cuda.is_bf16_supported() else ("float32",)
+    """Trains a throw-away copy for a few steps: dtype, threads and the seconds of a step.
+
+    With a time limit the fastest of what is allowed is taken. Without one dtype and threads are fixed before
+    anything is measured, and the time only says how long the run will take.
+    """
     every = torch.get_num_threads()
-    # Threads wait for each other after every product: where other programs hold a processor, one that waits
-    # for nobody can be ten times as fast.
-    alone = config.threads == 0 and device.type == "cpu" and _block_weights(model) < ONE_THREAD_WEIGHTS
     windows = Windows(corpus.train, model.context_length)
     with torch.random.fork_rng():
         copy = GPT(model).to(device).train()
     optimizers = make_optimizers(copy, optim)
-    seconds: dict[tuple[Products, int], float] = {}
-    for threads in sorted({every, 1}) if alone else [every]:
-        set_threads(threads)
-        # The better number type on one thread is the better one on more: it need not be found twice.
-        for name in [min(seconds, key=seconds.__getitem__)[0]] if seconds else names:
-            most = 3 * min(seconds.values(), default=math.inf)
-            seconds[name, threads] = _seconds_per_step(
-                copy, optimizers, windows, device, name, batch_size, micro_batch, most=most
-            )
-    set_threads(every)
-    dtype, threads = fastest = min(seconds, key=seconds.__getitem__)
     tokens = batch_size * model.context_length
+
+    def seconds_of(dtype: Matmuls, threads: int, most: float = math.inf) -> float:
+        set_threads(threads)
+        return _seconds_per_step(copy, optimizers, windows, device, dtype, batch_size, micro_batch, most=most)
+
+    if not config.timed:
+        dtype, threads = fixed_dtype(config, device), fixed_threads(config, model, device)
+        seconds = seconds_of(dtype, threads)
+        set_threads(every)
+        line = (
+            f"{dtype} matmuls, float32 weights and loss, {_threads(threads)}: fixed without --minutes; "
+            f"{tokens / seconds:,.0f} tokens/s measured"
+        )
+        return _Speed(dtype, threads, seconds, None, line)
+    names: tuple[Matmuls, ...] = ("float32", "bfloat16") if config.dtype == "auto" else (config.dtype,)
+    if config.dtype == "auto" and device.type == "cuda":
+        names = (fixed_dtype(config, device),)
+    # Threads wait for each other after every matmul: where other programs use a core, one thread that waits
+    # for nobody can be ten times as fast.
+    alone = config.threads == 0 and device.type == "cpu" and _block_weights(model) < ONE_THREAD_WEIGHTS
+    times: dict[tuple[Matmuls, int], float] = {}
+    for threads in sorted({every, 1}) if alone else [every]:
+        # The better dtype on one thread is the better one on more: it need not be found twice.
+        for name in [min(times, key=times.__getitem__)[0]] if times else names:
+            times[name, threads] = seconds_of(name, threads, 3 * min(times.values(), default=math.inf))
+    set_threads(every)
+    dtype, threads = fastest = min(times, key=times.__getitem__)
     speeds = ", ".join(
-        f"{tokens / each:,.0f} in {name} on {count} thread{'s' * (count > 1)}"
-        for (name, count), each in seconds.items()
+        f"{tokens / each:,.0f} in {name} on {_threads(count)}" for (name, count), each in times.items()
     )
-    count = f"{threads} thread{'s' * (threads > 1)}"
-    line = f"{dtype} products, float32 weights and loss, {count}; tokens/s: {speeds}"
-    return _Speed(dtype, threads, seconds[fastest], seconds.get((dtype, 1)), line)
+    line = f"{dtype} matmuls, float32 weights and loss, {_threads(threads)}; tokens/s: {speeds}"
+    return _Speed(dtype, threads, times[fastest], times.get((dtype, 1)), line)
+
+
+def fixed_dtype(config: TrainConfig, device: torch.device) -> Matmuls:
+    """The dtype of a run without a time limit: the one asked for, else by the kind of device alone."""
+    if config.dtype != "auto":
+        return config.dtype
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def fixed_threads(config: TrainConfig, model: GPTConfig, device: torch.device) -> int:
+    """The threads of a run without a time limit: the number asked for, else by the model's size alone.
+
+    A second thread gains a small model little on a quiet machine, and on a busy one it can cost ten times
+    the time.
+    """
+    small = device.type == "cpu" and _block_weights(model) < FIXED_ONE_THREAD_WEIGHTS
+    return config.threads or (1 if small else available_processors())
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' * (count > 1)}"
 
 
 def _seconds_per_step(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -50,6 +51,10 @@ from lucidlm.weights.huggingface import load_model
 from lucidlm.weights.load import load
 
 CORPUS = "data"
+UNTIMED_FLOAT32: tuple[Literal["stock"], str] = (
+    "stock",
+    "float32: PyTorch's own kernels, no --minutes given",
+)
 PREPARED = "prepared.json"
 ENVIRONMENT = "env.json"
 
@@ -140,7 +145,8 @@ def start_run(
         device, notes = _settle(config)
         corpus = _corpus_of(config, folder, say, tokenizer)
         if plan is None:
-            float32, note = fastest_exact_float32(device)
+            # Without a time limit nothing that a probe's speed decides may change the weights.
+            float32, note = fastest_exact_float32(device) if config.timed else UNTIMED_FLOAT32
             set_float32(float32)
             notes.append(note)
             shape = base.config if base is not None else None

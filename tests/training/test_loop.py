@@ -16,6 +16,7 @@ import pytest
 from lucidlm.errors import RunError
 from lucidlm.measure.history import read_history
 from lucidlm.training import loop, metrics, setup
+from lucidlm.training import plan as planning
 from lucidlm.training.config import Plan, learning_rate_factor, trapezoid
 from lucidlm.training.loop import train
 from lucidlm.training.runs import checkpoint_folders, read_settings, write_settings
@@ -828,3 +829,18 @@ def test_threads_that_stall_are_left_for_one_and_run_toml_has_it(
     monkeypatch.setattr(loop, "start_run", real)
     train(make_config(out="again"), plan=plan)
     assert fingerprint(_last("again")) == fingerprint(_last("run"))
+
+
+def test_without_minutes_no_probe_of_speed_changes_the_weights(make_config, monkeypatch, fingerprint):
+    chosen = {}
+    for faster, seconds in (("stock", 0.1), ("onednn", 0.2)):
+        probe = (faster, "float32: the faster one")
+        monkeypatch.setattr(setup, "fastest_exact_float32", lambda device, probe=probe: probe)
+        monkeypatch.setattr(planning, "_seconds_per_step", lambda *_, s=seconds, **__: s)
+        out = f"run-{faster}"
+        small = {"preset": "modern-1m", "context_length": 16, "batch_tokens": 32}
+        train(make_config(out=out, steps=2, threads=0, dtype="auto", **small))
+        chosen[out] = read_settings(Path(out))[1], fingerprint(_last(out))
+    first, second = chosen.values()
+    assert first == second
+    assert first[0].float32 == "stock"

@@ -180,10 +180,65 @@ def test_a_text_shorter_than_a_window_gets_a_shorter_window_and_that_is_said(pla
     Windows(short.train, planned.plan.model.context_length).batch_at(seed=0, step=0, batch_size=1)
 
 
-def test_the_faster_number_type_is_taken_and_said(plan_for):
-    planned = plan_for(steps=1, dtype="auto")
+def test_with_minutes_the_faster_dtype_is_taken_and_said(plan_for):
+    planned = plan_for(minutes=1, dtype="auto")
     assert planned.plan.dtype == "bfloat16"
-    assert any("bfloat16 products" in line for line in planned.lines)
+    assert any("bfloat16 matmuls" in line for line in planned.lines)
+
+
+@pytest.fixture
+def race(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
+    """race(dtype, threads): from now on a step is fast in this dtype on this number of threads, else slow."""
+
+    def fast_in(dtype: str, threads: int) -> None:
+        def seconds_per_step(*arguments: object, **_: object) -> float:
+            wins = dtype in arguments and torch.get_num_threads() == threads
+            return SECONDS_PER_STEP * (0.1 if wins else 1.0)
+
+        monkeypatch.setattr(planning, "_seconds_per_step", seconds_per_step)
+
+    monkeypatch.setattr(planning, "available_processors", lambda: 2)
+    monkeypatch.setattr(planning, "time_of", lambda work, **_: 0.01)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield fast_in
+    torch.set_num_threads(before)
+
+
+RACES = [("float32", 1), ("float32", 2), ("bfloat16", 1), ("bfloat16", 2)]
+
+
+@pytest.mark.parametrize("budget", [{"steps": 30}, {"epochs": 1.0}], ids=["steps", "epochs"])
+@pytest.mark.parametrize(("name", "threads"), [("modern-1m", 1), ("modern-3m", 2)])
+def test_without_minutes_no_race_of_speeds_decides_anything(corpus, race, budget, name, threads):
+    plans = []
+    for winner in RACES:
+        race(*winner)
+        asked = TrainConfig(preset=name, **budget)
+        planned = make_plan(asked, corpus, CPU, clock=Clock())
+        plans.append(planned.plan)
+        assert any(
+            f"float32 matmuls, float32 weights and loss, {threads} thread" in line for line in planned.lines
+        )
+    assert all(plan == plans[0] for plan in plans)
+    assert (plans[0].dtype, plans[0].threads) == ("float32", threads)
+
+
+def test_with_minutes_the_race_decides_dtype_and_threads(corpus, race):
+    chosen = set()
+    for winner in RACES:
+        race(*winner)
+        plan = make_plan(TrainConfig(preset="modern-1m", minutes=1), corpus, CPU, clock=Clock()).plan
+        chosen.add((plan.dtype, plan.threads))
+    assert ("float32", 1) in chosen
+    assert ("bfloat16", 1) in chosen
+
+
+def test_without_minutes_dtype_and_threads_that_were_asked_for_are_taken(corpus, race):
+    race("float32", 1)
+    asked = TrainConfig(preset="modern-1m", steps=3, dtype="bfloat16", threads=2)
+    plan = make_plan(asked, corpus, CPU, clock=Clock()).plan
+    assert (plan.dtype, plan.threads) == ("bfloat16", 2)
 
 
 def test_the_lines_name_text_tokenizer_model_and_steps(plan_for, corpus):
