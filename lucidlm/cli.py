@@ -171,8 +171,9 @@ def evaluate(
     """
     from lucidlm.display import counter, stage_printer
     from lucidlm.measure import judgement, report
-    from lucidlm.measure.history import read_history
+    from lucidlm.measure.history import METRICS, read_history
     from lucidlm.text.account import Account
+    from lucidlm.training.runs import state_of
     from lucidlm.training.setup import corpus_of_run, is_run
 
     loaded, tokenizer, dtype = _load(model, compute)
@@ -187,6 +188,8 @@ def evaluate(
         "batch_size": batch_size,
         "dtype": dtype,
     }
+    state = state_of(run).sentence(run) if run is not None and (run / METRICS).exists() else ""
+    remarks = (state,) if state else ()
     if run is not None and baselines and protocol == "lucid":
         result = judgement.judge(
             loaded,
@@ -194,12 +197,13 @@ def evaluate(
             list(documents),
             corpus=corpus_of_run(run),
             history=None if texts else read_history(run),
+            remarks=remarks,
             progress=stage_printer,
             **settings,
         )
     else:
         result = judgement.without_training_text(
-            loaded, tokenizer, documents, progress=counter("tokens scored"), **settings
+            loaded, tokenizer, documents, remarks=remarks, progress=counter("tokens scored"), **settings
         )
     if texts:
         result = replace(result, evaluation=replace(result.evaluation, account=account))
@@ -646,12 +650,18 @@ def info(model: str, *, json: Annotated[bool, Parameter(negative="")] = False) -
     """
     from lucidlm.measure.history import METRICS, read_history
     from lucidlm.measure.verdict import course_of
+    from lucidlm.training.runs import state_of
+    from lucidlm.training.setup import design_of_run
 
     loaded, tokenizer, _ = _load(model, Compute(device="cpu"))
     values = {"model": model, "parameters": loaded.n_parameters} | loaded.config.to_dict()
     values |= {"tokenizer": tokenizer.name, "document_prefix_id": loaded.document_prefix_id}
     if (Path(model) / METRICS).exists():
-        values["verdict"] = course_of(read_history(Path(model)))
+        history = read_history(Path(model))
+        state = state_of(Path(model), history)
+        values |= {"status": state.status, "step": state.step}
+        course = str(course_of(history, design=design_of_run(Path(model))))
+        values["verdict"] = f"{state.sentence(Path(model))} {course}".strip()
     if json:
         print(_json(values))
         return
@@ -661,7 +671,7 @@ def info(model: str, *, json: Annotated[bool, Parameter(negative="")] = False) -
 
 @app.command
 def runs(folder: str = "runs", *, json: Annotated[bool, Parameter(negative="")] = False) -> None:
-    """List the runs in a folder, the newest first, with their best validation loss.
+    """List the runs in a folder, the newest first: status, best validation loss, dtype and threads.
 
     Parameters
     ----------
@@ -670,23 +680,9 @@ def runs(folder: str = "runs", *, json: Annotated[bool, Parameter(negative="")] 
     json
         Print the list as JSON.
     """
-    from lucidlm.measure.history import read_history
-    from lucidlm.training.runs import list_runs
+    from lucidlm.training.runs import list_runs, row_of
 
-    rows = []
-    for run in list_runs(Path(folder)):
-        history = read_history(run)
-        best = history.best
-        rows.append(
-            {
-                "run": str(run),
-                "steps": history.steps[-1].step if history.steps else 0,
-                "best_step": best.step if best else None,
-                "validation_loss_nats": best.validation_loss_nats if best else None,
-                "perplexity": best.validation_perplexity if best else None,
-                "bits_per_byte": best.validation_bits_per_byte if best else None,
-            }
-        )
+    rows = [row_of(run) for run in list_runs(Path(folder))]
     if json:
         print(_json(rows))
     elif not rows:
@@ -889,16 +885,21 @@ def _closing_lines(result: "TrainResult") -> str:
 
 def _print_runs(rows: list[dict[str, Any]]) -> None:
     wide = max(len(row["run"]) for row in rows)
-    print(f"{'run':<{wide}} {'steps':>7} {'best':>7} {'loss':>8} {'perplexity':>11} {'bits/byte':>9}")
+    print(
+        f"{'run':<{wide}} {'status':<11} {'steps':>7} {'best':>7} {'loss':>8} {'perplexity':>11} "
+        f"{'bits/byte':>9} {'dtype':<8} {'threads':>7}  validated on"
+    )
     for row in rows:
+        head = f"{row['run']:<{wide}} {row['status']:<11} {row['steps']:>7,}"
         if row["best_step"] is None:
-            print(f"{row['run']:<{wide}} {row['steps']:>7,}  no validation yet")
-        else:
-            print(
-                f"{row['run']:<{wide}} {row['steps']:>7,} {row['best_step']:>7,} "
-                f"{row['validation_loss_nats']:>8.4f} {row['perplexity']:>11,.2f} "
-                f"{row['bits_per_byte']:>9.4f}"
-            )
+            print(f"{head}  no validation yet")
+            continue
+        tokens, of = row["validation_tokens"], row["heldout_tokens"]
+        sample = f"a sample of {tokens:,} of {of:,} tokens" if of and of > tokens else f"{tokens:,} tokens"
+        print(
+            f"{head} {row['best_step']:>7,} {row['validation_loss_nats']:>8.4f} {row['perplexity']:>11,.2f} "
+            f"{row['bits_per_byte']:>9.4f} {row['dtype'] or '?':<8} {row['threads'] or '?':>7}  {sample}"
+        )
 
 
 def _json(value: Any) -> str:

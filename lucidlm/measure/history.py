@@ -11,7 +11,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lucidlm.errors import RunError
+from lucidlm.measure.trend import CERTAIN_RISE, medians_of_three, noise_of
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
@@ -50,6 +53,8 @@ class Validation:
     training_bits_per_byte: float
     training_tokens: int
     time_s: float
+    heldout_tokens: int | None = None
+    """Tokens of the whole held-out part, of which `validation_tokens` were scored; None in older runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,13 @@ class History:
 
     steps: tuple[Step, ...]
     validations: tuple[Validation, ...]
+    end: int | None = None
+    """The signal that ended the run, 0 where it came to its end; None: it goes on, or it was killed."""
+
+    @property
+    def last_step(self) -> int:
+        """The last step that was written down."""
+        return self.steps[-1].step if self.steps else 0
 
     @property
     def best(self) -> Validation | None:
@@ -85,13 +97,15 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_history(run: Path) -> History:
     """What happened in the run at that folder."""
-    steps, validations = [], []
+    steps, validations, end = [], [], None
     for event in read_events(Path(run) / METRICS):
         if event.get("event") == "step":
             steps.append(_from_event(Step, event))
         elif event.get("event") == "validation":
             validations.append(_from_event(Validation, event))
-    return History(tuple(steps), tuple(validations))
+        if event.get("event") in ("step", "validation", "end"):
+            end = event.get("interrupted", 0) if event["event"] == "end" else None
+    return History(tuple(steps), tuple(validations), end)
 
 
 def _from_event(kind: type[Step] | type[Validation], event: dict[str, Any]) -> Any:
@@ -100,17 +114,21 @@ def _from_event(kind: type[Step] | type[Validation], event: dict[str, Any]) -> A
     return kind(**values)
 
 
-def passed_its_best(validations: list[Validation], *, patience: int = 5) -> bool:
+def passed_its_best(validations: list[Validation], *, decay_from: int, patience: int = 5) -> bool:
     """Whether the validation loss has passed its best for good, so that training on is a waste.
 
-    For good: the best lies at least `patience` validations and a tenth of the steps so far back, the last
-    three losses rise, and the last is over the best by 2 %. A bump on the way down meets none or one of
-    these.
+    For good: the learning rate has begun to fall (`decay_from`), the best lies at least `patience`
+    validations and a tenth of the steps so far back, the last three losses rise, and each lies over the
+    lowest median of three neighbours by 2 % and by six times the noise of one validation (6 % are always
+    enough). A bump on the way down meets none or one of these, and what a full learning rate loses, its decay
+    may win back.
     """
-    if len(validations) <= patience:
+    if len(validations) <= patience or validations[-1].step < decay_from:
         return False
-    losses = [validation.validation_loss_nats for validation in validations]
-    best = min(range(len(losses)), key=losses.__getitem__)
+    losses = np.array([validation.validation_loss_nats for validation in validations])
+    best = int(losses.argmin())
     steps_since = validations[-1].step - validations[best].step
     long_ago = len(losses) - 1 - best >= patience and steps_since >= validations[-1].step / 10
-    return long_ago and losses[-3] < losses[-2] < losses[-1] and losses[-1] > 1.02 * losses[best]
+    rising = losses[-3] < losses[-2] < losses[-1]
+    far = max(0.02, min(6 * float(noise_of(losses)), CERTAIN_RISE))
+    return bool(long_ago and rising and losses[-3] > (1 + far) * medians_of_three(losses).min())

@@ -12,7 +12,7 @@ from lucidlm.measure.evaluation import EncodedText, Evaluation, evaluate_documen
 from lucidlm.measure.explanation import Explanation, explain_texts
 from lucidlm.measure.history import History
 from lucidlm.measure.memorization import Memorization, measure_memorization
-from lucidlm.measure.verdict import course_of, gain_of, overfits, place_of, recital_of
+from lucidlm.measure.verdict import Course, course_of, gain_of, place_of, recital_of
 from lucidlm.model.generation import generate_batch
 from lucidlm.model.gpt import GPT
 from lucidlm.text.corpus import Corpus, train_documents
@@ -43,6 +43,8 @@ class Judgement:
     memorization: Memorization | None
     explanation: Explanation | None
     sentences: tuple[str, ...]
+    course: Course | None = None
+    """How the run went whose weights these are; None where its history is not at hand."""
 
     @property
     def verdict(self) -> str:
@@ -54,6 +56,7 @@ class Judgement:
         return self.evaluation.to_dict() | {
             "baselines": self.baselines.to_dict() if self.baselines else None,
             "memorization": self.memorization.to_dict() if self.memorization else None,
+            "course": self.course.to_dict() if self.course else None,
             "verdict": self.verdict,
         }
 
@@ -88,15 +91,17 @@ def judge(
     corpus: Corpus,
     history: History | None = None,
     started_from: str | None = None,
+    remarks: Sequence[str] = (),
     limit_bytes: int = BASELINE_BYTES,
     progress: Stages | None = None,
     **settings: Any,
 ) -> Judgement:
     """All of it, for held-out documents, as `evaluate_documents` takes them, and the corpus learnt from.
 
-    `started_from` names the weights that a run went on from; `limit_bytes` of training text are given to the
-    baselines at most, which predict the text as its tokens spell it; `settings` are those of
-    `evaluate_documents`. Nothing in it looks at a clock: the same weights are judged the same.
+    `started_from` names the weights that a run went on from; `remarks` are sentences that come first;
+    `limit_bytes` of training text are given to the baselines at most, which predict the text as its tokens
+    spell it; `settings` are those of `evaluate_documents`. Nothing in it looks at a clock: the same weights
+    are judged the same.
     """
     stages = progress or (lambda stage, done, total: None)
     evaluation = evaluate_documents(
@@ -125,18 +130,31 @@ def judge(
         corpus.train,
         progress=progress,
     )
+    course = (
+        course_of(history, baselines=baselines, design=_design(corpus))
+        if history is not None and history.validations
+        else None
+    )
     sentences = (
+        *remarks,
         gain_of(history, started_from) if history is not None and started_from else "",
-        course_of(history) if history is not None and history.validations else "",
-        place_of(evaluation.bits_per_byte, baselines, longer=history is None or not overfits(history)),
+        str(course) if course is not None else "",
+        place_of(evaluation.bits_per_byte, baselines, longer=course is None or not course.no_use_in_longer),
         recital_of(memorization, who="the best weights write" if history is not None else "it writes"),
     )
     told = tuple(sentence for sentence in sentences if sentence)
-    return Judgement(evaluation, baselines, memorization, _paragraph(model, tokenizer, held_out), told)
+    return Judgement(
+        evaluation, baselines, memorization, _paragraph(model, tokenizer, held_out), told, course
+    )
 
 
 def without_training_text(
-    model: GPT, tokenizer: Tokenizer, documents: Iterable[np.ndarray | EncodedText], **settings: Any
+    model: GPT,
+    tokenizer: Tokenizer,
+    documents: Iterable[np.ndarray | EncodedText],
+    *,
+    remarks: Sequence[str] = (),
+    **settings: Any,
 ) -> Judgement:
     """What can be said without knowing what the model was trained on: its evaluation, and a paragraph."""
     first: list[np.ndarray] = []
@@ -148,7 +166,7 @@ def without_training_text(
             yield document
 
     evaluation = evaluate_documents(model, tokenizer, watched(), **settings)
-    return Judgement(evaluation, None, None, _paragraph(model, tokenizer, first), ())
+    return Judgement(evaluation, None, None, _paragraph(model, tokenizer, first), tuple(remarks))
 
 
 def count_tokens(corpus: Corpus) -> np.ndarray:
@@ -171,6 +189,10 @@ def write_texts(model: GPT, tokenizer: Tokenizer) -> list[np.ndarray]:
     return [
         np.array([token.id for token in text.tokens if token.id != tokenizer.end_of_text]) for text in written
     ]
+
+
+def _design(corpus: Corpus) -> str:
+    return "given" if corpus.manifest["validation_sources"] else "documents"
 
 
 def _ids(document: np.ndarray | EncodedText) -> np.ndarray:

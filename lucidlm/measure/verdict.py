@@ -1,43 +1,332 @@
-"""Is it good? A run's losses, baselines and recitals in; a few sentences out, each by a stated rule.
+"""How did the run go? Its validations in; one code, the numbers behind it, and a sentence made from them out.
 
-The rules, their thresholds and their reasons are in docs/verdicts.md.
+The rules, their thresholds and a history for each are in docs/verdicts.md.
 """
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
 
 from lucidlm.measure.baselines import Baseline, Baselines
 from lucidlm.measure.history import History, Validation
 from lucidlm.measure.memorization import Memorization
+from lucidlm.measure.trend import CERTAIN_RISE, OVER_BEST, WORSE, Trend, level_of, noise_of, trend_of
 
-WORSE = 0.005
-"""A validation loss this share over the best one is worse; under it, the difference is noise."""
-MEMORISED = 0.7
-"""A training loss under this share of the validation loss is learnt by heart."""
-FALLING = 0.01
-"""A loss that fell by this share over the last fifth of the steps is still falling."""
+Code = Literal[
+    "too_short", "too_little_text", "improving", "converged", "flat", "stuck", "overfits", "memorizes",
+    "unstable", "worse", "other_source",
+]  # fmt: skip
+
+MEMORIZED = 0.7
+"""A training loss under this share of the validation loss is memorization, after an epoch."""
+OTHER_SOURCE = 0.8
+"""Within the first epoch a gap comes from the texts alone: under this share, they are of two kinds."""
+GAINED = 0.5
+"""A plateau that has not gained this share of the way from the unigram to the n-gram is no convergence."""
+LEAST_GAIN = 0.1
+"""Bits per byte between unigram and n-gram under which there is nothing to gain."""
+FEWEST_TOKENS = 100
+"""Held-out tokens under which no verdict stands on a loss."""
+
 RECITED = 0.05
 """A share of long sequences from the training text so far above the held-out text's is reciting."""
 
 
-def course_of(history: History) -> str:
-    """The best step, what came after it, and what to try next."""
-    best, last = history.best, history.validations[-1] if history.validations else None
-    if best is None or last is None:
-        return "No validation yet: there is no best step."
-    numbers = (
-        f"validation loss {best.validation_loss_nats:.4f} nats per token, "
-        f"perplexity {best.validation_perplexity:,.1f}, {best.validation_bits_per_byte:.3f} bits per byte"
-    )
-    if best.step == last.step:
-        return f"The last step, {best.step:,}, is the best: {numbers}. {_gap(best)}{_still(history)}"
-    if not _worse(best, last):
-        return (
-            f"The best step is {best.step:,} of {last.step:,}: {numbers}. Later steps were no better "
-            f"and no worse (step {last.step:,}: {last.validation_loss_nats:.4f}): "
-            f"it has converged. {_gap(best)}"
-        )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """How a run went, by the losses of its validations; losses in nats per token."""
+
+    code: Code
+    best: Validation | None = None
+    last: Validation | None = None
+    validations: int = 0
+    """The step with the best of so many was kept."""
+    level_nats: float = 0.0
+    """Median validation loss of the last third of the validations."""
+    noise: float = 0.0
+    """Standard deviation of a validation loss about its curve, relative."""
+    rise: float = 0.0
+    """How far the end lies over the lowest loss, relative."""
+    fall: float = 0.0
+    """By how much the validation loss falls in the last fifth of the steps, relative."""
+    training_before_nats: float = 0.0
+    """Training loss around the best step."""
+    same_source: bool | None = True
+    """Whether held-out and training text are of one source; None where a given text leaves it open."""
+    source_share: float | None = None
+    """Training loss as a share of the validation loss within the first epoch, where both were measured."""
+    unigram_bits: float | None = None
+    ngram_bits: float | None = None
+
+    @property
+    def epochs(self) -> float:
+        """How often the training text was read."""
+        return self.last.epoch if self.last else 0.0
+
+    @property
+    def training_share(self) -> float:
+        """Last training loss as a share of the last validation loss."""
+        if self.last is None or not self.last.validation_loss_nats:
+            return 1.0
+        return self.last.training_loss_nats / self.last.validation_loss_nats
+
+    @property
+    def memorized(self) -> bool:
+        """Whether the training text was read once or more and costs far less than text of its source."""
+        return self.same_source is True and self.epochs >= 1 and self.training_share < MEMORIZED
+
+    @property
+    def no_use_in_longer(self) -> bool:
+        """Whether more steps on the same text would not help."""
+        return self.code in ("overfits", "memorizes", "unstable")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Stable keys, for JSON."""
+        derived = ("epochs", "training_share", "memorized")
+        return asdict(self) | {name: getattr(self, name) for name in derived}
+
+    def __str__(self) -> str:
+        """One to three short sentences."""
+        return " ".join(sentence for sentence in (_SENTENCES[self.code](self), _source(self), _choice(self))
+                        if sentence)  # fmt: skip
+
+
+def course_of(history: History, *, baselines: Baselines | None = None, design: str = "documents") -> Course:
+    """How a run went, by its validations.
+
+    `design` is the corpus's: "given" where the validation text may be of another source. `baselines` are of
+    the same held-out text: without them a plateau is "flat", since nobody knows whether it is a good one.
+    """
+    trained = [each for each in history.validations if each.step > 0]
+    best = history.best
+    if len(trained) < 2 or best is None:
+        last = history.validations[-1] if history.validations else None
+        return Course(code="too_short", best=best, last=last, validations=len(history.validations))
+    first = history.validations[0]
+    if first.step == 0 and first.validation_loss_nats < trained[0].validation_loss_nats:
+        trained = [first, *trained]  # weights that knew something already
+    losses = np.array([each.validation_loss_nats for each in trained])
+    trend = trend_of(np.array([each.step for each in trained]), losses)
+    training = np.array([each.training_loss_nats for each in trained])
+    share = _first_epoch_share(trained)
+    same = (None if share is None else share >= OTHER_SOURCE) if design == "given" else True
+    at = int(trend.best)
+    unigram, ngram = _counting(baselines)
+    values: dict[str, Any] = {
+        "best": best,
+        "last": trained[-1],
+        "validations": len(history.validations),
+        "level_nats": float(trend.level),
+        "noise": float(trend.noise),
+        "rise": float(trend.rise),
+        "fall": float(trend.fall),
+        "training_before_nats": float(np.median(training[max(0, at - 1) : at + 2])),
+        "same_source": same,
+        "source_share": share,
+        "unigram_bits": unigram,
+        "ngram_bits": ngram,
+    }
+    course = Course(code="flat", **values)
+    return Course(code=_code(course, trend, _training_rose(trained, course, trend)), **values)
+
+
+def _code(course: Course, trend: Trend, training_rose: bool) -> Code:
+    assert course.last is not None
+    if course.last.validation_tokens < FEWEST_TOKENS:
+        return "too_little_text"
+    if trend.rose or trend.jumped:
+        if training_rose:
+            return "unstable"
+        if course.same_source is False:
+            return "other_source"
+        if course.epochs < 1 or course.same_source is None:
+            return "worse"
+        return "memorizes" if course.memorized else "overfits"
+    if trend.falling:
+        return "improving"
+    if course.same_source is False:
+        return "other_source"
+    if course.memorized:
+        return "memorizes"
+    if course.unigram_bits is None or course.ngram_bits is None:
+        return "flat"
+    return "stuck" if _far_from_counting(course) else "converged"
+
+
+def _training_rose(trained: list[Validation], course: Course, trend: Trend) -> bool:
+    """Whether the training loss rose after the best step too, by more than its noise."""
+    losses = np.array([each.training_loss_nats for each in trained])
+    tolerance = max(WORSE, min(OVER_BEST * float(noise_of(losses)), CERTAIN_RISE))
+    end = float(losses[-1])
+    if trend.rose:
+        end = min(end, float(level_of(losses)))
+    return end > (1 + tolerance) * course.training_before_nats
+
+
+def _first_epoch_share(trained: list[Validation]) -> float | None:
+    within = [each for each in trained if 0 < each.epoch <= 1 and each.step > 0]
+    if not within or not within[-1].validation_loss_nats:
+        return None
+    return within[-1].training_loss_nats / within[-1].validation_loss_nats
+
+
+def _counting(baselines: Baselines | None) -> tuple[float | None, float | None]:
+    """Bits per byte of the unigram and of the best n-gram, where both were measured."""
+    rows = baselines.rows if baselines is not None else ()
+    unigram = [row.bits_per_byte for row in rows if "unigram" in row.name]
+    ngrams = [row.bits_per_byte for row in rows if "n-gram" in row.name]
+    return (min(unigram), min(ngrams)) if unigram and ngrams else (None, None)
+
+
+def _far_from_counting(course: Course) -> bool:
+    assert course.best is not None
+    assert course.unigram_bits is not None
+    assert course.ngram_bits is not None
+    bits, room = course.best.validation_bits_per_byte, course.unigram_bits - course.ngram_bits
+    if room < LEAST_GAIN:
+        return bits > course.unigram_bits + LEAST_GAIN
+    return course.unigram_bits - bits < GAINED * room
+
+
+def _best(course: Course) -> str:
+    best, last = course.best, course.last
+    assert best is not None
+    assert last is not None
     return (
-        f"The best step is {best.step:,} of {last.step:,}: {numbers}. Later steps were worse: by step "
-        f"{last.step:,} the validation loss was {last.validation_loss_nats:.4f}, while {_why(best, last)}"
+        f"best validation loss {best.validation_loss_nats:.4f} nats per token "
+        f"(perplexity {best.validation_perplexity:,.1f}, {best.validation_bits_per_byte:.3f} bits per byte) "
+        f"at step {best.step:,} of {last.step:,}"
     )
+
+
+def _training(course: Course) -> str:
+    assert course.last is not None
+    return (
+        f"training loss {course.training_before_nats:.4f} around the best step, "
+        f"{course.last.training_loss_nats:.4f} at the last"
+    )
+
+
+def _too_short(course: Course) -> str:
+    if course.best is None or course.last is None or course.last.step == 0:
+        return "No validation after a training step yet: nothing can be said of the run."
+    return f"One validation only, too few to say how the run went: {_best(course)}."
+
+
+def _too_little_text(course: Course) -> str:
+    assert course.last is not None
+    return (
+        f"Too little held-out text to say how the run went: {course.last.validation_tokens:,} tokens, "
+        f"at least {FEWEST_TOKENS} are needed."
+    )
+
+
+def _improving(course: Course) -> str:
+    begun = (
+        f" Memorization has begun: the training loss is {100 * course.training_share:.0f} % of the "
+        "validation loss."
+        if course.memorized
+        else ""
+    )
+    return (
+        f"Still learning: {_best(course)}; {_training(course)}. The validation loss falls by "
+        f"{100 * course.fall:.1f} % over the last fifth of the steps: more steps would help.{begun}"
+    )
+
+
+def _flat(course: Course) -> str:
+    return f"The validation loss no longer falls: {_best(course)}; {_training(course)}."
+
+
+def _converged(course: Course) -> str:
+    return f"Converged: {_best(course)}, and the loss no longer falls; {_training(course)}."
+
+
+def _stuck(course: Course) -> str:
+    return (
+        f"Stuck: {_best(course)}, and the loss no longer falls, although counting reaches "
+        f"{course.ngram_bits:.3f} bits per byte (n-gram; unigram {course.unigram_bits:.3f}). "
+        "The learning rate is probably wrong; try a tenth of it."
+    )
+
+
+def _overfits(course: Course) -> str:
+    return f"Overfitting: {_best(course)}, then it rose to {_after(course)}. {REMEDY}"
+
+
+def _memorizes(course: Course) -> str:
+    return (
+        f"Memorization: after {course.epochs:.1f} epochs the training text costs "
+        f"{100 * course.training_share:.0f} % of what held-out text costs; {_best(course)}, "
+        f"{_after(course)}. {REMEDY}"
+    )
+
+
+def _unstable(course: Course) -> str:
+    return (
+        f"Unstable training: {_best(course)}, then it rose to {_after(course)}. "
+        "A lower learning rate would help."
+    )
+
+
+def _worse(course: Course) -> str:
+    why = (
+        f"the training text was read only {course.epochs:.2f} times, so this is not overfitting; try a lower "
+        "learning rate"
+        if course.epochs < 1
+        else "the validation text was given, and no validation within the first epoch shows whether it is of "
+        "the same kind"
+    )
+    return f"Worse: {_best(course)}, then it rose to {_after(course)}. Cause unknown: {why}."
+
+
+def _other_source(course: Course) -> str:
+    return f"{_best(course)[0].upper()}{_best(course)[1:]}; {_training(course)}."
+
+
+def _after(course: Course) -> str:
+    assert course.last is not None
+    return f"{course.last.validation_loss_nats:.4f} at step {course.last.step:,} ({_training(course)})"
+
+
+def _source(course: Course) -> str:
+    """The sentence on a validation text of another kind."""
+    if course.same_source is not False or course.code == "too_little_text" or course.source_share is None:
+        return ""
+    return (
+        "The validation text is of another kind than the training text: within the first epoch the training "
+        f"loss was {100 * course.source_share:.0f} % of the validation loss."
+    )
+
+
+def _choice(course: Course) -> str:
+    """The sentence on the step that was chosen on the text that judges it."""
+    if course.code in ("too_short", "too_little_text") or course.validations < 2:
+        return ""
+    return (
+        f"The step was chosen on this text, the best of {course.validations} validations: that flatters its "
+        f"loss a little ({CHOICE_BITS} bits per byte or less where it was measured)."
+    )
+
+
+REMEDY = "More text, a smaller model or more dropout would help."
+CHOICE_BITS = "0.01"
+"""What that choice gained at most in benchmarks/choice.py: docs/numbers.md."""
+
+_SENTENCES = {
+    "too_short": _too_short,
+    "too_little_text": _too_little_text,
+    "improving": _improving,
+    "converged": _converged,
+    "flat": _flat,
+    "stuck": _stuck,
+    "overfits": _overfits,
+    "memorizes": _memorizes,
+    "unstable": _unstable,
+    "worse": _worse,
+    "other_source": _other_source,
+}
 
 
 def gain_of(history: History, source: str) -> str:
@@ -51,56 +340,6 @@ def gain_of(history: History, source: str) -> str:
     if best.step == 0:
         return f"{source} was best as it came: validation loss {first.validation_loss_nats:.4f}, {bits}."
     return f"From {source}: validation loss {went} per token), {bits}, on the same text."
-
-
-def _why(best: Validation, last: Validation) -> str:
-    """What the training loss did after the best step, and what that means."""
-    went = f"from {best.training_loss_nats:.4f} to {last.training_loss_nats:.4f}"
-    if last.training_loss_nats > best.training_loss_nats:
-        return (
-            f"the training loss rose too, {went}: the training is unstable. A lower learning rate would help."
-        )
-    remedy = "More text, a smaller model or more dropout would help."
-    if _memorised(last):
-        share = last.training_loss_nats / last.validation_loss_nats
-        return (
-            f"the training loss fell on {went}, {share:.0%} of it: the model overfits, so far that it "
-            f"memorises its training text. {remedy}"
-        )
-    return f"the training loss fell on {went}: the model overfits. {remedy}"
-
-
-def _memorised(validation: Validation) -> bool:
-    return validation.training_loss_nats < MEMORISED * validation.validation_loss_nats
-
-
-def _gap(best: Validation) -> str:
-    gap = best.validation_loss_nats - best.training_loss_nats
-    heart = ": it has begun to learn its training text by heart" if _memorised(best) else ""
-    return f"Training text by the same protocol: {best.training_loss_nats:.4f} (gap {gap:+.4f}){heart}."
-
-
-def _still(history: History) -> str:
-    """Whether both losses were falling to the end: then there is more to learn."""
-    last = history.validations[-1]
-    before = [each for each in history.validations if each.step <= 0.8 * last.step]
-    if not before:
-        return ""
-    falls = [
-        getattr(last, loss) < (1 - FALLING) * getattr(before[-1], loss)
-        for loss in ("validation_loss_nats", "training_loss_nats")
-    ]
-    return " Both losses were still falling: more steps would help." if all(falls) else ""
-
-
-def overfits(history: History) -> bool:
-    """Whether validation got worse after the best step: then longer training helps nothing."""
-    best, last = history.best, history.validations[-1] if history.validations else None
-    return best is not None and last is not None and _worse(best, last)
-
-
-def _worse(best: Validation, last: Validation) -> bool:
-    return last.validation_loss_nats > best.validation_loss_nats * (1 + WORSE)
 
 
 def place_of(bits_per_byte: float, baselines: Baselines, *, longer: bool = True) -> str:

@@ -160,6 +160,23 @@ def lock(path: str | os.PathLike) -> Generator[None]:
         held.release()
 
 
+def is_locked(path: str | os.PathLike) -> bool:
+    """Whether a process holds `path` now; what a killed one has left of its lock does not count."""
+    import filelock
+
+    path = Path(path)
+    file = path.with_name(f".{path.name}.lock")
+    if not file.exists():
+        return False
+    held = filelock.FileLock(file, timeout=0, thread_local=False)
+    try:
+        held.acquire()
+    except (filelock.Timeout, OSError):  # OSError: another user's lock, which only its owner may open
+        return True
+    held.release()
+    return False
+
+
 def _owner(file: Path) -> str:
     with contextlib.suppress(OSError, ValueError):
         return f" (pid {int(file.read_text())})"

@@ -208,6 +208,21 @@ class Plan:
         """Tokens of one optimizer step."""
         return self.batch_size * self.model.context_length
 
+    @property
+    def decays(self) -> bool:
+        """Whether the learning rate falls to 0 at the end."""
+        return len(self.schedule) > 1 and self.schedule[-1][1] == 0.0
+
+    @property
+    def decay_from(self) -> int:
+        """The step from which the learning rate falls; of a constant rate, a third of the steps."""
+        return self.schedule[-2][0] if self.decays else self.steps // 3
+
+    @property
+    def early_stop_from(self) -> int:
+        """Before this step no run is stopped: what a full rate loses, its decay may win back."""
+        return max(self.decay_from, self.steps // 3)
+
 
 def learning_rate_factor(schedule: tuple[tuple[int, float], ...], step: int) -> float:
     """Where the line through the schedule's corners stands at a step; flat outside of them."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from lucidlm.measure.evaluation import Evaluation
-from lucidlm.measure.history import Step, Validation, passed_its_best, read_history
+from lucidlm.measure.history import Step, Validation, read_history
 from lucidlm.measure.judgement import BASELINE_BYTES, Judgement, Stages, judge
 from lucidlm.measure.report import REPORT, write_report
 from lucidlm.measure.verdict import course_of
@@ -22,7 +22,7 @@ from lucidlm.training.card import write_card
 from lucidlm.training.config import Plan, TrainConfig, learning_rate_factor, shortened
 from lucidlm.training.optim import optimizer_tensors
 from lucidlm.training.runs import save_checkpoint, write_settings
-from lucidlm.training.setup import ENVIRONMENT, TrainingRun, resume_run, start_run
+from lucidlm.training.setup import ENVIRONMENT, TrainingRun, has_passed_its_best, resume_run, start_run
 from lucidlm.training.step import train_step
 from lucidlm.training.validation import sample_documents, validate, write_sample
 from lucidlm.weights.huggingface import load_model, save_model
@@ -142,7 +142,7 @@ def finish(run: TrainingRun, *, interrupted: int = 0, stages: Stages | None = No
         step=run.step,
         best=history.best,
         judgement=judgement,
-        verdict=judgement.verdict if judgement else course_of(history),
+        verdict=judgement.verdict if judgement else str(course_of(history)),
         time_s=run.clock.elapsed_s,
         interrupted=interrupted,
     )
@@ -228,7 +228,7 @@ def _validated(run: TrainingRun, report: Report) -> Report:
         run.best_state = {
             name: tensor.detach().cpu().clone() for name, tensor in run.model.state_dict().items()
         }
-    if run.plan.early_stop and run.best is not None and passed_its_best(run.validations):
+    if run.best is not None and has_passed_its_best(run):
         run.stopped_early = True
         note = f"stopped: the validation loss has passed its best, of step {run.best.step:,}, for good"
         report = replace(report, notes=(*report.notes, note))
@@ -264,8 +264,7 @@ def _keep_to_the_minutes(run: TrainingRun) -> str | None:
         return None
     possible = run.step + int(clock.left_s(reserve_s=run.reserve_s) / clock.seconds_per_step)
     # A constant rate has no decay to bring forward: then a third of the run is as good a place to look.
-    decays = plan.schedule[-1][1] == 0.0
-    decay_from = plan.schedule[-2][0] if decays else plan.steps // 3
+    decays, decay_from = plan.decays, plan.decay_from
     planned_look = not clock.looked and run.step >= decay_from
     if not planned_look and not _far_behind(run, possible, share_of_time=clock.elapsed_s / clock.deadline_s):
         return None

@@ -10,15 +10,21 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomlkit
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from lucidlm.errors import ConfigError, DataError, RunError
-from lucidlm.measure.history import METRICS, SAMPLES
-from lucidlm.runtime.files import check_manifest, replacing_folder, write_atomically, write_manifest
+from lucidlm.measure.history import METRICS, SAMPLES, History, read_history
+from lucidlm.runtime.files import (
+    check_manifest,
+    is_locked,
+    replacing_folder,
+    write_atomically,
+    write_manifest,
+)
 from lucidlm.text.documents import DASH, STDIN
 from lucidlm.training.config import Plan, TrainConfig
 
@@ -40,6 +46,65 @@ class Checkpoint:
     state: dict[str, Any]
     notes: tuple[str, ...] = ()
     """What was wrong with newer ones, if this is not the newest."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """Whether a run came to its end."""
+
+    status: Literal["training", "interrupted", "finished"]
+    step: int
+    plan: Plan | None
+    """None where run.toml has none that can be read."""
+    signal: int = 0
+    """The signal that interrupted it; 0 for none, or for one that no process can catch."""
+
+    def sentence(self, run: Path) -> str:
+        """What a reader of its numbers must know; "" of a finished run."""
+        at = f"step {self.step:,}" + (f" of {self.plan.steps:,}" if self.plan else "")
+        if self.status == "training":
+            return f"{run} is training now, at {at}: its numbers are not final."
+        if self.status == "interrupted":
+            how = (
+                f"by signal {self.signal}"
+                if self.signal
+                else "without an end (killed, or the machine stopped)"
+            )
+            more = f"lucidlm train --resume --out {run} goes on with it"
+            return f"{run} was interrupted at {at} {how}: its numbers are not final; {more}."
+        return ""
+
+
+def state_of(run: Path, history: History | None = None) -> RunState:
+    """Whether a run is training now, was interrupted, or came to its end."""
+    history = history or read_history(run)
+    try:
+        plan = read_settings(run)[1]
+    except (ConfigError, RunError):  # a newer version's settings: the metrics say what there is to say
+        plan = None
+    status = "training" if is_locked(run) else "finished" if history.end == 0 else "interrupted"
+    return RunState(status, history.last_step, plan, history.end or 0)
+
+
+def row_of(run: Path) -> dict[str, Any]:
+    """What `lucidlm runs` says of a run: stable keys, None where it has no such number."""
+    history = read_history(run)
+    state, best = state_of(run, history), history.best
+    plan = state.plan
+    return {
+        "run": str(run),
+        "status": state.status,
+        "steps": state.step,
+        "planned_steps": plan.steps if plan else None,
+        "best_step": best.step if best else None,
+        "validation_loss_nats": best.validation_loss_nats if best else None,
+        "perplexity": best.validation_perplexity if best else None,
+        "bits_per_byte": best.validation_bits_per_byte if best else None,
+        "validation_tokens": best.validation_tokens if best else None,
+        "heldout_tokens": best.heldout_tokens if best else None,
+        "dtype": plan.dtype if plan else None,
+        "threads": plan.threads_at(state.step) if plan else None,
+    }
 
 
 def new_run_folder(out: str | None, texts: tuple[str, ...], *, overwrite: bool) -> Path:

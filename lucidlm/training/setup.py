@@ -28,7 +28,7 @@ from lucidlm.runtime.device import (
     set_float32,
     set_threads,
 )
-from lucidlm.runtime.files import free_bytes, lock, write_atomically
+from lucidlm.runtime.files import MANIFEST, free_bytes, lock, write_atomically
 from lucidlm.text.corpus import Corpus, open_corpus, prepare
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.text.windows import Windows
@@ -244,9 +244,14 @@ def resume_run(config: TrainConfig, stack: contextlib.ExitStack, say: Say) -> Tr
     load_optimizer_tensors(model, run.optimizers, load_file(checkpoint.folder / OPTIMIZER))
     run.step, run.tokens = checkpoint.step, checkpoint.state["tokens"]
     run.validations = [Validation(**values) for values in checkpoint.state["validations"]]
-    run.stopped_early = plan.early_stop and passed_its_best(run.validations)
+    run.stopped_early = has_passed_its_best(run)
     say(f"resuming {folder} at step {run.step:,} of {plan.steps:,}")
     return run
+
+
+def has_passed_its_best(run: TrainingRun) -> bool:
+    """Whether the run is to stop before its plan ends."""
+    return run.plan.early_stop and passed_its_best(run.validations, decay_from=run.plan.early_stop_from)
 
 
 def _assemble(
@@ -382,6 +387,21 @@ def corpus_of_run(folder: Path) -> Corpus:
             f"{data / PREPARED}; prepare the same text again, or start another run"
         )
     return corpus
+
+
+def design_of_run(folder: Path) -> str:
+    """The design of a run's corpus, from its manifest alone: "given" where that cannot be read.
+
+    Nobody knows then what the validation text was: nothing is said that needs it to be of the same source.
+    """
+    data = folder / CORPUS
+    try:
+        if (data / PREPARED).exists():
+            data = Path(json.loads((data / PREPARED).read_text(encoding="utf-8"))["path"])
+        manifest = json.loads((data / MANIFEST).read_text(encoding="utf-8"))
+        return "given" if manifest["validation_sources"] else "documents"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "given"
 
 
 def _compiled(model: GPT, plan: Plan, say: Say) -> Callable[[Tensor], Tensor]:

@@ -10,6 +10,7 @@ import torch
 
 from lucidlm.errors import ConfigError, RunError
 from lucidlm.model.config import GPTConfig
+from lucidlm.runtime.files import lock
 from lucidlm.training.config import OptimConfig, Plan, TrainConfig
 from lucidlm.training.runs import (
     checkpoint_folders,
@@ -18,7 +19,9 @@ from lucidlm.training.runs import (
     new_run_folder,
     read_settings,
     read_toml,
+    row_of,
     save_checkpoint,
+    state_of,
     write_settings,
 )
 
@@ -339,3 +342,61 @@ def test_an_unknown_setting_of_a_table_is_refused_by_name(content, tmp_path):
     (tmp_path / "mine.toml").write_text(content)
     with pytest.raises(ConfigError, match="learning_rate"):
         read_settings(tmp_path / "mine.toml")
+
+
+# Whether a run came to its end.
+
+
+def _with_events(run: Path, *events: dict) -> Path:
+    lines = (json.dumps(event) + "\n" for event in events)
+    (run / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+    return run
+
+
+STEP = {
+    "event": "step", "step": 7, "epoch": 0.5, "tokens": 64, "loss_nats": 3.0, "learning_rate_factor": 1.0,
+    "grad_norm": 1.0, "tokens_per_s": 1e3, "mfu": None, "time_s": 1.0,
+}  # fmt: skip
+
+
+def test_a_run_with_an_end_is_finished_one_without_was_interrupted_one_that_is_held_is_training():
+    run = _with_events(_run(), STEP)
+    assert state_of(run).status == "interrupted"
+    with lock(run):
+        assert state_of(run).status == "training"
+    (run.parent / f".{run.name}.lock").write_text("what a killed process left")
+    assert state_of(run).status == "interrupted"
+    _with_events(run, STEP, {"event": "end", "step": 7, "interrupted": 0, "time_s": 2.0})
+    assert state_of(run).status == "finished"
+    assert state_of(run).sentence(run) == ""
+
+
+def test_an_interrupted_run_says_where_how_and_what_goes_on_with_it():
+    run = _with_events(_run(), STEP, {"event": "end", "step": 7, "interrupted": 15, "time_s": 2.0})
+    state = state_of(run)
+    assert (state.status, state.step, state.signal) == ("interrupted", 7, 15)
+    told = state.sentence(run)
+    assert "was interrupted at step 7 by signal 15" in told
+    assert "lucidlm train --resume --out run" in told
+
+
+def test_a_row_of_the_list_has_status_dtype_and_threads(make_tiny_plan, make_config):
+    run = _with_events(_run(), STEP)
+    plan = dataclasses.replace(make_tiny_plan(steps=20), threads=3, threads_from=((5, 1),))
+    write_settings(run, make_config(), plan)
+    row = row_of(run)
+    assert {key: row[key] for key in ("status", "steps", "planned_steps", "dtype", "threads")} == {
+        "status": "interrupted",
+        "steps": 7,
+        "planned_steps": 20,
+        "dtype": "float32",
+        "threads": 1,
+    }
+    assert row["best_step"] is None
+
+
+def test_settings_of_a_newer_version_do_not_hide_the_run_from_the_list():
+    run = _with_events(_run(), STEP)
+    (run / "run.toml").write_text("steps = 1\nlater_setting = 2\n")
+    assert row_of(run)["dtype"] is None
+    assert row_of(run)["status"] == "interrupted"
