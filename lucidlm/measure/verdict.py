@@ -55,7 +55,8 @@ class Course:
     same_source: bool | None = True
     """Whether held-out and training text are of one source; None where a given text leaves it open."""
     source_share: float | None = None
-    """Training loss as a share of the validation loss within the first epoch, where both were measured."""
+    """Training loss as a share of the validation loss within the first epoch; where none was measured then,
+    the n-gram's bits inside the training text as a share of its bits on the held-out text."""
     unigram_bits: float | None = None
     ngram_bits: float | None = None
 
@@ -110,6 +111,9 @@ def course_of(history: History, *, baselines: Baselines | None = None, design: s
     trend = trend_of(np.array([each.step for each in trained]), losses)
     training = np.array([each.training_loss_nats for each in trained])
     share = _first_epoch_share(trained)
+    if share is None and baselines is not None and baselines.inside_bits_per_byte is not None:
+        # Counting repeats no text either: what it pays inside the training text and on the given one.
+        share = baselines.inside_bits_per_byte / max(_counting(baselines)[1] or 0.0, 1e-9)
     same = (None if share is None else share >= OTHER_SOURCE) if design == "given" else True
     at = int(trend.best)
     unigram, ngram = _counting(baselines)
@@ -295,8 +299,8 @@ def _source(course: Course) -> str:
     if course.same_source is not False or course.code == "too_little_text" or course.source_share is None:
         return ""
     return (
-        "The validation text is of another kind than the training text: within the first epoch the training "
-        f"loss was {100 * course.source_share:.0f} % of the validation loss."
+        "The validation text is of another kind than the training text, which costs "
+        f"{100 * course.source_share:.0f} % of it without having been read twice."
     )
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -68,8 +70,6 @@ def test_a_handful_of_held_out_tokens_has_no_verdict():
 
 
 def _with_tokens(row: Validation, tokens: int) -> Validation:
-    import dataclasses
-
     return dataclasses.replace(row, validation_tokens=tokens)
 
 
@@ -180,6 +180,14 @@ def test_a_given_text_of_the_same_kind_can_be_overfitted():
 def test_a_given_text_that_no_validation_of_the_first_epoch_shows_is_left_open():
     course = course_of(curve(BEND, np.linspace(3.5, 1.0, 11), epochs=80), design="given")
     assert (course.code, course.same_source) == ("worse", None)
+
+
+def test_where_no_validation_of_the_first_epoch_shows_the_kind_the_n_gram_does():
+    history = curve(BEND, np.linspace(3.5, 1.0, 11), epochs=80)
+    far = dataclasses.replace(counting(ngram=3.0), inside_bits_per_byte=1.5)
+    assert course_of(history, baselines=far, design="given").code == "other_source"
+    near = dataclasses.replace(counting(ngram=1.6), inside_bits_per_byte=1.5)
+    assert course_of(history, baselines=near, design="given").code == "memorizes"
 
 
 def test_another_kind_of_text_that_still_gets_better_is_said_beside_it():
