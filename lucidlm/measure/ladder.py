@@ -1,0 +1,247 @@
+"""Where a model stands: its evaluation and the baselines of the same text in; a table and one verdict out.
+
+Every comparison is paired: the model and the baseline on the same bytes, unit by unit of the evaluation. The
+rules and their reasons are in docs/verdicts.md.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from lucidlm.measure.baselines import ADAPTS, STATIC, Baseline, Baselines, Kind, joined
+from lucidlm.measure.intervals import Design, Interval, interval_of_ratio
+
+Outcome = Literal["better", "worse", "open", "not tested"]
+"""Of the model against a baseline. open: the interval of the difference holds 0. not tested: there is none."""
+
+UNLIKE = 1.25
+"""A text that costs the n-gram so many times what pieces of its own training text cost is unlike that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A baseline, and how far the model is from it."""
+
+    baseline: Baseline
+    difference: float
+    """Bits per byte of the model less those of the baseline: under 0 the model is better."""
+    interval: Interval | None
+    """95 % interval of the difference; None where the cost of each byte, or an interval, is not at hand."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """Better or worse only where the interval leaves 0 out."""
+        if self.interval is None:
+            return "not tested"
+        return "better" if self.interval.high < 0 else "worse" if self.interval.low > 0 else "open"
+
+    @property
+    def not_behind(self) -> bool:
+        """Whether the model is better, as far as it could be tested."""
+        return self.outcome == "better" or (self.outcome == "not tested" and self.difference < 0)
+
+    @property
+    def gap(self) -> str:
+        """The difference with its interval, as the table has it."""
+        if self.interval is None:
+            return f"{self.difference:+.3f} (no interval)"
+        return f"{self.difference:+.3f} ({self.interval.low:+.3f} to {self.interval.high:+.3f})"
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """The baselines, the worst first, each with its distance from the model."""
+
+    bits_per_byte: float
+    """Of the model."""
+    rungs: tuple[Rung, ...]
+    inside_bits_per_byte: float | None
+    no_interval: str
+    """Why no difference has an interval; "" where those have one whose cost of each byte is at hand."""
+
+    def best(self, kind: Kind) -> Rung:
+        """The best baseline of a kind."""
+        rungs = (rung for rung in self.rungs if rung.baseline.kind == kind)
+        return min(rungs, key=lambda rung: rung.baseline.bits_per_byte)
+
+    def find(self, name: str) -> Rung | None:
+        """The rung of this name, if it was measured."""
+        return next((rung for rung in self.rungs if rung.baseline.name == name), None)
+
+    @property
+    def better_than_all(self) -> bool:
+        """Whether the model is better than every baseline, by the interval wherever there is one."""
+        return all(rung.not_behind for rung in self.rungs)
+
+    @property
+    def unlike(self) -> float | None:
+        """How many times more bits the n-gram of bytes needs here than inside its training text, if far more."""
+        rung = self.find("n-gram of bytes")
+        if rung is None or not self.inside_bits_per_byte:
+            return None
+        times = rung.baseline.bits_per_byte / self.inside_bits_per_byte
+        return times if times >= UNLIKE else None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The table, the worst first, with the model in its place."""
+        ours = {
+            "name": "this model",
+            "bits": self.bits_per_byte,
+            "kind": STATIC,
+            "gap": "",
+            "sees": "all",
+            "ours": True,
+        }
+        rows = [
+            {
+                "name": rung.baseline.name,
+                "bits": rung.baseline.bits_per_byte,
+                "kind": rung.baseline.kind,
+                "gap": rung.gap,
+                "sees": joined(rung.baseline.sees, rung.baseline.note),
+                "ours": False,
+            }
+            for rung in self.rungs
+        ]
+        return sorted([ours, *rows], key=lambda row: (-row["bits"], row["name"]))
+
+    def lines(self) -> list[str]:
+        """The rows as aligned text, without a heading."""
+        rows = self.rows()
+        name, kind, gap = (max(len(row[key]) for row in rows) for key in ("name", "kind", "gap"))
+        return [
+            f"{'>' if row['ours'] else ' '} {row['bits']:8.4f}  {row['name']:<{name}}  {row['kind']:<{kind}}  "
+            f"{row['gap']:<{gap}}  {row['sees']}".rstrip()
+            for row in rows
+        ]
+
+    def __str__(self) -> str:
+        """The table with a line above that says what its columns are."""
+        notes = "bits per byte of the same text; kind; model minus baseline with its 95 % interval"
+        interval = next((rung.interval for rung in self.rungs if rung.interval is not None), None)
+        of = f" ({interval.clause})" if interval is not None else ""
+        return "\n".join(
+            [f"{notes}{of}; what of the training text it sees:", *self.lines()]
+            + ([self.no_interval] if self.no_interval else [])
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Stable keys, for JSON."""
+        return {
+            "rungs": [
+                {
+                    "name": rung.baseline.name,
+                    "kind": rung.baseline.kind,
+                    "difference": rung.difference,
+                    "interval": asdict(rung.interval) if rung.interval is not None else None,
+                    "outcome": rung.outcome,
+                }
+                for rung in self.rungs
+            ],
+            "better_than_all": self.better_than_all,
+            "unlike": self.unlike,
+            "no_interval": self.no_interval,
+        }
+
+
+def ladder_of(bits_per_byte: float, units: np.ndarray, design: Design, baselines: Baselines) -> Ladder:
+    """The ladder of a model with so many bits per byte: `units` (n, 3) are its nats, tokens and scored bytes.
+
+    The units are in the order of the scored text, and that is the text that the baselines are of.
+    """
+    sizes = units[:, 2]
+    reason = ""
+    if round(float(sizes.sum())) != baselines.heldout_bytes:
+        reason = "no 95 % intervals of differences: the baselines are of the text as its tokens spell it"
+    rungs = []
+    for row in baselines.rows:
+        interval = None
+        if row.bits is not None and not reason:
+            theirs = _sums(row.bits, sizes)
+            interval, reason = interval_of_ratio(units[:, 0] / math.log(2) - theirs, sizes, design=design)
+        rungs.append(Rung(row, bits_per_byte - row.bits_per_byte, interval))
+    return Ladder(bits_per_byte, tuple(rungs), baselines.inside_bits_per_byte, reason)
+
+
+def _sums(bits: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The cost of each unit: the units follow each other in the bytes."""
+    before = np.concatenate(([0.0], np.cumsum(bits, dtype=np.float64)))
+    return np.diff(before[np.rint(np.cumsum(sizes)).astype(np.int64)], prepend=0.0)
+
+
+# The verdict
+
+
+def place_of(ladder: Ladder, *, own: bool, longer: bool = True) -> str:
+    """Where the model stands, in a few sentences.
+
+    `own`: the text is the run's own held-out text, so that it may be told that it has learnt nothing.
+    `longer`: whether more training on the same text may help, as its history says.
+    """
+    if not own:
+        return " ".join(filter(None, (_unlike(ladder), _standing(ladder, ""))))
+    uniform, unigram = ladder.find("uniform over the vocabulary"), ladder.find("unigram of tokens")
+    if uniform is not None and not uniform.not_behind:
+        return (
+            f"It has learnt nothing yet: {ladder.bits_per_byte:.3f} bits per byte are no better than a uniform "
+            f"guess over the vocabulary ({uniform.baseline.bits_per_byte:.3f})."
+        )
+    little = ""
+    if unigram is not None and not unigram.not_behind:
+        little = (
+            "It has learnt little yet: how often each token occurs predicts the text as well "
+            f"({unigram.baseline.bits_per_byte:.3f} bits per byte)."
+            if unigram.outcome == "open"
+            else "It has learnt little yet: how often each token occurs predicts the text better "
+            f"({unigram.baseline.bits_per_byte:.3f} bits per byte)."
+        )
+    advice = "train longer, or on more text" if longer else "train on more text"
+    return " ".join(filter(None, (little, _standing(ladder, advice))))
+
+
+def _unlike(ladder: Ladder) -> str:
+    rung = ladder.find("n-gram of bytes")
+    if ladder.unlike is None or rung is None:
+        return ""
+    return (
+        f"This text is unlike the training text: an n-gram of bytes fitted to that needs "
+        f"{rung.baseline.bits_per_byte:.3f} bits per byte here, {ladder.inside_bits_per_byte:.3f} for pieces of "
+        "the training text held out from it."
+    )
+
+
+def _standing(ladder: Ladder, advice: str) -> str:
+    static, adaptive = ladder.best(STATIC), ladder.best(ADAPTS)
+    mine = f"The model needs {ladder.bits_per_byte:.3f} bits per byte"
+    if ladder.better_than_all:
+        mine += ", better than every baseline"
+    counts = ""
+    if "n-gram" in static.baseline.name and advice:
+        said = {"open": "as well", "worse": "better"}.get(static.outcome)
+        counts = f"; counting sequences does {said}: {advice}" if said else ""
+    parts = (
+        f"{mine}.",
+        f"Best static baseline, {_against(static)}{counts}.",
+        f"Best baseline that adapts while reading, {_against(adaptive)}.",
+        f"{ladder.no_interval[0].upper()}{ladder.no_interval[1:]}." if ladder.no_interval else "",
+    )
+    return " ".join(filter(None, parts))
+
+
+def _against(rung: Rung) -> str:
+    """A baseline with its number, and the model against it."""
+    named = f"{rung.baseline.name} ({rung.baseline.bits_per_byte:.3f})"
+    gap, interval = abs(rung.difference), rung.interval
+    if interval is None:
+        word = "fewer" if rung.difference < 0 else "more"
+        return f"{named}: the model needs {gap:.3f} {word}, without an interval"
+    of = f", {interval.clause}" if interval.clause else ""
+    if rung.outcome == "open":
+        ends = f"{interval.low:+.3f} to {interval.high:+.3f}"
+        return (
+            f"{named}: no difference that this text can show ({rung.difference:+.3f}, 95 % interval {ends}{of})"
+        )
+    low, high = sorted((abs(interval.low), abs(interval.high)))
+    return f"{named}: the model is {rung.outcome} by {gap:.3f} (95 % interval {low:.3f} to {high:.3f}{of})"
