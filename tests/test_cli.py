@@ -197,7 +197,8 @@ def test_evaluating_a_run_shows_it_between_its_baselines_with_a_verdict(answer):
         "xz",
         "n-gram of bytes",
         "verbatim",
-        "bits per byte stand",
+        "Best static baseline, ",
+        "Best baseline that adapts while reading, ",
     ):
         assert part in printed
     values = _shown(answer("evaluate", "run", "other.txt", "--json").out)

@@ -72,6 +72,10 @@ class Evaluation:
     """Words of the whole text, as the evaluation harness counts them: what white space parts."""
     documents: int
     protocol: Protocol
+    design: Design
+    """What the units of the interval are: pieces of one text (strata), documents, or pages in a row."""
+    units: np.ndarray = field(repr=False, compare=False)
+    """Nats, tokens and bytes of each unit, in the order of the scored text: (n, 3)."""
     loss_interval: Interval | None
     """95 % interval of the loss, nats per token; None where `no_interval` says why."""
     bits_interval: Interval | None
@@ -127,7 +131,7 @@ class Evaluation:
         account = self.account or Account()
         derived = ("loss_nats", "perplexity", "bits_per_byte", "word_perplexity", "byte_perplexity")
         numbers = {key: getattr(self, key) for key in derived}
-        apart = ("protocol", "diagnosis", "account")
+        apart = ("units", "protocol", "diagnosis", "account")
         perplexities = self.perplexity_interval
         return (
             numbers
@@ -425,6 +429,8 @@ class _Counts:
             words=self.words,
             documents=self.documents,
             protocol=protocol,
+            design=design,
+            units=units,
             loss_interval=loss,
             bits_interval=bits,
             no_interval=no_interval,

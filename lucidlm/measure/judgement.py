@@ -11,8 +11,9 @@ from lucidlm.measure.baselines import Baselines, measure_baselines
 from lucidlm.measure.evaluation import EncodedText, Evaluation, evaluate_documents
 from lucidlm.measure.explanation import Explanation, explain_texts
 from lucidlm.measure.history import History
+from lucidlm.measure.ladder import Ladder, ladder_of, place_of
 from lucidlm.measure.memorization import Memorization, measure_memorization
-from lucidlm.measure.verdict import Course, course_of, gain_of, place_of, recital_of
+from lucidlm.measure.verdict import Course, course_of, gain_of, recital_of
 from lucidlm.model.generation import generate_batch
 from lucidlm.model.gpt import GPT
 from lucidlm.text.corpus import Corpus, train_documents
@@ -40,6 +41,8 @@ class Judgement:
 
     evaluation: Evaluation
     baselines: Baselines | None
+    ladder: Ladder | None
+    """The model among the baselines."""
     memorization: Memorization | None
     explanation: Explanation | None
     sentences: tuple[str, ...]
@@ -52,9 +55,10 @@ class Judgement:
         return " ".join(self.sentences)
 
     def to_dict(self) -> dict[str, Any]:
-        """The evaluation's keys, and "baselines", "memorization", "verdict", for --json."""
+        """The evaluation's keys, and "baselines", "ladder", "memorization", "verdict", for --json."""
         return self.evaluation.to_dict() | {
             "baselines": self.baselines.to_dict() if self.baselines else None,
+            "ladder": self.ladder.to_dict() if self.ladder else None,
             "memorization": self.memorization.to_dict() if self.memorization else None,
             "course": self.course.to_dict() if self.course else None,
             "verdict": self.verdict,
@@ -63,24 +67,11 @@ class Judgement:
     def __str__(self) -> str:
         """The verdict, the evaluation, its place among the baselines, memorization."""
         parts = ["\n".join(self.sentences), str(self.evaluation)]
-        if self.baselines is not None:
-            parts.append(
-                "bits per byte of the same text, given the same training text:\n" + "\n".join(self.ladder())
-            )
+        if self.ladder is not None:
+            parts.append(str(self.ladder))
         if self.memorization is not None:
             parts.append(str(self.memorization))
         return "\n\n".join(part for part in parts if part)
-
-    def ladder(self) -> list[str]:
-        """The baselines from the worst to the best, the model in its place among them."""
-        assert self.baselines is not None, "a ladder needs baselines"
-        rows = [(row.bits_per_byte, row.name, row.note, " ") for row in self.baselines.rows]
-        rows.append((self.evaluation.bits_per_byte, "this model", "", ">"))
-        wide = max(len(name) for _, name, _, _ in rows)
-        return [
-            f"{mark} {bits:8.4f}  {name:<{wide}}  {note}".rstrip()
-            for bits, name, note, mark in sorted(rows, key=lambda row: (-row[0], row[1]))
-        ]
 
 
 def judge(
@@ -98,7 +89,8 @@ def judge(
 ) -> Judgement:
     """All of it, for held-out documents, as `evaluate_documents` takes them, and the corpus learnt from.
 
-    `started_from` names the weights that a run went on from; `remarks` are sentences that come first;
+    `history` is that of a run whose own held-out text this is, and `started_from` names the weights that the
+    run went on from; `remarks` are sentences that come first;
     `limit_bytes` of training text are given to the baselines at most, which predict the text as its tokens
     spell it; `settings` are those of `evaluate_documents`. Nothing in it looks at a clock: the same weights
     are judged the same.
@@ -122,6 +114,7 @@ def judge(
         limit_bytes=limit_bytes,
         progress=progress,
     )
+    ladder = ladder_of(evaluation.bits_per_byte, evaluation.units, evaluation.design, baselines)
     stages("writing", 0, None)
     memorization = measure_memorization(
         tokenizer,
@@ -139,12 +132,12 @@ def judge(
         *remarks,
         gain_of(history, started_from) if history is not None and started_from else "",
         str(course) if course is not None else "",
-        place_of(evaluation.bits_per_byte, baselines, longer=course is None or not course.no_use_in_longer),
+        place_of(ladder, own=history is not None, longer=course is None or not course.no_use_in_longer),
         recital_of(memorization, who="the best weights write" if history is not None else "it writes"),
     )
     told = tuple(sentence for sentence in sentences if sentence)
     return Judgement(
-        evaluation, baselines, memorization, _paragraph(model, tokenizer, held_out), told, course
+        evaluation, baselines, ladder, memorization, _paragraph(model, tokenizer, held_out), told, course
     )
 
 
@@ -166,7 +159,7 @@ def without_training_text(
             yield document
 
     evaluation = evaluate_documents(model, tokenizer, watched(), **settings)
-    return Judgement(evaluation, None, None, _paragraph(model, tokenizer, first), tuple(remarks))
+    return Judgement(evaluation, None, None, None, _paragraph(model, tokenizer, first), tuple(remarks))
 
 
 def count_tokens(corpus: Corpus) -> np.ndarray:

@@ -14,10 +14,12 @@ from lucidlm.measure.baselines import ADAPTS, STATIC, Baseline, Baselines, Kind,
 from lucidlm.measure.intervals import Design, Interval, interval_of_ratio
 
 Outcome = Literal["better", "worse", "open", "not tested"]
-"""Of the model against a baseline. open: the interval of the difference holds 0. not tested: there is none."""
+"""Of the model against a baseline. open: the interval of the difference holds 0. not tested: it has none."""
 
 UNLIKE = 1.25
 """A text that costs the n-gram so many times what pieces of its own training text cost is unlike that."""
+NOTHING = 0.01
+"""A loss within this share of a uniform guess over the vocabulary is that of random weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class Ladder:
 
     @property
     def unlike(self) -> float | None:
-        """How many times more bits the n-gram of bytes needs here than inside its training text, if far more."""
+        """How many times the bits of its training text the n-gram of bytes needs; None if not far more."""
         rung = self.find("n-gram of bytes")
         if rung is None or not self.inside_bits_per_byte:
             return None
@@ -107,25 +109,26 @@ class Ladder:
         ]
         return sorted([ours, *rows], key=lambda row: (-row["bits"], row["name"]))
 
-    def lines(self) -> list[str]:
-        """The rows as aligned text, without a heading."""
+    def __str__(self) -> str:
+        """The table, aligned, under a line that says what the differences are."""
         rows = self.rows()
-        name, kind, gap = (max(len(row[key]) for row in rows) for key in ("name", "kind", "gap"))
-        return [
-            f"{'>' if row['ours'] else ' '} {row['bits']:8.4f}  {row['name']:<{name}}  {row['kind']:<{kind}}  "
-            f"{row['gap']:<{gap}}  {row['sees']}".rstrip()
+        wide = {
+            key: max(len(title), *(len(row[key]) for row in rows))
+            for key, title in (("name", ""), ("kind", "kind"), ("gap", "difference"))
+        }
+        interval = next((rung.interval for rung in self.rungs if rung.interval is not None), None)
+        of = f" (95 % interval {interval.clause})" if interval is not None else ""
+        lines = [
+            f"bits per byte of the same text; difference: this model minus the baseline{of}",
+            f"  {'bits':>8}  {'baseline':<{wide['name']}}  {'kind':<{wide['kind']}}  "
+            f"{'difference':<{wide['gap']}}  sees of the training text",
+        ]
+        lines += [
+            f"{'>' if row['ours'] else ' '} {row['bits']:8.4f}  {row['name']:<{wide['name']}}  "
+            f"{row['kind']:<{wide['kind']}}  {row['gap']:<{wide['gap']}}  {row['sees']}"
             for row in rows
         ]
-
-    def __str__(self) -> str:
-        """The table with a line above that says what its columns are."""
-        notes = "bits per byte of the same text; kind; model minus baseline with its 95 % interval"
-        interval = next((rung.interval for rung in self.rungs if rung.interval is not None), None)
-        of = f" ({interval.clause})" if interval is not None else ""
-        return "\n".join(
-            [f"{notes}{of}; what of the training text it sees:", *self.lines()]
-            + ([self.no_interval] if self.no_interval else [])
-        )
+        return "\n".join([*lines, *([self.no_interval] if self.no_interval else [])])
 
     def to_dict(self) -> dict[str, Any]:
         """Stable keys, for JSON."""
@@ -183,18 +186,16 @@ def place_of(ladder: Ladder, *, own: bool, longer: bool = True) -> str:
     if not own:
         return " ".join(filter(None, (_unlike(ladder), _standing(ladder, ""))))
     uniform, unigram = ladder.find("uniform over the vocabulary"), ladder.find("unigram of tokens")
-    if uniform is not None and not uniform.not_behind:
+    if uniform is not None and ladder.bits_per_byte > (1 - NOTHING) * uniform.baseline.bits_per_byte:
         return (
-            f"It has learnt nothing yet: {ladder.bits_per_byte:.3f} bits per byte are no better than a uniform "
-            f"guess over the vocabulary ({uniform.baseline.bits_per_byte:.3f})."
+            f"The model has learnt nothing yet: {ladder.bits_per_byte:.3f} bits per byte are no better than "
+            f"a uniform guess over the vocabulary ({uniform.baseline.bits_per_byte:.3f})."
         )
     little = ""
     if unigram is not None and not unigram.not_behind:
         little = (
-            "It has learnt little yet: how often each token occurs predicts the text as well "
-            f"({unigram.baseline.bits_per_byte:.3f} bits per byte)."
-            if unigram.outcome == "open"
-            else "It has learnt little yet: how often each token occurs predicts the text better "
+            "The model has learnt little yet: how often each token occurs predicts the text "
+            f"{'better' if unigram.outcome == 'worse' else 'as well'} "
             f"({unigram.baseline.bits_per_byte:.3f} bits per byte)."
         )
     advice = "train longer, or on more text" if longer else "train on more text"
@@ -207,8 +208,8 @@ def _unlike(ladder: Ladder) -> str:
         return ""
     return (
         f"This text is unlike the training text: an n-gram of bytes fitted to that needs "
-        f"{rung.baseline.bits_per_byte:.3f} bits per byte here, {ladder.inside_bits_per_byte:.3f} for pieces of "
-        "the training text held out from it."
+        f"{rung.baseline.bits_per_byte:.3f} bits per byte here, {ladder.inside_bits_per_byte:.3f} for pieces "
+        "of the training text held out from it."
     )
 
 
@@ -224,24 +225,21 @@ def _standing(ladder: Ladder, advice: str) -> str:
     parts = (
         f"{mine}.",
         f"Best static baseline, {_against(static)}{counts}.",
-        f"Best baseline that adapts while reading, {_against(adaptive)}.",
-        f"{ladder.no_interval[0].upper()}{ladder.no_interval[1:]}." if ladder.no_interval else "",
+        f"Best baseline that adapts while reading, {_against(adaptive, clause=static.interval is None)}.",
     )
-    return " ".join(filter(None, parts))
+    return " ".join(parts)
 
 
-def _against(rung: Rung) -> str:
-    """A baseline with its number, and the model against it."""
+def _against(rung: Rung, *, clause: bool = True) -> str:
+    """A baseline with its number, and the model against it; what the interval is of is said once."""
     named = f"{rung.baseline.name} ({rung.baseline.bits_per_byte:.3f})"
     gap, interval = abs(rung.difference), rung.interval
     if interval is None:
         word = "fewer" if rung.difference < 0 else "more"
-        return f"{named}: the model needs {gap:.3f} {word}, without an interval"
-    of = f", {interval.clause}" if interval.clause else ""
+        return f"{named}: the model needs {gap:.3f} bits {word}, without an interval"
+    of = f", {interval.clause}" if clause else ""
     if rung.outcome == "open":
-        ends = f"{interval.low:+.3f} to {interval.high:+.3f}"
-        return (
-            f"{named}: no difference that this text can show ({rung.difference:+.3f}, 95 % interval {ends}{of})"
-        )
+        numbers = f"{rung.difference:+.3f}, 95 % interval {interval.low:+.3f} to {interval.high:+.3f}{of}"
+        return f"{named}: no difference that this text can show ({numbers})"
     low, high = sorted((abs(interval.low), abs(interval.high)))
     return f"{named}: the model is {rung.outcome} by {gap:.3f} (95 % interval {low:.3f} to {high:.3f}{of})"

@@ -66,20 +66,11 @@ def _library() -> str:
 
 def _ladder(judgement: Judgement) -> list[dict[str, Any]]:
     """The baselines and the model, worst first, each with the width of its bar in percent."""
-    if judgement.baselines is None:
+    if judgement.ladder is None:
         return []
-    ours: dict[str, Any] = {
-        "name": "this model",
-        "bits": judgement.evaluation.bits_per_byte,
-        "note": "",
-        "ours": True,
-    }
-    rows = [ours] + [
-        {"name": row.name, "bits": row.bits_per_byte, "note": row.note, "ours": False}
-        for row in judgement.baselines.rows
-    ]
+    rows = judgement.ladder.rows()
     most = max(row["bits"] for row in rows)
-    return [row | {"width": 100 * row["bits"] / most} for row in sorted(rows, key=lambda row: -row["bits"])]
+    return [row | {"width": 100 * row["bits"] / most} for row in rows]
 
 
 def _charts(judgement: Judgement, history: History | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lucidlm.measure.baselines import Baseline, Baselines
+from lucidlm.measure.baselines import Baselines
 from lucidlm.measure.history import History, Validation
 from lucidlm.measure.memorization import Memorization
 from lucidlm.measure.trend import CERTAIN_RISE, OVER_BEST, WORSE, Trend, level_of, noise_of, trend_of
@@ -344,27 +344,6 @@ def gain_of(history: History, source: str) -> str:
     if best.step == 0:
         return f"{source} was best as it came: validation loss {first.validation_loss_nats:.4f}, {bits}."
     return f"From {source}: validation loss {went} per token), {bits}, on the same text."
-
-
-def place_of(bits_per_byte: float, baselines: Baselines, *, longer: bool = True) -> str:
-    """Between which baselines a model stands; whether to train it longer is known from its history."""
-    rows = sorted(baselines.rows, key=lambda row: row.bits_per_byte)
-    better = [row for row in rows if row.bits_per_byte < bits_per_byte]
-    worse = [row for row in rows if row.bits_per_byte >= bits_per_byte]
-    mine = f"Its {bits_per_byte:.3f} bits per byte"
-    if not better:
-        return f"{mine} are better than every baseline; the next is {_named(worse[0])}."
-    if not worse:
-        return f"{mine} are worse than every baseline, {_named(better[-1])} too: it has learnt nothing yet."
-    stand = f"{mine} stand between {_named(better[-1])}, which is better, and {_named(worse[0])}"
-    if "n-gram" in better[-1].name:
-        advice = "train longer, or on more text" if longer else "train on more text"
-        return f"{stand}: counting sequences does as well; {advice}."
-    return f"{stand}."
-
-
-def _named(row: Baseline) -> str:
-    return f"{row.name} ({row.bits_per_byte:.3f})"
 
 
 def recital_of(memorization: Memorization, *, who: str = "it writes") -> str:

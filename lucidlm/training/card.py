@@ -42,10 +42,9 @@ trained from {run.config.from_ or "random weights"} by lucidlm on {sources}.
 {judgement.verdict}
 
 ```text
-{chr(10).join(judgement.ladder())}
+{judgement.ladder}
 ```
-Bits per byte of the same held-out text by baselines that were given the same training text; \
-`report.html` has the curves.
+The baselines were given the same training text; `report.html` has the curves.
 
 ## Text and training
 {corpus.train_tokens:,} training tokens and {corpus.validation_tokens:,} held-out ones by the tokenizer \

@@ -11,8 +11,9 @@ from selectolax.lexbor import LexborHTMLParser
 
 from lucidlm.measure.baselines import measure_baselines
 from lucidlm.measure.evaluation import evaluate_documents
-from lucidlm.measure.history import METRICS, SAMPLES
+from lucidlm.measure.history import METRICS, SAMPLES, History
 from lucidlm.measure.judgement import count_tokens, judge, without_training_text, write_texts
+from lucidlm.measure.ladder import ladder_of
 from lucidlm.measure.memorization import measure_memorization
 from lucidlm.measure.report import MOST_POINTS, MOST_SAMPLES, write_report
 from lucidlm.model.config import GPTConfig
@@ -102,12 +103,14 @@ def test_judging_changes_no_generator_and_no_mode(model, corpus):
     model.eval()
 
 
-def test_the_ladder_holds_the_model_in_its_place(judgement):
-    bits = [float(line[1:].split()[0]) for line in judgement.ladder()]
-    assert bits == sorted(bits, reverse=True)
-    (ours,) = [line for line in judgement.ladder() if line.startswith(">")]
-    assert ours.split()[1] == f"{judgement.evaluation.bits_per_byte:.4f}"
-    assert len(bits) == len(judgement.baselines.rows) + 1
+def test_the_ladder_pairs_the_model_with_each_baseline_on_the_same_bytes(judgement):
+    evaluation, baselines = judgement.evaluation, judgement.baselines
+    assert judgement.ladder == ladder_of(
+        evaluation.bits_per_byte, evaluation.units, evaluation.design, baselines
+    )
+    assert evaluation.units[:, 2].sum() == baselines.heldout_bytes
+    assert evaluation.units[:, 0].sum() == pytest.approx(evaluation.nats)
+    assert {rung.outcome for rung in judgement.ladder.rungs if rung.baseline.bits is None} == {"not tested"}
 
 
 def test_its_dictionary_is_json(judgement):
@@ -115,6 +118,18 @@ def test_its_dictionary_is_json(judgement):
     assert values["loss_nats"] == judgement.evaluation.loss_nats
     assert values["verdict"] == judgement.verdict
     assert len(values["baselines"]["rows"]) == len(judgement.baselines.rows)
+    assert [rung["name"] for rung in values["ladder"]["rungs"]] == [
+        row["name"] for row in values["baselines"]["rows"]
+    ]
+    assert "units" not in values
+
+
+def test_only_a_run_s_own_held_out_text_is_said_to_have_taught_nothing(model, corpus):
+    heldout = [*validation_documents(corpus)]
+    own = judge(model, corpus.tokenizer, heldout, corpus=corpus, history=History((), ()))
+    other = judge(model, corpus.tokenizer, heldout, corpus=corpus)
+    assert "learnt nothing yet" in own.verdict
+    assert "learnt" not in other.verdict
 
 
 # The page.
@@ -140,6 +155,10 @@ def test_the_report_of_a_run_holds_its_numbers_curves_and_samples(judgement, run
     shown = page.body.text()
     for part in ("tide", f"{judgement.evaluation.bits_per_byte:.4f}", "95 % interval", "this model", "xz"):
         assert part in shown
+    ladder = [[cell.text() for cell in row.css("td")] for row in page.css("table.ladder tr")][1:]
+    assert [[row["name"], f"{row['bits']:.4f}", row["kind"], row["gap"], row["sees"]]
+            for row in judgement.ladder.rows()] == [[row[0], row[1], *row[3:]] for row in ladder]  # fmt: skip
+    assert len(page.css("table.ladder tr.ours")) == 1
     samples = page.css("details")
     assert 2 < len(samples) <= MOST_SAMPLES
     assert "<i>The tide 4000" in samples[-1].text()
@@ -166,7 +185,7 @@ def test_without_training_text_it_is_the_evaluation_alone(model, corpus, tmp_pat
     documents = [*validation_documents(corpus)]
     judged = without_training_text(model, corpus.tokenizer, iter(documents))
     assert judged.evaluation == evaluate_documents(model, corpus.tokenizer, documents)
-    assert (judged.baselines, judged.memorization, judged.sentences) == (None, None, ())
+    assert (judged.baselines, judged.ladder, judged.memorization, judged.sentences) == (None, None, None, ())
     write_report(tmp_path / "report.html", judged, title="alone")
     assert "What the number means" not in page_of(tmp_path / "report.html").body.text()
 

@@ -6,7 +6,7 @@ import pytest
 from lucidlm.measure.baselines import Baseline, Baselines
 from lucidlm.measure.history import History, Validation
 from lucidlm.measure.memorization import Memorization, Share
-from lucidlm.measure.verdict import Course, course_of, place_of, recital_of
+from lucidlm.measure.verdict import Course, course_of, recital_of
 
 
 def validation(step: int, loss: float, *, training: float = 2.9, epoch: float | None = None) -> Validation:
@@ -250,33 +250,7 @@ def test_a_course_is_a_record_of_numbers_for_json():
     assert values["training_share"] == pytest.approx(2.9 / 3.4)
 
 
-# The place among the baselines, and what is recited.
-
-
-def ladder(**rows: float) -> Baselines:
-    names = {"bytes": "uniform over bytes", "grams": "n-gram of bytes", "xz": "xz"}
-    return Baselines(
-        tuple(Baseline(names[key], bits) for key, bits in rows.items()), heldout_bytes=1, training_bytes=1
-    )
-
-
-def test_a_model_stands_between_its_nearest_baselines():
-    rows = ladder(bytes=8.0, xz=2.9, grams=2.4)
-    told = place_of(2.6, rows)
-    assert (
-        "2.600 bits per byte stand between n-gram of bytes (2.400), which is better, and xz (2.900)" in told
-    )
-    assert "train longer" in told
-    assert "train longer" not in place_of(2.6, rows, longer=False)
-    assert "better than every baseline; the next is n-gram of bytes (2.400)" in place_of(2.3, rows)
-    assert "worse than every baseline" in place_of(8.1, rows)
-    assert "learnt nothing" in place_of(8.1, rows)
-
-
-def test_a_model_that_only_a_compressor_beats_is_not_told_to_count_sequences():
-    told = place_of(3.5, ladder(bytes=8.0, xz=2.9, grams=4.0))
-    assert "between xz (2.900), which is better, and n-gram of bytes (4.000)" in told
-    assert "counting" not in told
+# What is recited.
 
 
 def recital(generated: float | None, heldout: float | None) -> str:
