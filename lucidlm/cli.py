@@ -8,7 +8,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,8 +22,10 @@ from lucidlm.training.config import TrainConfig
 if TYPE_CHECKING:
     import torch
 
+    from lucidlm.measure.intervals import Design
     from lucidlm.model.gpt import GPT
     from lucidlm.text.account import Account
+    from lucidlm.text.excerpts import Excerpt
     from lucidlm.text.tokenizer import Tokenizer
     from lucidlm.training.loop import TrainResult
 
@@ -179,8 +181,11 @@ def evaluate(
     loaded, tokenizer, dtype = _load(model, compute)
     run = Path(model) if is_run(Path(model)) else None
     account = Account()
-    documents = _documents(texts, tokenizer, encoding, account) if texts else _own_validation_text(model)
+    documents, design = (
+        (_documents(texts, tokenizer, encoding, account), None) if texts else _own_validation_text(model)
+    )
     settings: dict[str, Any] = {
+        "design": design,
         "protocol": protocol,
         "context_length": context_length,
         "stride": stride,
@@ -423,7 +428,7 @@ def compare(
         read = read_texts(texts, account, encoding=encoding, progress=_say_skipped)
         given = (text for _, text in read)
     else:
-        given = (tokenizer_a.decode(ids) for ids in _own_validation_text(model_a))
+        given = (tokenizer_a.decode(excerpt.ids) for excerpt in _own_validation_text(model_a)[0])
     result = compare_texts(
         (a, tokenizer_a),
         (b, tokenizer_b),
@@ -531,6 +536,7 @@ def prepare(
     tokenizer: str = "auto",
     val: tuple[str, ...] = (),
     val_fraction: float = 0.1,
+    split: Literal["auto", "pieces", "documents", "end"] = "auto",
     encoding: str = "utf-8",
     field: str = "text",
     raw: Annotated[bool, Parameter(negative="")] = False,
@@ -549,6 +555,9 @@ def prepare(
         Validation texts of your own.
     val_fraction
         The part that is held out where no validation text is given.
+    split
+        What is held out: pieces from all over the text, whole documents, or the end of each document
+        (auto: documents where there are 20 or more, else pieces).
     encoding
         Encoding of the texts.
     field
@@ -565,6 +574,7 @@ def prepare(
         tokenizer=tokenizer,
         validation=val or None,
         validation_fraction=val_fraction,
+        split=split,
         encoding=encoding,
         field=field,
         raw=raw,
@@ -851,12 +861,15 @@ def _say_skipped(line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def _own_validation_text(model: str) -> Any:
+def _own_validation_text(model: str) -> "tuple[Iterator[Excerpt], Design | None]":
+    """A run's held-out text, and what it is a sample of."""
     from lucidlm.text.corpus import validation_documents
     from lucidlm.training.setup import corpus_of_run
+    from lucidlm.training.validation import design_of
 
     print(f"no text given: the validation text of {model}", file=sys.stderr)
-    return validation_documents(corpus_of_run(Path(model)))
+    corpus = corpus_of_run(Path(model))
+    return validation_documents(corpus), design_of(corpus)
 
 
 def _summary(result: "TrainResult") -> dict[str, Any]:

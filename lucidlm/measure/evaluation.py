@@ -32,28 +32,21 @@ from lucidlm.runtime.device import dtype_name
 from lucidlm.runtime.progress import Progress
 from lucidlm.text.account import Account
 from lucidlm.text.documents import given_text, read_texts
+from lucidlm.text.excerpts import Excerpt, as_excerpt
 from lucidlm.text.tokenizer import Tokenizer
 
 ProtocolName = Literal["lucid", "lm-eval", "hf-guide", "batch-mean"]
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedText:
-    """A document's token ids, (N,), with the text they stand for where a tokenizer may have changed it.
+def encoded(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[Excerpt]:
+    """Texts as `evaluate_documents` wants them.
 
-    Bytes and words are the text's own then: of an NFC tokenizer's é two bytes are spelled, where three may
-    have been read.
+    With a tokenizer that may change a text they keep it, and bytes and words are counted of it: of an NFC
+    tokenizer's é two bytes are spelled, where three may have been read.
     """
-
-    ids: np.ndarray
-    text: str
-
-
-def encoded(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray | EncodedText]:
-    """Texts as `evaluate_documents` wants them."""
     for text in texts:
         ids = np.asarray(tokenizer.encode(text), tokenizer.dtype)
-        yield ids if tokenizer.lossless else EncodedText(ids, text)
+        yield Excerpt(ids, text=None if tokenizer.lossless else text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +124,7 @@ class Evaluation:
         account = self.account or Account()
         derived = ("loss_nats", "perplexity", "bits_per_byte", "word_perplexity", "byte_perplexity")
         numbers = {key: getattr(self, key) for key in derived}
-        apart = ("units", "protocol", "diagnosis", "account")
+        apart = ("protocol", "diagnosis", "account", "units")
         perplexities = self.perplexity_interval
         return (
             numbers
@@ -237,8 +230,9 @@ def evaluate(
 def evaluate_documents(
     model: GPT,
     tokenizer: Tokenizer,
-    documents: Iterable[np.ndarray | EncodedText],
+    documents: Iterable[np.ndarray | Excerpt],
     *,
+    design: Design | None = None,
     protocol: str = "lucid",
     context_length: int | None = None,
     stride: int | None = None,
@@ -248,8 +242,11 @@ def evaluate_documents(
     token_counts: np.ndarray | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """`evaluate` for documents that are token ids already: (N,), without end-of-text, or `encoded` texts.
+    """`evaluate` for documents that are token ids already: (N,), without end-of-text, or excerpts.
 
+    `design` says how the documents were come by, which decides the interval: "strata" are the pieces of a
+    stratified sample of a text, "documents" several texts, "pages" one text that goes on (default: documents
+    where there are two or more). Other people's protocols see nothing before a piece.
     `token_counts` (V,), how often each id stands in the training text, groups the losses by frequency.
     """
     if batch_size is not None and batch_size < 1:
@@ -269,7 +266,7 @@ def evaluate_documents(
     number_type = dtype_name(dtype if dtype != torch.float32 else model.head.weight.dtype)
     first = "none" if plan.prefix_id is None else "end-of-text"
     how = Protocol(protocol, plan.context_length, plan.stride, first, number_type, model.device.type)
-    return counts.evaluation(how, token_counts)
+    return counts.evaluation(how, token_counts, design)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +277,7 @@ class _Plan:
     stride: int
     prefix_id: int | None
     batch_size: int | None
-    windows: Callable[[Iterable[np.ndarray]], Iterator[Window]]
+    windows: Callable[[Iterable[Excerpt]], Iterator[Window]]
 
 
 def _plan(
@@ -313,15 +310,19 @@ def _plan(
                 + ("leave --prefix none out" if prefix == "none" else f"{tokenizer.name} has none; use lucid")
             )
         return _Plan(context, context, prefix_id, batch_size, lambda documents: harness_windows(
-            documents, context_length=context, prefix_id=prefix_id))  # fmt: skip
+            _ids(documents), context_length=context, prefix_id=prefix_id))  # fmt: skip
     if protocol == "hf-guide":
         return _Plan(context, stride, None, batch_size, lambda documents: guide_windows(
-            documents, context_length=context, stride=stride))  # fmt: skip
+            _ids(documents), context_length=context, stride=stride))  # fmt: skip
     if protocol == "batch-mean":
         return _Plan(context, context, None, batch_size, lambda documents: course_windows(
-            documents, context_length=context, batch_size=batch_size or 2))  # fmt: skip
+            _ids(documents), context_length=context, batch_size=batch_size or 2))  # fmt: skip
     return _Plan(context, stride, prefix_id, batch_size, lambda documents: windows_of(
         documents, context_length=context, stride=stride, prefix_id=prefix_id))  # fmt: skip
+
+
+def _ids(documents: Iterable[Excerpt]) -> Iterator[np.ndarray]:
+    return (document.ids for document in documents)
 
 
 class _Counts:
@@ -344,11 +345,12 @@ class _Counts:
             context_length=context_length,
         )
 
-    def watch(self, documents: Iterable[np.ndarray | EncodedText]) -> Iterator[np.ndarray]:
-        """The documents' ids as they are read."""
+    def watch(self, documents: Iterable[np.ndarray | Excerpt]) -> Iterator[Excerpt]:
+        """The documents as they are read."""
         vocab_size = self.model.config.vocab_size
         for document in documents:
-            ids = document.ids if isinstance(document, EncodedText) else document
+            excerpt = as_excerpt(document)
+            ids = excerpt.ids
             if len(ids) and int(ids.max()) >= vocab_size:
                 raise WeightsError(
                     f"the text has token id {int(ids.max())}, the model a vocabulary of {vocab_size:,}: "
@@ -362,15 +364,15 @@ class _Counts:
             self.documents += 1
             self.tokens_total += len(ids)
             spelled = size = int(self.lengths[torch.from_numpy(ids.astype(np.int64))].sum())
-            text = document.text if isinstance(document, EncodedText) else self.tokenizer.decode(ids)
-            if isinstance(document, EncodedText):
+            text = self.tokenizer.decode(ids) if excerpt.text is None else excerpt.text
+            if excerpt.text is not None:
                 size = len(text.encode("utf-8"))
             self.bytes_total += size
             self.bytes_spelled += spelled
             self.bytes_a_spelled.append(size / spelled if spelled else 1.0)
             # An empty text is one word to the harness: what white space parts, not what it surrounds.
             self.words += len(re.split(r"\s+", text))
-            yield ids
+            yield excerpt
 
     def add(self, piece: Scored) -> None:
         """Counts the tokens of a piece."""
@@ -400,7 +402,9 @@ class _Counts:
             else:
                 self.blocks.append([piece.document, number, *row])
 
-    def evaluation(self, protocol: Protocol, token_counts: np.ndarray | None) -> Evaluation:
+    def evaluation(
+        self, protocol: Protocol, token_counts: np.ndarray | None, design: Design | None
+    ) -> Evaluation:
         """All of it; DataError where nothing was scored."""
         if self.tokens_scored == 0:
             # Two tokens without a prefix, one with: under that there is nothing to predict.
@@ -412,13 +416,13 @@ class _Counts:
                     protocol.name, ""
                 )
             )
-        units, design = self._units()
+        units, design = self._units(design)
+        nats, tokens, sizes = units.T
+        loss_interval, no_interval = interval_of_ratio(nats, tokens, design=design)
+        bits_interval = None
         # Windows that weigh less than they score have no bytes of their own: the guide counts none.
-        by_bytes = not self.weighted and self.bytes_scored > 0
-        loss, no_interval = interval_of_ratio(units[:, 0], units[:, 1], design=design)
-        bits = (
-            interval_of_ratio(units[:, 0] / math.log(2), units[:, 2], design=design)[0] if by_bytes else None
-        )
+        if not self.weighted and self.bytes_scored > 0:
+            bits_interval, _ = interval_of_ratio(nats / math.log(2), sizes, design=design)
         return Evaluation(
             nats=self.nats,
             tokens_scored=round(self.tokens_scored),
@@ -431,20 +435,19 @@ class _Counts:
             protocol=protocol,
             design=design,
             units=units,
-            loss_interval=loss,
-            bits_interval=bits,
+            loss_interval=loss_interval,
+            bits_interval=bits_interval,
             no_interval=no_interval,
             diagnosis=self.findings.diagnosis(token_counts),
             vocab_size=self.model.config.vocab_size,
         )
 
-    def _units(self) -> tuple[np.ndarray, Design]:
-        """(n, 3) nats, tokens, bytes: of documents where there are several, else of pieces of one context."""
+    def _units(self, design: Design | None) -> tuple[np.ndarray, Design]:
+        """Nats, tokens and bytes of each piece or document that was scored, or of each block of one text."""
         blocks = np.array(self.blocks)
         starts = np.flatnonzero(np.diff(blocks[:, 0], prepend=-1))
-        if len(starts) > 1:
-            return np.add.reduceat(blocks[:, 2:], starts), "documents"
-        return blocks[:, 2:], "pages"
+        design = design or ("documents" if len(starts) > 1 else "pages")
+        return (blocks if design == "pages" else np.add.reduceat(blocks, starts))[:, 2:], design
 
 
 def _not_finite(model: GPT, piece: Scored, nats: Tensor) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lucidlm.measure.baselines import Baselines, measure_baselines
-from lucidlm.measure.evaluation import EncodedText, Evaluation, evaluate_documents
+from lucidlm.measure.evaluation import Evaluation, evaluate_documents
 from lucidlm.measure.explanation import Explanation, explain_texts
 from lucidlm.measure.history import History
 from lucidlm.measure.ladder import Ladder, ladder_of, place_of
@@ -17,6 +17,7 @@ from lucidlm.measure.verdict import Course, course_of, gain_of, recital_of
 from lucidlm.model.generation import generate_batch
 from lucidlm.model.gpt import GPT
 from lucidlm.text.corpus import Corpus, train_documents
+from lucidlm.text.excerpts import Excerpt, as_excerpt, ids_of
 from lucidlm.text.tokenizer import Tokenizer
 
 Stages = Callable[[str, int, int | None], None]
@@ -77,7 +78,7 @@ class Judgement:
 def judge(
     model: GPT,
     tokenizer: Tokenizer,
-    documents: Sequence[np.ndarray | EncodedText],
+    documents: Sequence[np.ndarray | Excerpt],
     *,
     corpus: Corpus,
     history: History | None = None,
@@ -105,11 +106,11 @@ def judge(
         **settings,
     )
     prefix_id = model.document_prefix_id if evaluation.protocol.prefix != "none" else None
-    held_out = [_ids(document) for document in documents]
+    held_out = ids_of(documents)
     baselines = measure_baselines(
         tokenizer,
         train_documents(corpus),
-        held_out,
+        documents,
         prefix_id=prefix_id,
         limit_bytes=limit_bytes,
         progress=progress,
@@ -124,7 +125,7 @@ def judge(
         progress=progress,
     )
     course = (
-        course_of(history, baselines=baselines, design=_design(corpus))
+        course_of(history, baselines=baselines, design=corpus.design)
         if history is not None and history.validations
         else None
     )
@@ -144,7 +145,7 @@ def judge(
 def without_training_text(
     model: GPT,
     tokenizer: Tokenizer,
-    documents: Iterable[np.ndarray | EncodedText],
+    documents: Iterable[np.ndarray | Excerpt],
     *,
     remarks: Sequence[str] = (),
     **settings: Any,
@@ -152,10 +153,10 @@ def without_training_text(
     """What can be said without knowing what the model was trained on: its evaluation, and a paragraph."""
     first: list[np.ndarray] = []
 
-    def watched() -> Iterator[np.ndarray | EncodedText]:
+    def watched() -> Iterator[np.ndarray | Excerpt]:
         for document in documents:
             if not first:
-                first.append(_ids(document))
+                first.append(as_excerpt(document).ids)
             yield document
 
     evaluation = evaluate_documents(model, tokenizer, watched(), **settings)
@@ -182,14 +183,6 @@ def write_texts(model: GPT, tokenizer: Tokenizer) -> list[np.ndarray]:
     return [
         np.array([token.id for token in text.tokens if token.id != tokenizer.end_of_text]) for text in written
     ]
-
-
-def _design(corpus: Corpus) -> str:
-    return "given" if corpus.manifest["validation_sources"] else "documents"
-
-
-def _ids(document: np.ndarray | EncodedText) -> np.ndarray:
-    return document.ids if isinstance(document, EncodedText) else document
 
 
 def _first_tokens(documents: Sequence[np.ndarray], count: int) -> list[np.ndarray]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from lucidlm.errors import ConfigError
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.device import autocast
+from lucidlm.text.excerpts import Excerpt, as_excerpt
 
 LOGITS_BYTES = 32 * 2**20
 """The most that logits may take: the head runs over a batch's scored places in pieces."""
@@ -78,13 +79,15 @@ def with_prefix(ids: np.ndarray, prefix_id: int | None) -> np.ndarray:
     return ids if prefix_id is None else np.concatenate(([prefix_id], ids))
 
 
-def scored_windows(n_inputs: int, context_length: int, stride: int) -> Iterator[tuple[int, int, int]]:
+def scored_windows(
+    n_inputs: int, context_length: int, stride: int, *, scored: int = 0
+) -> Iterator[tuple[int, int, int]]:
     """(start, first scored, end) of each window over n_inputs places: each place is scored in exactly one.
 
-    Windows start on the grid of the stride. The first scores all its places, the others those that no window
-    before has seen, and the last is short rather than slid back.
+    Windows start on the grid of the stride. The first scores all its places but the first `scored`, which are
+    context; the others score those that no window before has seen; the last is short rather than slid back.
     """
-    start = scored = 0
+    start = 0
     while scored < n_inputs:
         end = min(start + context_length, n_inputs)
         yield start, scored, end
@@ -92,14 +95,24 @@ def scored_windows(n_inputs: int, context_length: int, stride: int) -> Iterator[
 
 
 def windows_of(
-    documents: Iterable[np.ndarray], *, context_length: int, stride: int, prefix_id: int | None
+    documents: Iterable[np.ndarray | Excerpt], *, context_length: int, stride: int, prefix_id: int | None
 ) -> Iterator[Window]:
-    """The windows of our own protocol, document after document: each token is scored in exactly one."""
-    for number, ids in enumerate(documents):
-        sequence = with_prefix(ids, prefix_id)
-        for start, first, end in scored_windows(len(sequence) - 1, context_length, stride):
-            # Counted in the document: without a prefix its first token is nobody's target.
-            yield Window(number, sequence[start : end + 1], first - start, first + (prefix_id is None))
+    """The windows of our own protocol, document after document: each token is scored in exactly one.
+
+    A piece of a document is read as it would be in the middle of it: its first window has T - S + 1 tokens of
+    what stands before the piece, where there are so many, and no prefix.
+    """
+    for number, document in enumerate(documents):
+        excerpt = as_excerpt(document)
+        if len(excerpt.before):
+            context = np.asarray(excerpt.before[-(context_length - stride + 1) :])
+            sequence, given = np.concatenate((context, excerpt.ids)).astype(np.int64), len(context)
+        else:
+            sequence, given = with_prefix(excerpt.ids, prefix_id), int(prefix_id is not None)
+        scored = max(0, given - 1)
+        for start, first, end in scored_windows(len(sequence) - 1, context_length, stride, scored=scored):
+            # Place in the document: with nothing before it, its first token is nobody's target.
+            yield Window(number, sequence[start : end + 1], first - start, first + 1 - given)
 
 
 def scored_logits(

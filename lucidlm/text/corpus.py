@@ -4,6 +4,7 @@ The documents are spooled into one temporary file, split, checked for text that 
 encoded in parallel, all in bounded memory. The folder appears at once when everything in it is written.
 """
 
+import bisect
 import contextlib
 import hashlib
 import importlib.resources
@@ -19,8 +20,9 @@ import numpy as np
 
 from lucidlm.errors import ConfigError, DataError, RunError
 from lucidlm.runtime.files import MANIFEST, check_manifest, lock, replacing_folder, sha256_of, write_manifest
+from lucidlm.text.excerpts import Excerpt
 from lucidlm.text.leaks import LISTED, find_leaks
-from lucidlm.text.split import Part, split
+from lucidlm.text.split import Design, Part, Split, split
 from lucidlm.text.spool import Progress, Spool
 from lucidlm.text.tokenizer import Tokenizer, bpe_size, in_threads, suggest
 from lucidlm.text.windows import TokenFile, write_tokens
@@ -31,6 +33,8 @@ TRAINING_SAMPLE = 50_000_000
 """Bytes of text from which a vocabulary is learnt."""
 FEW_TOKENS = 1000
 """A validation part under this gets a warning."""
+PLACES = "validation_places.npy"
+"""Of a text held out in pieces: where in the training tokens each piece was taken out."""
 
 _KIND, _VERSION = "lucidlm corpus", 1
 
@@ -81,6 +85,17 @@ class Corpus:
         return self.manifest["validation"]["bytes"]
 
     @property
+    def design(self) -> Design:
+        """What the held-out part is a sample of."""
+        if split := self.manifest.get("split"):
+            return split["design"]
+        # Folders of earlier versions: the ends of a few documents, or whole ones.
+        if self.manifest["validation_sources"]:
+            return "given"
+        both = (entry["train_bytes"] and entry["validation_bytes"] for entry in self.manifest["documents"])
+        return "end" if any(both) else "documents"
+
+    @property
     def notes(self) -> list[str]:
         """What a reader should know: what was removed, how the text was split, what stands in both parts."""
         return self.manifest["notes"]
@@ -93,6 +108,7 @@ def prepare(
     tokenizer: str | Tokenizer = "auto",
     validation: Sources | None = None,
     validation_fraction: float = 0.1,
+    split: Split = "auto",
     encoding: str = "utf-8",
     field: str = "text",
     raw: bool = False,
@@ -102,8 +118,10 @@ def prepare(
 
     The tokenizer "auto" suits the amount of text, "auto:N" a training that has time for N characters of it.
     No sources: the bundled story. `validation` names sources of their own for the validation part; without it
-    the text is split: by a hash of each document's content, or, of fewer than 20 documents, near the end of
-    each. A validation document that stands in the training sources too is taken out of training, and said.
+    the text is split as `split` says: "documents" holds out whole ones by a hash of their content, "pieces" a
+    stratified sample of pieces of the whole text, "end" the last part of each document; "auto" is documents
+    where there are 20 or more, else pieces. A validation document that stands in the training sources too is
+    taken out of training, and said.
     """
     if not 0 < validation_fraction < 1:
         raise ConfigError(f"validation fraction {validation_fraction} is not between 0 and 1; try 0.1")
@@ -117,7 +135,7 @@ def prepare(
         if not (texts := _as_list(sources)):
             texts += [stack.enter_context(_bundled_story())]
             aliases[str(texts[0])] = "the bundled story"
-        order = _Order(texts, _as_list(validation), tokenizer, validation_fraction, reading, aliases)
+        order = _Order(texts, _as_list(validation), tokenizer, validation_fraction, split, reading, aliases)
         files = [_files_of(order.texts, out), _files_of(order.held_out, out)]
         key = _key(order.settings, files)
         standing, status = _standing(out, key)
@@ -139,6 +157,7 @@ class _Order:
     held_out: list[str | Path]
     tokenizer: str | Tokenizer
     fraction: float
+    split: Split
     reading: dict
     aliases: dict[str, str]
     """What to call a source whose path says nothing to a reader."""
@@ -146,7 +165,8 @@ class _Order:
     @property
     def settings(self) -> dict:
         spec = self.tokenizer if isinstance(self.tokenizer, str) else self.tokenizer.fingerprint()
-        return {**self.reading, "tokenizer": spec, "validation_fraction": self.fraction}
+        how = {"validation_fraction": self.fraction, "split": self.split}
+        return {**self.reading, "tokenizer": spec, **how}
 
 
 def open_corpus(folder: str | os.PathLike) -> Corpus:
@@ -178,9 +198,21 @@ def train_documents(corpus: Corpus) -> Iterator[np.ndarray]:
     return _documents(corpus, "train", corpus.train)
 
 
-def validation_documents(corpus: Corpus) -> Iterator[np.ndarray]:
-    """The ids of each document of the validation part, without end-of-text."""
-    return _documents(corpus, "validation", corpus.validation)
+def validation_documents(corpus: Corpus) -> Iterator[Excerpt]:
+    """Each document of the validation part, without end-of-text; of a text in pieces, each piece.
+
+    Before a piece stand the ids of the training text up to it, from the former piece or the document's
+    end-of-text on: views of the file, read only where they are used.
+    """
+    documents = _documents(corpus, "validation", corpus.validation)
+    if corpus.design != "strata":
+        yield from map(Excerpt, documents)
+        return
+    starts = np.load(corpus.folder / "train_documents.npy").tolist()
+    places = np.load(corpus.folder / PLACES).tolist()
+    for ids, place, former in zip(documents, places, [0, *places], strict=False):
+        begin = starts[bisect.bisect_right(starts, place) - 1]
+        yield Excerpt(ids, corpus.train[max(begin, former) : place])
 
 
 def _documents(corpus: Corpus, part: str, tokens: TokenFile) -> Iterator[np.ndarray]:
@@ -293,32 +325,35 @@ def _write_parts(folder: Path, order: _Order, progress: Progress) -> dict:
 
 
 def _write_spooled(folder: Path, order: _Order, spool: Spool) -> dict:
-    train, validation, how = split(spool, order.fraction)
+    divided = split(spool, order.fraction, order.split)
+    train, validation = divided.train, divided.validation
     for name, part in (("training", train), ("validation", validation)):
         if not part.bytes:
             total = train.characters + validation.characters
             raise DataError(f"a text of {total} characters leaves no {name} text; add text or give --val")
-    spool.notes.append(how)
+    spool.notes.append(divided.sentence)
     leaks = find_leaks(spool, train, validation)
     tokenizer, reason = _tokenizer_for(spool, train, order.tokenizer)
     tokenizer.save(folder)
-    counts = {
-        name: {
-            "documents": len(part.documents),
+    counts, starts = {}, {}
+    for name, part in (("train", train), ("validation", validation)):
+        in_pieces = divided.design == "strata" and name == "validation"
+        tokens, starts[name] = _encode(folder, name, spool, part, tokenizer, in_pieces=in_pieces)
+        counts[name] = {
+            "documents": part.n_documents,
             "characters": part.characters,
             "bytes": part.bytes,
-            "tokens": _encode(
-                folder / f"{name}.npy", folder / f"{name}_documents.npy", spool, part, tokenizer
-            ),
+            "tokens": tokens,
         }
-        for name, part in (("train", train), ("validation", validation))
-    }
+    if divided.design == "strata":
+        np.save(folder / PLACES, _places(train, validation, [*starts["train"], counts["train"]["tokens"]]))
     if (tokens := counts["validation"]["tokens"]) < FEW_TOKENS:
         spool.notes.append(f"validation text is only {tokens:,} tokens: its loss is uncertain")
     described = {"name": tokenizer.name, "vocab_size": tokenizer.vocab_size, "reason": reason}
     return {
         "tokenizer": {**described, "fingerprint": tokenizer.fingerprint()},
         **counts,
+        "split": {"design": divided.design, "stretches": len(validation.documents)},
         "documents": _listed(spool, train, validation),
         "read": spool.account.to_dict(),
         "leaks": leaks,
@@ -328,10 +363,11 @@ def _write_spooled(folder: Path, order: _Order, spool: Spool) -> dict:
 
 def _listed(spool: Spool, train: Part, validation: Part) -> list[dict]:
     """Where each document went, for the first thousand."""
-    bytes_of = [
-        {document: end - start for document, start, end in part.ranges() if document < LISTED}
-        for part in (train, validation)
-    ]
+    bytes_of: list[dict[int, int]] = [{}, {}]
+    for of_part, part in zip(bytes_of, (train, validation)):
+        for document, start, end in part.ranges():
+            if document < LISTED:
+                of_part[document] = of_part.get(document, 0) + end - start
     return [
         {
             "source": name,
@@ -353,7 +389,7 @@ def _tokenizer_for(spool: Spool, train: Part, tokenizer: str | Tokenizer) -> tup
     if (asked := bpe_size(spec)) is None:
         chosen = Tokenizer.from_spec(spec)
     else:
-        total = min(TRAINING_SAMPLE, train.bytes)
+        total = min(TRAINING_SAMPLE, train.characters)
         texts = _sample(spool, train)
         chosen = Tokenizer.train(texts, asked, lambda stage, done, _: spool.progress(stage, done, total))
     if asked is not None and chosen.vocab_size < asked:
@@ -380,48 +416,70 @@ def _sample(spool: Spool, part: Part) -> Iterator[str]:
             seen += len(text)
 
 
-def _encode(tokens_path: Path, documents_path: Path, spool: Spool, part: Part, tokenizer: Tokenizer) -> int:
-    """Write a part's tokens and the places where its documents start; the number of tokens."""
-    starts = array("Q")
-    prefix = np.array([] if tokenizer.end_of_text is None else [tokenizer.end_of_text], tokenizer.dtype)
+def _places(train: Part, validation: Part, starts: list[int]) -> np.ndarray:
+    """Where in the training tokens each piece stood: `starts` of the training stretches, and their end."""
+    before = np.searchsorted(train.starts, validation.starts)  # training stretches before each piece
+    return np.array(starts, np.uint64)[before]
 
-    def encoded(pieces: list[tuple[bool, str]]) -> tuple[np.ndarray, list[int], int]:
+
+def _encode(
+    folder: Path, name: str, spool: Spool, part: Part, tokenizer: Tokenizer, *, in_pieces: bool
+) -> tuple[int, list[int]]:
+    """Write a part's tokens, and the places where its documents start; tokens, and where stretches start.
+
+    End-of-text stands before each document, and before each piece of a part that is in pieces. Where a piece
+    was taken out of a document the training text goes on without a mark: to a model, end-of-text means that a
+    text begins.
+    """
+    stretches, documents = array("Q"), array("Q")
+    prefix = np.array([] if tokenizer.end_of_text is None else [tokenizer.end_of_text], tokenizer.dtype)
+    new_document = np.ones(len(part.documents), bool)
+    if not in_pieces:
+        new_document[1:] = part.documents[1:] != part.documents[:-1]
+
+    def encoded(pieces: list[tuple[bool, bool, str]]) -> tuple[np.ndarray, list[tuple[int, bool]], int]:
         ids: list[np.ndarray] = []
         firsts, count = [], 0
-        for first, text in pieces:
+        for first, marked, text in pieces:
             if first:
-                firsts.append(count)
-                ids.append(prefix)
+                firsts.append((count, marked))
+                if marked:
+                    ids.append(prefix)
             ids.append(tokenizer.encode_piece(text))
-            count += len(ids[-1]) + first * len(prefix)
-        return np.concatenate(ids), firsts, sum(len(text) for _, text in pieces)
+            count += len(ids[-1]) + (first and marked) * len(prefix)
+        return np.concatenate(ids), firsts, sum(len(text) for *_, text in pieces)
 
     def arrays() -> Iterator[np.ndarray]:
         tokens = characters = 0
-        for ids, firsts, length in in_threads(encoded, _groups(spool, part, tokenizer)):
-            starts.extend(tokens + first for first in firsts)
+        for ids, firsts, length in in_threads(encoded, _groups(spool, part, tokenizer, new_document)):
+            stretches.extend(tokens + first for first, _ in firsts)
+            documents.extend(tokens + first for first, marked in firsts if marked)
             tokens += len(ids)
             characters += length
             spool.progress("encode", characters, part.characters)
             yield ids
 
-    tokens = write_tokens(tokens_path, arrays(), tokenizer.vocab_size)
+    path = folder / f"{name}.npy"
+    tokens = write_tokens(path, arrays(), tokenizer.vocab_size)
     if tokens < 2:
-        raise DataError(
-            f"{tokens_path.stem}: {tokens} tokens of the 2 that are needed; add text or give --val"
-        )
-    np.save(documents_path, np.frombuffer(starts, np.uint64) if starts else np.empty(0, np.uint64))
-    return tokens
+        raise DataError(f"{name}: {tokens} tokens of the 2 that are needed; add text or give --val")
+    np.save(folder / f"{name}_documents.npy", np.array(documents, np.uint64))
+    return tokens, stretches.tolist()
 
 
-def _groups(spool: Spool, part: Part, tokenizer: Tokenizer) -> Iterator[list[tuple[bool, str]]]:
-    """Pieces of documents, each with whether it is the first of one, in groups worth a thread's while."""
-    group: list[tuple[bool, str]] = []
+def _groups(
+    spool: Spool, part: Part, tokenizer: Tokenizer, new_document: np.ndarray
+) -> Iterator[list[tuple[bool, bool, str]]]:
+    """Pieces of stretches, with whether each is the first of its own and whether a document begins there.
+
+    They come in groups worth a thread's while.
+    """
+    group: list[tuple[bool, bool, str]] = []
     size = 0
-    for _, start, end in part.ranges():
+    for (_, start, end), marked in zip(part.ranges(), new_document.tolist()):
         first = True
         for piece in tokenizer.cut(spool.text(start, end)):
-            group.append((first, piece))
+            group.append((first, marked, piece))
             first = False
             size += len(piece)
             if size >= 1 << 16:

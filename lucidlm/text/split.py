@@ -1,17 +1,30 @@
-"""Training and validation part: the spooled documents come in, stretches of them come out on two sides."""
+"""Training and held-out part: the spooled documents come in, stretches of them come out on two sides."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
-from lucidlm.errors import DataError
+from lucidlm.errors import ConfigError, DataError
 from lucidlm.text.spool import BLOCK, Spool
 
+Split = Literal["auto", "pieces", "documents", "end"]
+"""How text is held out; auto: whole documents where there are 20 or more, else pieces of the whole text."""
+Design = Literal["strata", "documents", "end", "given"]
+"""What the held-out part is a sample of: see docs/measure.md."""
+
 SPLIT_BY_DOCUMENT = 20
-"""From so many documents on, whole documents are held out; of fewer, the end of each."""
+"""From so many documents on, whole documents are held out; of fewer, pieces of each."""
 LARGEST_VALIDATION = 16_000_000
-"""Bytes of validation text beyond which evaluating only takes longer."""
+"""Bytes of held-out text beyond which evaluating only takes longer."""
+MOST_PIECES = 40
+"""More pieces narrow the interval no further, and each interrupts the training text once more."""
+LEAST_PIECE = 250
+"""Bytes: in shorter pieces the first words, whose context ends in training text, would count too much."""
+WORD_BYTES = 64
+"""Within so many bytes a piece's border moves on to the end of a word, so that no token is cut in two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +41,11 @@ class Part:
         """Bytes of all stretches together."""
         return int((self.ends - self.starts).sum())
 
+    @property
+    def n_documents(self) -> int:
+        """Documents that have at least one stretch here."""
+        return len(np.unique(self.documents))
+
     def ranges(self) -> Iterator[tuple[int, int, int]]:
         """Document, first and last byte of each stretch, as whole numbers of Python."""
         for low in range(0, len(self.documents), BLOCK):
@@ -37,17 +55,32 @@ class Part:
             )
 
 
-def split(spool: Spool, fraction: float) -> tuple[Part, Part, str]:
-    """Training part, validation part, and a sentence that says how they were divided."""
+@dataclass(frozen=True, slots=True)
+class Division:
+    """Both parts, what the held-out one is a sample of, and a sentence that says so."""
+
+    train: Part
+    validation: Part
+    design: Design
+    sentence: str
+
+
+def split(spool: Spool, fraction: float, how: Split = "auto") -> Division:
+    """The division of the spooled documents; where validation documents were given, theirs."""
+    if how not in get_args(Split):
+        raise ConfigError(f"--split {how}: not known; there are {', '.join(get_args(Split))}")
     index = spool.index()
     if spool.parts[1]:
+        if how != "auto":
+            raise ConfigError(f"--split {how} contradicts --val: the validation text is given; leave one out")
         return _as_given(spool, index)
-    if len(index) < SPLIT_BY_DOCUMENT:
-        return _by_position(spool, index, fraction)
-    return _by_content(index, fraction)
+    if how == "auto":
+        how = "pieces" if len(index) < SPLIT_BY_DOCUMENT else "documents"
+    divide = {"pieces": _by_pieces, "documents": _by_content, "end": _by_position}[how]
+    return divide(spool, index, fraction)
 
 
-def _as_given(spool: Spool, index: np.ndarray) -> tuple[Part, Part, str]:
+def _as_given(spool: Spool, index: np.ndarray) -> Division:
     held_out = np.arange(len(index)) >= spool.parts[0]
     known = np.isin(index["digest"], index["digest"][held_out]) & ~held_out
     if known.all(where=~held_out):
@@ -61,10 +94,11 @@ def _as_given(spool: Spool, index: np.ndarray) -> tuple[Part, Part, str]:
             f"{len(places):,} training documents stand in the validation text word for word (first {name}): "
             f"taken out of training"
         )
-    return _whole(index, ~held_out & ~known), _whole(index, held_out), "validation text given on its own"
+    train, validation = _whole(index, ~held_out & ~known), _whole(index, held_out)
+    return Division(train, validation, "given", "validation text given on its own")
 
 
-def _by_content(index: np.ndarray, fraction: float) -> tuple[Part, Part, str]:
+def _by_content(spool: Spool, index: np.ndarray, fraction: float) -> Division:
     # The hash depends on nothing but the text, so a document stays on its side whatever is added.
     hashes = np.frombuffer(index["digest"].tobytes(), ">u8")[::2]
     sizes = index["bytes"]
@@ -78,13 +112,12 @@ def _by_content(index: np.ndarray, fraction: float) -> tuple[Part, Part, str]:
         held_out = hashes != hashes.max()
     if held_out.all() or not held_out.any():
         raise DataError(f"all {len(index):,} documents are the same text; give a validation text with --val")
-    how = f"{held_out.sum():,} of {len(index):,} documents held out, chosen by a hash of their content"
-    return _whole(index, ~held_out), _whole(index, held_out), how
+    how = f"held out: {held_out.sum():,} of {len(index):,} documents, chosen by a hash of their content"
+    return Division(_whole(index, ~held_out), _whole(index, held_out), "documents", how)
 
 
-def _by_position(spool: Spool, index: np.ndarray, fraction: float) -> tuple[Part, Part, str]:
-    while fraction * int(index["bytes"].sum()) > LARGEST_VALIDATION:
-        fraction /= 2
+def _by_position(spool: Spool, index: np.ndarray, fraction: float) -> Division:
+    fraction = _within_limit(index, fraction)
     kept = [int(characters * (1 - fraction)) for characters in index["characters"].tolist()]
     starts, ends = index["offset"], index["offset"] + index["bytes"]
     cuts = np.array(
@@ -94,7 +127,99 @@ def _by_position(spool: Spool, index: np.ndarray, fraction: float) -> tuple[Part
     train = _stretches(starts, cuts, sum(kept))
     validation = _stretches(cuts, ends, characters - sum(kept))
     each = "the text" if len(index) == 1 else f"each of {len(index)} documents"
-    return train, validation, f"the last {fraction * 100:.3g} % of {each} held out"
+    return Division(train, validation, "end", f"held out: the last {fraction * 100:.3g} % of {each}")
+
+
+def _by_pieces(spool: Spool, index: np.ndarray, fraction: float) -> Division:
+    """A stratified sample of the text: equal strata, in each one piece at a random place.
+
+    The places come from a hash of the text and the fraction, so that every run of one text has the same. The
+    same share of each document is held out, so that sums over pieces stand for the whole text unweighted.
+    """
+    fraction = _within_limit(index, fraction)
+    held_out = fraction * int(index["bytes"].sum())
+    wanted = min(MOST_PIECES, max(1, int(held_out / LEAST_PIECE)))
+    key = hashlib.sha256(index["digest"].tobytes() + repr(float(fraction)).encode())
+    pieces: list[tuple[int, int, int]] = []
+    for document, (start, size) in enumerate(zip(index["offset"].tolist(), index["bytes"].tolist())):
+        strata = max(1, round(wanted * fraction * size / held_out))
+        for place, length in _places(size, strata, fraction, key.digest() + document.to_bytes(8, "big")):
+            words = length >= 2 * WORD_BYTES  # a shorter piece could vanish between two words
+            low, high = (
+                _border(spool, start, start + size, start + at, words=words) for at in (place, place + length)
+            )
+            if pieces and pieces[-1][0] == document:
+                low = max(low, pieces[-1][2])
+            if low == high:
+                high = _border(spool, start, start + size, low + 1, words=False)
+            if low < high:
+                pieces.append((document, low, high))
+    validation = _part(spool, pieces)
+    train = _part(spool, list(_between(index, pieces)))
+    each = "the text" if len(index) == 1 else f"{len(index)} documents"
+    few = wanted < MOST_PIECES // 2
+    why = f" (no more, as pieces under {LEAST_PIECE} bytes tell little)" if few else ""
+    size = validation.bytes // max(1, len(pieces))
+    stretches = f"{len(pieces):,} piece{'s' * (len(pieces) != 1)} of about {size:,} bytes"
+    how = f"held out: {fraction * 100:.3g} % of {each}, {stretches} at random places{why}"
+    return Division(train, validation, "strata", how)
+
+
+def _places(size: int, strata: int, fraction: float, key: bytes) -> Iterator[tuple[int, int]]:
+    """Start and length of the piece in each stratum of so many bytes."""
+    stratum = size / strata
+    length = fraction * stratum
+    for number in range(strata):
+        drawn = hashlib.sha256(key + number.to_bytes(8, "big")).digest()
+        share = int.from_bytes(drawn[:8], "big") / 2**64
+        start = round(number * stratum + share * (stratum - length))
+        yield start, max(1, round(length))
+
+
+def _border(spool: Spool, first: int, end: int, place: int, *, words: bool) -> int:
+    """The next end of a word, or of a character where words are unmarked or not asked for, from a place on.
+
+    Before white space that follows other text every tokenizer of words cuts, so that the tokens on both sides
+    are those of the whole text.
+    """
+    if place <= first or place >= end:
+        return min(max(place, first), end)
+    data = next(spool.blocks(place - 1, min(end, place + WORD_BYTES)))
+    letters = np.frombuffer(data, np.uint8)
+    blank = np.isin(letters, np.frombuffer(b" \n\t\r", np.uint8))
+    word_ends = np.flatnonzero(blank[1:] & ~blank[:-1])
+    if words and word_ends.size:
+        return place + int(word_ends[0])
+    firsts = np.flatnonzero((letters[1:] & 0xC0) != 0x80)  # not a continuation byte
+    return place + int(firsts[0]) if firsts.size else end
+
+
+def _between(index: np.ndarray, pieces: list[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
+    """What the pieces leave of each document."""
+    left = iter([*pieces, (len(index), 0, 0)])
+    document, low, high = next(left)
+    for number, (start, size) in enumerate(zip(index["offset"].tolist(), index["bytes"].tolist())):
+        end = start + size
+        while document == number:
+            if start < low:
+                yield number, start, low
+            start = high
+            document, low, high = next(left)
+        if start < end:
+            yield number, start, end
+
+
+def _part(spool: Spool, stretches: list[tuple[int, int, int]]) -> Part:
+    """Stretches with their characters counted."""
+    documents, starts, ends = np.array(stretches, np.uint64).reshape(-1, 3).T
+    characters = sum(len(text) for _, start, end in stretches for text in spool.text(start, end))
+    return Part(documents.astype(np.int64), starts, ends, characters)
+
+
+def _within_limit(index: np.ndarray, fraction: float) -> float:
+    while fraction * int(index["bytes"].sum()) > LARGEST_VALIDATION:
+        fraction /= 2
+    return fraction
 
 
 def _whole(index: np.ndarray, chosen: np.ndarray) -> Part:

@@ -102,6 +102,9 @@ class TrainConfig:
     """Validation texts of your own (default: a part of the training text is held out)."""
     val_fraction: float = 0.1
     """The part that is held out where no validation text is given."""
+    split: Literal["auto", "pieces", "documents", "end"] = "auto"
+    """What is held out: pieces from all over the text, whole documents, or the end of each document
+    (auto: documents where there are 20 or more, else pieces; preset lecture: the end, as in the course)."""
     encoding: str = "utf-8"
     """Encoding of the texts."""
     field: str = "text"

@@ -24,7 +24,7 @@ from lucidlm.training.optim import optimizer_tensors
 from lucidlm.training.runs import save_checkpoint, write_settings
 from lucidlm.training.setup import ENVIRONMENT, TrainingRun, has_passed_its_best, resume_run, start_run
 from lucidlm.training.step import train_step
-from lucidlm.training.validation import sample_documents, validate, write_sample
+from lucidlm.training.validation import design_of, sample_documents, validate, write_sample
 from lucidlm.weights.huggingface import load_model, save_model
 
 SAVING_SHARE = 0.05
@@ -338,6 +338,7 @@ def _judge_best(run: TrainingRun, stages: Stages | None) -> Judgement:
         model,
         run.corpus.tokenizer,
         sample_documents(documents, total=total, tokens=tokens),
+        design=design_of(run.corpus, sampled=tokens < total),
         corpus=run.corpus,
         history=read_history(run.folder),
         started_from=run.config.from_,

@@ -19,6 +19,7 @@ from torch import Tensor
 from lucidlm.errors import ConfigError, DataError, RunError
 from lucidlm.measure.history import METRICS, SAMPLES, History, read_history
 from lucidlm.runtime.files import (
+    MANIFEST,
     check_manifest,
     is_locked,
     replacing_folder,
@@ -166,7 +167,22 @@ def read_settings(path: Path) -> tuple[TrainConfig, Plan | None]:
     path = path / SETTINGS if path.is_dir() else path
     values = read_toml(path)
     plan = values.pop("plan", None)
+    if plan is not None:
+        values.setdefault("split", _split_before(path.parent))
     return _checked(TrainConfig, values, path), None if plan is None else _checked(Plan, plan, path)
+
+
+def _split_before(run: Path) -> str:
+    """How a run held text out whose run.toml does not say: before --split there was one way."""
+    try:
+        manifest = json.loads((run / "data" / MANIFEST).read_bytes())
+        if manifest["validation_sources"]:
+            return "auto"
+        documents = manifest["train"]["documents"] + manifest["validation"]["documents"]
+        both = (entry["train_bytes"] and entry["validation_bytes"] for entry in manifest["documents"])
+        return "end" if any(both) or documents < 2 else "documents"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "end"
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -347,6 +347,9 @@ def _corpus_of(config: TrainConfig, folder: Path, say: Say, base: Tokenizer | No
         tokenizer=tokenizer,
         validation=config.val or None,
         validation_fraction=config.val_fraction,
+        split="end"
+        if config.split == "auto" and config.preset == "lecture" and not config.val
+        else config.split,
         encoding=config.encoding,
         field=config.field,
         raw=config.raw,

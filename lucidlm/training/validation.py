@@ -5,7 +5,6 @@ None of it draws from the generators that training draws from: with or without i
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,13 @@ import torch
 
 from lucidlm.measure.evaluation import Evaluation, evaluate_documents
 from lucidlm.measure.history import Validation
+from lucidlm.measure.intervals import Design
 from lucidlm.measure.scoring import prefix_of, scored_logits, windows_of
 from lucidlm.model.generation import generate
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy
 from lucidlm.text.corpus import Corpus, train_documents, validation_documents
+from lucidlm.text.excerpts import Excerpt, as_excerpt
 from lucidlm.text.tokenizer import Tokenizer
 
 SPANS = 8
@@ -31,8 +32,8 @@ SAMPLE_CHARACTERS = 120
 class Samples:
     """The fixed texts that a run is judged by while it trains."""
 
-    validation: list[np.ndarray]
-    training: list[np.ndarray]
+    validation: list[Excerpt]
+    training: list[Excerpt]
     probe: np.ndarray
     """The first tokens of the validation sample, whose log-probabilities are kept at each validation."""
     prompt: str
@@ -45,30 +46,44 @@ def choose_samples(corpus: Corpus, *, tokens: int, prompt: str | None) -> Sample
     return Samples(
         validation=validation,
         training=training,
-        probe=validation[0][:PROBE_TOKENS],
-        prompt=first_words(corpus.tokenizer, validation[0]) if prompt is None else prompt,
+        probe=validation[0].ids[:PROBE_TOKENS],
+        prompt=first_words(corpus.tokenizer, validation[0].ids) if prompt is None else prompt,
     )
 
 
-def sample_documents(documents: Iterable[np.ndarray], *, total: int, tokens: int) -> list[np.ndarray]:
-    """About `tokens` of the `total` tokens in these documents, evenly spread; all if they are that few."""
+def sample_documents(documents: Iterable[np.ndarray | Excerpt], *, total: int, tokens: int) -> list[Excerpt]:
+    """About `tokens` of the `total` tokens in these documents, evenly spread; all if they are that few.
+
+    Each span has what stands before it in its document as context, so that it is scored as in the whole.
+    """
     if total <= tokens:
-        return [np.asarray(ids) for ids in documents]
+        return [as_excerpt(document) for document in documents]
     step = total / tokens
-    sample: list[np.ndarray] = []
-    for ids in documents:
-        wanted = round(len(ids) / step)
+    every = max(1, round(step))
+    sample: list[Excerpt] = []
+    spare: list[Excerpt] = []
+    for number, document in enumerate(map(as_excerpt, documents)):
+        if number % every == 0 and not sample:
+            spare.append(document)
+        length = len(document.ids)
+        wanted = round(length / step)
         if wanted < 2:
             continue
         spans = max(1, min(SPANS, wanted // 512))
         size = wanted // spans
-        starts = (np.arange(spans) * (len(ids) / spans)).astype(int)
-        sample += [np.asarray(ids[start : start + size]) for start in starts]
-    if sample:
-        return sample
+        starts = (np.arange(spans) * (length / spans)).astype(int).tolist()
+        sample += [document.part(start, start + size) for start in starts]
     # Many short documents, each less than its share: whole ones, at a distance.
-    every = max(1, round(step))
-    return [np.asarray(ids) for ids in islice(documents, 0, None, every)]
+    return sample or spare
+
+
+def design_of(corpus: Corpus, *, sampled: bool = False) -> Design | None:
+    """How the held-out documents of a corpus were come by: decides what an interval is of.
+
+    Spans that were taken at even distances of one document are a stratified sample of it.
+    """
+    one = corpus.manifest["validation"]["documents"] == 1
+    return "strata" if corpus.design == "strata" or (sampled and one) else None
 
 
 def first_words(tokenizer: Tokenizer, ids: np.ndarray, *, words: int = 5) -> str:

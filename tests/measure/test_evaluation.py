@@ -17,6 +17,7 @@ from lucidlm.measure.scoring import scored_logits, scored_windows, windows_of
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy
+from lucidlm.text.excerpts import Excerpt
 from lucidlm.text.tokenizer import Tokenizer
 
 T = 16
@@ -124,6 +125,53 @@ def test_in_float64_it_equals_one_token_at_a_time_for_every_length(model, stride
     first = 0 if prefix == "auto" else 1
     assert sorted(nats) == list(range(first, LONGEST))
     np.testing.assert_allclose([nats[place] for place in sorted(nats)], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+@pytest.mark.parametrize("n_before", [1, 2, T // 2, T - 1, T, T + 1, 3 * T])
+def test_a_piece_is_scored_after_what_stands_before_it_one_token_at_a_time(model, stride, n_before):
+    ids = np.array(BYTES.encode((WORDS * 2)[: n_before + LONGEST]))
+    excerpt = Excerpt(ids[n_before:], ids[:n_before])
+    context = min(n_before, T - stride + 1)
+    # The piece's first window begins with its context, and no prefix stands before that.
+    expected = brute_force(model, ids[n_before - context :], stride=stride, prefix_id=None)[context - 1 :]
+    model.double()
+    found = {}
+    for piece in scored_logits(
+        model, windows_of([excerpt], context_length=T, stride=stride, prefix_id=END_OF_TEXT)
+    ):
+        for place, loss in enumerate(cross_entropy(piece.logits, piece.targets).tolist(), start=piece.start):
+            assert place not in found
+            found[place] = loss
+    assert sorted(found) == list(range(LONGEST))
+    np.testing.assert_allclose([found[place] for place in range(LONGEST)], expected, rtol=0, atol=1e-6)
+    result = evaluate_documents(model, BYTES, [excerpt], stride=stride)
+    assert (result.tokens_scored, result.tokens_total, result.bytes_total) == (LONGEST, LONGEST, LONGEST)
+    assert result.nats == pytest.approx(expected.sum(), abs=1e-6)
+
+
+def test_in_the_middle_of_a_long_text_a_piece_costs_what_it_costs_there(model):
+    # Cut on the grid of the stride, its windows are those of the whole text.
+    ids = np.array(BYTES.encode(WORDS[:LONGEST]))
+    whole = nats_of_each_token(model.double(), ids, stride=T // 2, prefix_id=END_OF_TEXT)
+    for start in (T, T + T // 2, 2 * T):
+        excerpt = Excerpt(ids[start:], ids[:start])
+        result = evaluate_documents(model, BYTES, [excerpt], stride=T // 2)
+        assert result.nats == pytest.approx(sum(whole[place] for place in range(start, LONGEST)), abs=1e-9)
+
+
+def test_the_batch_size_cannot_change_what_pieces_cost(gpt):
+    ids = np.array(BYTES.encode(WORDS * 3))
+    pieces = [Excerpt(ids[start : start + 21], ids[:start]) for start in range(0, 200, 30)]
+    for design in ("strata", None):
+        results = [
+            evaluate_documents(gpt, BYTES, pieces, batch_size=size, design=design) for size in (1, 3, 8, None)
+        ]
+        for result in results:
+            assert result.design == (design or "documents")
+            assert result.nats == pytest.approx(results[0].nats, rel=1e-6)
+            assert result.units.shape == (len(pieces), 3)
+            np.testing.assert_allclose(result.units.sum(0), [result.nats, 147, 147], rtol=1e-9)
 
 
 @pytest.mark.parametrize("stride", STRIDES)

@@ -19,6 +19,7 @@ from lucidlm.measure.report import MOST_POINTS, MOST_SAMPLES, write_report
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.text.corpus import prepare, train_documents, validation_documents
+from lucidlm.text.excerpts import ids_of
 
 LINES = [
     "The tide came in.",
@@ -86,7 +87,7 @@ def test_each_part_is_what_its_own_module_says(model, corpus, judgement):
         tokenizer, train_documents(corpus), heldout, prefix_id=256
     )
     written = write_texts(model, tokenizer)
-    assert judgement.memorization == measure_memorization(tokenizer, written, heldout, corpus.train)
+    assert judgement.memorization == measure_memorization(tokenizer, written, ids_of(heldout), corpus.train)
     assert judgement.baselines.heldout_bytes == judgement.evaluation.bytes_scored
 
 

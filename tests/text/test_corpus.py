@@ -14,6 +14,7 @@ from lucidlm.text import corpus as module
 from lucidlm.text import split
 from lucidlm.text import spool as spooling
 from lucidlm.text.corpus import open_corpus, prepare, train_documents, validation_documents
+from lucidlm.text.excerpts import ids_of
 from lucidlm.text.tokenizer import Tokenizer
 
 WORDS = [
@@ -45,7 +46,7 @@ def write_jsonl(path, texts):
 def decoded(corpus):
     """Both parts as texts, document by document."""
     return tuple(
-        [corpus.tokenizer.decode(ids) for ids in documents(corpus)]
+        [corpus.tokenizer.decode(ids) for ids in ids_of(documents(corpus))]
         for documents in (train_documents, validation_documents)
     )
 
@@ -65,7 +66,7 @@ def book(tmp_path):
 
 @pytest.mark.parametrize("tokenizer", ["gpt2", "bytes", "bpe:300"])
 def test_one_text_is_cut_near_its_end_by_characters_and_nothing_is_lost(book, tmp_path, tokenizer):
-    corpus = prepare(book, tmp_path / "out", tokenizer=tokenizer)
+    corpus = prepare(book, tmp_path / "out", tokenizer=tokenizer, split="end")
     text = book.read_text("utf-8")
     cut = int(len(text) * 0.9)
     assert decoded(corpus) == ([text[:cut]], [text[cut:]])
@@ -76,7 +77,7 @@ def test_one_text_is_cut_near_its_end_by_characters_and_nothing_is_lost(book, tm
     )
     assert (corpus.characters, corpus.train_characters) == (len(text), cut)
     assert corpus.status == "new"
-    assert corpus.notes[0] == "the last 10 % of the text held out"
+    assert corpus.notes[0] == "held out: the last 10 % of the text"
 
 
 @pytest.mark.parametrize("characters", range(100, 130))
@@ -84,14 +85,17 @@ def test_the_cut_falls_between_characters_however_many_bytes_they_have(tmp_path,
     monkeypatch.setattr(spooling, "BLOCK", 7)
     text = "".join(random.Random(characters).choices("aé東😀\n", k=characters))
     (tmp_path / "a.txt").write_bytes(text.encode())
-    corpus = prepare(tmp_path / "a.txt", tmp_path / "out", tokenizer="bytes", validation_fraction=0.3)
+    corpus = prepare(
+        tmp_path / "a.txt", tmp_path / "out", tokenizer="bytes", validation_fraction=0.3, split="end"
+    )
     cut = int(characters * 0.7)
     assert decoded(corpus) == ([text[:cut]], [text[cut:]])
 
 
 def test_end_of_text_stands_before_each_document_and_not_after_the_last(tmp_path):
     texts = [words(seed, 30) for seed in range(5)]
-    corpus = prepare(write_jsonl(tmp_path / "a.jsonl", texts), tmp_path / "out", tokenizer="bytes")
+    lines = write_jsonl(tmp_path / "a.jsonl", texts)
+    corpus = prepare(lines, tmp_path / "out", tokenizer="bytes", split="end")
     for file, part in ((corpus.train, slice(0, -1)), (corpus.validation, slice(-1, None))):
         expected = []
         for text in texts:
@@ -169,9 +173,11 @@ def test_the_validation_part_is_bounded_by_halving_the_fraction(tmp_path, monkey
     lines = write_jsonl(tmp_path / "a.jsonl", texts)
     before = decoded(prepare(lines, tmp_path / "c", tokenizer="bytes"))[1]
     monkeypatch.setattr(split, "LARGEST_VALIDATION", 3000)
-    corpus = prepare(tmp_path / "a.txt", tmp_path / "a", tokenizer="bytes")
+    corpus = prepare(tmp_path / "a.txt", tmp_path / "e", tokenizer="bytes")
+    assert (corpus.design, corpus.validation_bytes) == ("strata", 2500)
+    corpus = prepare(tmp_path / "a.txt", tmp_path / "a", tokenizer="bytes", split="end")
     assert corpus.validation_bytes == 2500
-    assert corpus.notes[0] == "the last 2.5 % of the text held out"
+    assert corpus.notes[0] == "held out: the last 2.5 % of the text"
     corpus = prepare(lines, tmp_path / "b", tokenizer="bytes")
     assert 0 < corpus.validation_bytes <= 3000
     assert {*decoded(corpus)[1]} < {*before}
@@ -198,7 +204,7 @@ def test_a_text_too_short_for_two_parts_is_an_error_or_works(tmp_path, text):
             prepare(tmp_path / "a.txt", tmp_path / "out")
         assert not (tmp_path / "out").exists()
     else:
-        corpus = prepare(tmp_path / "a.txt", tmp_path / "out")
+        corpus = prepare(tmp_path / "a.txt", tmp_path / "out", split="end")
         assert "".join(map("".join, decoded(corpus))) == text
         assert any("only 3 tokens" in note or "only 2 tokens" in note for note in corpus.notes)
 
@@ -245,7 +251,7 @@ def test_a_validation_text_of_few_tokens_is_a_warning(book, tmp_path):
 def test_a_vocabulary_is_learnt_from_the_training_part_alone(tmp_path):
     secret = "zyxwvut "
     (tmp_path / "a.txt").write_text(words(1, 900) + " " + secret * 60)
-    corpus = prepare(tmp_path / "a.txt", tmp_path / "out", tokenizer="bpe:400")
+    corpus = prepare(tmp_path / "a.txt", tmp_path / "out", tokenizer="bpe:400", split="end")
     assert secret in decoded(corpus)[1][0]
     assert not any(b"zyx" in corpus.tokenizer.token_bytes(id) for id in range(corpus.tokenizer.vocab_size))
     assert any("of the 400 asked for" in note for note in corpus.notes)
@@ -301,7 +307,7 @@ def test_the_same_text_and_settings_are_reused_and_others_prepared_anew(book, tm
     book.write_text(book.read_text("utf-8") + "more", "utf-8")
     again = prepare(book, out, tokenizer="bytes", validation_fraction=0.2)
     assert again.status == "redone: the text or a setting has changed"
-    assert decoded(again)[1][0].endswith("more")
+    assert decoded(again)[0][0].endswith("more")
 
 
 def test_a_file_added_to_a_folder_is_noticed(tmp_path):
