@@ -107,8 +107,8 @@ def test_a_model_and_itself_differ_by_nothing_and_no_winner_is_named(bytes_model
 
 
 def test_the_other_way_round_everything_changes_its_sign(bytes_model, pairs_model):
-    one = compare(bytes_model, pairs_model, STORY * 4)
-    other = compare(pairs_model, bytes_model, STORY * 4)
+    one = compare(bytes_model, pairs_model, STORY * 8)
+    other = compare(pairs_model, bytes_model, STORY * 8)
     assert other.difference == pytest.approx(-one.difference, rel=1e-9)
     assert other.interval.low == pytest.approx(-one.interval.high, abs=0.02)
     assert [span.text for span in other.a_wins] == [span.text for span in one.b_wins]
@@ -174,7 +174,7 @@ def test_atoms_cut_the_text_where_both_have_a_token(bytes_model, pairs_model):
 
 
 def test_its_dictionary_is_json_and_its_string_names_both(bytes_model, pairs_model):
-    result = compare(bytes_model, pairs_model, STORY * 4, names=("one", "two"))
+    result = compare(bytes_model, pairs_model, STORY * 8, names=("one", "two"))
     values = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert values["difference"] == result.difference
     assert values["interval"]["low"] == result.interval.low

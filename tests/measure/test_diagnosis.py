@@ -326,7 +326,7 @@ def test_by_the_guides_way_of_counting_the_interval_is_about_its_loss_and_bytes_
     assert "bits per byte  not counted by this protocol" in str(result)
 
 
-@pytest.mark.parametrize("text", ["a" * 500, "abcdefghijklmno\n" * 40], ids=["one letter", "one line"])
+@pytest.mark.parametrize("text", ["a" * 700, "abcdefghijklmno\n" * 40], ids=["one letter", "one line"])
 def test_a_text_that_repeats_has_no_interval_beyond_all_its_tokens(model, text):
     result = evaluate(model, BYTES, text)
     dearest = max(each.loss_nats for each in result.diagnosis.by_frequency + result.diagnosis.by_position)
