@@ -8,12 +8,13 @@ import numpy as np
 import torch
 
 from lucidlm.measure.baselines import Baselines, measure_baselines
+from lucidlm.measure.continuation import PROMPTS, measure_continuation
 from lucidlm.measure.evaluation import Evaluation, evaluate_documents
 from lucidlm.measure.explanation import Explanation, explain_texts
 from lucidlm.measure.history import History
 from lucidlm.measure.ladder import Ladder, ladder_of, place_of
-from lucidlm.measure.memorization import Memorization, measure_memorization
-from lucidlm.measure.verdict import Course, course_of, gain_of, recital_of
+from lucidlm.measure.memorization import Memorization, measure_memorization, sentence_of
+from lucidlm.measure.verdict import Course, course_of, gain_of
 from lucidlm.model.generation import generate_batch
 from lucidlm.model.gpt import GPT
 from lucidlm.text.corpus import Corpus, train_documents
@@ -117,11 +118,15 @@ def judge(
     )
     ladder = ladder_of(evaluation.bits_per_byte, evaluation.units, evaluation.design, baselines)
     stages("writing", 0, None)
+    reference = _first_tokens(held_out, REFERENCE_TOKENS)
     memorization = measure_memorization(
         tokenizer,
         write_texts(model, tokenizer),
-        _first_tokens(held_out, REFERENCE_TOKENS),
+        reference,
         corpus.train,
+        continuation=measure_continuation(
+            model, tokenizer, reference, corpus.train, prompts=PROMPTS // 4 if _slow(model) else PROMPTS
+        ),
         progress=progress,
     )
     course = (
@@ -134,7 +139,7 @@ def judge(
         gain_of(history, started_from) if history is not None and started_from else "",
         str(course) if course is not None else "",
         place_of(ladder, own=history is not None, longer=course is None or not course.no_use_in_longer),
-        recital_of(memorization, who="the best weights write" if history is not None else "it writes"),
+        sentence_of(memorization, who="the best weights" if history is not None else "the model"),
     )
     told = tuple(sentence for sentence in sentences if sentence)
     return Judgement(
@@ -175,14 +180,18 @@ def write_texts(model: GPT, tokenizer: Tokenizer) -> list[np.ndarray]:
     """Texts as the model believes them: temperature 1, no prompt."""
     if tokenizer.end_of_text is None:
         return []
-    slow = model.device.type == "cpu" and model.n_parameters > LARGE
-    length = WRITTEN_TOKENS // 4 if slow else WRITTEN_TOKENS
+    length = WRITTEN_TOKENS // 4 if _slow(model) else WRITTEN_TOKENS
     written = generate_batch(
         model, tokenizer, [""], num=WRITTEN_TEXTS, max_new_tokens=length, temperature=1.0, seed=0
     )
     return [
         np.array([token.id for token in text.tokens if token.id != tokenizer.end_of_text]) for text in written
     ]
+
+
+def _slow(model: GPT) -> bool:
+    """Whether generating takes minutes."""
+    return model.device.type == "cpu" and model.n_parameters > LARGE
 
 
 def _first_tokens(documents: Sequence[np.ndarray], count: int) -> list[np.ndarray]:

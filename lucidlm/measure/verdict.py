@@ -10,7 +10,6 @@ import numpy as np
 
 from lucidlm.measure.baselines import Baselines
 from lucidlm.measure.history import History, Validation
-from lucidlm.measure.memorization import Memorization
 from lucidlm.measure.trend import CERTAIN_RISE, OVER_BEST, WORSE, Trend, level_of, noise_of, trend_of
 
 Code = Literal[
@@ -28,9 +27,6 @@ LEAST_GAIN = 0.1
 """Bits per byte between unigram and n-gram under which there is nothing to gain."""
 FEWEST_TOKENS = 100
 """Held-out tokens under which no verdict stands on a loss."""
-
-RECITED = 0.05
-"""A share of long sequences from the training text so far above the held-out text's is reciting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -344,16 +340,3 @@ def gain_of(history: History, source: str) -> str:
     if best.step == 0:
         return f"{source} was best as it came: validation loss {first.validation_loss_nats:.4f}, {bits}."
     return f"From {source}: validation loss {went} per token), {bits}, on the same text."
-
-
-def recital_of(memorization: Memorization, *, who: str = "it writes") -> str:
-    """Whether what it writes is copied from the training text; "" where there is too little to tell."""
-    shares = [(row.n, row.generated, row.heldout) for row in memorization.rows if row.generated is not None]
-    if not shares:
-        return ""
-    n, generated, heldout = shares[-1]
-    held = f" (of held-out text {heldout:.0%})" if heldout is not None else ""
-    stands = f"{generated:.0%} of its {n}-token sequences stand in the training text{held}"
-    recited = "recited" if generated >= RECITED + (heldout or 0.0) else "not recited"
-    longest = f"its longest verbatim run is {memorization.longest} tokens"
-    return f"What {who} is {recited}: {stands}; {longest}."

@@ -1,10 +1,22 @@
 import json
+import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import fisher_exact
 
-from lucidlm.measure import memorization
-from lucidlm.measure.memorization import Memorization, Share, measure_memorization
+from lucidlm.measure import copies, memorization
+from lucidlm.measure.continuation import Continuation
+from lucidlm.measure.memorization import (
+    LongestRun,
+    Memorization,
+    NearShare,
+    Repeated,
+    Share,
+    measure_memorization,
+    sentence_of,
+)
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.text.windows import TokenFile, write_tokens
 
@@ -55,10 +67,18 @@ def random_texts(rng, training, vocab_size):
     return texts
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 1 << 21])
+@pytest.fixture
+def short_runs(monkeypatch):
+    """Runs of two bytes are looked for, so that brute force can keep up."""
+    monkeypatch.setattr(copies, "ANCHOR", 2)
+    monkeypatch.setattr(memorization, "ANCHOR", 2)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 18])
 @pytest.mark.parametrize("seed", range(12))
-def test_shares_and_the_longest_run_are_those_of_brute_force(monkeypatch, chunk, seed):
+def test_shares_and_the_longest_run_are_those_of_brute_force(monkeypatch, short_runs, chunk, seed):
     monkeypatch.setattr(memorization, "CHUNK", chunk)
+    monkeypatch.setattr(memorization, "SPAN", 6)
     rng = np.random.default_rng(seed)
     vocab_size = int(rng.integers(2, 12))
     training = rng.integers(0, vocab_size, int(rng.integers(1, 120))).tolist()
@@ -68,58 +88,74 @@ def test_shares_and_the_longest_run_are_those_of_brute_force(monkeypatch, chunk,
     found = measure_memorization(
         BYTES, arrays(generated), arrays(heldout), np.array(training, np.uint16), sizes=SIZES
     )
-    for row, n in zip(found.rows, SIZES, strict=True):
+    for row, n in zip((*found.rows, found.spans), (*SIZES, 6), strict=True):
         assert row.n == n
         for share, texts in ((row.generated, generated), (row.heldout, heldout)):
             assert share == pytest.approx(brute_share(texts, training, n), abs=1e-12)
-    assert found.longest == brute_longest(generated, training)
-    text = BYTES.encode(found.longest_text)
-    assert len(text) == found.longest
-    assert not text or tuple(text) in slices(training, len(text))
+    longest = brute_longest(generated, training)
+    assert found.longest.bytes == (longest if longest >= 2 else 0)
+    heldout_longest = brute_longest(heldout, training)
+    assert found.longest.heldout_bytes == (heldout_longest if heldout_longest >= 2 else 0)
+    text = BYTES.encode(found.longest.text)
+    assert len(text) == found.longest.bytes
     assert any(tuple(text) in slices(each, len(text)) for each in generated) or not text
+    if text:
+        assert found.longest.times == slices(training, len(text)).count(tuple(text))
+        assert not found.longest.at_least
     assert found.generated_tokens == sum(map(len, generated))
     assert found.heldout_tokens == sum(map(len, heldout))
+    assert found.generated_bytes == sum(id != END for text in generated for id in text)
 
 
-def test_copied_text_shows_and_new_text_does_not():
-    training = ids_of("the clock struck nine and every window in the street went dark at once")
-    found = measure_memorization(BYTES, [ids_of("No! every window in the street no")], [], training)
-    assert found.longest_text == " every window in the street "
-    assert found.longest == 28
-    found = measure_memorization(BYTES, [ids_of("XYZXYZ")], [ids_of("clock struck nine")], training)
-    assert (found.longest, found.longest_text) == (0, "")
-    assert found.rows == (Share(4, 0.0, 1.0), Share(8, None, 1.0), Share(16, None, 1.0))
+@pytest.mark.parametrize("chunk", [3, 1 << 18])
+def test_bytes_are_those_that_the_tokens_spell(monkeypatch, short_runs, chunk):
+    monkeypatch.setattr(memorization, "CHUNK", chunk)
+    monkeypatch.setattr(memorization, "SPAN", 5)
+    tokenizer = Tokenizer.train(["the old clock of the old clock-maker, the clock"] * 3, 290)
+    draw = random.Random(1)
+    text = " ".join(draw.choice(["the", "old", "clock", "maker", "of"]) for _ in range(60))
+    written = "xx" + text[101:130] + "yy" + text[40:52]  # cut inside of tokens
+    by_tokens, by_bytes = (
+        measure_memorization(
+            made, [np.array(made.encode(written))], [], np.array([*made.encode(text), made.end_of_text])
+        )
+        for made in (tokenizer, BYTES)
+    )
+    assert len(tokenizer.encode(text)) < len(text) / 2
+    assert by_tokens.spans == by_bytes.spans
+    assert by_tokens.longest == by_bytes.longest
+    assert by_tokens.near == by_bytes.near
+    assert by_tokens.repeated == by_bytes.repeated
 
 
 def test_a_run_may_be_longer_than_many_chunks(monkeypatch):
     monkeypatch.setattr(memorization, "CHUNK", 64)
     training = np.random.default_rng(0).integers(0, 256, 3000).astype(np.uint16)
-    generated = np.concatenate([[1, 2, 3], training[100:105], [9], training[201:2000], [4], training[5:70]])
-    found = measure_memorization(BYTES, [generated], [], training)
-    assert found.longest == 2000 - 201 + int(training[200] == 9) + int(training[2000] == 4)
+    generated = np.concatenate([[1, 2, 3], training[100:150], [9], training[201:2000], [4], training[5:70]])
+    found = measure_memorization(BYTES, [generated], [generated[:50]], training)
+    assert found.longest.bytes == 2000 - 201 + int(training[200] == 9) + int(training[2000] == 4)
+    assert (found.longest.times, found.longest.heldout_bytes) == (1, 47)
 
 
-def test_two_texts_are_not_joined():
+def test_two_texts_are_not_joined(short_runs):
     training = ids_of("abcdefgh")
     found = measure_memorization(BYTES, [ids_of("abcd"), ids_of("efgh")], [], training, sizes=(4, 5))
-    assert found.longest == 4
+    assert found.longest.bytes == 4
     assert found.rows == (Share(4, 1.0, None), Share(5, None, None))
 
 
-def test_end_of_text_parts_what_stands_around_it():
+def test_end_of_text_parts_what_stands_around_it(short_runs):
     training = np.concatenate([[END], ids_of("abcd"), [END], ids_of("efgh")])
     generated = np.concatenate([ids_of("abcd"), [END], ids_of("efgh")])
     found = measure_memorization(BYTES, [generated], [], training, sizes=(2, 4, 8))
-    assert found.longest == 4
+    assert found.longest.bytes == 4
     assert found.rows == (Share(2, 1.0, None), Share(4, 1.0, None), Share(8, None, None))
 
 
 def test_a_collision_of_hashes_is_never_reported_as_a_run(monkeypatch):
-    monkeypatch.setattr(
-        memorization, "ngram_keys", lambda ids, n: np.zeros(max(0, len(ids) - n + 1), np.uint64)
-    )
-    found = measure_memorization(BYTES, [ids_of("xyxyxyxy")], [], ids_of("abababababab"))
-    assert (found.longest, found.longest_text) == (0, "")
+    monkeypatch.setattr(copies, "_weights", lambda: np.zeros(257, np.uint64))
+    found = measure_memorization(BYTES, [ids_of("xy" * 20)], [], ids_of("ab" * 30))
+    assert (found.longest.bytes, found.longest.text) == (0, "")
 
 
 def test_a_token_file_is_read_as_an_array_is(tmp_path, monkeypatch):
@@ -127,24 +163,25 @@ def test_a_token_file_is_read_as_an_array_is(tmp_path, monkeypatch):
     rng = np.random.default_rng(3)
     training = rng.integers(0, 3, 500).astype(np.uint16)
     write_tokens(tmp_path / "train.npy", [training], 257)
-    texts = [rng.integers(0, 3, 100)], [rng.integers(0, 3, 200)]
+    texts = [np.concatenate((training[70:110], rng.integers(0, 3, 100)))], [rng.integers(0, 3, 200)]
     from_file = measure_memorization(BYTES, *texts, TokenFile(tmp_path / "train.npy", 257))
     assert from_file == measure_memorization(BYTES, *texts, training)
-    assert from_file.longest > 4
+    assert from_file.longest.bytes >= 40
 
 
 @pytest.mark.parametrize("training", [[], [END], [5]])
 def test_of_a_tiny_training_text_nothing_stands_anywhere(training):
     found = measure_memorization(BYTES, [np.arange(20)[6:]], [], np.array(training, np.uint16))
-    assert found.longest == 0
+    assert found.longest == LongestRun(0, "", 0, False, 0)
     assert [row.generated for row in found.rows] == [0.0, 0.0, None]
 
 
 def test_nothing_generated_has_no_shares():
     found = measure_memorization(BYTES, [], [ids_of("abcd")], ids_of("abcdefgh"))
-    assert [row.generated for row in found.rows] == [None] * 3
+    assert [row.generated for row in (*found.rows, found.spans)] == [None] * 4
     assert found.rows[0].heldout == 1
-    assert (found.longest, found.generated_tokens, found.heldout_tokens) == (0, 0, 4)
+    assert (found.longest.bytes, found.generated_tokens, found.heldout_tokens) == (0, 0, 4)
+    assert (found.code, sentence_of(found)) == ("too_little", "")
 
 
 def test_progress_counts_the_training_tokens(monkeypatch):
@@ -156,17 +193,251 @@ def test_progress_counts_the_training_tokens(monkeypatch):
     assert seen == [("compare", 4, 9), ("compare", 8, 9), ("compare", 9, 9)]
 
 
-def test_the_table_has_a_row_a_size_and_the_longest_run():
-    found = Memorization((Share(4, 0.5, 0.25), Share(8, None, 0.0)), 12, "the old\nman ", 1000, 20_000)
+def test_a_sequence_is_counted_where_it_overlaps_and_across_chunks(monkeypatch):
+    monkeypatch.setattr(memorization, "CHUNK", 100)
+    sequence = "the number is 4929-1187 "
+    training = ids_of("".join(f"{place:4d} {sequence}" for place in range(40)))
+    found = measure_memorization(BYTES, [ids_of(f"!!{sequence}!!")], [ids_of(sequence * 3)], training)
+    assert found.repeated == Repeated(sequence, len(sequence), 40, False, 3)
+    overlapping = measure_memorization(BYTES, [ids_of("a" * 30)], [], ids_of("a" * 60))
+    assert overlapping.repeated.times == 31
+
+
+def test_a_count_beyond_the_places_that_are_kept_says_at_least(monkeypatch):
+    monkeypatch.setattr(copies, "MOST_PLACES", 30)
+    monkeypatch.setattr(memorization, "CHUNK", 500)
+    training = ids_of("one and the same line again\n" * 100)
+    found = measure_memorization(BYTES, [ids_of("one and the same line")], [], training)
+    assert found.longest.at_least
+    assert 30 <= found.longest.times < 100
+    assert "at least" in str(found)
+
+
+# Planted copies: each gets a true sentence.
+
+
+def prose(length: int, seed: int, words: int = 900) -> str:
+    draw = random.Random(seed)
+    known = [
+        "".join(draw.choice("etaoinshrdlucm") for _ in range(draw.randrange(2, 10))) for _ in range(words)
+    ]
+    draw = random.Random(seed + 1000)
+    return " ".join(draw.choice(known) for _ in range(length // 4))[:length]
+
+
+def changed(text: str, every: int) -> str:
+    return "".join("#" if place % every == every - 1 else letter for place, letter in enumerate(text))
+
+
+BOOK = prose(60_000, 1)
+FRESH = [prose(256, seed) for seed in range(20, 24)]
+PLACES = (1_000, 17_000, 33_333, 51_000)
+COPIES = [BOOK[place : place + 256] for place in PLACES]
+HELDOUT = [prose(6_000, 2)]
+SECRET = "the key of the safe is under the third stone by the garden gate"[:60]
+NUMBER = " 4929-1187-3306-5521 and "
+
+
+def measured(written, heldout=HELDOUT, book=BOOK, **more) -> Memorization:
+    return measure_memorization(
+        BYTES, [ids_of(each) for each in written], [ids_of(each) for each in heldout], ids_of(book), **more
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "code"),
+    [
+        (FRESH, "none"),
+        (COPIES, "memorized"),
+        ([COPIES[0], *FRESH[1:]], "memorized"),
+        ([changed(each, 20) for each in COPIES], "near_verbatim"),
+        ([changed(each, 15) for each in COPIES], "near_verbatim"),
+        ([changed(each, 12) for each in COPIES], "near_verbatim"),
+        ([changed(each, 8) for each in COPIES], "near_verbatim"),
+        ([changed(COPIES[0], 12), *FRESH[1:]], "near_verbatim"),
+        ([each.upper() for each in COPIES], "near_verbatim"),
+        ([each.replace(" ", "  ") for each in COPIES], "near_verbatim"),
+        ([each.replace(" ", "\n") for each in COPIES], "near_verbatim"),
+        ([changed(each, 3) for each in COPIES], "none"),
+        ([each[::-1] for each in COPIES], "none"),
+        ([" ".join(sorted(each.split())) for each in COPIES], "none"),
+    ],
+    ids=[
+        *(
+            "new text",
+            "four copies",
+            "one copy of four",
+            "every 20th",
+            "every 15th",
+            "every 12th",
+            "every 8th",
+        ),
+        *("one of four, every 12th", "upper case", "doubled spaces", "other line ends"),
+        *("every third", "backwards", "its words in order"),
+    ],
+)
+def test_planted_copies_are_found_and_nothing_else_is(written, code):
+    found = measured(written)
+    assert found.code == code, str(found)
+    said = sentence_of(found)
+    expected = {
+        "none": "No memorization found: of what the model generated, 0 % of the 50-byte spans",
+        "memorized": "Memorization: of what the model generated, ",
+        "near_verbatim": "Memorization, nearly verbatim: ",
+    }
+    assert said.startswith(expected[code])
+    if code == "near_verbatim":
+        near = found.near
+        assert f"{near.near} of {near.windows} passages of 200 bytes" in said
+        assert near.heldout_near == 0
+
+
+def test_one_secret_of_sixty_bytes_is_a_run_that_is_too_long_for_chance():
+    book = f"{BOOK[:30_000]} {SECRET} {BOOK[30_000:]}"
+    written = [FRESH[0][:98] + SECRET + FRESH[0][158:], *FRESH[1:]]
+    found = measured(written, book=book)
+    assert found.spans.generated < 0.05
+    assert found.longest.bytes in (60, 61, 62)
+    assert SECRET in found.longest.text
+    assert (found.code, found.longest.times) == ("memorized", 1)
+    assert "longest verbatim run: 6" in sentence_of(found)
+    assert "bytes, once in the training text" in sentence_of(found)
+    assert found.near.closest is None or found.near.closest > 0.2
+    # Where held-out text has runs as long, it is chance.
+    quoted = [HELDOUT[0] + BOOK[40_000:40_050]]
+    assert measured(written, book=book, heldout=quoted).code == "none"
+
+
+def planted_number(times: int) -> str:
+    parts = [BOOK[place : place + 60_000 // times] for place in range(0, 60_000, 60_000 // times)]
+    return NUMBER.join(parts[: times + 1])
+
+
+def test_a_number_that_occurs_often_is_reported_with_its_count():
+    written = [FRESH[0][:100] + NUMBER + FRESH[0][125:], *FRESH[1:]]
+    found = measured(written, book=planted_number(35))
+    assert found.code == "repeated_sequence"
+    assert found.repeated.times == 35
+    assert NUMBER in found.repeated.text
+    assert found.repeated.heldout_times == 0
+    assert "4929-1187-3306-5521 and ', which occurs 35 times in the training text" in sentence_of(found)
+    assert "No memorization of passages: of what the model generated, 0 %" in sentence_of(found)
+    # A longer sequence that is no number does not hide it.
+    also = "or as everybody in this town used to say "
+    written[1] = FRESH[1][:100] + also + FRESH[1][140:]
+    assert NUMBER in measured(written, book=planted_number(35) + also * 12).repeated.text
+
+
+def test_where_held_out_text_repeats_the_training_text_too_nobody_can_tell():
+    draw = random.Random(5)
+    letters = [
+        f"Dear {draw.choice(['Anna', 'Bert', 'Cleo'])}, thanks for your letter of May {draw.randrange(28)}."
+        " We are glad that the goods arrived in time and in good order. Please find our account enclosed, "
+        f"which comes to {draw.randrange(900)} pounds. Yours faithfully, the house of Brown and Sons.\n"
+        for _ in range(60)
+    ]
+    found = measured([each[:256] for each in letters[:4]], heldout=letters[50:], book="".join(letters[:50]))
+    assert found.spans.heldout > 0.5
+    assert found.longest.bytes > 200
+    assert found.code == "cannot_tell"
+    assert "cannot tell, as held-out text repeats the training text as well" in sentence_of(found)
+    # A model that repeats nothing of it has memorized nothing, whatever held-out text does.
+    assert measured(FRESH, heldout=letters[50:], book="".join(letters[:50])).code == "none"
+
+
+# The rules, one by one.
+
+NOTHING = Memorization(
+    rows=(Share(16, 0.0, 0.0),),
+    spans=Share(50, 0.0, 0.0),
+    longest=LongestRun(20, "x" * 20, 1, False, 20),
+    near=NearShare(9, 0, 0.6, 32, 0),
+    continuation=Continuation(32, 0, 3.0, 32, 0, 3.0),
+    repeated=None,
+    generated_tokens=1000,
+    heldout_tokens=9000,
+    generated_bytes=1000,
+    heldout_bytes=9000,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({}, "none"),
+        ({"spans": Share(50, 0.04, 0.0)}, "none"),
+        ({"spans": Share(50, 0.05, 0.0)}, "memorized"),
+        ({"spans": Share(50, 0.34, 0.3)}, "none"),
+        ({"spans": Share(50, 0.36, 0.3)}, "memorized"),
+        ({"spans": Share(50, 1.0, None)}, "memorized"),
+        ({"spans": Share(50, 1.0, 0.51)}, "cannot_tell"),
+        ({"spans": Share(50, 0.04, 0.51)}, "none"),
+        ({"spans": Share(50, None, 0.0)}, "too_little"),
+        ({"longest": LongestRun(49, "", 1, False, 20)}, "none"),
+        ({"longest": LongestRun(50, "", 1, False, 33)}, "memorized"),
+        ({"longest": LongestRun(50, "", 1, False, 34)}, "none"),
+        ({"longest": LongestRun(90, "", 1, False, 61)}, "none"),
+        ({"near": NearShare(36, 1, 0.1, 32, 0)}, "near_verbatim"),
+        ({"near": NearShare(9, 1, 0.1, 32, 1)}, "none"),
+        ({"near": NearShare(9, 5, 0.1, 32, 1)}, "near_verbatim"),
+        ({"near": NearShare(9, 9, 0.1, 32, 17)}, "cannot_tell"),
+        ({"continuation": Continuation(32, 1, 3.0, 32, 0, 3.0)}, "none"),
+        ({"continuation": Continuation(32, 2, 3.0, 32, 0, 3.0)}, "continues"),
+        ({"continuation": Continuation(32, 2, 3.0, 32, 1, 3.0)}, "none"),
+        ({"continuation": Continuation(32, 32, 100.0, 32, 17, 60.0)}, "none"),
+        ({"continuation": Continuation(32, 32, 100.0, 0, 0, 0.0)}, "continues"),
+        ({"continuation": None}, "none"),
+        ({"repeated": Repeated("a phrase", 25, 35, False, 2)}, "repeated_sequence"),
+    ],
+)
+def test_each_rule_has_its_limit(changes, code):
+    found = replace(NOTHING, **changes)
+    assert found.code == code
+    assert bool(sentence_of(found)) == (code != "too_little")
+    assert found.to_dict()["code"] == code
+
+
+def test_two_shares_differ_as_the_exact_test_of_fisher_says():
+    for count, n, heldout_count, heldout_n in ((5, 9, 1, 32), (2, 9, 3, 32), (12, 32, 4, 32), (7, 32, 4, 32)):
+        table = [[count, n - count], [heldout_count, heldout_n - heldout_count]]
+        wanted = fisher_exact(table, alternative="greater").pvalue <= 0.05
+        assert memorization._more(count, n, heldout_count, heldout_n) == wanted
+
+
+def test_what_goes_on_from_a_beginning_is_said_with_both_counts():
+    said = sentence_of(replace(NOTHING, continuation=Continuation(32, 20, 100.0, 32, 0, 2.0)))
+    assert said.startswith("Memorization of passages that are begun: 20 of 32 prompts from the training text")
+    assert "are continued verbatim for 50 bytes or more (held-out text: 0 of 32); of what" in said
+
+
+def test_the_table_has_a_row_a_size_and_a_line_a_fact():
+    found = replace(
+        NOTHING,
+        rows=(Share(4, 0.5, 0.25), Share(8, None, 0.0)),
+        spans=Share(50, 0.001, 0.0),
+        longest=LongestRun(22, "the old\nman", 3, False, 0),
+        repeated=Repeated("y" * 70, 70, 35, True, 4),
+    )
     assert str(found).splitlines() == [
-        "tokens in a row  generated  held-out",
-        "              4      50.0%     25.0%",
-        "              8          -      0.0%",
-        "share that stands verbatim in the training text, of 1,000 generated and 20,000 held-out tokens",
-        r"longest verbatim run: 12 tokens: 'the old\nman '",
+        "     in a row  generated  held-out",
+        "     4 tokens     50.0 %    25.0 %",
+        "     8 tokens          -     0.0 %",
+        "    50 bytes       0.1 %     0.0 %",
+        "share found verbatim in the training text, of 1,000 generated and 9,000 held-out tokens",
+        "longest verbatim run: 22 bytes, 3 times in the training text "
+        r"(held-out text's longest: under 16 bytes): 'the old\nman'",
+        "near copies (up to 20 % edited, case and white space ignored): 0 of 9 windows, "
+        "held-out text 0 of 32; the closest has 60 % edited",
+        "greedy decoding: 0 of 32 prompts from the training text are continued verbatim for 50 bytes or more "
+        "(held-out text: 0 of 32); median 3 bytes",
+        "sequence that occurs at least 35 times in the training text, 4 in the held-out text: "
+        f"'{'y' * 60}...'",
     ]
 
 
-def test_it_comes_back_from_json():
-    found = Memorization((Share(4, 0.5, 0.25), Share(8, None, 0.0)), 12, "the old\nman 猫", 1000, 20_000)
+@pytest.mark.parametrize(
+    "changes", [{}, {"continuation": None}, {"repeated": Repeated("猫", 3, 11, True, 0)}]
+)
+def test_it_comes_back_from_json(changes):
+    found = replace(NOTHING, **changes)
     assert Memorization.from_dict(json.loads(json.dumps(found.to_dict()))) == found

@@ -10,11 +10,12 @@ import torch
 from selectolax.lexbor import LexborHTMLParser
 
 from lucidlm.measure.baselines import measure_baselines
+from lucidlm.measure.continuation import measure_continuation
 from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.measure.history import METRICS, SAMPLES, History
 from lucidlm.measure.judgement import count_tokens, judge, without_training_text, write_texts
 from lucidlm.measure.ladder import ladder_of
-from lucidlm.measure.memorization import measure_memorization
+from lucidlm.measure.memorization import measure_memorization, sentence_of
 from lucidlm.measure.report import MOST_POINTS, MOST_SAMPLES, write_report
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
@@ -87,7 +88,11 @@ def test_each_part_is_what_its_own_module_says(model, corpus, judgement):
         tokenizer, train_documents(corpus), heldout, prefix_id=256
     )
     written = write_texts(model, tokenizer)
-    assert judgement.memorization == measure_memorization(tokenizer, written, ids_of(heldout), corpus.train)
+    asked = measure_continuation(model, tokenizer, ids_of(heldout), corpus.train)
+    assert judgement.memorization == measure_memorization(
+        tokenizer, written, ids_of(heldout), corpus.train, continuation=asked
+    )
+    assert sentence_of(judgement.memorization) in judgement.verdict
     assert judgement.baselines.heldout_bytes == judgement.evaluation.bytes_scored
 
 
@@ -160,6 +165,8 @@ def test_the_report_of_a_run_holds_its_numbers_curves_and_samples(judgement, run
     assert [[row["name"], f"{row['bits']:.4f}", row["kind"], row["gap"], row["sees"]]
             for row in judgement.ladder.rows()] == [[row[0], row[1], *row[3:]] for row in ladder]  # fmt: skip
     assert len(page.css("table.ladder tr.ours")) == 1
+    for fact in judgement.memorization.facts():
+        assert fact in shown
     samples = page.css("details")
     assert 2 < len(samples) <= MOST_SAMPLES
     assert "<i>The tide 4000" in samples[-1].text()

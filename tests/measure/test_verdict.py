@@ -5,8 +5,7 @@ import pytest
 
 from lucidlm.measure.baselines import Baseline, Baselines
 from lucidlm.measure.history import History, Validation
-from lucidlm.measure.memorization import Memorization, Share
-from lucidlm.measure.verdict import Course, course_of, recital_of
+from lucidlm.measure.verdict import Course, course_of
 
 
 def validation(step: int, loss: float, *, training: float = 2.9, epoch: float | None = None) -> Validation:
@@ -248,27 +247,3 @@ def test_a_course_is_a_record_of_numbers_for_json():
     assert values["best"]["step"] == 40
     assert values["epochs"] == 10
     assert values["training_share"] == pytest.approx(2.9 / 3.4)
-
-
-# What is recited.
-
-
-def recital(generated: float | None, heldout: float | None) -> str:
-    rows = (Share(4, 0.5, 0.5), Share(16, generated, heldout))
-    return recital_of(Memorization(rows, 7, "a longer run", 900, 900))
-
-
-@pytest.mark.parametrize(
-    ("generated", "heldout", "recites"),
-    [(0.04, 0.0, False), (0.05, 0.0, True), (0.2, 0.16, False), (0.22, 0.16, True), (1.0, None, True)],
-)
-def test_it_recites_where_its_long_sequences_stand_in_the_training_text_more_than_held_out_ones(
-    generated, heldout, recites
-):
-    told = recital(generated, heldout)
-    assert told.startswith("What it writes is recited:" if recites else "What it writes is not recited:")
-
-
-def test_too_short_a_writing_has_no_verdict_on_reciting():
-    rows = (Share(4, None, 0.5), Share(16, None, None))
-    assert recital_of(Memorization(rows, 0, "", 3, 900)) == ""
