@@ -48,6 +48,9 @@ PPMD_ORDER = 6
 PPMD_CHUNK = 4
 """Held-out bytes that are coded at a time: their cost is what the output grows by."""
 
+PPMD_CONTEXT = 8
+"""Bytes before a held-out piece that it reads: its longest context and the escapes from it. More only teaches
+it twice."""
 PPMD_MEMORY = 1 << 30
 PPMD_BYTES_A_BYTE = 24
 
@@ -136,10 +139,10 @@ def measure_baselines(
     """The baselines of held-out documents given training documents, both as ids without end-of-text.
 
     With `prefix_id`, which a model reads before each document, every byte is scored; without, the first token
-    of each held-out document is not. Of a held-out piece of a document the n-grams read what stands before it
-    as context; compressors are given the training documents, then the held-out ones. Without training text
-    there are the uniform rows and the compressors. Raises DataError for a held-out text without a byte to
-    score.
+    of each held-out document is not. Of a held-out piece of a document the n-grams and PPMd read what stands
+    before it as context; the other compressors are given the training documents, then the held-out ones, and
+    cannot. Without training text there are the uniform rows and the compressors. Raises DataError for a
+    held-out text without a byte to score.
     """
     progress = progress or (lambda stage, done, total: None)
     text = _heldout(tokenizer, heldout, prefix_id)
@@ -401,7 +404,7 @@ def _compressed(known: _Text, text: _Text, progress: Progress) -> list[Baseline]
     total = 2 * len(jobs) + 1
     with ThreadPoolExecutor(min(total, os.cpu_count() or 1)) as pool:
         try:
-            ppmd = pool.submit(_ppmd_bits, training, heldout, stop)
+            ppmd = pool.submit(_ppmd_bits, training, list(zip(_contexts(text), text.scored)), stop)
             # Twice over the training text, as only zlib can copy a compressor's state.
             twice = [(make, texts) for make, first in jobs for texts in ([first], [first, heldout])]
             sizes: list[int] = []
@@ -430,6 +433,11 @@ def _bzip2(known: _Text, tail: bytes | None, costs: list[float]) -> Baseline:
     else:
         cost, sees = costs[0], f"what shares its blocks of {100 * BZIP2_LEVEL} KB"
     return Baseline("bzip2", cost, ADAPTS, sees, f"level {BZIP2_LEVEL}")
+
+
+def _contexts(text: _Text) -> list[bytes]:
+    """The bytes before each piece that PPMd reads."""
+    return [bytes(data[data < SEPARATOR][-PPMD_CONTEXT:].astype(np.uint8)) for data in text.before_bytes]
 
 
 def _ppmd_sees(known: _Text) -> str:
@@ -464,26 +472,42 @@ def _one_block(training: bytes, heldout: bytes) -> bytes | None:
     return training[-kept:] if 0 < kept < len(training) else None
 
 
-def _ppmd_bits(training: bytes, heldout: bytes, stop: threading.Event) -> np.ndarray:
-    """The cost of each held-out byte, in sum 8 * (compressed(training + held-out) - compressed(training)).
+def _ppmd_bits(training: bytes, pieces: list[tuple[bytes, bytes]], stop: threading.Event) -> np.ndarray:
+    """The cost of each held-out byte; the bytes before each piece, which come first, are read for nothing.
 
-    Nothing restarts between chunks, so a chunk costs what the output grows by. The coder holds back a few
-    bytes: a sum over a piece is right to 2 bytes or so, and what was held back at the end is shared out.
+    Nothing restarts between chunks, so a chunk costs what the output grows by. The coder holds back 6 to 9
+    bytes: the sum over a piece is right to 3. Of whole documents the sum over all is made exact, 8 *
+    (compressed(training + held-out) - compressed(training)), what was held back being shared out.
     """
-    memory = _ppmd_memory(len(training) + len(heldout))
-    sizes, growth = [], []
-    for chunks in ([], [heldout[i : i + PPMD_CHUNK] for i in range(0, len(heldout), PPMD_CHUNK)]):
-        # Variant I (Shkarin 2002), 0.003 bits per byte better than H; out of memory, it drops old contexts.
-        encoder = pyppmd.Ppmd8Encoder(PPMD_ORDER, memory, pyppmd.PPMD8_RESTORE_METHOD_CUT_OFF)
-        size = 0
-        for start in range(0, len(training), _FED_AT_ONCE):
+    memory = _ppmd_memory(len(training) + sum(len(data) + PPMD_CONTEXT for _, data in pieces))
+    encoder, size = _ppmd_fed(training, memory, stop)
+    growth, lengths = [], []
+    for before, data in pieces:
+        encoder.encode(before)
+        for start in range(0, len(data), PPMD_CHUNK):
             if stop.is_set():
-                return np.zeros(len(heldout))
-            size += len(encoder.encode(training[start : start + _FED_AT_ONCE]))
-        growth = [len(encoder.encode(chunk)) for chunk in chunks]
-        sizes.append(size + sum(growth) + len(encoder.flush()))
-    bits = np.repeat(8.0 * np.array(growth) / PPMD_CHUNK, PPMD_CHUNK)[: len(heldout)]
-    return bits + (8 * (sizes[1] - sizes[0]) - bits.sum()) / len(heldout)
+                break
+            chunk = data[start : start + PPMD_CHUNK]
+            growth.append(len(encoder.encode(chunk)))
+            lengths.append(len(chunk))
+    bits = np.repeat(8 * np.array(growth) / lengths, lengths)
+    if any(before for before, _ in pieces) or stop.is_set():
+        return bits
+    alone, size_alone = _ppmd_fed(training, memory, stop)
+    exact = 8 * (size + sum(growth) + len(encoder.flush()) - size_alone - len(alone.flush()))
+    return bits + (exact - bits.sum()) / len(bits)
+
+
+def _ppmd_fed(training: bytes, memory: int, stop: threading.Event) -> tuple[pyppmd.Ppmd8Encoder, int]:
+    """An encoder that has read the training text, and the bytes that it put out."""
+    # Variant I (Shkarin 2002), 0.003 bits per byte better than H; out of memory, it drops old contexts.
+    encoder = pyppmd.Ppmd8Encoder(PPMD_ORDER, memory, pyppmd.PPMD8_RESTORE_METHOD_CUT_OFF)
+    size = 0
+    for start in range(0, len(training), _FED_AT_ONCE):
+        if stop.is_set():
+            break
+        size += len(encoder.encode(training[start : start + _FED_AT_ONCE]))
+    return encoder, size
 
 
 def _ppmd_memory(size: int) -> int:

@@ -180,10 +180,11 @@ def _sums(bits: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 def place_of(ladder: Ladder, *, own: bool, longer: bool = True) -> str:
     """Where the model stands, in a few sentences.
 
-    `own`: the text is the run's own held-out text, so that it may be told that it has learnt nothing.
-    `longer`: whether more training on the same text may help, as its history says.
+    `own`: the text is the run's own held-out text, so that it may be told that it has learnt nothing; not
+    where that is unlike the training text, as a text of its own may be. `longer`: whether more training on
+    the same text may help, as its history says.
     """
-    if not own:
+    if not own or ladder.unlike is not None:
         return " ".join(filter(None, (_unlike(ladder), _standing(ladder, ""))))
     uniform, unigram = ladder.find("uniform over the vocabulary"), ladder.find("unigram of tokens")
     if uniform is not None and ladder.bits_per_byte > (1 - NOTHING) * uniform.baseline.bits_per_byte:

@@ -268,9 +268,26 @@ def test_of_a_piece_the_n_grams_read_what_stands_before_it_and_are_not_charged_f
                 nats.sum() / math.log(2), rel=1e-6
             )
         alone = measure_baselines(words, ids_of(words, [TRAIN[1]]), [piece], **options)
-        if prefix_id is not None:  # a compressor reads the training text and the piece, nothing between
-            assert row["PPMd"] == alone["PPMd"]
+        if prefix_id is not None:  # these read the training text and the piece, nothing between
             assert row["xz"] == alone["xz"]
+
+
+def test_ppmd_reads_the_bytes_before_each_piece_and_is_charged_for_the_piece_alone(words):
+    training, *pieces = ids_of(
+        words, [TRAIN[0], *(TRAIN[1][start : start + 300] for start in (0, 900, 4000))]
+    )
+    before = ids_of(words, [TRAIN[1][start - 40 : start] for start in (40, 900, 4000)])[1:]
+    excerpts = [Excerpt(pieces[0]), *map(Excerpt, pieces[1:], before)]
+    row = measure_baselines(words, [training], excerpts, prefix_id=words.end_of_text)["PPMd"]
+    fed, expected = words.decode_bytes(training), 0
+    for piece, context in zip(pieces, [b"", *(words.decode_bytes(ids)[-8:] for ids in before)]):
+        data = words.decode_bytes(piece)
+        sizes = [len(COMPRESSORS["PPMd"](fed + context + more)) for more in (b"", data)]
+        expected += sizes[1] - sizes[0]
+        fed += context + data
+    assert row.bits.sum() / 8 == pytest.approx(expected, abs=6)
+    free = measure_baselines(words, [training], pieces, prefix_id=words.end_of_text)["PPMd"]
+    assert row.bits_per_byte < free.bits_per_byte
 
 
 def test_an_end_of_text_before_a_piece_is_the_separator_of_the_n_gram_of_bytes(words):
