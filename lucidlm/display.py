@@ -147,10 +147,13 @@ def stage_printer(stage: str, done: int, total: int | None) -> None:
 def _validation(report: "Report") -> str:
     each = report.validation
     assert each is not None
+    whole = each.heldout_tokens
+    part = whole is not None and whole > each.validation_tokens
     return (
         f"step {each.step:>6,}  epoch {each.epoch:5.1f}  training loss {each.training_loss_nats:.4f}  "
         f"validation loss {each.validation_loss_nats:.4f}  perplexity {each.validation_perplexity:,.1f}  "
         f"{each.validation_bits_per_byte:.3f} bits/byte"
+        + (f"  (sample: {each.validation_tokens:,} of {whole:,} tokens)" if part else "")
     )
 
 

@@ -13,6 +13,10 @@ BINS = 15
 """Bins of confidence, equally wide, as in Guo 2017."""
 
 
+FEW = 30
+"""A mean over fewer tokens is marked wherever it is shown: its error is a fifth of their spread or more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bin:
     """Tokens whose likeliest alternative was held about equally likely."""

@@ -31,6 +31,7 @@ from lucidlm.model.loss import cross_entropy, perplexity
 from lucidlm.runtime.device import dtype_name
 from lucidlm.runtime.progress import Progress
 from lucidlm.text.account import Account
+from lucidlm.text.corpus import FEW_TOKENS
 from lucidlm.text.documents import given_text, read_texts
 from lucidlm.text.excerpts import Excerpt, as_excerpt
 from lucidlm.text.tokenizer import Tokenizer
@@ -78,6 +79,15 @@ class Evaluation:
     vocab_size: int
     account: Account | None = field(default=None, compare=False)
     """What reading the text left out of its files' bytes; None of a text that is token ids already."""
+    sample_of: int | None = None
+    """Tokens of the whole text where only a sample of it was evaluated; None where all was."""
+
+    @property
+    def caution(self) -> str:
+        """What must stand beside each number: that it is of a sample, or of few tokens; "" for neither."""
+        if self.sample_of is not None:
+            return f"sample: {self.tokens_scored:,} of {self.sample_of:,} tokens"
+        return f"only {_plural(self.tokens_scored, 'token')}" if self.tokens_scored < FEW_TOKENS else ""
 
     @property
     def loss_nats(self) -> float:
@@ -128,6 +138,7 @@ class Evaluation:
         perplexities = self.perplexity_interval
         return (
             numbers
+            | {"caution": self.caution}
             | {key: value for key, value in asdict(self).items() if key not in apart}
             | account.to_dict()
             | {"bytes_as_utf8": account.read if self.account else self.bytes_total}
@@ -140,17 +151,19 @@ class Evaluation:
     def rows(self) -> list[tuple[str, str, Interval | None]]:
         """The numbers a person wants: name, value, interval."""
         of = self.diagnosis
+        mark = f" ({self.caution})" if self.caution else ""
+        kind = "document" if self.sample_of is None else "span of a sample"
         rows: list[tuple[str, str, Interval | None]] = [
-            ("loss", f"{self.loss_nats:.4f} nats per token", self.loss_interval),
-            ("perplexity", f"{self.perplexity:,.2f}", self.perplexity_interval),
-            ("bits per byte", f"{self.bits_per_byte:.4f}" if self.bytes_scored else "not counted by this "
-             "protocol", self.bits_interval),
+            ("loss", f"{self.loss_nats:.4f} nats per token{mark}", self.loss_interval),
+            ("perplexity", f"{self.perplexity:,.2f}{mark}", self.perplexity_interval),
+            ("bits per byte", f"{self.bits_per_byte:.4f}{mark}" if self.bytes_scored else "not counted by "
+             "this protocol", self.bits_interval),
             ("first choice", f"right for {of.accuracy_at_1:.1%} of the tokens, one of the first five for "
-                             f"{of.accuracy_at_5:.1%}", None),
+                             f"{of.accuracy_at_5:.1%}{mark}", None),
             ("rank", f"median {of.median_rank:g}, mean {of.mean_rank:,.1f} of {self.vocab_size:,}", None),
-            ("calibration", f"confidence and accuracy lie {of.calibration_error:.1%} apart", None),
+            ("calibration", f"confidence and accuracy lie {of.calibration_error:.1%} apart{mark}", None),
             ("scored", f"{self.tokens_scored:,} of {self.tokens_total:,} tokens, {self.bytes_scored:,} of "
-                       f"{self.bytes_total:,} bytes, {_plural(self.documents, 'document')}", None),
+                       f"{self.bytes_total:,} bytes, {_plural(self.documents, kind)}", None),
         ]  # fmt: skip
         if self.account is not None:
             if line := self.account.left_out_line():

@@ -147,11 +147,16 @@ class ExplainedText:
         """Mean loss of this text's tokens."""
         return math.fsum(self.tokens.nats) / len(self.tokens)
 
+    def first(self) -> str:
+        """What stood before the first scored token: another prefix gives another loss."""
+        if self.left_out:
+            return f"first token {quoted(self.left_out)} not scored: nothing stands before it"
+        return f"first token scored after {self.tokens[0].given}"
+
     def lines(self) -> Iterator[str]:
         """Two of heading, then one a token: its probability and surprise, and what would have been said."""
         shown = repr(self.text if len(self.text) <= 80 else self.text[:77] + "...")
-        first = f" (first token {quoted(self.left_out)} has nothing before it)" if self.left_out else ""
-        yield f"text {shown}{first}"
+        yield f"text {shown} ({self.first()})"
         tokens = self.tokens
         wide = max(9, *(len(quoted(tokens.spell(int(id)))) for id in np.unique(tokens.columns["id"])))
         yield (
@@ -433,6 +438,7 @@ def _textpage_values(text: ExplainedText, most_nats: float) -> dict[str, Any]:
     return {
         "loss_nats": text.loss_nats,
         "left_out": text.left_out,
+        "first": text.first(),
         "spans": (
             token_span(spell(id), colour_level(loss, most_nats))
             for id, loss in zip(columns["id"].tolist(), nats, strict=True)

@@ -1,7 +1,7 @@
 """All that can be said of a model on a text: evaluation, baselines, memorization, and a verdict."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from lucidlm.measure.explanation import Explanation, explain_texts
 from lucidlm.measure.history import History
 from lucidlm.measure.ladder import Ladder, ladder_of, place_of
 from lucidlm.measure.memorization import Memorization, measure_memorization, sentence_of
-from lucidlm.measure.verdict import Course, course_of, gain_of
+from lucidlm.measure.verdict import FEWEST_TOKENS, Course, course_of, gain_of, too_little_text
 from lucidlm.model.generation import generate_batch
 from lucidlm.model.gpt import GPT
 from lucidlm.text.corpus import Corpus, train_documents
@@ -85,6 +85,7 @@ def judge(
     history: History | None = None,
     started_from: str | None = None,
     remarks: Sequence[str] = (),
+    sample_of: int | None = None,
     limit_bytes: int = BASELINE_BYTES,
     progress: Stages | None = None,
     **settings: Any,
@@ -92,7 +93,8 @@ def judge(
     """All of it, for held-out documents, as `evaluate_documents` takes them, and the corpus learnt from.
 
     `history` is that of a run whose own held-out text this is, and `started_from` names the weights that the
-    run went on from; `remarks` are sentences that come first;
+    run went on from; `remarks` are sentences that come first; `sample_of` is the number of tokens of the
+    held-out part where the documents are a sample of it;
     `limit_bytes` of training text are given to the baselines at most, which predict the text as its tokens
     spell it; `settings` are those of `evaluate_documents`. Nothing in it looks at a clock: the same weights
     are judged the same.
@@ -106,6 +108,8 @@ def judge(
         progress=lambda done, total: stages("evaluating", done, total),
         **settings,
     )
+    if sample_of is not None and evaluation.tokens_total < sample_of:
+        evaluation = replace(evaluation, sample_of=sample_of)
     prefix_id = model.document_prefix_id if evaluation.protocol.prefix != "none" else None
     held_out = ids_of(documents)
     baselines = measure_baselines(
@@ -116,7 +120,10 @@ def judge(
         limit_bytes=limit_bytes,
         progress=progress,
     )
-    ladder = ladder_of(evaluation.bits_per_byte, evaluation.units, evaluation.design, baselines)
+    ladder = replace(
+        ladder_of(evaluation.bits_per_byte, evaluation.units, evaluation.design, baselines),
+        caution=evaluation.caution,
+    )
     stages("writing", 0, None)
     reference = _first_tokens(held_out, REFERENCE_TOKENS)
     memorization = measure_memorization(
@@ -134,11 +141,15 @@ def judge(
         if history is not None and history.validations
         else None
     )
+    longer = course is None or not course.no_use_in_longer
+    few = evaluation.tokens_scored < FEWEST_TOKENS
     sentences = (
         *remarks,
         gain_of(history, started_from) if history is not None and started_from else "",
         str(course) if course is not None else "",
-        place_of(ladder, own=history is not None, longer=course is None or not course.no_use_in_longer),
+        too_little_text(evaluation.tokens_scored)
+        if few
+        else _with_caution(place_of(ladder, own=history is not None, longer=longer), evaluation.caution),
         sentence_of(memorization, who="the best weights" if history is not None else "the model"),
     )
     told = tuple(sentence for sentence in sentences if sentence)
@@ -192,6 +203,10 @@ def write_texts(model: GPT, tokenizer: Tokenizer) -> list[np.ndarray]:
 def _slow(model: GPT) -> bool:
     """Whether generating takes minutes."""
     return model.device.type == "cpu" and model.n_parameters > LARGE
+
+
+def _with_caution(sentence: str, caution: str) -> str:
+    return f"{sentence.removesuffix('.')} ({caution})." if caution else sentence
 
 
 def _first_tokens(documents: Sequence[np.ndarray], count: int) -> list[np.ndarray]:

@@ -62,6 +62,8 @@ class Ladder:
     inside_bits_per_byte: float | None
     no_interval: str
     """Why no difference has an interval; "" where those have one whose cost of each byte is at hand."""
+    caution: str = ""
+    """What must stand beside the model's number: that it is of a sample, or of few tokens."""
 
     def best(self, kind: Kind) -> Rung:
         """The best baseline of a kind."""
@@ -92,7 +94,7 @@ class Ladder:
             "name": "this model",
             "bits": self.bits_per_byte,
             "kind": STATIC,
-            "gap": "",
+            "gap": self.caution,
             "sees": "all",
             "ours": True,
         }

@@ -69,12 +69,17 @@ def token_span(text: str, level: int, *, kind: str = "", hint: str = "") -> "Mar
 
 
 def numbers(column: np.ndarray) -> str:
-    """A column as JSON, to five digits; null where a number is infinite."""
+    """A column as JSON; null where a number is infinite.
+
+    All digits that its type holds, as the page rounds them again: of -10.3796 rounded to five digits first,
+    it would show -10.3800 beside the table's -10.3796.
+    """
     if column.dtype.kind in "iu":
         return json.dumps(column.tolist(), separators=(",", ":"))
     if column.ndim == 2:
         return "[" + ",".join(numbers(row) for row in column) + "]"
-    return "[" + ",".join(f"{x:.5g}" if math.isfinite(x) else "null" for x in column.tolist()) + "]"
+    digits = 9 if column.dtype == np.float32 else 17  # so many bring each number back
+    return "[" + ",".join(f"{x:.{digits}g}" if math.isfinite(x) else "null" for x in column.tolist()) + "]"
 
 
 def json_columns(columns: dict[str, np.ndarray], **others: Any) -> "Iterator[Markup]":

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lucidlm.measure.diagnosis import FEW
 from lucidlm.measure.explanation import page_values
 from lucidlm.measure.history import SAMPLES, History, read_events, read_history
 from lucidlm.measure.judgement import Judgement
@@ -45,6 +46,7 @@ def write_report(
         judgement=judgement,
         evaluation=judgement.evaluation,
         ladder=_ladder(judgement),
+        few=FEW,
         history=history,
         charts=in_script(_charts(judgement, history)),
         library=_library(),
@@ -82,7 +84,8 @@ def _charts(judgement: Judgement, history: History | None) -> dict[str, Any]:
     charts: dict[str, Any] = {
         "bits_per_nat": _finite(1 / (math.log(2) * bytes_per_token)) if bytes_per_token else None,
         "reliability": [
-            [bin.confidence, bin.accuracy, bin.tokens, bin.low, bin.high] for bin in diagnosis.reliability
+            [bin.confidence, bin.accuracy, bin.tokens, bin.low, bin.high, bin.tokens < FEW]
+            for bin in diagnosis.reliability
         ],
         "position": [_group(group) for group in diagnosis.by_position],
         "frequency": [_group(group) for group in diagnosis.by_frequency],
@@ -101,7 +104,7 @@ def _charts(judgement: Judgement, history: History | None) -> dict[str, Any]:
 
 def _group(group: Any) -> list[Any]:
     name = f"{group.low:,}" if group.low == group.high else f"{group.low:,} to {group.high:,}"
-    return [name, group.loss_nats, group.tokens]
+    return [name, group.loss_nats, group.tokens, group.tokens < FEW]
 
 
 def _curves(history: History) -> dict[str, Any]:

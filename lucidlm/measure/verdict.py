@@ -193,10 +193,16 @@ def _best(course: Course) -> str:
     best, last = course.best, course.last
     assert best is not None
     assert last is not None
+    whole = best.heldout_tokens
+    sample = (
+        f", on a sample of {best.validation_tokens:,} of {whole:,} tokens"
+        if whole is not None and whole > best.validation_tokens
+        else ""
+    )
     return (
         f"best validation loss {best.validation_loss_nats:.4f} nats per token "
-        f"(perplexity {best.validation_perplexity:,.1f}, {best.validation_bits_per_byte:.3f} bits per byte) "
-        f"at step {best.step:,} of {last.step:,}"
+        f"(perplexity {best.validation_perplexity:,.1f}, {best.validation_bits_per_byte:.3f} bits per byte"
+        f"{sample}) at step {best.step:,} of {last.step:,}"
     )
 
 
@@ -216,10 +222,12 @@ def _too_short(course: Course) -> str:
 
 def _too_little_text(course: Course) -> str:
     assert course.last is not None
-    return (
-        f"Too little held-out text to say how the run went: {course.last.validation_tokens:,} tokens, "
-        f"at least {FEWEST_TOKENS} are needed."
-    )
+    return too_little_text(course.last.validation_tokens)
+
+
+def too_little_text(tokens: int) -> str:
+    """The sentence in place of a verdict on so few held-out tokens."""
+    return f"Too little held-out text to judge: {tokens:,} tokens, at least {FEWEST_TOKENS} are needed."
 
 
 def _improving(course: Course) -> str:

@@ -75,6 +75,12 @@ class Corpus:
         return len(self.validation)
 
     @property
+    def heldout_tokens(self) -> int:
+        """Tokens of the validation part that can be scored: all but its end-of-texts."""
+        starts = np.load(self.folder / "validation_documents.npy", mmap_mode="r")
+        return len(self.validation) - (0 if self.tokenizer.end_of_text is None else len(starts))
+
+    @property
     def train_bytes(self) -> int:
         """Bytes of UTF-8 of the training part."""
         return self.manifest["train"]["bytes"]

@@ -19,6 +19,7 @@ def card(run: "TrainingRun", judgement: Judgement) -> str:
     evaluation = judgement.evaluation
     plan, corpus, name = run.plan, run.corpus, run.folder.name
     shape, best = plan.model, run.best
+    mark = f" ({evaluation.caution})" if evaluation.caution else ""
     sources = ", ".join(f"`{text}`" for text in run.config.text) or "the story that comes with lucidlm"
     return f"""---
 library_name: transformers
@@ -33,9 +34,9 @@ trained from {run.config.from_ or "random weights"} by lucidlm on {sources}.
 
 | on its validation text | |
 |---|---|
-| loss | {evaluation.loss_nats:.4f} nats per token |
-| perplexity | {evaluation.perplexity:,.2f} |
-| bits per byte | {evaluation.bits_per_byte:.4f} |
+| loss | {evaluation.loss_nats:.4f} nats per token{mark} |
+| perplexity | {evaluation.perplexity:,.2f}{mark} |
+| bits per byte | {evaluation.bits_per_byte:.4f}{mark} |
 | scored | {evaluation.tokens_scored:,} tokens, {evaluation.bytes_scored:,} bytes |
 | counted | {evaluation.protocol} |
 

@@ -217,6 +217,7 @@ def _validated(run: TrainingRun, report: Report) -> Report:
         epoch=report.step.epoch,
         time_s=run.clock.elapsed_s,
     )
+    validation = replace(validation, heldout_tokens=run.corpus.heldout_tokens)
     evaluated = validation.validation_tokens + validation.training_tokens
     run.evaluated_per_s = evaluated / max(1e-9, time.perf_counter() - began)
     sample = write_sample(run.model, run.corpus.tokenizer, run.samples, step=run.step)
@@ -341,6 +342,7 @@ def _judge_best(run: TrainingRun, stages: Stages | None) -> Judgement:
         design=design_of(run.corpus, sampled=tokens < total),
         corpus=run.corpus,
         history=read_history(run.folder),
+        sample_of=run.corpus.heldout_tokens,
         started_from=run.config.from_,
         limit_bytes=min(BASELINE_BYTES, max(LEAST_BYTES, int(BYTES_PER_MINUTE * (run.config.minutes or 20)))),
         progress=stages,

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import json
 import math
 import re
@@ -464,6 +465,22 @@ def test_as_a_string_it_says_the_numbers_and_how_they_were_counted(gpt):
     ):
         assert part in shown
     assert "first token left out" in str(evaluate(gpt, BYTES, WORDS, prefix="none"))
+
+
+def test_few_tokens_are_said_beside_each_number_and_a_sample_with_its_size(gpt):
+    few = evaluate(gpt, BYTES, WORDS)
+    assert few.caution == f"only {len(WORDS)} tokens"
+    enough = evaluate(gpt, BYTES, WORDS * 11)
+    assert enough.tokens_scored > 1000
+    assert enough.caution == ""
+    sample = dataclasses.replace(enough, sample_of=5000)
+    assert sample.caution == f"sample: {enough.tokens_scored:,} of 5,000 tokens"
+    assert sample.to_dict()["sample_of"] == 5000
+    for result in (few, sample):
+        rows = {name: value for name, value, _ in result.rows()}
+        for name in ("loss", "perplexity", "bits per byte", "first choice", "calibration"):
+            assert rows[name].endswith(f"({result.caution})")
+    assert "(" not in dict(row[:2] for row in enough.rows())["loss"]
 
 
 def test_progress_tells_the_tokens_scored_so_far(gpt):

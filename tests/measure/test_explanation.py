@@ -514,3 +514,23 @@ def test_a_long_text_takes_some_tens_of_bytes_a_token(gpt):
     tokens = explain(gpt, BYTES, WORDS * 20).texts[0].tokens
     held = sum(column.nbytes for column in tokens.columns.values())
     assert held / len(tokens) <= 80
+
+
+def test_the_panel_rounds_the_very_numbers_that_the_table_rounds(tmp_path, gpt):
+    # Sent with five digits, -10.3796 came out as -10.3800 beside the table's -10.3796.
+    result = explain(gpt, BYTES, "the cat sat on the mat, and nobody knew why it was late")
+    result.write_html(tmp_path / "page.html")
+    page = LexborHTMLParser((tmp_path / "page.html").read_text(encoding="utf-8"))
+    sent = json.loads(page.css_first("section script").text())
+    text = result.texts[0]
+    for place, token in enumerate(text.tokens):
+        shown = {"log_probability": ".4f", "probability": ".4e", "entropy": ".4f", "running_loss_nats": ".4f"}
+        for name, digits in shown.items():
+            assert format(sent[name][place], digits) == format(getattr(token, name), digits), (name, place)
+        assert f"{math.exp(sent['running_loss_nats'][place]):,.1f}" == f"{token.running_perplexity:,.1f}"
+
+
+def test_both_ways_of_beginning_a_text_say_what_stood_first(gpt):
+    with_prefix, without = (str(explain(gpt, BYTES, "ab c", prefix=prefix)) for prefix in ("auto", "none"))
+    assert "text 'ab c' (first token scored after <|endoftext|>)" in with_prefix
+    assert "text 'ab c' (first token 'a' not scored: nothing stands before it)" in without

@@ -1,5 +1,6 @@
 """A run is a function of its settings: the same twice, interrupted or not, looked at or not."""
 
+import contextlib
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -278,6 +280,30 @@ def _made_up_validations(monkeypatch: pytest.MonkeyPatch, losses) -> None:
 
     monkeypatch.setattr(loop, "validate", validate)
     monkeypatch.setattr(loop, "write_sample", write_sample)
+
+
+def test_three_numbers_of_one_run_agree_or_say_that_they_are_of_samples(make_config, make_tiny_plan):
+    plan = make_tiny_plan(steps=2, validate_every=1, validation_tokens=128)
+    with contextlib.ExitStack() as stack:
+        run = setup.start_run(make_config(), plan, stack, lambda line: None, overwrite=False)
+        run.final_tokens = 200
+        for _ in loop.train_steps(run):
+            pass
+        sampled = loop.finish(run)
+    heldout = run.corpus.heldout_tokens
+    evaluation = sampled.judgement.evaluation
+    assert evaluation.tokens_scored < heldout == evaluation.sample_of
+    assert sampled.best.heldout_tokens == heldout > sampled.best.validation_tokens
+    card = (sampled.run / "README.md").read_text(encoding="utf-8")
+    mark = f"({evaluation.caution})"
+    assert card.count(mark) >= 4  # its three rows and the verdict
+    assert f"of {heldout:,} tokens" in str(sampled.judgement.course)
+
+    whole = train(make_config(out="whole"), plan=replace(plan, validation_tokens=10**6))
+    evaluation = whole.judgement.evaluation
+    assert (evaluation.sample_of, evaluation.tokens_scored) == (None, heldout)
+    assert whole.best.validation_tokens == whole.best.heldout_tokens == heldout
+    assert evaluation.loss_nats == pytest.approx(whole.best.validation_loss_nats, rel=1e-9)
 
 
 PASSED = [5.0, 4.0, 3.0, *(3.0 + 0.1 * place for place in range(1, 60))]
