@@ -6,6 +6,7 @@ import math
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -343,6 +344,23 @@ def test_runs_are_listed_with_their_best_loss(answer, trained):
     mine = next(row for row in rows if Path(row["run"]) == Path("run"))
     assert (mine["steps"], mine["best_step"]) == (6, _shown(trained.out)["best_step"])
     assert f"{mine['validation_loss_nats']:.4f}" in answer("runs", ".").out
+
+
+def test_a_run_that_was_killed_is_called_so_by_each_verb_and_in_its_report(answer, home):
+    shutil.copytree(home / "run", home / "killed")
+    lines = (home / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    assert '"end"' in lines[-1]
+    (home / "killed" / "metrics.jsonl").write_text("".join(lines[:-1]), encoding="utf-8")
+    said = "killed was interrupted at step 6 of 6"
+    rows = {row["run"]: row for row in _shown(answer("runs", ".", "--json").out)}
+    assert (rows["killed"]["status"], rows["run"]["status"]) == ("interrupted", "finished")
+    assert (rows["run"]["dtype"], rows["run"]["threads"]) == ("float32", 1)
+    assert said in _shown(answer("info", "killed", "--json").out)["verdict"]
+    assert "interrupted" not in _shown(answer("info", "run", "--json").out)["verdict"]
+    evaluated = answer("evaluate", "killed", "--no-baselines", "--html", "killed.html").out
+    assert evaluated.startswith(said)
+    assert said in (home / "killed.html").read_text(encoding="utf-8")
+    shutil.rmtree(home / "killed")
 
 
 def test_no_runs_is_no_error(call):

@@ -5,7 +5,7 @@ rules and their reasons are in docs/verdicts.md.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -62,7 +62,7 @@ class Ladder:
     inside_bits_per_byte: float | None
     no_interval: str
     """Why no difference has an interval; "" where those have one whose cost of each byte is at hand."""
-    caution: str = ""
+    caution: str = field(default="", compare=False)
     """What must stand beside the model's number: that it is of a sample, or of few tokens."""
 
     def best(self, kind: Kind) -> Rung:

@@ -17,14 +17,13 @@ from lucidlm.measure.judgement import BASELINE_BYTES, Judgement, Stages, judge
 from lucidlm.measure.report import REPORT, write_report
 from lucidlm.measure.verdict import course_of
 from lucidlm.runtime.device import set_threads, synchronise
-from lucidlm.text.corpus import validation_documents
 from lucidlm.training.card import write_card
 from lucidlm.training.config import Plan, TrainConfig, learning_rate_factor, shortened
 from lucidlm.training.optim import optimizer_tensors
 from lucidlm.training.runs import save_checkpoint, write_settings
 from lucidlm.training.setup import ENVIRONMENT, TrainingRun, has_passed_its_best, resume_run, start_run
 from lucidlm.training.step import train_step
-from lucidlm.training.validation import design_of, sample_documents, validate, write_sample
+from lucidlm.training.validation import design_of, sample_of, validate, write_sample
 from lucidlm.weights.huggingface import load_model, save_model
 
 SAVING_SHARE = 0.05
@@ -329,7 +328,7 @@ def _checkpoint(run: TrainingRun) -> tuple[str, ...]:
 def _judge_best(run: TrainingRun, stages: Stages | None) -> Judgement:
     """The best weights, read back, on the validation text: all of it if there is time for that."""
     model = load_model(run.folder, device=str(run.model.device))
-    documents, total = validation_documents(run.corpus), run.corpus.validation_tokens
+    total = run.corpus.validation_tokens
     tokens = run.final_tokens
     if run.clock.deadline_s is not None and run.evaluated_per_s:
         # However slow the machine has become, this must not take more than a fiftieth over the time.
@@ -338,7 +337,7 @@ def _judge_best(run: TrainingRun, stages: Stages | None) -> Judgement:
     return judge(
         model,
         run.corpus.tokenizer,
-        sample_documents(documents, total=total, tokens=tokens),
+        sample_of(run.corpus, tokens=tokens),
         design=design_of(run.corpus, sampled=tokens < total),
         corpus=run.corpus,
         history=read_history(run.folder),

@@ -23,6 +23,8 @@ from lucidlm.text.tokenizer import Tokenizer
 
 SPANS = 8
 """Into so many pieces, evenly spread, a sample of one long text is cut."""
+FEWEST_PIECES = 8
+"""A sample of fewer whole pieces than this would stand for few places of the text."""
 PROBE_TOKENS = 64
 SAMPLE_CHARACTERS = 120
 """About so long are the texts that a run writes, whatever its tokens are."""
@@ -41,7 +43,7 @@ class Samples:
 
 def choose_samples(corpus: Corpus, *, tokens: int, prompt: str | None) -> Samples:
     """At most about `tokens` tokens of each side, the same ones for the same corpus."""
-    validation = sample_documents(validation_documents(corpus), total=corpus.validation_tokens, tokens=tokens)
+    validation = sample_of(corpus, tokens=tokens)
     training = sample_documents(train_documents(corpus), total=corpus.train_tokens, tokens=tokens)
     return Samples(
         validation=validation,
@@ -49,6 +51,21 @@ def choose_samples(corpus: Corpus, *, tokens: int, prompt: str | None) -> Sample
         probe=validation[0].ids[:PROBE_TOKENS],
         prompt=first_words(corpus.tokenizer, validation[0].ids) if prompt is None else prompt,
     )
+
+
+def sample_of(corpus: Corpus, *, tokens: int) -> list[Excerpt]:
+    """About `tokens` of the held-out tokens, evenly spread; all if there are no more.
+
+    Of a text held out in pieces these are whole pieces, which is a stratified sample again; where that would
+    be too few of them, a span of each piece with what stands before it.
+    """
+    total = corpus.validation_tokens
+    if corpus.design == "strata" and tokens < total:
+        pieces = list(validation_documents(corpus))
+        count = round(len(pieces) * tokens / total)
+        if count >= FEWEST_PIECES:
+            return [pieces[place] for place in ((np.arange(count) + 0.5) * len(pieces) / count).astype(int)]
+    return sample_documents(validation_documents(corpus), total=total, tokens=tokens)
 
 
 def sample_documents(documents: Iterable[np.ndarray | Excerpt], *, total: int, tokens: int) -> list[Excerpt]:
