@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from lucidlm.measure.intervals import Design
+    from lucidlm.measure.seen import Seen
     from lucidlm.model.gpt import GPT
     from lucidlm.text.account import Account
     from lucidlm.text.excerpts import Excerpt
@@ -212,6 +213,7 @@ def evaluate(
         )
     if texts:
         result = replace(result, evaluation=replace(result.evaluation, account=account))
+    result = replace(result, seen=_seen(model, texts, encoding, held_out_of=model))
     if html:
         report.write_report(
             html,
@@ -441,6 +443,8 @@ def compare(
         progress=counter("bytes compared"),
     )
     result = replace(result, account=account) if texts else result
+    seen = {name: _seen(name, texts, encoding, held_out_of=model_a) for name in (model_a, model_b)}
+    result = replace(result, seen=seen)
     if html:
         result.write_html(html)
         print(f"{html}: open it in a browser", file=sys.stderr)
@@ -859,6 +863,18 @@ def _say_skipped(line: str) -> None:
     """Files of a folder that were passed over; not the progress of a download."""
     if line.endswith("skipped"):
         print(line, file=sys.stderr)
+
+
+def _seen(model: str, texts: Sequence[str], encoding: str, *, held_out_of: str) -> "Seen | None":
+    """How much a model was trained on of the texts or, without any, of a run's held-out text."""
+    from lucidlm.display import stage_printer
+    from lucidlm.text.documents import read_documents
+    from lucidlm.training.lineage import held_out_seen_by, seen_by
+
+    if not texts:
+        return held_out_seen_by(model, Path(held_out_of), progress=stage_printer)
+    given = (document.pieces() for document in read_documents(texts, encoding=encoding))
+    return seen_by(model, given, progress=stage_printer)
 
 
 def _own_validation_text(model: str) -> "tuple[Iterator[Excerpt], Design | None]":

@@ -247,6 +247,33 @@ def test_comparing_names_the_better_of_two(answer, home):
     assert values["difference"] == 0
 
 
+def test_a_text_that_was_trained_on_is_called_so_above_the_number(answer, home):
+    lines = answer("evaluate", "run", "book.txt", "--no-baselines").out.splitlines()
+    assert "of this text was trained on" in lines[0]
+    assert "`lucidlm evaluate run` without a text gives the held-out number" in lines[0]
+    assert "held-out" not in " ".join(lines[1:])
+    seen = _shown(answer("evaluate", "run", "book.txt", "--no-baselines", "--json").out)["seen_in_training"]
+    assert 0.85 < seen["share"] < 0.95
+    assert (seen["searched"], seen["documents"], seen["held_out"]) == (["run"], 0, False)
+
+
+def test_a_text_of_ones_own_and_a_model_of_unknown_text_need_no_such_line(answer, home):
+    own = answer("evaluate", "run", "other.txt", "--no-baselines").out
+    assert own.startswith("loss")
+    assert _shown(answer("evaluate", "run", "other.txt", "--json").out)["seen_in_training"]["share"] == 0
+    elsewhere = _shown(answer("evaluate", "modern-1m", "book.txt", "--json").out)
+    assert elsewhere["seen_in_training"] is None
+
+
+def test_comparing_says_which_model_was_trained_on_the_text(answer, home):
+    told = answer("compare", "run", "modern-1m", "book.txt", "--html", "pages/seen.html")
+    assert "of this text was trained on" in told.out.splitlines()[0]
+    assert "of this text was trained on" in (home / "pages" / "seen.html").read_text(encoding="utf-8")
+    seen = _shown(answer("compare", "run", "modern-1m", "book.txt", "--json").out)["seen_in_training"]
+    assert seen["run"]["share"] > 0.85
+    assert seen["modern-1m"] is None
+
+
 def test_a_file_comes_back_from_its_compression_byte_by_byte(answer, squeezed, home):
     told = answer("decompress", "run", "other.lucz", "--out", "back.txt").out
     assert told == f"back.txt: {len((home / 'other.txt').read_bytes())} bytes, checked\n"

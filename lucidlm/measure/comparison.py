@@ -6,7 +6,7 @@ start at the same byte, the text is cut into atoms, and the sums of two models o
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from lucidlm.errors import ConfigError, DataError, NumbersError
 from lucidlm.measure.intervals import Design, Interval, interval_of_ratio
 from lucidlm.measure.page import colour_level, notebook, token_span, write_page
 from lucidlm.measure.scoring import checked_window, prefix_of, scored_logits, windows_of
+from lucidlm.measure.seen import Seen
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy
 from lucidlm.runtime.progress import Progress
@@ -95,6 +96,13 @@ class Comparison:
     atoms: tuple[Atoms, ...] = field(repr=False, compare=False)
     account: Account | None = field(default=None, compare=False)
     """What reading the text left out; None of texts that were read before."""
+    seen: Mapping[str, Seen | None] = field(default_factory=dict, compare=False)
+    """Of each model: how much of the text it was trained on, None where that is not known."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """That a model was trained on this text, where it was: it belongs above every number."""
+        return [seen.sentence for seen in self.seen.values() if seen and seen.sentence]
 
     @property
     def bits_per_byte_a(self) -> float:
@@ -138,12 +146,16 @@ class Comparison:
         values["interval"] = asdict(self.interval) if self.interval else None
         for name in ("a_wins", "b_wins"):
             values[name] = [asdict(span) | {"difference": span.difference} for span in getattr(self, name)]
+        values["seen_in_training"] = {
+            name: seen.to_dict() if seen else None for name, seen in self.seen.items()
+        }
         return values | (self.account.to_dict() if self.account else {})
 
     def __str__(self) -> str:
         """Both models, the difference, and the spans where each wins most."""
         wide = max(10, *(len(side.name) for side in (self.a, self.b)))
-        lines = [
+        lines = [*self.warnings, ""] if self.warnings else []
+        lines += [
             f"{'model':<{wide}} {'bits/byte':>9} {'nats/token':>10} {'tokens':>10}  "
             "tokenizer, context, stride"
         ]

@@ -14,6 +14,7 @@ from lucidlm.measure.explanation import Explanation, explain_texts
 from lucidlm.measure.history import History
 from lucidlm.measure.ladder import Ladder, ladder_of, place_of
 from lucidlm.measure.memorization import Memorization, measure_memorization, sentence_of
+from lucidlm.measure.seen import Seen
 from lucidlm.measure.verdict import FEWEST_TOKENS, Course, course_of, gain_of, too_little_text
 from lucidlm.model.generation import generate_batch
 from lucidlm.model.gpt import GPT
@@ -50,25 +51,33 @@ class Judgement:
     sentences: tuple[str, ...]
     course: Course | None = None
     """How the run went whose weights these are; None where its history is not at hand."""
+    seen: Seen | None = None
+    """How much of the text the model was trained on; None where that is not known."""
 
     @property
     def verdict(self) -> str:
         """All sentences, in one line."""
         return " ".join(self.sentences)
 
+    @property
+    def warning(self) -> str:
+        """That the model was trained on this text, where it was: it belongs above every number."""
+        return self.seen.sentence if self.seen else ""
+
     def to_dict(self) -> dict[str, Any]:
-        """The evaluation's keys, and "baselines", "ladder", "memorization", "verdict", for --json."""
+        """The evaluation's keys, those of the other fields, and "seen_in_training", for --json."""
         return self.evaluation.to_dict() | {
             "baselines": self.baselines.to_dict() if self.baselines else None,
             "ladder": self.ladder.to_dict() if self.ladder else None,
             "memorization": self.memorization.to_dict() if self.memorization else None,
             "course": self.course.to_dict() if self.course else None,
             "verdict": self.verdict,
+            "seen_in_training": self.seen.to_dict() if self.seen else None,
         }
 
     def __str__(self) -> str:
         """The verdict, the evaluation, its place among the baselines, memorization."""
-        parts = ["\n".join(self.sentences), str(self.evaluation)]
+        parts = [self.warning, "\n".join(self.sentences), str(self.evaluation)]
         if self.ladder is not None:
             parts.append(str(self.ladder))
         if self.memorization is not None:

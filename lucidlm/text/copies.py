@@ -60,7 +60,9 @@ class Copies:
     copied: np.ndarray
     """(n,) letters of each text in passages that also occur elsewhere."""
     with_lines: np.ndarray
-    """(n,) letters of each text in passages or in whole lines that also occur elsewhere."""
+    """(n,) the same with whole lines that also occur elsewhere and follow no template."""
+    with_all_lines: np.ndarray
+    """(n,) the same with lines that follow templates, too."""
     source: np.ndarray
     """(n,) the document that has most of them, -1 where there are none."""
     passages: tuple[Passage, ...]
@@ -71,6 +73,8 @@ class Copies:
     """(n,) letters of each text whose shingles occur elsewhere at all, templates included."""
     template: np.ndarray
     """(n,) letters of each text whose shingles occur elsewhere more than COMMON times."""
+    sources: tuple[int, ...]
+    """The numbers of all documents in which something was found."""
     unchecked: int
     """Texts that were not checked, because those before them are LARGEST letters long."""
 
@@ -109,15 +113,17 @@ class CopySearch:
                 kept = sum(map(len, shingles))
         self._shingles, self._lines = _Index(shingles), _Index(lines)
         self._stretches: list[np.ndarray] = [_rows(0, STRETCH)]
+        self._looked_at = 0
 
     def look(self, documents: Iterable[tuple[int, Iterable[str]]]) -> Iterator[None]:
         """Looks at documents, each a number and its text in blocks, about a million characters a turn."""
         for letters in read_letters(documents):
             places, hashes = self._sampled(*letters.shingles())
             sources = letters.documents[letters.pieces]
-            self._shingles.look(hashes, places + letters.first, sources[places])
+            self._shingles.look(hashes, places + self._looked_at, sources[places])
             firsts, _, hashes = letters.whole_lines()
-            self._lines.look(hashes, firsts + letters.first, sources[firsts])
+            self._lines.look(hashes, firsts + self._looked_at, sources[firsts])
+            self._looked_at += len(letters.codes)
             if self._shingles.waiting > PENDING:
                 self._stretches.append(self._passages())
             yield
@@ -128,11 +134,8 @@ class CopySearch:
         stretches = np.concatenate(self._stretches)
         passages = _merged(stretches)
         equal, lines = self._lines.unusual_hits(), self._lines
-        of_lines = _rows(len(equal), STRETCH)
-        for name in ("place", "end", "first", "last", "text"):
-            of_lines[name] = lines.entries[name][equal["hash"]]
-        of_lines["source"] = equal["source"]
-        everything = np.concatenate((stretches, of_lines))
+        everything = np.concatenate((stretches, _stretches(lines.entries[equal["hash"]], equal["source"])))
+        all_lines = _stretches(lines.entries, lines.source)[lines.times > 0]
         lengths = np.array(self._lengths, np.int64)
         covered = self._covered(np.ones(len(self._shingles.entries), bool))
         scale = lengths / np.maximum(covered, 1)  # of a long text not every shingle was kept
@@ -140,6 +143,7 @@ class CopySearch:
             letters=lengths,
             copied=_letters_of(passages, len(lengths)),
             with_lines=_letters_of(_merged(everything), len(lengths)),
+            with_all_lines=_letters_of(_merged(np.concatenate((stretches, all_lines))), len(lengths)),
             source=_main_source(everything, len(lengths)),
             passages=tuple(
                 Passage(text, first, last, end - place, source)
@@ -149,6 +153,7 @@ class CopySearch:
             lines_total=len(lines.entries),
             known=np.round(self._covered(self._shingles.times > 0) * scale).astype(np.int64),
             template=np.round(self._covered(self._shingles.common) * scale).astype(np.int64),
+            sources=tuple(np.union1d(stretches["source"], all_lines["source"]).tolist()),
             unchecked=self._unchecked,
         )
 
@@ -200,6 +205,7 @@ class _Index:
         self._times = np.zeros(len(self._hashes), np.int64)
         self._hits: list[np.ndarray] = []
         self.waiting = 0
+        self._source = np.full(len(self._hashes), -1)
         # Most of what is looked at occurs nowhere, and the first bits of its hash tell so at once.
         bits = max(10, min(26, (16 * len(self._hashes)).bit_length()))
         self._shift = np.uint64(64 - bits)
@@ -210,6 +216,11 @@ class _Index:
     def times(self) -> np.ndarray:
         """Of each entry: how often it occurs elsewhere."""
         return np.repeat(self._times, self._counts)
+
+    @property
+    def source(self) -> np.ndarray:
+        """Of each entry: the last document in which it was found, -1 for none."""
+        return np.repeat(self._source, self._counts)
 
     @property
     def common(self) -> np.ndarray:
@@ -225,6 +236,7 @@ class _Index:
         found = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
         equal = self._hashes[found] == hashes
         found, likely = found[equal], likely[equal]
+        self._source[found] = sources[likely]
         wanted = (self._times[found] <= COMMON) & (self._counts[found] <= COMMON)
         self._times += np.bincount(found, minlength=len(self._times))
         hits = _rows(int(wanted.sum()), HIT)
@@ -252,6 +264,14 @@ def _entries(letters: Letters, hashes: np.ndarray, places: np.ndarray, ends: np.
     entries["first"], entries["last"] = letters.characters[places], letters.characters[ends - 1] + 1
     entries["text"] = letters.documents[letters.pieces[places]]
     return entries
+
+
+def _stretches(entries: np.ndarray, source: np.ndarray) -> np.ndarray:
+    stretches = _rows(len(entries), STRETCH)
+    for name in ("place", "end", "first", "last", "text"):
+        stretches[name] = entries[name]
+    stretches["source"] = source
+    return stretches
 
 
 def _rows(count: int, kind: np.dtype) -> np.ndarray:

@@ -42,7 +42,8 @@ def find_leaks(spool: Spool, train: Part, validation: Part) -> dict:
 
     for _ in search.look(documents()):
         spool.progress("check", done, train.bytes)
-    findings = _Findings(spool, stretches, search.copies())
+    of_one_text = bool(np.isin(validation.documents, train.documents).any())
+    findings = _Findings(spool, stretches, search.copies(), of_one_text)
     spool.notes.extend(findings.notes())
     return findings.manifest()
 
@@ -55,6 +56,8 @@ class _Findings:
     stretches: list[tuple[int, int, int]]
     """Document, first and last byte of each stretch of the validation part."""
     copies: Copies
+    of_one_text: bool
+    """Whether both parts are pieces of the same documents."""
 
     def manifest(self) -> dict:
         """The findings with names and examples."""
@@ -92,15 +95,19 @@ class _Findings:
     def notes(self) -> Iterator[str]:
         """A sentence on each kind of copy, and on what the check could not see."""
         copies, near, passages = self.copies, self._near(), self._passages()
-        validation, train = self._words()
-        if near:
+        if near and self.of_one_text:
+            yield (
+                f"{len(near):,} of {len(copies.letters):,} held-out pieces repeat the training text, each in "
+                f"{MUCH:.0%} of its letters or more: {self._effect()}"
+            )
+        elif near:
             first = near[0]
             place, source = self.stretches[first][0], int(copies.source[first])
             names = self.spool.names([place, source])
             overlap = copies.with_lines[first] / copies.letters[first]
-            count = f"{len(near):,} of {len(copies.letters):,} {validation}"
+            count = f"{len(near):,} of {len(copies.letters):,} validation documents"
             yield (
-                f"{count} are copied from {train}, each by {MUCH:.0%} or more "
+                f"{count} are copied from training documents, each by {MUCH:.0%} or more "
                 f"(first: {names[place]}, {overlap:.0%} in {names[source]}): {self._effect()}"
             )
         if passages:
@@ -127,13 +134,13 @@ class _Findings:
         short = copies.letters < SHINGLE
         if short.mean() >= MOSTLY:
             yield (
-                f"{short.sum():,} of {len(short):,} {self._words()[0]} have fewer than {SHINGLE} letters: "
+                f"{short.sum():,} of {len(short):,} {self._noun()} have fewer than {SHINGLE} letters: "
                 "too short to check for copies from the training text"
             )
         if copies.unchecked:
             yield (
                 f"copies from the training text were looked for in the first {len(copies.letters):,} "
-                f"{self._words()[0]} only, not in the other {copies.unchecked:,}"
+                f"{self._noun()} only, not in the other {copies.unchecked:,}"
             )
 
     def _near(self) -> list[int]:
@@ -164,14 +171,13 @@ class _Findings:
         share = self._share()
         if share < FEW:
             return f"{share:.2%} of it, too little to change the validation loss much"
+        if self.of_one_text:
+            # Of this text the number is right all the same: the rest of it repeats itself as much.
+            return f"{share:.0%} of the held-out text is in both; a text without repetition has a higher loss"
         return f"{share:.0%} of the validation text is in both, so its loss is too low"
 
-    def _words(self) -> tuple[str, str]:
-        """What to call the stretches, and what they are copies of."""
-        sources = {document for document, _, _ in self.stretches}
-        if len(sources) < len(self.stretches) or sources & set(self.copies.source.tolist()):
-            return "held-out pieces", "training text"
-        return "validation documents", "training documents"
+    def _noun(self) -> str:
+        return "held-out pieces" if self.of_one_text else "validation documents"
 
     def _documents_of(self, passage: Passage) -> tuple[int, int]:
         return self.stretches[passage.text][0], passage.source

@@ -19,6 +19,7 @@ from lucidlm.measure.verdict import course_of
 from lucidlm.runtime.device import set_threads, synchronise
 from lucidlm.training.card import write_card
 from lucidlm.training.config import Plan, TrainConfig, learning_rate_factor, shortened
+from lucidlm.training.lineage import held_out_seen_by
 from lucidlm.training.optim import optimizer_tensors
 from lucidlm.training.runs import save_checkpoint, write_settings
 from lucidlm.training.setup import ENVIRONMENT, TrainingRun, has_passed_its_best, resume_run, start_run
@@ -130,7 +131,7 @@ def finish(run: TrainingRun, *, interrupted: int = 0, stages: Stages | None = No
     judgement = None
     if not interrupted:
         _checkpoint(run)
-        judgement = _judge_best(run, stages)
+        judgement = replace(_judge_best(run, stages), seen=held_out_seen_by(str(run.folder), run.folder))
         write_card(run, judgement)
         _write_report(run, judgement)
     run.metrics.event("end", {"step": run.step, "interrupted": interrupted, "time_s": run.clock.elapsed_s})

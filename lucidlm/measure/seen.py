@@ -1,0 +1,127 @@
+"""How much of a text a model was trained on: texts and corpora come in, a share and a sentence come out."""
+
+import codecs
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lucidlm.text.copies import EVIDENCE, CopySearch
+from lucidlm.text.corpus import Corpus, train_documents
+from lucidlm.text.tokenizer import Tokenizer
+
+DECODED = 1 << 17
+"""Tokens that are decoded together."""
+ALL = 0.99
+"""From this share on all of a text was trained on: a title of its own may differ."""
+NEARLY_ALL = 0.9
+"""Where this much of a document is lines of the training text, those of templates count, too."""
+LEAST = 0.001
+"""A smaller share is not worth a line: texts of one kind share a phrase."""
+FEW = 0.01
+
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How much of a text stands in the training texts of a model."""
+
+    share: float | None
+    """Share of the text's letters; None for a text that is too short to tell."""
+    documents: int
+    """Documents that stand there wholly, of `documents_total`."""
+    documents_total: int
+    lines: int
+    """Lines of 24 letters or more that stand there word for word, of `lines_total`."""
+    lines_total: int
+    searched: tuple[str, ...]
+    """The runs in whose training texts it was looked for."""
+    found_in: tuple[str, ...]
+    """Those of them in which it was found."""
+    unknown: tuple[str, ...] = ()
+    """Weights that the model goes back to, whose training text is not known."""
+    unchecked: int = 0
+    """Documents that were not looked for, as those before them are long enough."""
+    held_out: bool = False
+    """Whether the text is the held-out part of the first of the runs."""
+
+    @property
+    def sentence(self) -> str:
+        """What to say above a number for this text; empty where nothing needs saying."""
+        if self.share is None or self.share < LEAST:
+            return ""
+        text = "this held-out text" if self.held_out else "this text"
+        where = f"letter for letter, in the training text of {' and of '.join(self.found_in)}"
+        if self.share < FEW or self.held_out:
+            effect = (
+                "too little to change the number much" if self.share < FEW else "new text has a higher loss"
+            )
+            return f"{_percent(self.share)} of {text} also occurs, {where}: {effect}."
+        if self.share >= ALL:
+            what = (
+                f"All of this text was trained on: it occurs, {where}. The number says how well the model "
+                "remembers it, not how well it predicts new text."
+            )
+        else:
+            what = (
+                f"{_percent(self.share)} of this text was trained on: it occurs, {where} "
+                f"({self.documents:,} of {self.documents_total:,} documents completely, {self.lines:,} of "
+                f"{self.lines_total:,} lines). The number is not held-out."
+            )
+        return f"{what} `lucidlm evaluate {self.searched[0]}` without a text gives the held-out number."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Stable keys, for JSON."""
+        return asdict(self)
+
+
+def find_seen(
+    texts: Iterable[Iterable[str]],
+    runs: Sequence[tuple[str, Corpus]],
+    *,
+    unknown: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Seen:
+    """How much of the texts, each in blocks, stands in the training texts of these runs.
+
+    By the thresholds of text/copies.py: what is changed more, or is shorter, than they say is not seen.
+    """
+    search = CopySearch(texts)
+    for number, (_, corpus) in enumerate(runs):
+        texts_of_run = ((number, blocks) for blocks in decoded(corpus.tokenizer, train_documents(corpus)))
+        for _ in search.look(texts_of_run):
+            if progress is not None:
+                progress("looking for it in the training text", number, len(runs))
+    found = search.copies()
+    letters = int(found.letters.sum())
+    # Lines of a template are everybody's; a text that has no others was trained on all the same.
+    nearly_all = found.with_all_lines >= NEARLY_ALL * found.letters
+    seen = np.where(nearly_all, found.with_all_lines, found.with_lines)
+    return Seen(
+        share=round(float(seen.sum() / letters), 4) if letters >= EVIDENCE else None,
+        documents=int((seen >= ALL * found.letters)[found.letters > 0].sum()),
+        documents_total=len(found.letters) + found.unchecked,
+        lines=found.lines,
+        lines_total=found.lines_total,
+        searched=tuple(name for name, _ in runs),
+        found_in=tuple(runs[number][0] for number in found.sources),
+        unknown=tuple(unknown),
+        unchecked=found.unchecked,
+    )
+
+
+def decoded(tokenizer: Tokenizer, documents: Iterable[np.ndarray]) -> Iterator[Iterator[str]]:
+    """Documents of ids as text, each in blocks."""
+    return (_blocks(tokenizer, ids) for ids in documents)
+
+
+def _blocks(tokenizer: Tokenizer, ids: np.ndarray) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a block may end within a character
+    for start in range(0, len(ids), DECODED):
+        yield decoder.decode(tokenizer.decode_bytes(ids[start : start + DECODED]))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share < 0.1 else f"{100 * share:.0f} %"

@@ -1,0 +1,87 @@
+"""What a model was trained on: its name in; the runs behind it, and how much of a text they saw, out."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lucidlm.errors import LucidError
+from lucidlm.measure.seen import Progress, Seen, decoded, find_seen
+from lucidlm.text.corpus import Corpus, validation_documents
+from lucidlm.text.excerpts import ids_of
+from lucidlm.training.runs import read_settings
+from lucidlm.training.setup import corpus_of_run, is_run
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """The runs behind a model, its own first, and where their line is lost."""
+
+    runs: tuple[tuple[str, Corpus], ...]
+    unknown: tuple[str, ...]
+    """Weights that the line goes back to, or runs whose text is gone."""
+
+
+def lineage_of(model: str) -> Lineage:
+    """The run that a model is, or a checkpoint of, the run that it went on from with --from, and so on."""
+    runs: list[tuple[str, Corpus]] = []
+    seen: set[Path] = set()
+    name: str | None = model
+    while name is not None:
+        folder = _run_of(Path(name))
+        if folder is None or folder.resolve() in seen:
+            return Lineage(tuple(runs), (name,))
+        seen.add(folder.resolve())
+        try:
+            runs.append((str(folder), corpus_of_run(folder)))
+            name = read_settings(folder)[0].from_
+        except LucidError:
+            return Lineage(tuple(runs), (name,))
+    return Lineage(tuple(runs), ())
+
+
+def _run_of(path: Path) -> Path | None:
+    """The folder of the run to which a folder belongs: itself, or that of a checkpoint."""
+    for folder in (path, path.parent.parent):
+        if is_run(folder) and (folder == path or path.parent.name == "checkpoints"):
+            return folder
+    return None
+
+
+def seen_by(model: str, texts: Iterable[Iterable[str]], *, progress: Progress | None = None) -> Seen | None:
+    """How much of the texts, each in blocks, the model was trained on; None where that is not known."""
+    lineage = lineage_of(model)
+    if not lineage.runs:
+        return None
+    return find_seen(texts, lineage.runs, unknown=lineage.unknown, progress=progress)
+
+
+def held_out_seen_by(model: str, run: Path, *, progress: Progress | None = None) -> Seen | None:
+    """The same of a run's held-out text: what the preparation of the text found, where that is all.
+
+    A run that went on from the weights of another may hold out what the other was trained on, and so may any
+    other model.
+    """
+    lineage = lineage_of(model)
+    if not lineage.runs:
+        return None
+    corpus = corpus_of_run(run)
+    own = lineage.runs[0][1].folder.resolve() == corpus.folder.resolve()
+    if not own or len(lineage.runs) > 1:
+        texts = decoded(corpus.tokenizer, ids_of(validation_documents(corpus)))
+        seen = find_seen(texts, lineage.runs, unknown=lineage.unknown, progress=progress)
+        return replace(seen, held_out=own)
+    leaks = corpus.manifest.get("leaks", {})
+    if "share" not in leaks:  # prepared by an older version
+        return None
+    return Seen(
+        share=leaks["share"],
+        documents=leaks["near_documents"],
+        documents_total=corpus.manifest["validation"]["documents"],
+        lines=leaks["lines"],
+        lines_total=leaks["lines_total"],
+        searched=(lineage.runs[0][0],),
+        found_in=(lineage.runs[0][0],) if leaks["share"] else (),
+        unknown=lineage.unknown,
+        unchecked=leaks["unchecked_documents"],
+        held_out=True,
+    )
