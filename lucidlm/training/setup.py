@@ -324,6 +324,7 @@ def _corpus_of(config: TrainConfig, folder: Path, say: Say, base: Tokenizer | No
                 f"--tokenizer {config.tokenizer}: {config.text[0]} is prepared with {corpus.tokenizer.name}; "
                 "prepare the text anew with the other, or leave --tokenizer out"
             )
+        _check_split(config, corpus)
         if base is not None and corpus.tokenizer.fingerprint() != base.fingerprint():
             raise ConfigError(
                 f"{config.text[0]} is prepared with {corpus.tokenizer.name}, {config.from_} has another "
@@ -357,6 +358,25 @@ def _corpus_of(config: TrainConfig, folder: Path, say: Say, base: Tokenizer | No
     for note in corpus.notes:
         say(note)
     return corpus
+
+
+def _check_split(config: TrainConfig, corpus: Corpus) -> None:
+    """ConfigError where a run asks for another held-out part than a prepared folder has."""
+    asked = {"pieces": "strata"}.get(config.split, config.split)
+    settings = corpus.manifest["settings"]
+    fraction = settings["validation_fraction"]
+    if config.val:
+        wrong = f"--val {' '.join(config.val)}"
+    elif asked not in ("auto", corpus.design):
+        wrong = f"--split {config.split}"
+    elif config.val_fraction not in (TrainConfig.__dataclass_fields__["val_fraction"].default, fraction):
+        wrong = f"--val-fraction {config.val_fraction}"
+    else:
+        return
+    raise ConfigError(
+        f"{wrong}: the held-out part of {corpus.folder} was chosen when it was prepared; prepare the text "
+        "anew with this option, or leave it out"
+    )
 
 
 def _characters_in(config: TrainConfig) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lucidlm.errors import RunError
+from lucidlm.errors import ConfigError, RunError
 from lucidlm.measure.history import read_history
 from lucidlm.training import loop, metrics, setup
 from lucidlm.training import plan as planning
@@ -459,6 +459,16 @@ def test_a_prepared_folder_is_trained_on_in_place_and_refused_when_prepared_anew
     prepare("book.txt", "prepared", tokenizer="bytes")
     with pytest.raises(RunError, match="prepared anew since the run began"):
         train(make_config(out="other"), resume=True)
+
+
+@pytest.mark.parametrize("option", [{"split": "end"}, {"val_fraction": 0.2}, {"val": ("book.txt",)}])
+def test_a_prepared_folder_keeps_its_held_out_part(make_config, make_tiny_plan, option):
+    from lucidlm.text.corpus import prepare
+
+    prepare("book.txt", "prepared", tokenizer="bytes")
+    with pytest.raises(ConfigError, match=r"--(split|val).* was chosen when it was prepared"):
+        train(make_config(text="prepared", **option), plan=make_tiny_plan())
+    assert not Path("run").exists()
 
 
 def test_a_prepared_folder_that_is_gone_is_named_on_resume(make_config, make_tiny_plan):

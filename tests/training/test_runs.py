@@ -400,3 +400,32 @@ def test_settings_of_a_newer_version_do_not_hide_the_run_from_the_list():
     (run / "run.toml").write_text("steps = 1\nlater_setting = 2\n")
     assert row_of(run)["dtype"] is None
     assert row_of(run)["status"] == "interrupted"
+
+
+PARTS, WHOLE = {"train_bytes": 9, "validation_bytes": 1}, {"train_bytes": 9, "validation_bytes": 0}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "split"),
+    [
+        (None, "end"),
+        ({"validation_sources": [{"path": "v"}]}, "auto"),
+        ({"validation_sources": [], "documents": [{"train_bytes": 9, "validation_bytes": 1}]}, "end"),
+        (
+            {"validation_sources": [], "documents": [{"train_bytes": 9, "validation_bytes": 0}] * 30},
+            "documents",
+        ),
+    ],
+)
+def test_a_run_from_before_there_was_a_choice_repeats_with_its_own_split(make_tiny_plan, manifest, split):
+    run = Path("run")
+    run.mkdir()
+    write_settings(run, TrainConfig(text=("book.txt",), steps=3), make_tiny_plan())
+    settings = (run / "run.toml").read_text()
+    assert 'split = "auto"' in settings
+    (run / "run.toml").write_text(settings.replace('split = "auto"\n', ""))
+    if manifest is not None:
+        (run / "data").mkdir()
+        counts = {"train": {"documents": 27}, "validation": {"documents": 3}}
+        (run / "data" / "manifest.json").write_text(json.dumps(manifest | counts))
+    assert read_settings(run)[0].split == split
