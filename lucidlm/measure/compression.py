@@ -22,15 +22,15 @@ V vocabulary. A token is coded in steps (`_coded`), as the coder's tables hold p
 which class of size its probability has, then which id of that class it is, in two steps where they are many.
 """
 
-import codecs
 import contextlib
 import hashlib
 import json
 import math
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ from lucidlm.measure.scoring import checked_window, evaluating, prefix_of, score
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.device import Arithmetic
 from lucidlm.runtime.progress import Progress
+from lucidlm.text.account import Account
+from lucidlm.text.documents import given_text
 from lucidlm.text.tokenizer import Tokenizer
 
 TOLERANCE = 0.002
@@ -78,10 +80,8 @@ class Compressed:
     """Length of what was compressed."""
     arithmetic: Arithmetic
     """What it was computed with, as the file's header has it."""
-    crlf: int = 0
-    """Line ends of two bytes, CR and LF, in what was compressed."""
-    byte_order_mark: bool = False
-    """Whether what was compressed begins with UTF-8's."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Bytes of it that `evaluate` of the same file leaves out, by reason: the CR of line ends, say."""
 
     @property
     def file_bits(self) -> int:
@@ -114,8 +114,7 @@ class Compressed:
             "evaluated_bits": self.evaluated_bits,
             "evaluated_bits_per_byte": self.evaluated_bits_per_byte,
             "difference_bits": self.file_bits - self.evaluated_bits,
-            "crlf": self.crlf,
-            "byte_order_mark": self.byte_order_mark,
+            "evaluate_leaves_out": self.left_out,
             "arithmetic": asdict(self.arithmetic),
         }
 
@@ -142,11 +141,10 @@ class Compressed:
     def _counted(self) -> str:
         """Which bytes the numbers are of: `evaluate FILE` reads a text, this a file."""
         counted = "counted: every byte of the file as it is"
-        left_out = [f"the CR of {self.crlf:,} CRLF line ends"] if self.crlf else []
-        left_out += ["the byte order mark"] if self.byte_order_mark else []
-        if not left_out:
+        line = Account(read=self.bytes, left_out=Counter(self.left_out)).left_out_line()
+        if not line:
             return counted
-        return f"{counted}; `evaluate` of it leaves out {' and '.join(left_out)}: its bits are of other bytes"
+        return f"{counted}; `evaluate` of it leaves out {line}; so its bits are of other bytes"
 
 
 def compress(
@@ -185,8 +183,7 @@ def compress(
         len(ids),
         len(data),
         arithmetic,
-        crlf=data.count(b"\r\n"),
-        byte_order_mark=data.startswith(codecs.BOM_UTF8),
+        left_out=_left_out(data),
     )
     if result.file_bits > allowed:
         raise NumbersError(
@@ -472,6 +469,16 @@ def _check_ids(model: GPT, tokenizer: Tokenizer, ids: list[int]) -> None:
             f"the text has token id {max(ids)}, the model a vocabulary of {vocab_size:,}: "
             f"tokenizer {tokenizer.name} is another model's"
         )
+
+
+def _left_out(data: bytes) -> dict[str, int]:
+    """Bytes by reason that are not in the text of these bytes; none where they are no text."""
+    account = Account()
+    try:
+        given_text(data.decode("utf-8"), account)
+    except (UnicodeDecodeError, DataError):
+        return {}
+    return dict(account.left_out)
 
 
 def _digest(data: bytes | bytearray) -> bytes:

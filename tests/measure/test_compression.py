@@ -15,7 +15,7 @@ from constriction import stream
 from lucidlm.errors import ConfigError, DataError, NumbersError, WeightsError
 from lucidlm.measure import compression, evaluation
 from lucidlm.measure.compression import compress, decode, decompress, encode, model_hash, predictions
-from lucidlm.measure.evaluation import evaluate_documents
+from lucidlm.measure.evaluation import evaluate, evaluate_documents
 from lucidlm.measure.scoring import evaluating, scored_logits, windows_of
 from lucidlm.model import attention
 from lucidlm.model.config import GPTConfig
@@ -676,13 +676,18 @@ def test_it_says_both_numbers_and_what_lies_between(gpt):
     )
 
 
-def test_what_evaluate_of_the_same_file_leaves_out_is_counted_and_said(gpt):
-    result = compress(gpt, BYTES, b"\xef\xbb\xbfone\r\ntwo\r\nthree\r\n")
-    assert (result.bytes, result.crlf, result.byte_order_mark) == (20, 3, True)
-    assert "leaves out the CR of 3 CRLF line ends and the byte order mark" in str(result)
-    assert (result.to_dict()["crlf"], result.to_dict()["byte_order_mark"]) == (3, True)
-    result = compress(gpt, BYTES, b"one\ntwo\r")
-    assert (result.crlf, result.byte_order_mark) == (0, False)
+def test_what_evaluate_of_the_same_file_leaves_out_is_counted_and_said(gpt, tmp_path):
+    data = b"\xef\xbb\xbfone\r\ntwo\r\nthree\r\n"
+    (tmp_path / "crlf.txt").write_bytes(data)
+    result, read = compress(gpt, BYTES, data), evaluate(gpt, BYTES, path=tmp_path / "crlf.txt")
+    assert result.left_out == {"byte_order_marks": 3, "carriage_returns": 3}
+    assert result.to_dict()["evaluate_leaves_out"] == result.left_out == read.bytes_left_out
+    assert result.bytes == 20 == read.bytes_scored + 6
+    assert "as it is; `evaluate` of it leaves out 6 of the text's 20 bytes: 3 of byte order marks" in str(
+        result
+    )
+    assert compress(gpt, BYTES, b"one\ntwo\r").left_out == {}
+    assert compress(gpt, BYTES, b"caf\xe9\r\n").left_out == {}  # no text that evaluate would read
 
 
 def test_an_empty_file_is_its_header(gpt):
