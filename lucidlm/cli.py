@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from lucidlm.training.config import TrainConfig
 if TYPE_CHECKING:
     import torch
 
+    from lucidlm.measure.gate import Verdict
     from lucidlm.measure.intervals import Design
     from lucidlm.measure.seen import Seen
     from lucidlm.model.gpt import GPT
@@ -140,11 +142,18 @@ def evaluate(
     batch_size: int | None = None,
     encoding: str = "utf-8",
     baselines: bool = True,
+    by: Literal["document"] | None = None,
+    csv: str | None = None,
+    max_bits: float | None = None,
+    baseline: str | None = None,
     html: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
     compute: Compute = COMPUTE,
-) -> None:
+) -> int:
     """Say how well a model predicts a text: loss, perplexity, bits per byte.
+
+    Exit code: 0; 1 where the result is over --max-bits or worse than --baseline; 2 where something that was
+    given is wrong or cannot be compared.
 
     Parameters
     ----------
@@ -167,23 +176,39 @@ def evaluate(
         Encoding of the texts.
     baselines
         Of a run: what gzip, xz and n-grams make of the same text, and how much of what it writes is copied.
+    by
+        document: a table of the documents, the worst first; all of them with --csv or --json.
+    csv
+        Write the table of --by document to this file.
+    max_bits
+        A gate: exit with 1 if there are more bits per byte than this.
+    baseline
+        A gate: exit with 1 if the result is worse than this one, by more than its 95 % interval. A file that
+        lucidlm evaluate MODEL TEXT --json > FILE wrote, of the same text.
     html
         Write a report: one page that stands alone.
     json
         Print the result as JSON.
     """
     from lucidlm.display import counter, stage_printer
-    from lucidlm.measure import judgement, report
+    from lucidlm.measure import document_scores, gate, judgement, report
     from lucidlm.measure.history import METRICS, read_history
     from lucidlm.text.account import Account
+    from lucidlm.text.corpus import held_out_names
     from lucidlm.training.runs import state_of
     from lucidlm.training.setup import corpus_of_run, is_run
 
+    if csv is not None:
+        _check_csv(csv, by)
+    limit = gate.check_limit(max_bits) if max_bits is not None else None
+    stored = gate.read_result(baseline) if baseline is not None else None
     loaded, tokenizer, dtype = _load(model, compute)
     run = Path(model) if is_run(Path(model)) else None
-    account = Account()
+    account, sources = Account(), list[str]()
     documents, design = (
-        (_documents(texts, tokenizer, encoding, account), None) if texts else _own_validation_text(model)
+        (_documents(texts, tokenizer, encoding, account, sources), None)
+        if texts
+        else _own_validation_text(model)
     )
     settings: dict[str, Any] = {
         "design": design,
@@ -222,7 +247,33 @@ def evaluate(
             run=None if texts else run,
         )
         print(f"{html}: open it in a browser", file=sys.stderr)
-    print(_json(result.to_dict()) if json else result)
+    verdicts = [gate.below_limit(result.evaluation, limit)] if limit is not None else []
+    verdicts += [gate.no_worse(result.evaluation, stored)] if stored is not None else []
+    values = {"gate": [verdict.to_dict() for verdict in verdicts]} if verdicts else {}
+    scores = []
+    if by:
+        of = result.evaluation
+        names = sources if texts else held_out_names(corpus_of_run(Path(model)), of.documents)
+        scores = document_scores.score_documents(of.by_document, names, by_bytes=of.bytes_scored > 0)
+        values["by_document"] = [score.to_dict() for score in scores]
+    if csv:
+        document_scores.write_csv(csv, scores)
+        print(f"{csv}: {len(scores):,} document{'' if len(scores) == 1 else 's'}", file=sys.stderr)
+    print(_json(result.to_dict() | values) if json else result)
+    if scores and not json:
+        print("", *document_scores.table(scores), sep="\n")
+    return _gate_code(verdicts)
+
+
+def _gate_code(verdicts: "list[Verdict]") -> int:
+    """Exit code of the gates that were asked for, with one line on stderr."""
+    if not verdicts:
+        return 0
+    # Failed ones alone where there are some: one line, and the reason in it.
+    failed = [verdict for verdict in verdicts if not verdict.passed]
+    lines = "; ".join(verdict.line for verdict in failed or verdicts)
+    print(f"gate {'failed' if failed else 'passed'}: {lines}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 @app.command
@@ -851,12 +902,27 @@ def _file_bytes(path: str) -> bytes:
         raise DataError(f"{path}: {error.strerror or error}; give a file that can be read") from None
 
 
-def _documents(texts: Sequence[str], tokenizer: "Tokenizer", encoding: str, account: "Account") -> Any:
+def _documents(
+    texts: Sequence[str], tokenizer: "Tokenizer", encoding: str, account: "Account", sources: list[str]
+) -> Any:
+    """The texts' tokens; `account` and `sources` are complete when all are read."""
     from lucidlm.measure.evaluation import encoded
     from lucidlm.text.documents import read_texts
 
-    read = read_texts(texts, account, encoding=encoding, progress=_say_skipped)
-    return encoded(tokenizer, (text for _, text in read))
+    def read() -> Iterator[str]:
+        for source, text in read_texts(texts, account, encoding=encoding, progress=_say_skipped):
+            sources.append(source)
+            yield text
+
+    return encoded(tokenizer, read())
+
+
+def _check_csv(path: str, by: str | None) -> None:
+    """Before minutes are spent on what could not be written."""
+    if by is None:
+        raise LucidError(f"--csv {path}: it takes the table of --by document; give that too")
+    if not path or Path(path).is_dir() or not Path(path).absolute().parent.is_dir():
+        raise LucidError(f"--csv {path!r}: no file can be written there; give a file in a folder that exists")
 
 
 def _say_skipped(line: str) -> None:
@@ -932,7 +998,9 @@ def _print_runs(rows: list[dict[str, Any]]) -> None:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    # Rows of numbers on one line each. In a string no line ends: there it is written as an escape.
+    return re.sub(r"\[\n([-+.\deE,\s]+)\n\s*\]", lambda row: f"[{' '.join(row[1].split())}]", text)
 
 
 def _finite(value: Any) -> Any:

@@ -177,6 +177,79 @@ def test_every_verb_that_reads_a_text_says_what_it_left_out(answer, home):
     assert said in answer("prepare", "windows.txt", "--out", "windows", "--tokenizer", "bytes").err
 
 
+def test_documents_are_listed_the_worst_first_in_table_csv_and_json(answer, home):
+    texts = ["Nobody knew the house.", "ZQX! 123 {}", *(f"Past a river {n}." for n in range(30))]
+    lines = [json.dumps({"text": text}) for text in texts]
+    (home / "many.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    command = ("evaluate", "run", "many.jsonl", "--no-baselines", "--by", "document")
+    printed = answer(*command, "--csv", "many.csv").out
+    table = printed[printed.index("by document, worst first (32 documents)") :].splitlines()
+    assert "many.jsonl:2" in table[2]
+    assert table[-1] == "... 12 more: --csv FILE and --json have all"
+    values = _shown(answer(*command, "--json").out)
+    rows = values["by_document"]
+    assert len(rows) == 32
+    assert sum(row["nats"] for row in rows) == pytest.approx(values["nats"])
+    assert [row["bits_per_byte"] for row in rows] == sorted((r["bits_per_byte"] for r in rows), reverse=True)
+    written = (home / "many.csv").read_text(encoding="utf-8").splitlines()
+    assert len(written) == 33
+    assert written[1].startswith("many.jsonl:2,")
+    own = answer("evaluate", "run", "--no-baselines", "--by", "document").out
+    assert "by document, worst first" in own
+
+
+def test_an_evaluation_is_a_gate(call, trained, home):
+    assert trained.code == 0, trained.err
+    command = ("evaluate", "run", "book.txt", "--no-baselines")
+    stored = call(*command, "--json")
+    (home / "base.json").write_text(stored.out, encoding="utf-8")
+    bits = _shown(stored.out)["bits_per_byte"]
+
+    def gate(*flags: str) -> tuple[int, str]:
+        answered = call(*command, *flags)
+        return answered.code, answered.lines[-1]
+
+    assert gate("--max-bits", str(bits + 0.01))[0] == 0
+    assert gate("--baseline", "base.json", "--max-bits", "99")[0] == 0
+    code, line = gate("--max-bits", str(bits - 0.01))
+    assert (code, line.partition(":")[0]) == (1, "gate failed")
+    better = _shown(stored.out)
+    better["units"] = [[nats - 0.02 * size, tokens, size] for nats, tokens, size in better["units"]]
+    better["bits_per_byte"] -= 0.02 / math.log(2)
+    (home / "better.json").write_text(json.dumps(better), encoding="utf-8")
+    code, line = gate("--baseline", "better.json", "--max-bits", "99")
+    assert code == 1
+    assert line.startswith("gate failed: worse: ")
+    assert "max-bits" not in line
+    values = _shown(call(*command, "--baseline", "better.json", "--json").out)
+    assert [verdict["passed"] for verdict in values["gate"]] == [False]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("other.txt", "--baseline", "base.json"), "another text"),
+        (("book.txt", "--baseline", "base.json", "--stride", "4"), "give --stride 16"),
+        (("book.txt", "--baseline", "book.txt"), "no stored result"),
+        (("book.txt", "--baseline", "missing.json"), "cannot be read"),
+        (("book.txt", "--max-bits", "-1"), "--max-bits -1.0"),
+        (("book.txt", "--csv", "a.csv"), "--by document"),
+        (("book.txt", "--by", "document", "--csv", "no/such/a.csv"), "in a folder that exists"),
+        (("book.txt", "--max-bits", "2", "--protocol", "hf-guide"), "counts no bytes"),
+    ],
+)
+def test_a_gate_that_cannot_be_is_one_line_and_exit_code_2(call, trained, home, flags, expected):
+    if not (home / "base.json").exists():
+        stored = call("evaluate", "run", "book.txt", "--no-baselines", "--json")
+        (home / "base.json").write_text(stored.out, encoding="utf-8")
+    answered = call("evaluate", "run", "--no-baselines", *flags)
+    assert answered.code == 2
+    assert answered.out == ""
+    errors = [line for line in answered.lines if "best weights" not in line]
+    assert len(errors) == 1
+    assert expected in errors[0]
+
+
 def test_evaluate_takes_stride_prefix_protocol_and_batch_size(answer):
     by_default = _shown(answer("evaluate", "run", "other.txt", "--json").out)
     alone = _shown(answer("evaluate", "run", "other.txt", "--json", "--batch-size", "1").out)
@@ -240,7 +313,8 @@ def test_a_run_has_a_report_and_evaluate_writes_one_of_any_text(answer, home):
 
 
 def test_comparing_names_the_better_of_two(answer, home):
-    printed = answer("compare", "run", "modern-1m", "book.txt", "--html", "pages/compared.html").out
+    short = ("--context-length", "32")  # so that the text has blocks enough for an interval
+    printed = answer("compare", "run", "modern-1m", "book.txt", *short, "--html", "pages/compared.html").out
     assert "run predicts this text better than modern-1m" in printed
     assert "modern-1m" in (home / "pages" / "compared.html").read_text(encoding="utf-8")
     values = _shown(answer("compare", "run", "run", "book.txt", "--json").out)

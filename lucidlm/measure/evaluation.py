@@ -4,6 +4,7 @@ T inputs of a window, S stride, V vocabulary. The protocol, docs/measure.md: eac
 scored once, with at least T - S tokens before it where the document has them.
 """
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +37,8 @@ from lucidlm.text.documents import given_text, read_texts
 from lucidlm.text.excerpts import Excerpt, as_excerpt
 from lucidlm.text.tokenizer import Tokenizer
 
+MOST_UNITS = 5000
+"""More units than these are not stored with a result: a gate has its interval without them."""
 ProtocolName = Literal["lucid", "lm-eval", "hf-guide", "batch-mean"]
 
 
@@ -70,6 +73,10 @@ class Evaluation:
     """What the units of the interval are: pieces of one text (strata), documents, or pages in a row."""
     units: np.ndarray = field(repr=False, compare=False)
     """Nats, tokens and bytes of each unit, in the order of the scored text: (n, 3)."""
+    by_document: np.ndarray = field(repr=False, compare=False)
+    """Nats, tokens and bytes of each document, of which nothing was scored too: (documents, 3)."""
+    text_sha256: str
+    """Of the documents' text: each one's length in bytes as decimals, a line end, and its bytes."""
     loss_interval: Interval | None
     """95 % interval of the loss, nats per token; None where `no_interval` says why."""
     bits_interval: Interval | None
@@ -134,7 +141,7 @@ class Evaluation:
         account = self.account or Account()
         derived = ("loss_nats", "perplexity", "bits_per_byte", "word_perplexity", "byte_perplexity")
         numbers = {key: getattr(self, key) for key in derived}
-        apart = ("protocol", "diagnosis", "account", "units")
+        apart = ("protocol", "diagnosis", "account", "units", "by_document")
         perplexities = self.perplexity_interval
         return (
             numbers
@@ -143,6 +150,7 @@ class Evaluation:
             | account.to_dict()
             | {"bytes_as_utf8": account.read if self.account else self.bytes_total}
             | {"bytes_left_out": self.bytes_left_out}
+            | {"units": self.units.tolist() if len(self.units) <= MOST_UNITS else None}
             | {"perplexity_interval": asdict(perplexities) if perplexities else None}
             | {"protocol": asdict(self.protocol) | {"difference": self.protocol.difference}}
             | {"diagnosis": asdict(self.diagnosis)}
@@ -349,6 +357,7 @@ class _Counts:
         self.nats = self.tokens_scored = self.bytes_scored = 0.0
         self.bytes_a_spelled: list[float] = []
         """Of each document: bytes of its text for each that its tokens spell; 1 but for changed texts."""
+        self.digest = hashlib.sha256()
         self.weighted = False
         self.blocks: list[list[float]] = []
         """[document, number in the document, nats, tokens, bytes] of each block of one context length."""
@@ -380,6 +389,8 @@ class _Counts:
             text = self.tokenizer.decode(ids) if excerpt.text is None else excerpt.text
             if excerpt.text is not None:
                 size = len(text.encode("utf-8"))
+            data = text.encode("utf-8", "surrogatepass")
+            self.digest.update(b"%d\n" % len(data) + data)
             self.bytes_total += size
             self.bytes_spelled += spelled
             self.bytes_a_spelled.append(size / spelled if spelled else 1.0)
@@ -448,12 +459,21 @@ class _Counts:
             protocol=protocol,
             design=design,
             units=units,
+            by_document=self._by_document(),
+            text_sha256=self.digest.hexdigest(),
             loss_interval=loss_interval,
             bits_interval=bits_interval,
             no_interval=no_interval,
             diagnosis=self.findings.diagnosis(token_counts),
             vocab_size=self.model.config.vocab_size,
         )
+
+    def _by_document(self) -> np.ndarray:
+        """Nats, tokens and bytes of every document."""
+        sums = np.zeros((self.documents, 3))
+        blocks = np.array(self.blocks)
+        np.add.at(sums, blocks[:, 0].astype(np.int64), blocks[:, 2:])
+        return sums
 
     def _units(self, design: Design | None) -> tuple[np.ndarray, Design]:
         """Nats, tokens and bytes of each piece or document that was scored, or of each block of one text."""

@@ -221,6 +221,15 @@ def validation_documents(corpus: Corpus) -> Iterator[Excerpt]:
         yield Excerpt(ids, corpus.train[max(begin, former) : place])
 
 
+def held_out_names(corpus: Corpus, count: int) -> list[str]:
+    """What to call the `count` texts of the validation part: their sources, or their numbers."""
+    if corpus.design == "strata":
+        return [f"piece {number:,} of {count:,}" for number in range(1, count + 1)]
+    # The manifest lists the first thousand documents.
+    listed = [entry["source"] for entry in corpus.manifest["documents"] if entry["validation_bytes"]]
+    return listed + [f"held-out document {number:,}" for number in range(len(listed) + 1, count + 1)]
+
+
 def _documents(corpus: Corpus, part: str, tokens: TokenFile) -> Iterator[np.ndarray]:
     starts = np.load(corpus.folder / f"{part}_documents.npy")
     skipped = 0 if corpus.tokenizer.end_of_text is None else 1

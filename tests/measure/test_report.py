@@ -127,7 +127,7 @@ def test_its_dictionary_is_json(judgement):
     assert [rung["name"] for rung in values["ladder"]["rungs"]] == [
         row["name"] for row in values["baselines"]["rows"]
     ]
-    assert "units" not in values
+    assert values["units"] == judgement.evaluation.units.tolist()
 
 
 def test_only_a_run_s_own_held_out_text_is_said_to_have_taught_nothing(model, corpus):
