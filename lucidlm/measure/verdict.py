@@ -10,7 +10,16 @@ import numpy as np
 
 from lucidlm.measure.baselines import Baselines
 from lucidlm.measure.history import History, Validation
-from lucidlm.measure.trend import CERTAIN_RISE, OVER_BEST, WORSE, Trend, level_of, noise_of, trend_of
+from lucidlm.measure.trend import (
+    CERTAIN_RISE,
+    OVER_BEST,
+    WORSE,
+    Trend,
+    level_of,
+    medians_of_three,
+    noise_of,
+    trend_of,
+)
 
 Code = Literal[
     "too_short", "too_little_text", "improving", "converged", "flat", "stuck", "overfits", "memorizes",
@@ -25,6 +34,8 @@ GAINED = 0.5
 """A plateau that has not gained this share of the way from the unigram to the n-gram is no convergence."""
 LEAST_GAIN = 0.1
 """Bits per byte between unigram and n-gram under which there is nothing to gain."""
+SURGE = 0.04
+"""Training and validation loss that both rise by this share on the way were trained at too high a rate."""
 FEWEST_TOKENS = 100
 """Held-out tokens under which no verdict stands on a loss."""
 
@@ -53,6 +64,10 @@ class Course:
     source_share: float | None = None
     """Training loss as a share of the validation loss within the first epoch; where none was measured then,
     the n-gram's bits inside the training text as a share of its bits on the held-out text."""
+    before: Validation | None = None
+    """The last validation in the first four fifths of the steps."""
+    surge: tuple[Validation, Validation] | None = None
+    """Between these two, both losses rose by far on the way, whatever came later."""
     unigram_bits: float | None = None
     ngram_bits: float | None = None
 
@@ -85,8 +100,10 @@ class Course:
 
     def __str__(self) -> str:
         """One to three short sentences."""
-        return " ".join(sentence for sentence in (_SENTENCES[self.code](self), _source(self), _choice(self))
-                        if sentence)  # fmt: skip
+        parts = [_SENTENCES[self.code](self), _source(self)]
+        if self.code == "other_source":
+            parts.reverse()
+        return " ".join(sentence for sentence in (*parts, _choice(self)) if sentence)
 
 
 def course_of(history: History, *, baselines: Baselines | None = None, design: str = "documents") -> Course:
@@ -122,6 +139,8 @@ def course_of(history: History, *, baselines: Baselines | None = None, design: s
         "rise": float(trend.rise),
         "fall": float(trend.fall),
         "training_before_nats": float(np.median(training[max(0, at - 1) : at + 2])),
+        "before": next((each for each in trained[::-1] if each.step <= 0.8 * trained[-1].step), None),
+        "surge": _surge(trained),
         "same_source": same,
         "source_share": share,
         "unigram_bits": unigram,
@@ -143,6 +162,8 @@ def _code(course: Course, trend: Trend, training_rose: bool) -> Code:
         if course.epochs < 1 or course.same_source is None:
             return "worse"
         return "memorizes" if course.memorized else "overfits"
+    if course.surge is not None:
+        return "unstable"
     if trend.falling:
         return "improving"
     if course.same_source is False:
@@ -162,6 +183,24 @@ def _training_rose(trained: list[Validation], course: Course, trend: Trend) -> b
     if trend.rose:
         end = min(end, float(level_of(losses)))
     return end > (1 + tolerance) * course.training_before_nats
+
+
+def _surge(trained: list[Validation]) -> tuple[Validation, Validation] | None:
+    """The largest rise of both losses between medians of three neighbours; None if none is by SURGE."""
+    if len(trained) < 5:
+        return None
+    losses = np.array([[each.validation_loss_nats, each.training_loss_nats] for each in trained]).T
+    medians = medians_of_three(losses)
+    lows = np.minimum.accumulate(medians, axis=-1)
+    rises = (medians / np.maximum(lows, 1e-12) - 1).min(0)
+    top = int(rises.argmax())
+    if rises[top] <= SURGE:
+        return None
+    windows = int(medians[0, : top + 1].argmin()), top
+    low, high = (
+        sorted(trained[at : at + 3], key=lambda each: each.validation_loss_nats)[1] for at in windows
+    )
+    return low, high
 
 
 def _first_epoch_share(trained: list[Validation]) -> float | None:
@@ -237,9 +276,16 @@ def _improving(course: Course) -> str:
         if course.memorized
         else ""
     )
+    before, last = course.before, course.last
+    fell = ""
+    if before is not None and last is not None:
+        fell = (
+            f" ({before.validation_loss_nats:.4f} at step {before.step:,}, {last.validation_loss_nats:.4f} "
+            f"at step {last.step:,})"
+        )
     return (
-        f"Still learning: {_best(course)}; {_training(course)}. The validation loss falls by "
-        f"{100 * course.fall:.1f} % over the last fifth of the steps: more steps would help.{begun}"
+        f"Still learning: {_best(course)}; {_training(course)}. The validation loss falls to the end{fell}: "
+        f"more steps would help.{begun}"
     )
 
 
@@ -272,6 +318,14 @@ def _memorizes(course: Course) -> str:
 
 
 def _unstable(course: Course) -> str:
+    if course.surge is not None:
+        low, high = course.surge
+        return (
+            f"Unstable training: from step {low.step:,} to {high.step:,} the validation loss rose from "
+            f"{low.validation_loss_nats:.4f} to {high.validation_loss_nats:.4f} and the training loss from "
+            f"{low.training_loss_nats:.4f} to {high.training_loss_nats:.4f}; {_best(course)}. "
+            "A lower learning rate would help."
+        )
     return (
         f"Unstable training: {_best(course)}, then it rose to {_after(course)}. "
         "A lower learning rate would help."
@@ -303,8 +357,8 @@ def _source(course: Course) -> str:
     if course.same_source is not False or course.code == "too_little_text" or course.source_share is None:
         return ""
     return (
-        "The validation text is of another kind than the training text, which costs "
-        f"{100 * course.source_share:.0f} % of it without having been read twice."
+        "The validation text is of another kind than the training text: training text costs "
+        f"{100 * course.source_share:.0f} % as much, before any of it was read twice."
     )
 
 

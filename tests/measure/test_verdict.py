@@ -142,6 +142,29 @@ def test_training_that_rose_with_validation_is_unstable():
     assert course_of(two).code == "unstable"
 
 
+def test_losses_that_both_surge_on_the_way_are_unstable_though_the_decay_healed_them():
+    # A real run with rates 150 times too high.
+    losses = [4.7381, 5.5184, 3.5388, 3.5986, 3.8590, 3.9086, 3.2774, 3.1019, 2.9873, 2.9562, 2.9441, 2.9396]
+    training = [
+        4.7454,
+        5.5646,
+        3.5255,
+        3.6729,
+        3.8714,
+        3.9466,
+        3.2966,
+        3.1260,
+        3.0201,
+        2.9847,
+        2.9713,
+        2.9639,
+    ]
+    course = course_of(curve(losses, training, epochs=0.9))
+    assert course.code == "unstable"
+    assert [each.validation_loss_nats for each in course.surge] == [3.5986, 3.8590]
+    assert course_of(curve(losses, [*TRAIN, 2.9], epochs=0.9)).code == "improving"
+
+
 def test_one_last_loss_that_jumps_with_its_training_loss_is_unstable():
     assert course_of(curve([*FALL[:-1], 4.5], [*TRAIN[:-1], 4.4])).code == "unstable"
 
