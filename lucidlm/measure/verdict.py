@@ -373,7 +373,7 @@ def _choice(course: Course) -> str:
 
 
 REMEDY = "More text, a smaller model or more dropout would help."
-CHOICE_BITS = "0.01"
+CHOICE_BITS = "0.003"
 """What that choice gained at most in benchmarks/choice.py: docs/numbers.md."""
 
 _SENTENCES = {

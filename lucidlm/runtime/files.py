@@ -171,10 +171,25 @@ def is_locked(path: str | os.PathLike) -> bool:
     held = filelock.FileLock(file, timeout=0, thread_local=False)
     try:
         held.acquire()
-    except (filelock.Timeout, OSError):  # OSError: another user's lock, which only its owner may open
+    except filelock.Timeout:
         return True
+    except OSError:  # another user's lock, or a read-only disk: whether its process lives must do
+        return _lives(file)
     held.release()
     return False
+
+
+def _lives(file: Path) -> bool:
+    """Whether the process that wrote the lock is there."""
+    if os.name == "nt":  # where signal 0 is Ctrl-C, and a file that cannot be opened is held
+        return True
+    try:
+        os.kill(int(file.read_text()), 0)
+    except PermissionError:  # somebody else's process
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _owner(file: Path) -> str:

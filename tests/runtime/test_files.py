@@ -163,6 +163,30 @@ def test_a_lock_is_held_against_this_process_and_freed_without_a_trace(tmp_path)
         pass
 
 
+def test_whether_a_path_is_locked_is_seen_without_taking_the_lock(tmp_path, monkeypatch):
+    import filelock
+
+    path, file = tmp_path / "run", tmp_path / ".run.lock"
+    assert not files.is_locked(path)
+    with files.lock(path):
+        assert files.is_locked(path)
+    assert not files.is_locked(path)
+    file.write_text("999999999")  # what a killed process left
+    assert not files.is_locked(path)
+    with files.lock(path):
+        pass
+
+    def refuse(self, *arguments, **named):
+        raise PermissionError(13, "Permission denied")
+
+    # A lock that cannot be opened: its process decides.
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    file.write_text("999999999")
+    assert not files.is_locked(path)
+    file.write_text(str(os.getpid()))
+    assert files.is_locked(path)
+
+
 def test_a_lock_is_held_against_another_process_and_ends_with_it(tmp_path):
     code = (
         "import sys\nfrom lucidlm.runtime.files import lock\n"
