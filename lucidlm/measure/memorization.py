@@ -214,7 +214,7 @@ def sentence_of(memorization: Memorization, *, who: str = "the model") -> str:
     copied, asked, also = _copied(memorization, who), _asked(memorization), _also(memorization)
     match memorization.code:
         case "memorized":
-            return f"Memorization: {_joined(copied, run)}.{also}"
+            return f"Memorization in generated text: {_joined(copied, run)}.{also}"
         case "continues":
             return f"Memorization of passages that are begun: {_joined(asked, copied, run)}.{also}"
         case "cannot_tell":
@@ -230,7 +230,7 @@ def sentence_of(memorization: Memorization, *, who: str = "the model") -> str:
         case "repeated_sequence":
             return f"No memorization of passages: {_joined(copied, asked)}.{also}"
         case "none":
-            return f"No memorization found: {_joined(copied, run, asked)}."
+            return f"No memorization found in generated text: {_joined(copied, run, asked)}."
     return ""
 
 
@@ -241,7 +241,7 @@ def _copied(memorization: Memorization, who: str) -> str:
     known = spans.heldout is not None
     heldout = f"held-out text: {_percent(spans.heldout)}" if known else "no held-out text to compare with"
     share = f"{_percent(spans.generated)} of the {SPAN}-byte spans"
-    return f"of what {who} generated, {share} occur in the training text ({heldout})"
+    return f"{share} that {who} generated occur in the training text ({heldout})"
 
 
 def _asked(memorization: Memorization) -> str:

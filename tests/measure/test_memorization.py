@@ -281,8 +281,8 @@ def test_planted_copies_are_found_and_nothing_else_is(written, code):
     assert found.code == code, str(found)
     said = sentence_of(found)
     expected = {
-        "none": "No memorization found: of what the model generated, 0 % of the 50-byte spans",
-        "memorized": "Memorization: of what the model generated, ",
+        "none": "No memorization found in generated text: 0 % of the 50-byte spans that the model",
+        "memorized": "Memorization in generated text: ",
         "near_verbatim": "Memorization, nearly verbatim: ",
     }
     assert said.startswith(expected[code])
@@ -321,7 +321,9 @@ def test_a_number_that_occurs_often_is_reported_with_its_count():
     assert NUMBER in found.repeated.text
     assert found.repeated.heldout_times == 0
     assert "4929-1187-3306-5521 and ', which occurs 35 times in the training text" in sentence_of(found)
-    assert "No memorization of passages: of what the model generated, 0 %" in sentence_of(found)
+    assert "No memorization of passages: 0 % of the 50-byte spans that the model generated" in sentence_of(
+        found
+    )
     # A longer sequence that is no number does not hide it.
     also = "or as everybody in this town used to say "
     written[1] = FRESH[1][:100] + also + FRESH[1][140:]
@@ -407,7 +409,7 @@ def test_two_shares_differ_as_the_exact_test_of_fisher_says():
 def test_what_goes_on_from_a_beginning_is_said_with_both_counts():
     said = sentence_of(replace(NOTHING, continuation=Continuation(32, 20, 100.0, 32, 0, 2.0)))
     assert said.startswith("Memorization of passages that are begun: 20 of 32 prompts from the training text")
-    assert "are continued verbatim for 50 bytes or more (held-out text: 0 of 32); of what" in said
+    assert "are continued verbatim for 50 bytes or more (held-out text: 0 of 32); 0 %" in said
 
 
 def test_the_table_has_a_row_a_size_and_a_line_a_fact():
