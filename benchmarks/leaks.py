@@ -75,7 +75,7 @@ def found(leaks: dict) -> str:
     documents = {each["validation"] for each in leaks["documents"] + leaks["examples"]}
     planted = {name for name in documents if int(name.rpartition(":")[2]) > HELD_OUT - 10}
     more = len(documents) - len(planted)
-    return f"{leaks['taken_out'] + len(planted)}" + (f" and {more} others" if more else "")
+    return f"{min(10, leaks['taken_out'] + len(planted))}" + (f" and {more} others" if more else "")
 
 
 # Corpora without copies

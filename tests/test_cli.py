@@ -339,6 +339,23 @@ def test_a_text_of_ones_own_and_a_model_of_unknown_text_need_no_such_line(answer
     assert elsewhere["seen_in_training"] is None
 
 
+def test_three_lines_forty_times_are_three_lines_for_the_interval_too(answer, home):
+    lines = ["The first of three lines.", "A second one, no longer.", "The third ends it."]
+    (home / "forty.txt").write_text("\n".join(lines * 40), encoding="utf-8")
+    (home / "forty.jsonl").write_text("\n".join(json.dumps({"text": line}) for line in lines * 40))
+    for name in ("forty.txt", "forty.jsonl"):
+        values = _shown(answer("evaluate", "run", name, "--no-baselines", "--json").out)
+        assert (values["repetition"]["lines"], values["repetition"]["different_lines"]) == (120, 3)
+        assert values["bits_interval"] is None
+        assert "copies" in values["no_interval"]
+    assert values["repetition"]["different_documents"] == 3
+    printed = answer("evaluate", "run", "forty.jsonl", "--no-baselines").out
+    assert "3 of 120 documents and 3 of 120 lines are different" in printed
+    compared = _shown(answer("compare", "run", "modern-1m", "forty.jsonl", "--json").out)
+    assert compared["interval"] is None
+    assert compared["repetition"]["different_documents"] == 3
+
+
 def test_comparing_says_which_model_was_trained_on_the_text(answer, home):
     told = answer("compare", "run", "modern-1m", "book.txt", "--html", "pages/seen.html")
     assert "of this text was trained on" in told.out.splitlines()[0]

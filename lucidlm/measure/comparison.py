@@ -23,6 +23,7 @@ from lucidlm.model.loss import cross_entropy
 from lucidlm.runtime.progress import Progress
 from lucidlm.text.account import Account
 from lucidlm.text.documents import given_text, read_texts
+from lucidlm.text.repetition import Repetition, RepetitionCount
 from lucidlm.text.tokenizer import Tokenizer
 
 TOGETHER_BYTES = 1 << 20
@@ -90,6 +91,7 @@ class Comparison:
     interval: Interval | None
     """95 % interval of the difference in bits per byte; None where `no_interval` says why."""
     no_interval: str
+    repetition: Repetition
     a_wins: tuple[Span, ...]
     """Where A is most bits cheaper than B."""
     b_wins: tuple[Span, ...]
@@ -146,6 +148,7 @@ class Comparison:
         values["interval"] = asdict(self.interval) if self.interval else None
         for name in ("a_wins", "b_wins"):
             values[name] = [asdict(span) | {"difference": span.difference} for span in getattr(self, name)]
+        values["repetition"] = self.repetition.to_dict()
         values["seen_in_training"] = {
             name: seen.to_dict() if seen else None for name, seen in self.seen.items()
         }
@@ -168,6 +171,7 @@ class Comparison:
         left_out = self.bytes_total - self.bytes_scored
         of = f"{self.bytes_scored:,} of {self.bytes_total:,} bytes"
         lines.append(f"scored by both: {of}" + ("" if left_out else ", all of them"))
+        lines += [f"repeated: {repeated}"] if (repeated := self.repetition.sentence) else []
         lines += self.account.lines() if self.account else []
         for side, other, spans in ((self.a, self.b, self.a_wins), (self.b, self.a, self.b_wins)):
             if spans:
@@ -254,6 +258,7 @@ def compare_texts(
         )
         for each in (a, b)
     ]
+    counted = RepetitionCount()
     atoms: list[Atoms] = []
     rows: list[np.ndarray] = []
     bytes_total = documents = 0
@@ -261,6 +266,7 @@ def compare_texts(
         of_a, of_b = (judge.scores(group) for judge in judges)
         for data, tokens_a, tokens_b in zip(group, of_a, of_b, strict=True):
             bytes_total += len(data)
+            counted.add(data.decode("utf-8", "surrogatepass"))
             if (common := _common(data, tokens_a, tokens_b)) is not None:
                 atoms.append(common)
                 rows.append(_blocks(documents, common, tokens_a, tokens_b, judges))
@@ -274,11 +280,14 @@ def compare_texts(
         )
     blocks = np.concatenate(rows)  # document, nats of a, nats of b, bytes
     starts = np.flatnonzero(np.diff(blocks[:, 0], prepend=-1))
+    scored = blocks[starts, 0].astype(np.int64)
     design: Design = "pages"
     if len(starts) > 1:
         blocks, design = np.add.reduceat(blocks, starts), "documents"
     bits = (blocks[:, 1] - blocks[:, 2]) / math.log(2)
-    interval, no_interval = interval_of_ratio(bits, blocks[:, 3], design=design)
+    repetition = counted.repetition()
+    same = repetition.same_units(len(blocks), scored)
+    interval, no_interval = interval_of_ratio(bits, blocks[:, 3], design=design, same=same)
     return Comparison(
         a=judges[0].side(names[0], blocks[:, 1].sum()),
         b=judges[1].side(names[1], blocks[:, 2].sum()),
@@ -287,6 +296,7 @@ def compare_texts(
         documents=documents,
         interval=interval,
         no_interval=no_interval,
+        repetition=repetition,
         a_wins=_best_spans(atoms, sign=-1),
         b_wins=_best_spans(atoms, sign=1),
         atoms=tuple(atoms),

@@ -35,6 +35,7 @@ from lucidlm.text.account import Account
 from lucidlm.text.corpus import FEW_TOKENS
 from lucidlm.text.documents import given_text, read_texts
 from lucidlm.text.excerpts import Excerpt, as_excerpt
+from lucidlm.text.repetition import Repetition, RepetitionCount
 from lucidlm.text.tokenizer import Tokenizer
 
 MOST_UNITS = 5000
@@ -77,6 +78,9 @@ class Evaluation:
     """Nats, tokens and bytes of each document, of which nothing was scored too: (documents, 3)."""
     text_sha256: str
     """Of the documents' text: each one's length in bytes as decimals, a line end, and its bytes."""
+    same: np.ndarray = field(repr=False, compare=False)
+    """Of each unit: a number that it shares with its copies, which together are one unit of the interval."""
+    repetition: Repetition
     loss_interval: Interval | None
     """95 % interval of the loss, nats per token; None where `no_interval` says why."""
     bits_interval: Interval | None
@@ -141,7 +145,7 @@ class Evaluation:
         account = self.account or Account()
         derived = ("loss_nats", "perplexity", "bits_per_byte", "word_perplexity", "byte_perplexity")
         numbers = {key: getattr(self, key) for key in derived}
-        apart = ("protocol", "diagnosis", "account", "units", "by_document")
+        apart = ("protocol", "diagnosis", "account", "units", "by_document", "same", "repetition")
         perplexities = self.perplexity_interval
         return (
             numbers
@@ -154,6 +158,7 @@ class Evaluation:
             | {"perplexity_interval": asdict(perplexities) if perplexities else None}
             | {"protocol": asdict(self.protocol) | {"difference": self.protocol.difference}}
             | {"diagnosis": asdict(self.diagnosis)}
+            | {"repetition": self.repetition.to_dict()}
         )
 
     def rows(self) -> list[tuple[str, str, Interval | None]]:
@@ -173,6 +178,8 @@ class Evaluation:
             ("scored", f"{self.tokens_scored:,} of {self.tokens_total:,} tokens, {self.bytes_scored:,} of "
                        f"{self.bytes_total:,} bytes, {_plural(self.documents, kind)}", None),
         ]  # fmt: skip
+        if repeated := self.repetition.sentence:
+            rows.append(("repeated", repeated, None))
         if self.account is not None:
             if line := self.account.left_out_line():
                 rows.append(("left out", line, None))
@@ -359,6 +366,7 @@ class _Counts:
         """Of each document: bytes of its text for each that its tokens spell; 1 but for changed texts."""
         self.digest = hashlib.sha256()
         self.weighted = False
+        self.repetition = RepetitionCount()
         self.blocks: list[list[float]] = []
         """[document, number in the document, nats, tokens, bytes] of each block of one context length."""
         self.findings = Findings(
@@ -396,6 +404,7 @@ class _Counts:
             self.bytes_a_spelled.append(size / spelled if spelled else 1.0)
             # An empty text is one word to the harness: what white space parts, not what it surrounds.
             self.words += len(re.split(r"\s+", text))
+            self.repetition.add(text)
             yield excerpt
 
     def add(self, piece: Scored) -> None:
@@ -442,11 +451,15 @@ class _Counts:
             )
         units, design = self._units(design)
         nats, tokens, sizes = units.T
-        loss_interval, no_interval = interval_of_ratio(nats, tokens, design=design)
+        repetition = self.repetition.repetition()
+        scored = np.unique(np.array(self.blocks)[:, 0]).astype(np.int64)
+        # Pieces are a random sample of a book that repeats itself as much.
+        same = np.arange(len(units)) if design == "strata" else repetition.same_units(len(units), scored)
+        loss_interval, no_interval = interval_of_ratio(nats, tokens, design=design, same=same)
         bits_interval = None
         # Windows that weigh less than they score have no bytes of their own: the guide counts none.
         if not self.weighted and self.bytes_scored > 0:
-            bits_interval, _ = interval_of_ratio(nats / math.log(2), sizes, design=design)
+            bits_interval, _ = interval_of_ratio(nats / math.log(2), sizes, design=design, same=same)
         return Evaluation(
             nats=self.nats,
             tokens_scored=round(self.tokens_scored),
@@ -461,6 +474,8 @@ class _Counts:
             units=units,
             by_document=self._by_document(),
             text_sha256=self.digest.hexdigest(),
+            same=same,
+            repetition=repetition,
             loss_interval=loss_interval,
             bits_interval=bits_interval,
             no_interval=no_interval,

@@ -64,15 +64,28 @@ class Interval:
 
 
 def interval_of_ratio(
-    sums: np.ndarray, counts: np.ndarray, *, design: Design, fraction: float = 0.0
+    sums: np.ndarray,
+    counts: np.ndarray,
+    *,
+    design: Design,
+    fraction: float = 0.0,
+    same: np.ndarray | None = None,
 ) -> tuple[Interval | None, str]:
     """The 95 % interval of sum(sums) / sum(counts), both (n,), a unit each, in the order of the text.
 
     Where there is none, the string says why; else it is empty. `fraction` is the share of the book that its
-    pieces are: what was seen is not in doubt (strata only).
+    pieces are: what was seen is not in doubt (strata only). Units with equal numbers in `same` (n,) are
+    copies of each other: together they are one.
     """
     sums, counts = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
     assert sums.shape == counts.shape, "a sum and a count a unit"
+    if same is not None and len(numbers := np.unique(same)) < len(sums):
+        if len(numbers) == 1:
+            return None, f"no 95 % interval: its {len(sums):,} parts are copies of each other"
+        places = np.searchsorted(numbers, same)
+        merged = [np.bincount(places, values) for values in (sums, counts)]
+        interval, reason = interval_of_ratio(*merged, design=design, fraction=fraction)
+        return interval, reason and f"{reason} (copies count once: {len(sums):,} are {len(numbers):,})"
     kept = counts > 0  # a document of which no token was scored is no unit
     sums, counts = sums[kept], counts[kept]
     if design == "strata":

@@ -130,7 +130,9 @@ def judge(
         progress=progress,
     )
     ladder = replace(
-        ladder_of(evaluation.bits_per_byte, evaluation.units, evaluation.design, baselines),
+        ladder_of(
+            evaluation.bits_per_byte, evaluation.units, evaluation.design, baselines, same=evaluation.same
+        ),
         caution=evaluation.caution,
     )
     stages("writing", 0, None)

@@ -151,10 +151,18 @@ class Ladder:
         }
 
 
-def ladder_of(bits_per_byte: float, units: np.ndarray, design: Design, baselines: Baselines) -> Ladder:
+def ladder_of(
+    bits_per_byte: float,
+    units: np.ndarray,
+    design: Design,
+    baselines: Baselines,
+    *,
+    same: np.ndarray | None = None,
+) -> Ladder:
     """The ladder of a model with so many bits per byte: `units` (n, 3) are its nats, tokens and scored bytes.
 
-    The units are in the order of the scored text, and that is the text that the baselines are of.
+    The units are in the order of the scored text, and that is the text that the baselines are of. Those with
+    equal numbers in `same` (n,) are copies of each other.
     """
     sizes = units[:, 2]
     reason = ""
@@ -165,7 +173,8 @@ def ladder_of(bits_per_byte: float, units: np.ndarray, design: Design, baselines
         interval = None
         if row.bits is not None and not reason:
             theirs = _sums(row.bits, sizes)
-            interval, reason = interval_of_ratio(units[:, 0] / math.log(2) - theirs, sizes, design=design)
+            gaps = units[:, 0] / math.log(2) - theirs
+            interval, reason = interval_of_ratio(gaps, sizes, design=design, same=same)
         rungs.append(Rung(row, bits_per_byte - row.bits_per_byte, interval))
     return Ladder(bits_per_byte, tuple(rungs), baselines.inside_bits_per_byte, reason)
 

@@ -347,3 +347,23 @@ def test_books_of_real_losses_are_covered(simulation, tmp_path):
     losses = simulation.real_losses(str(path), given=30_000)
     found = simulation.books(losses, 40_000, 20, 1000)
     assert 0.93 - 0.016 <= found.held <= 0.98 + 0.009
+
+
+def test_copies_of_a_unit_make_no_interval_narrower():
+    rng = np.random.default_rng(4)
+    counts = rng.integers(50, 150, 12).astype(float)
+    sums = counts * rng.normal(2, 0.3, 12)
+    order = np.tile(np.arange(12), 40)
+    alone, _ = interval_of_ratio(sums * 40, counts * 40, design="documents")
+    together, _ = interval_of_ratio(sums[order], counts[order], design="documents", same=order)
+    assert (together.low, together.high) == pytest.approx((alone.low, alone.high))
+    assert together.units == 12
+    narrow, _ = interval_of_ratio(sums[order], counts[order], design="documents")
+    assert narrow.high - narrow.low < 0.3 * (together.high - together.low)
+
+
+def test_pages_that_are_copies_of_each_other_have_none():
+    values = np.full(200, 3.0)
+    interval, reason = interval_of_ratio(values, values, design="pages", same=np.zeros(200, int))
+    assert interval is None
+    assert "200 parts are copies of each other" in reason
