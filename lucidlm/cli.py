@@ -152,8 +152,7 @@ def evaluate(
 ) -> int:
     """Say how well a model predicts a text: loss, perplexity, bits per byte.
 
-    Exit code: 0; 1 where the result is over --max-bits or worse than --baseline; 2 where something that was
-    given is wrong or cannot be compared.
+    Exit code: 0; 1 a gate failed (--max-bits, --baseline); 2 wrong input.
 
     Parameters
     ----------
@@ -203,6 +202,10 @@ def evaluate(
     limit = gate.check_limit(max_bits) if max_bits is not None else None
     stored = gate.read_result(baseline) if baseline is not None else None
     loaded, tokenizer, dtype = _load(model, compute)
+    if stored is not None:
+        gate.check_settings(
+            stored, loaded, protocol=protocol, context_length=context_length, stride=stride, prefix=prefix
+        )
     run = Path(model) if is_run(Path(model)) else None
     account, sources = Account(), list[str]()
     documents, design = (

@@ -223,6 +223,7 @@ def test_an_evaluation_is_a_gate(call, trained, home):
     assert "max-bits" not in line
     values = _shown(call(*command, "--baseline", "better.json", "--json").out)
     assert [verdict["passed"] for verdict in values["gate"]] == [False]
+    assert "1 a gate failed (--max-bits, --baseline)" in call("evaluate", "--help").out
 
 
 @pytest.mark.parametrize(

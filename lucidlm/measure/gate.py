@@ -12,6 +12,9 @@ import numpy as np
 from lucidlm.errors import ConfigError, DataError
 from lucidlm.measure.evaluation import Evaluation
 from lucidlm.measure.intervals import Design, Interval, interval_of_ratio
+from lucidlm.measure.protocols import Protocol
+from lucidlm.measure.scoring import checked_window, prefix_of
+from lucidlm.model.gpt import GPT
 
 NO_DIFFERENCE = 1e-4
 """Bits per byte that are no difference: what is printed, and more than other threads or kernels change."""
@@ -124,8 +127,29 @@ def _check_comparable(evaluation: Evaluation, stored: StoredResult) -> None:
             f"{stored.path}: a result of another text (SHA-256 {stored.text_sha256[:12]}, this one "
             f"{evaluation.text_sha256[:12]}); give the text it was made with, or store a new result"
         )
+    _check_protocol(evaluation.protocol, stored)
+
+
+def check_settings(
+    stored: StoredResult,
+    model: GPT,
+    *,
+    protocol: str,
+    context_length: int | None,
+    stride: int | None,
+    prefix: str,
+) -> None:
+    """ConfigError, before minutes are spent, where these settings of `evaluate` give another protocol."""
+    if protocol != "lucid":
+        return  # others set windows of their own: `no_worse` will see them
+    context, stride = checked_window(model, context_length, stride)
+    first = "none" if prefix_of(model, prefix) is None else "end-of-text"
+    _check_protocol(Protocol(protocol, context, stride, first, "", ""), stored)
+
+
+def _check_protocol(protocol: Protocol, stored: StoredResult) -> None:
     for key, (name, flag) in _SAME.items():
-        ours, theirs = getattr(evaluation.protocol, key), stored.protocol[key]
+        ours, theirs = getattr(protocol, key), stored.protocol[key]
         if ours != theirs:
             value = {"end-of-text": "auto"}.get(theirs, theirs)
             raise ConfigError(

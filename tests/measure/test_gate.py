@@ -8,7 +8,14 @@ import torch
 
 from lucidlm.errors import ConfigError, DataError
 from lucidlm.measure.evaluation import MOST_UNITS, Evaluation, evaluate, evaluate_documents
-from lucidlm.measure.gate import NO_DIFFERENCE, below_limit, check_limit, no_worse, read_result
+from lucidlm.measure.gate import (
+    NO_DIFFERENCE,
+    below_limit,
+    check_limit,
+    check_settings,
+    no_worse,
+    read_result,
+)
 from lucidlm.measure.intervals import interval_of_ratio
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
@@ -165,6 +172,10 @@ def test_another_way_of_counting_is_refused_with_the_way_out(result, store, sett
     stored = store(evaluate(tiny(), BYTES, TEXT, **settings))
     with pytest.raises(ConfigError, match=way_out):
         no_worse(result, stored)
+    default = {"protocol": "lucid", "context_length": None, "stride": None, "prefix": "auto"}
+    with pytest.raises(ConfigError, match=way_out):
+        check_settings(stored, tiny(), **default)
+    check_settings(stored, tiny(), **default | settings)
 
 
 @pytest.mark.parametrize(
