@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -270,6 +271,15 @@ def peak_memory_bytes(device: torch.device) -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def resident_bytes() -> int:
+    """The memory that this process holds now; where the system does not say it, the most it has held."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except OSError:
+        return peak_memory_bytes(torch.device("cpu"))
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def to_device(array, device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 
 from lucidlm.measure.evaluation import Evaluation
 from lucidlm.measure.history import Step, Validation, read_history
-from lucidlm.measure.judgement import BASELINE_BYTES, Judgement, Stages, judge
+from lucidlm.measure.judgement import Judgement, Stages, judge
 from lucidlm.measure.report import REPORT, write_report
 from lucidlm.measure.verdict import course_of
 from lucidlm.runtime.device import set_threads, synchronise
@@ -21,6 +21,8 @@ from lucidlm.training.card import write_card
 from lucidlm.training.config import Plan, TrainConfig, learning_rate_factor, shortened
 from lucidlm.training.lineage import held_out_seen_by
 from lucidlm.training.optim import optimizer_tensors
+from lucidlm.training.plan import baseline_bytes
+from lucidlm.training.prediction import predict
 from lucidlm.training.runs import save_checkpoint, write_settings
 from lucidlm.training.setup import ENVIRONMENT, TrainingRun, has_passed_its_best, resume_run, start_run
 from lucidlm.training.step import train_step
@@ -31,10 +33,6 @@ SAVING_SHARE = 0.05
 """Checkpoints take at most this share of the time."""
 
 
-LEAST_BYTES = 1_000_000
-"""So much training text the baselines get, however short the run was."""
-BYTES_PER_MINUTE = 500_000
-"""More where the run had more minutes: the baselines take about a fortieth of its time."""
 STALLED = 1.5
 """Several threads that take so many times as long as one stand in each other's way."""
 
@@ -284,7 +282,12 @@ def _keep_to_the_minutes(run: TrainingRun) -> str | None:
     write_settings(run.folder, run.config, run.plan)
     run.metrics.event("plan", {"step": run.step, "steps": steps, "schedule": schedule})
     speed = "slower" if steps < plan.steps else "faster"
-    return f"the machine is {speed} than the plan: {steps:,} steps instead of {plan.steps:,}; run.toml has it"
+    predicted = predict(run.text, run.plan) if run.text else None
+    renewed = f"; predicted now: {predicted}" if predicted else ""
+    return (
+        f"the machine is {speed} than the plan: {steps:,} steps instead of {plan.steps:,} (saved in run.toml)"
+        f"{renewed}"
+    )
 
 
 def _far_behind(run: TrainingRun, possible: int, *, share_of_time: float) -> bool:
@@ -344,7 +347,7 @@ def _judge_best(run: TrainingRun, stages: Stages | None) -> Judgement:
         history=read_history(run.folder),
         sample_of=run.corpus.heldout_tokens,
         started_from=run.config.from_,
-        limit_bytes=min(BASELINE_BYTES, max(LEAST_BYTES, int(BYTES_PER_MINUTE * (run.config.minutes or 20)))),
+        limit_bytes=baseline_bytes(run.config.minutes),
         progress=stages,
     )
 

@@ -13,12 +13,15 @@ import torch
 
 from lucidlm.errors import ConfigError
 from lucidlm.measure.evaluation import evaluate_documents
+from lucidlm.measure.judgement import BASELINE_BYTES
 from lucidlm.model.config import GPTConfig, preset
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.device import (
     available_processors,
     dtype_of,
+    peak_memory_bytes,
     probe_matmul,
+    resident_bytes,
     set_threads,
     synchronise,
     time_of,
@@ -28,6 +31,7 @@ from lucidlm.text.windows import Windows
 from lucidlm.training.clock import Clock
 from lucidlm.training.config import OptimConfig, Plan, Recipe, TrainConfig, trapezoid
 from lucidlm.training.optim import make_optimizers
+from lucidlm.training.prediction import Compressibility, Prediction, compressibility, predict
 from lucidlm.training.step import train_step
 
 SHAPES = (
@@ -50,6 +54,15 @@ VALIDATING_SHARE = 0.06
 """Validations take about this share of a run with --minutes."""
 FINAL_SHARE = 0.03
 """And the evaluation of the whole validation text at the end at most this; a longer text is sampled."""
+
+LEAST_BYTES = 1_000_000
+"""So much training text the baselines get, however short the run was."""
+BYTES_PER_MINUTE = 500_000
+
+LOOP_BYTES = 10_000_000
+"""Samples, metrics and what PyTorch sets up at the first step of the run itself."""
+JUDGING_BYTES, JUDGING_BYTES_A_BYTE = 133_000_000, 16
+"""Memory of the baselines at the end, xz's most of all: docs/numbers.md."""
 
 Matmuls = Literal["float32", "bfloat16"]
 
@@ -88,6 +101,8 @@ class Planned:
     deadline_s: float | None
     most_steps: int
     final_tokens: int
+    text: Compressibility
+    """From which the prediction is renewed where the clock takes steps away."""
     alone_s: float | None = None
     """Seconds of a step on one thread, where that was tried."""
 
@@ -163,10 +178,19 @@ def make_plan(
         moving_windows=config.preset != "lecture",
         float32=float32,
     )
+    text = compressibility(corpus)
     lines = _lines(
-        plan, corpus, why=why, speed=speed, epochs=epochs, minutes=minutes, capped=steps == most_steps
+        plan,
+        corpus,
+        why=why,
+        speed=speed,
+        epochs=epochs,
+        minutes=minutes,
+        capped=steps == most_steps,
+        memory=memory_bytes(plan, device, given=min(corpus.train_bytes, baseline_bytes(minutes))),
+        predicted=predict(text, plan),
     )
-    return Planned(plan, lines, deadline_s, most_steps, final_tokens, speed.alone_s)
+    return Planned(plan, lines, deadline_s, most_steps, final_tokens, text, speed.alone_s)
 
 
 def _model(
@@ -419,21 +443,6 @@ def _most_epochs(train_bytes: int) -> float:
     return 60.0 if train_bytes < 50_000 else 40.0
 
 
-def worth_of_epochs(epochs: float) -> float:
-    """How many unique texts are as good as this many passes over one (Muennighoff 2023, eq. 5)."""
-    decay = 15.4
-    return epochs if epochs <= 1 else 1 + decay * (1 - math.exp((1 - epochs) / decay))
-
-
-def predicted_bits_per_byte(train_bytes: int, epochs: float) -> float:
-    """What a planned run should reach on its validation text, English prose: right to about 0.2.
-
-    A power law in the bytes that the epochs are worth, through the runs of docs/plan.md; 1 bit per byte is
-    about where large models end.
-    """
-    return 1 + 1.12 * (train_bytes * worth_of_epochs(epochs) / 1e6) ** -0.15
-
-
 def _drop_rate(epochs: float) -> float:
     """Dropout against learning by heart: the more often the text is seen, the more of it."""
     for most, rate in ((1.0, 0.0), (6.0, 0.1), (15.0, 0.15)):
@@ -460,20 +469,44 @@ def _validation_sizes(
     return max(256, min(32_768, int(each))), max(1024, int(FINAL_SHARE * deadline_s * tokens_per_s))
 
 
-def memory_bytes(plan: Plan) -> int:
-    """What training will hold at most, by arithmetic: weights, gradients, moments and one micro-batch."""
+def baseline_bytes(minutes: float | None) -> int:
+    """Bytes of training text that a run gives its baselines: more where it had more minutes.
+
+    They take about a fortieth of its time.
+    """
+    return min(BASELINE_BYTES, max(LEAST_BYTES, int(BYTES_PER_MINUTE * (minutes or 20))))
+
+
+def memory_bytes(plan: Plan, device: torch.device, *, given: int) -> int:
+    """What the run will hold at most: on a CPU the whole process, on a GPU the device alone.
+
+    `given` are the bytes of training text that the baselines get at the end. A CPU's process holds what it
+    holds now, after the speed trial has trained a copy of this very model (freed memory is kept), and later
+    the best weights, those of a checkpoint, and the baselines. On a GPU it is arithmetic.
+    """
     model = plan.model
+    if device.type == "cpu":
+        later = 2 * 4 * model.n_parameters + LOOP_BYTES + JUDGING_BYTES + JUDGING_BYTES_A_BYTE * given
+        return max(peak_memory_bytes(device), resident_bytes() + later)
     moments = 2 if plan.optim.name == "adamw" else 1.3
-    # Weights, gradients, moments, the best weights kept aside, and a checkpoint's on their way to the disk.
-    weights = 4 * model.n_parameters * (2 + moments + 2)
+    weights = 4 * model.n_parameters * (2 + moments)
     width = 2 if plan.dtype == "bfloat16" else 4
     activations = 34 * width * plan.micro_batch * model.context_length * model.emb_dim * model.n_layers
     chunk = min(plan.micro_batch * model.context_length, max(256, 2**26 // model.vocab_size))
-    return int(weights + activations + 3 * 4 * chunk * model.vocab_size + 300e6)
+    return int(weights + activations + 3 * 4 * chunk * model.vocab_size)
 
 
 def _lines(
-    plan: Plan, corpus: Corpus, *, why: str, speed: _Speed, epochs: float, minutes: float | None, capped: bool
+    plan: Plan,
+    corpus: Corpus,
+    *,
+    why: str,
+    speed: _Speed,
+    epochs: float,
+    minutes: float | None,
+    capped: bool,
+    memory: int,
+    predicted: Prediction | None,
 ) -> tuple[str, ...]:
     """The plan for a person to read."""
     model = plan.model
@@ -481,12 +514,6 @@ def _lines(
     minutes_of_steps = speed.seconds_per_step * plan.steps / 60
     budget = f" of {minutes:g}" if minutes else ""
     stop = "; more epochs of this text would teach nothing new" if capped and minutes else ""
-    bits = predicted_bits_per_byte(corpus.train_bytes, epochs)
-    nats = bits * math.log(2) * corpus.validation_bytes / max(1, corpus.validation_tokens - 1)
-    predicted = (
-        f"predicted: about {bits:.1f} bits per byte on the held-out text, a loss of {nats:.1f} nats "
-        "per token (English prose; right to about 0.2 bits)"
-    )
     return (
         f"text: {corpus.train_tokens:,} tokens to train on, {corpus.validation_tokens:,} held out "
         f"({corpus.train_bytes:,} and {corpus.validation_bytes:,} bytes)",
@@ -497,6 +524,6 @@ def _lines(
         f"speed: {speed.line}",
         f"plan: {plan.steps:,} steps of {plan.batch_tokens:,} tokens, {epochs:.1f} epochs, {optimizer}; "
         f"about {minutes_of_steps:.1f} minutes of training{budget}, "
-        f"{memory_bytes(plan) / 2**30:.1f} GiB of memory{stop}",
-        *((predicted,) if plan.optim.name == "muon" else ()),
+        f"{memory / 2**30:.2f} GiB of memory{stop}",
+        *(() if predicted is None else (f"predicted: {predicted}",)),
     )

@@ -37,6 +37,7 @@ from lucidlm.training.config import Plan, TrainConfig
 from lucidlm.training.metrics import Metrics, forget_after
 from lucidlm.training.optim import Optimizers, load_optimizer_tensors, make_optimizers
 from lucidlm.training.plan import DEFAULT_MINUTES, make_plan
+from lucidlm.training.prediction import Compressibility
 from lucidlm.training.runs import (
     KEPT_CHECKPOINTS,
     OPTIMIZER,
@@ -93,6 +94,8 @@ class TrainingRun:
     """Tokens a second at the last validation."""
     alone_s: float | None = None
     """Seconds of a step on one thread, where the plan has tried that."""
+    text: Compressibility | None = None
+    """What the plan has measured of the text; None for a run that was given its plan."""
     last_seconds: list[float] = field(default_factory=list)
     """Seconds of the last three steps."""
     saved_at: float = field(default_factory=time.perf_counter)
@@ -154,9 +157,10 @@ def start_run(
             for line in planned.lines:
                 say(line)
             plan, clock.deadline_s = planned.plan, planned.deadline_s
-            most_steps, final_tokens, alone_s = planned.most_steps, planned.final_tokens, planned.alone_s
+            most_steps, final_tokens = planned.most_steps, planned.final_tokens
+            alone_s, text = planned.alone_s, planned.text
         else:
-            most_steps, final_tokens, alone_s = plan.steps, sys.maxsize, None
+            most_steps, final_tokens, alone_s, text = plan.steps, sys.maxsize, None, None
             say(f"plan: from the settings file, {plan.steps:,} steps; the clock is not looked at")
         _apply(plan)
         _check_room(folder, plan)
@@ -179,7 +183,7 @@ def start_run(
             most_steps=most_steps,
             final_tokens=final_tokens,
         )
-        run.alone_s = alone_s
+        run.alone_s, run.text = alone_s, text
     except BaseException:
         # Nothing was trained: a folder in the way of the next try would help nobody.
         shutil.rmtree(folder, ignore_errors=True)

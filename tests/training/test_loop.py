@@ -21,6 +21,7 @@ from lucidlm.training import loop, metrics, setup
 from lucidlm.training import plan as planning
 from lucidlm.training.config import Plan, learning_rate_factor, trapezoid
 from lucidlm.training.loop import train
+from lucidlm.training.prediction import Compressibility, predict
 from lucidlm.training.runs import checkpoint_folders, read_settings, write_settings
 
 pytestmark = pytest.mark.usefixtures("here", "quick_probes")
@@ -543,8 +544,9 @@ def test_too_little_time_shortens_the_plan_and_run_toml_has_it_so_that_repeating
     make_config, make_tiny_plan, fingerprint, monkeypatch
 ):
     notes = []
+    text = Compressibility(ppmd_2=2.5, ppmd_6=1.8, unigram=4.3, digits=0.0, nats=0.7)
     with monkeypatch.context() as hurried:
-        _hurry(hurried, deadline_s=2.0)
+        _hurry(hurried, deadline_s=2.0, text=text)
         result = train(
             make_config(),
             plan=make_tiny_plan(steps=100_000, validate_every=10**9),
@@ -552,21 +554,25 @@ def test_too_little_time_shortens_the_plan_and_run_toml_has_it_so_that_repeating
         )
     assert result.time_s < 10
     assert 1 < result.step < 100_000
-    assert any("slower than the plan" in note for note in notes)
+    moved = [note for note in notes if "slower than the plan" in note]
     config, plan = read_settings(Path("run"))
+    assert str(predict(text, plan)) in moved[-1]
+    assert predict(text, plan).middle > predict(text, make_tiny_plan(steps=100_000)).middle
     assert plan.steps == result.step
     train(make_config(out="again"), plan=plan)
     assert fingerprint(_last("again")) == fingerprint(_last("run"))
     assert config.out == "run"
 
 
-def _hurry(monkeypatch: pytest.MonkeyPatch, *, deadline_s: float) -> None:
-    """A given plan has no deadline: this one has."""
+def _hurry(
+    monkeypatch: pytest.MonkeyPatch, *, deadline_s: float, text: Compressibility | None = None
+) -> None:
+    """A given plan has no deadline and has measured nothing of the text: this one has."""
     real = setup.start_run
 
     def start_run(*arguments, **named):
         run = real(*arguments, **named)
-        run.clock.deadline_s = deadline_s
+        run.clock.deadline_s, run.text = deadline_s, text
         return run
 
     monkeypatch.setattr(loop, "start_run", start_run)
@@ -659,6 +665,7 @@ from pathlib import Path
 import torch
 from lucidlm.training import loop, setup
 from lucidlm.training.loop import train
+from lucidlm.training.prediction import Compressibility, predict
 from lucidlm.training.runs import checkpoint_folders, read_settings
 from lucidlm.runtime.device import Probe
 from lucidlm.runtime import files

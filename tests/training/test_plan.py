@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -269,9 +270,31 @@ def test_more_time_never_means_a_smaller_model(plan_for, monkeypatch):
     assert sizes == sorted(sizes)
 
 
-def test_memory_grows_with_the_micro_batch(plan_for):
+def test_memory_of_a_gpu_grows_with_the_micro_batch(plan_for):
     small, large = (plan_for(steps=1, context_length=64, micro_batch=size).plan for size in (1, 16))
-    assert 4 * small.model.n_parameters * 3 < memory_bytes(small) < memory_bytes(large)
+    sizes = [memory_bytes(plan, torch.device("cuda"), given=0) for plan in (small, large)]
+    assert 4 * small.model.n_parameters * 3 < sizes[0] < sizes[1]
+
+
+def test_memory_of_a_cpu_is_what_the_process_holds_and_what_comes_later(plan_for, monkeypatch):
+    plan = plan_for(steps=1).plan
+    monkeypatch.setattr(planning, "resident_bytes", lambda: 400_000_000)
+    monkeypatch.setattr(planning, "peak_memory_bytes", lambda device: 410_000_000)
+    later = memory_bytes(plan, CPU, given=0) - 400_000_000
+    assert 2 * 4 * plan.model.n_parameters < later < 300_000_000
+    assert memory_bytes(plan, CPU, given=1_000_000) > 400_000_000 + later
+    monkeypatch.setattr(planning, "peak_memory_bytes", lambda device: 2_000_000_000)
+    assert memory_bytes(plan, CPU, given=0) == 2_000_000_000
+
+
+def test_the_plan_says_memory_and_an_interval_of_bits(plan_for):
+    lines = plan_for(steps=50).lines
+    assert any(re.search(r"\d\.\d\d GiB of memory", line) for line in lines)
+    assert any(re.match(r"predicted: \d\.\d to \d\.\d bits per byte", line) for line in lines)
+
+
+def test_nothing_is_predicted_for_the_lecture(plan_for):
+    assert not any(line.startswith("predicted") for line in plan_for(preset="lecture", steps=10).lines)
 
 
 def test_a_real_measurement_gives_a_finite_plan_and_leaves_threads_as_they_were(corpus, monkeypatch):

@@ -1,0 +1,154 @@
+"""A corpus and a plan come in, the bits per byte that the run should reach come out, as an interval.
+
+The text's own compressibility is measured before the first step: what PPMd and a unigram of tokens need for
+the held-out part. How far above that a run ends depends mostly on its steps. The constants and the errors
+on kinds of text that were not used to fit them: docs/plan.md.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pyppmd
+
+from lucidlm.text.corpus import Corpus, validation_documents
+from lucidlm.text.excerpts import as_excerpt
+from lucidlm.training.config import Plan, learning_rate_factor
+
+TRAINING_BYTES = 4_000_000
+"""Of a longer training text the last so many bytes are compressed: half a second each pass."""
+HELDOUT_BYTES = 400_000
+"""Of a longer held-out text the first so many."""
+
+TO_UNIGRAM, TO_ORDER_2, TO_ORDER_6, STEEP = 3.0, 12.0, 140.0, 1.7
+"""Effective steps of a model 128 wide after which half of the way to each level is gone, and its power."""
+WIDER, DIGITS_FASTER = 1.1, 0.8
+"""How much faster wider models are, as a power of the width, and texts of digits, in the exponent."""
+DIGITS_BELOW = 0.4
+"""A model learns that digits are noise, PPMd pays for chasing them: where digits are all of a text."""
+ERROR_AT_THE_END, ERROR_ON_THE_WAY = 0.05, 0.2
+"""One standard error of ln(bits per byte): at the end of the way, and for each unit of it that is left."""
+DOWNWARDS, UPWARDS, DIGITS_DOWNWARDS = 2.7, 2.0, 0.9
+"""The interval in standard errors, longer downwards: tables and logs are learnt faster than the rest."""
+SHORTEST_WAY = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Compressibility:
+    """What counting needs for a corpus's held-out text, in bits per byte."""
+
+    ppmd_2: float
+    """PPMd of order 2 given the training text: about what a model learns in its first hundred steps."""
+    ppmd_6: float
+    """PPMd of order 6, the strongest baseline."""
+    unigram: float
+    """The training text's frequencies of tokens: where every model is after its first ten steps or so."""
+    digits: float
+    """The part of the held-out bytes that are digits."""
+    nats: float
+    """Loss in nats per token for each bit per byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Bits per byte that a run should reach on its held-out text: nine of ten runs between low and high."""
+
+    low: float
+    middle: float
+    high: float
+    nats: float
+    """Loss in nats per token for each bit per byte."""
+
+    def __str__(self) -> str:
+        """A clause for the plan: bits per byte with one digit, rounded outwards, and the loss."""
+        low, high = math.floor(10 * self.low) / 10, math.ceil(10 * self.high) / 10
+        return (
+            f"{low:.1f} to {high:.1f} bits per byte on the held-out text, "
+            f"a loss of {low * self.nats:.1f} to {high * self.nats:.1f} nats per token"
+        )
+
+
+def predict(text: Compressibility, plan: Plan) -> Prediction | None:
+    """What a run by this plan should reach on this text; None for recipes that nothing is known of.
+
+    In ln(bits per byte) a model falls from the vocabulary's uniform level to the unigram's, more slowly to
+    PPMd's of order 2, and from there to that of order 6. After n effective steps 1 / (1 + (n / half)^STEEP)
+    of each way is left.
+    """
+    if plan.optim.name != "muon":
+        return None
+    steps = max(1.0, effective_steps(plan.schedule, plan.steps))
+    faster = WIDER * math.log(plan.model.emb_dim / 128) + DIGITS_FASTER * text.digits
+
+    def left(half_way: float) -> float:
+        return 1 / (1 + math.exp(STEEP * math.log(steps / half_way) + faster))
+
+    level = min(text.ppmd_2, text.ppmd_6)  # in tables of numbers long contexts mislead
+    uniform = math.log(plan.model.vocab_size) / text.nats
+    rest = (
+        math.log(max(1.0, uniform / text.unigram)) * left(TO_UNIGRAM)
+        + max(SHORTEST_WAY, math.log(text.unigram / text.ppmd_2)) * left(TO_ORDER_2)
+        + math.log(text.ppmd_2 / level) * left(TO_ORDER_6)
+    )
+    middle = level * math.exp(rest - DIGITS_BELOW * text.digits * (1 - left(TO_ORDER_2)))
+    error = ERROR_AT_THE_END + ERROR_ON_THE_WAY * rest
+    return Prediction(
+        low=middle * math.exp(-DOWNWARDS * error - DIGITS_DOWNWARDS * text.digits),
+        middle=middle,
+        high=middle * math.exp(UPWARDS * error),
+        nats=text.nats,
+    )
+
+
+def effective_steps(schedule: tuple[tuple[int, float], ...], steps: int) -> float:
+    """Steps at the peak rate that move the weights as far: the area under the schedule up to that step."""
+    corners = sorted({0, steps, *(step for step, _ in schedule if 0 < step < steps)})
+    return sum(
+        (end - start) * (learning_rate_factor(schedule, start) + learning_rate_factor(schedule, end)) / 2
+        for start, end in pairwise(corners)
+    )
+
+
+def compressibility(corpus: Corpus) -> Compressibility:
+    """Measured on at most TRAINING_BYTES and HELDOUT_BYTES: a second for a large text, no time for a book."""
+    tokenizer = corpus.tokenizer
+    known = _without(np.asarray(corpus.train[-TRAINING_BYTES:]), tokenizer.end_of_text)
+    heldout, data = _heldout(corpus)
+    training = tokenizer.decode_bytes(known)[-TRAINING_BYTES:]
+    counts = np.bincount(known, minlength=tokenizer.vocab_size) + 1.0
+    return Compressibility(
+        ppmd_2=ppmd_bits_per_byte(training, data, order=2),
+        ppmd_6=ppmd_bits_per_byte(training, data, order=6),
+        unigram=float(-np.log2(counts / counts.sum())[heldout].sum() / len(data)),
+        digits=sum(map(data.count, b"0123456789")) / len(data),
+        nats=math.log(2) * len(data) / len(heldout),
+    )
+
+
+def ppmd_bits_per_byte(training: bytes, heldout: bytes, *, order: int) -> float:
+    """compressed(training + heldout) - compressed(training), as the baseline has it, in bits per byte."""
+    memory = min(1 << 28, max(1 << 24, 24 * (len(training) + len(heldout))))
+    sizes = []
+    for texts in ((training,), (training, heldout)):
+        encoder = pyppmd.Ppmd8Encoder(order, memory, pyppmd.PPMD8_RESTORE_METHOD_CUT_OFF)
+        sizes.append(sum(len(encoder.encode(text)) for text in texts if text) + len(encoder.flush()))
+    return 8 * (sizes[1] - sizes[0]) / len(heldout)
+
+
+def _heldout(corpus: Corpus) -> tuple[np.ndarray, bytes]:
+    """Ids and bytes of the first held-out documents or pieces, up to HELDOUT_BYTES and the next one's end."""
+    ids: list[np.ndarray] = []
+    data: list[bytes] = []
+    size = 0
+    for excerpt in map(as_excerpt, validation_documents(corpus)):
+        ids.append(np.asarray(excerpt.ids[:HELDOUT_BYTES]))
+        data.append(corpus.tokenizer.decode_bytes(ids[-1]))
+        size += len(data[-1])
+        if size >= HELDOUT_BYTES:
+            break
+    return np.concatenate(ids), b"".join(data)
+
+
+def _without(ids: np.ndarray, end_of_text: int | None) -> np.ndarray:
+    return ids if end_of_text is None else ids[ids != end_of_text]
