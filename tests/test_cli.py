@@ -327,7 +327,14 @@ def test_a_text_that_was_trained_on_is_called_so_above_the_number(answer, home):
     assert "of this text was trained on" in lines[0]
     assert "`lucidlm evaluate run` without a text gives the held-out number" in lines[0]
     assert "held-out" not in " ".join(lines[1:])
-    seen = _shown(answer("evaluate", "run", "book.txt", "--no-baselines", "--json").out)["seen_in_training"]
+    values = _shown(answer("evaluate", "run", "book.txt", "--json").out)
+    own = _shown(answer("evaluate", "run", "--json").out)
+    assert (
+        values["memorization"]["heldout_tokens"]
+        == own["memorization"]["heldout_tokens"]
+        < own["tokens_total"] + 1
+    )
+    seen = values["seen_in_training"]
     assert 0.85 < seen["share"] < 0.95
     assert (seen["searched"], seen["documents"], seen["held_out"]) == (["run"], 0, False)
 

@@ -18,7 +18,7 @@ from lucidlm.measure.seen import Seen
 from lucidlm.measure.verdict import FEWEST_TOKENS, Course, course_of, gain_of, too_little_text
 from lucidlm.model.generation import generate_batch
 from lucidlm.model.gpt import GPT
-from lucidlm.text.corpus import Corpus, train_documents
+from lucidlm.text.corpus import Corpus, train_documents, validation_documents
 from lucidlm.text.excerpts import Excerpt, as_excerpt, ids_of
 from lucidlm.text.tokenizer import Tokenizer
 
@@ -136,7 +136,9 @@ def judge(
         caution=evaluation.caution,
     )
     stages("writing", 0, None)
-    reference = _first_tokens(held_out, REFERENCE_TOKENS)
+    # A text that was given may have been trained on: the run's own held-out text was not.
+    own = held_out if history is not None else [excerpt.ids for excerpt in validation_documents(corpus)]
+    reference = _first_tokens(own, REFERENCE_TOKENS)
     memorization = measure_memorization(
         tokenizer,
         write_texts(model, tokenizer),
