@@ -451,12 +451,14 @@ def compare(
 ) -> None:
     """Say which of two models predicts a text better, by how much, and where; their tokenizers may differ.
 
+    Several runs of each, with other seeds, compare the recipes: compare A1,A2,A3 B1,B2,B3 TEXT.
+
     Parameters
     ----------
     model_a
-        A run, a checkpoint, a Hugging Face folder or a preset.
+        A run, a checkpoint, a Hugging Face folder or a preset; of several runs of a recipe: A1,A2,A3.
     model_b
-        The other.
+        The other, or runs of the other recipe.
     texts
         Files, folders, patterns, URLs or - for standard input; none: the validation text of the first run.
     stride
@@ -473,23 +475,26 @@ def compare(
         Print the result as JSON.
     """
     from lucidlm.display import counter
-    from lucidlm.measure.comparison import compare_texts
+    from lucidlm.measure.comparison import Passage, compare_texts
     from lucidlm.text.account import Account
     from lucidlm.text.documents import read_texts
 
-    a, tokenizer_a, dtype = _load(model_a, compute)
-    b, tokenizer_b, _ = _load(model_b, compute)
-    account = Account()
+    names = (_names(model_a), _names(model_b))
+    a, b = ([_load(name, compute) for name in each] for each in names)
+    tokenizer, dtype = a[0][1:]
+    account, design = Account(), None
     if texts:
         read = read_texts(texts, account, encoding=encoding, progress=_say_skipped)
         given = (text for _, text in read)
     else:
-        given = (tokenizer_a.decode(excerpt.ids) for excerpt in _own_validation_text(model_a)[0])
+        excerpts, design = _own_validation_text(names[0][0])
+        given = (Passage.of_excerpt(excerpt, tokenizer) for excerpt in excerpts)
     result = compare_texts(
-        (a, tokenizer_a),
-        (b, tokenizer_b),
+        [loaded[:2] for loaded in a],
+        [loaded[:2] for loaded in b],
         given,
-        names=(model_a, model_b),
+        design=design,
+        names=names,
         context_length=context_length,
         stride=stride,
         prefix=prefix,
@@ -497,7 +502,8 @@ def compare(
         progress=counter("bytes compared"),
     )
     result = replace(result, account=account) if texts else result
-    seen = {name: _seen(name, texts, encoding, held_out_of=model_a) for name in (model_a, model_b)}
+    runs = [name for each in names for name in each]
+    seen = {name: _seen(name, texts, encoding, held_out_of=runs[0]) for name in runs}
     result = replace(result, seen=seen)
     if html:
         result.write_html(html)
@@ -944,6 +950,11 @@ def _seen(model: str, texts: Sequence[str], encoding: str, *, held_out_of: str) 
         return held_out_seen_by(model, Path(held_out_of), progress=stage_printer)
     given = (document.pieces() for document in read_documents(texts, encoding=encoding))
     return seen_by(model, given, progress=stage_printer)
+
+
+def _names(models: str) -> list[str]:
+    """The runs of one recipe, commas between; a path that has a comma is one."""
+    return [models] if Path(models).exists() else [name for name in models.split(",") if name]
 
 
 def _own_validation_text(model: str) -> "tuple[Iterator[Excerpt], Design | None]":

@@ -320,6 +320,16 @@ def test_comparing_names_the_better_of_two(answer, home):
     assert "modern-1m" in (home / "pages" / "compared.html").read_text(encoding="utf-8")
     values = _shown(answer("compare", "run", "run", "book.txt", "--json").out)
     assert values["difference"] == 0
+    several = _shown(answer("compare", "run,run", "modern-1m,modern-1m", "book.txt", *short, "--json").out)
+    assert several["recipes"]["high"] < 0
+    assert [len(several[side]["runs"]) for side in "ab"] == [2, 2]
+
+
+def test_comparing_on_a_runs_own_held_out_text_scores_what_evaluate_scores(answer):
+    alone = _shown(answer("evaluate", "run", "--no-baselines", "--json").out)
+    both = _shown(answer("compare", "run", "run", "--json").out)
+    assert both["bits_per_byte_a"] == pytest.approx(alone["bits_per_byte"], rel=1e-6)
+    assert both["bytes_scored"] == alone["bytes_scored"]
 
 
 def test_a_text_that_was_trained_on_is_called_so_above_the_number(answer, home):

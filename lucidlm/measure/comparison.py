@@ -1,4 +1,4 @@
-"""Which of two models predicts a text better, by how much, and where; their tokenizers may differ.
+"""Which of two models, or of two recipes, predicts a text better: runs and a text in, the difference out.
 
 Bytes are what both have in common. A token's nats belong to the byte at which it starts; where tokens of both
 start at the same byte, the text is cut into atoms, and the sums of two models over atoms can be compared.
@@ -6,7 +6,7 @@ start at the same byte, the text is cut into atoms, and the sums of two models o
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from lucidlm.errors import ConfigError, DataError, NumbersError
-from lucidlm.measure.intervals import Design, Interval, interval_of_ratio
+from lucidlm.measure.intervals import Design, Interval, interval_of_ratio, interval_of_recipes
 from lucidlm.measure.page import colour_level, notebook, token_span, write_page
 from lucidlm.measure.scoring import checked_window, prefix_of, scored_logits, windows_of
 from lucidlm.measure.seen import Seen
@@ -23,6 +23,7 @@ from lucidlm.model.loss import cross_entropy
 from lucidlm.runtime.progress import Progress
 from lucidlm.text.account import Account
 from lucidlm.text.documents import given_text, read_texts
+from lucidlm.text.excerpts import Excerpt
 from lucidlm.text.repetition import Repetition, RepetitionCount
 from lucidlm.text.tokenizer import Tokenizer
 
@@ -31,6 +32,8 @@ TOGETHER_BYTES = 1 << 20
 SPAN_BYTES = 80
 """At least so long are the spans in which a model wins."""
 SPANS = 5
+BEFORE_CONTEXTS = 16
+"""So many contexts of ids of another tokenizer are read before a piece: enough if each is a byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,24 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """One of the two models, on the bytes that both score."""
+class Passage:
+    """A text to score, and what stands before it: a piece of a book is read as in its place."""
+
+    data: bytes
+    excerpt: Excerpt | None = None
+    """Its ids and those before it, where `tokenizer` made them; other models read the same bytes."""
+    tokenizer: Tokenizer | None = None
+
+    @classmethod
+    def of_excerpt(cls, excerpt: Excerpt, tokenizer: Tokenizer) -> "Passage":
+        """A run's own held-out piece: its run scores what evaluate scores."""
+        data = excerpt.text.encode() if excerpt.text is not None else tokenizer.decode_bytes(excerpt.ids)
+        return cls(data, excerpt, tokenizer)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One model, on the bytes that all score."""
 
     name: str
     nats: float
@@ -69,8 +88,36 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two: a model, or several runs of one recipe."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+    @property
+    def nats(self) -> float:
+        """Of the mean run."""
+        return math.fsum(run.nats for run in self.runs) / len(self.runs)
+
+    @property
+    def tokens(self) -> int:
+        """Scored by the first run."""
+        return self.runs[0].tokens
+
+    @property
+    def loss_nats(self) -> float:
+        """Nats per token of a run's own, in the mean."""
+        return math.fsum(run.loss_nats for run in self.runs) / len(self.runs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Stable keys, for --json."""
+        first = asdict(self.runs[0]) | {"name": self.name, "nats": self.nats, "loss_nats": self.loss_nats}
+        return first | {"runs": [asdict(run) | {"loss_nats": run.loss_nats} for run in self.runs]}
+
+
+@dataclass(frozen=True, slots=True)
 class Atoms:
-    """A document cut where tokens of both models start: `bounds` (n + 1,) bytes, bits (n,) of each model."""
+    """A document cut where tokens of all models start: `bounds` (n + 1,) bytes, mean bits (n,) of a side."""
 
     text: bytes
     bounds: np.ndarray
@@ -80,7 +127,7 @@ class Atoms:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two models on the same bytes."""
+    """Two models, or runs of two recipes, on the same bytes."""
 
     a: Side
     b: Side
@@ -89,8 +136,10 @@ class Comparison:
     bytes_total: int
     documents: int
     interval: Interval | None
-    """95 % interval of the difference in bits per byte; None where `no_interval` says why."""
+    """95 % interval of the difference in bits per byte of these weights; None: `no_interval` says why."""
     no_interval: str
+    recipes: Interval | None
+    """The same of the recipes, with seeds and text as sources of variance; None under two runs of each."""
     repetition: Repetition
     a_wins: tuple[Span, ...]
     """Where A is most bits cheaper than B."""
@@ -105,6 +154,10 @@ class Comparison:
     def warnings(self) -> list[str]:
         """That a model was trained on this text, where it was: it belongs above every number."""
         return [seen.sentence for seen in self.seen.values() if seen and seen.sentence]
+
+    def bits_per_byte(self, run: Run) -> float:
+        """Of one run."""
+        return run.nats / math.log(2) / self.bytes_scored
 
     @property
     def bits_per_byte_a(self) -> float:
@@ -122,30 +175,58 @@ class Comparison:
         return self.bits_per_byte_a - self.bits_per_byte_b
 
     @property
+    def of_recipes(self) -> bool:
+        """Whether there are two or more runs of each recipe, so that it is about recipes and not weights."""
+        return min(len(self.a.runs), len(self.b.runs)) > 1
+
+    @property
     def verdict(self) -> str:
         """One sentence; that one is better is said only where the interval leaves 0 out."""
-        if self.interval is None:
+        interval = self.recipes if self.of_recipes else self.interval
+        if interval is None:
             more = "more" if self.difference > 0 else "less"
             shown = f"{abs(self.difference):.4f} bits per byte {more} than {self.b.name}"
-            return f"{self.a.name} pays {shown}; {self.no_interval}."
-        low, high = self.interval.low, self.interval.high
-        of = f"95 % interval {self.interval.clause}"
+            return f"{self.a.name} needs {shown}; {self.no_interval}."
+        low, high = interval.low, interval.high
+        of = f"95 % interval {interval.clause}"
         if low <= 0 <= high:
-            shown = f"{self.difference:+.4f} bits per byte ({of}: {self.interval})"
-            return f"No difference that this text can show: {shown}. More text might."
+            shown = f"{self.difference:+.4f} bits per byte ({of}: {interval})"
+            source, more = (
+                ("these runs and this text", "More runs or more text")
+                if self.of_recipes
+                else ("this text", "More text")
+            )
+            return f"No difference that {source} can show: {shown}. {more} might."
         better, other = (self.a, self.b) if self.difference < 0 else (self.b, self.a)
         least, most = sorted((abs(low), abs(high)))
         by = f"by {abs(self.difference):.4f} bits per byte ({of}: {least:.4f} to {most:.4f})"
         return f"{better.name} predicts this text better than {other.name}, {by}."
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the verdict is about, and where its interval may fail."""
+        interval = self.recipes if self.of_recipes else self.interval
+        exact = f"The difference on exactly these {self.bytes_scored:,} bytes is {self.difference:+.4f}"
+        if self.of_recipes:
+            about = f"{exact} in the mean of the runs. The interval counts other seeds and other text."
+        else:
+            about = (
+                f"{exact}. The result is about these weights on this text: another seed of the same recipe "
+                "may turn it round. Runs with several seeds compare recipes: lucidlm compare A1,A2 B1,B2 TEXT"
+            )
+        caution = (f"Caution: {interval.caution}.",) if interval is not None and interval.caution else ()
+        return (about, *caution)
+
     def to_dict(self) -> dict[str, Any]:
         """Stable keys, for --json."""
         names = ("bits_per_byte_a", "bits_per_byte_b", "difference", "bytes_scored", "bytes_total")
-        values = {name: getattr(self, name) for name in (*names, "documents", "no_interval", "verdict")}
-        for name in ("a", "b"):
-            side = getattr(self, name)
-            values[name] = asdict(side) | {"loss_nats": side.loss_nats}
-        values["interval"] = asdict(self.interval) if self.interval else None
+        values = {
+            name: getattr(self, name) for name in (*names, "documents", "no_interval", "verdict", "notes")
+        }
+        values |= {"a": self.a.to_dict(), "b": self.b.to_dict()}
+        for name in ("interval", "recipes"):
+            interval = getattr(self, name)
+            values[name] = asdict(interval) | {"clause": interval.clause} if interval else None
         for name in ("a_wins", "b_wins"):
             values[name] = [asdict(span) | {"difference": span.difference} for span in getattr(self, name)]
         values["repetition"] = self.repetition.to_dict()
@@ -156,21 +237,30 @@ class Comparison:
 
     def __str__(self) -> str:
         """Both models, the difference, and the spans where each wins most."""
-        wide = max(10, *(len(side.name) for side in (self.a, self.b)))
+        rows = [(run.name, run) for side in (self.a, self.b) for run in side.runs]
+        wide = max(10, *(len(name) for name, _ in rows), len(self.a.name), len(self.b.name))
         lines = [*self.warnings, ""] if self.warnings else []
         lines += [
             f"{'model':<{wide}} {'bits/byte':>9} {'nats/token':>10} {'tokens':>10}  "
             "tokenizer, context, stride"
         ]
-        for side, bits in ((self.a, self.bits_per_byte_a), (self.b, self.bits_per_byte_b)):
-            lines.append(
-                f"{side.name:<{wide}} {bits:>9.4f} {side.loss_nats:>10.4f} {side.tokens:>10,}  "
-                f"{side.tokenizer}, {side.context_length:,}, {side.stride:,}"
-            )
-        lines += ["", self.verdict]
+        for side, mean in ((self.a, self.bits_per_byte_a), (self.b, self.bits_per_byte_b)):
+            for run in side.runs:
+                bits, how = (
+                    self.bits_per_byte(run),
+                    f"{run.tokenizer}, {run.context_length:,}, {run.stride:,}",
+                )
+                lines.append(
+                    f"{run.name:<{wide}} {bits:>9.4f} {run.loss_nats:>10.4f} {run.tokens:>10,}  {how}"
+                )
+            if len(side.runs) > 1:
+                lines.append(f"{side.name:<{wide}} {mean:>9.4f} {side.loss_nats:>10.4f}  mean")
+        lines += ["", self.verdict, *self.notes]
         left_out = self.bytes_total - self.bytes_scored
         of = f"{self.bytes_scored:,} of {self.bytes_total:,} bytes"
-        lines.append(f"scored by both: {of}" + ("" if left_out else ", all of them"))
+        lines.append(
+            f"scored by {'all' if len(rows) > 2 else 'both'}: {of}" + ("" if left_out else ", all of them")
+        )
         lines += [f"repeated: {repeated}"] if (repeated := self.repetition.sentence) else []
         lines += self.account.lines() if self.account else []
         for side, other, spans in ((self.a, self.b, self.a_wins), (self.b, self.a, self.b_wins)):
@@ -189,13 +279,18 @@ class Comparison:
         write_page(path, "comparison.html", title=title, **_for_page(self))
 
 
+Loaded = tuple[GPT, Tokenizer]
+Loads = Loaded | Sequence[Loaded]
+"""A model with its tokenizer, or those of several runs of a recipe."""
+
+
 def compare(
-    a: tuple[GPT, Tokenizer],
-    b: tuple[GPT, Tokenizer],
+    a: Loads,
+    b: Loads,
     text: str | None = None,
     *,
     path: str | None = None,
-    names: tuple[str, str] = ("A", "B"),
+    names: tuple[str | Sequence[str], str | Sequence[str]] = ("A", "B"),
     context_length: int | None = None,
     stride: int | None = None,
     prefix: Literal["auto", "none"] = "auto",
@@ -206,8 +301,9 @@ def compare(
 ) -> Comparison:
     """Two models with their tokenizers, as `load` gives them, on a text or the documents at a path.
 
+    Lists of several runs each compare recipes: seeds and text are then sources of variance, both.
     A given text is cleaned as a file is: see `evaluate`.
-    Each scores by evaluate's protocol, with its own context unless one is given; only bytes that both score
+    Each scores by evaluate's protocol, with its own context unless one is given; only bytes that all score
     count. Raises DataError where there are none, ConfigError for a tokenizer that changes the text.
     """
     if (text is None) == (path is None):
@@ -234,11 +330,12 @@ def compare(
 
 
 def compare_texts(
-    a: tuple[GPT, Tokenizer],
-    b: tuple[GPT, Tokenizer],
-    texts: Iterable[str],
+    a: Loads,
+    b: Loads,
+    texts: Iterable[str | Passage],
     *,
-    names: tuple[str, str] = ("A", "B"),
+    design: Design | None = None,
+    names: tuple[str | Sequence[str], str | Sequence[str]] = ("A", "B"),
     context_length: int | None = None,
     stride: int | None = None,
     prefix: str = "auto",
@@ -246,30 +343,37 @@ def compare_texts(
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
 ) -> Comparison:
-    """`compare` for any number of documents."""
+    """`compare` for any number of documents, or of pieces of a book (`design` "strata").
+
+    Without `design`, several are documents and one is cut into pages.
+    """
     judges = [
         _Judge(
-            *each,
+            *loaded,
+            name=name,
             context_length=context_length,
             stride=stride,
             prefix=prefix,
             batch_size=batch_size,
             dtype=dtype,
         )
-        for each in (a, b)
+        for side, called in ((a, names[0]), (b, names[1]))
+        for loaded, name in _named(side, called)
     ]
     counted = RepetitionCount()
+    of_a = 1 if _is_one(a) else len(a)
     atoms: list[Atoms] = []
     rows: list[np.ndarray] = []
     bytes_total = documents = 0
     for group in _groups(texts):
-        of_a, of_b = (judge.scores(group) for judge in judges)
-        for data, tokens_a, tokens_b in zip(group, of_a, of_b, strict=True):
-            bytes_total += len(data)
-            counted.add(data.decode("utf-8", "surrogatepass"))
-            if (common := _common(data, tokens_a, tokens_b)) is not None:
+        scores = [judge.scores(group) for judge in judges]
+        for number, passage in enumerate(group):
+            bytes_total += len(passage.data)
+            counted.add(passage.data.decode("utf-8", "replace"))
+            tokens = [each[number] for each in scores]
+            if (common := _common(passage.data, tokens, of_a)) is not None:
                 atoms.append(common)
-                rows.append(_blocks(documents, common, tokens_a, tokens_b, judges))
+                rows.append(_blocks(documents, common, tokens, judges))
             documents += 1
             if progress is not None:
                 progress(bytes_total, None)
@@ -278,24 +382,26 @@ def compare_texts(
             f"no byte of the {bytes_total:,} is scored by both models: give a longer text"
             + (" or leave --prefix none out" if prefix == "none" else "")
         )
-    blocks = np.concatenate(rows)  # document, nats of a, nats of b, bytes
-    starts = np.flatnonzero(np.diff(blocks[:, 0], prepend=-1))
-    scored = blocks[starts, 0].astype(np.int64)
-    design: Design = "pages"
-    if len(starts) > 1:
-        blocks, design = np.add.reduceat(blocks, starts), "documents"
-    bits = (blocks[:, 1] - blocks[:, 2]) / math.log(2)
+    blocks = np.concatenate(rows)
+    scored = blocks[np.flatnonzero(np.diff(blocks[:, 0], prepend=-1)), 0].astype(np.int64)
+    nats, counts, design = _units(blocks, design)
     repetition = counted.repetition()
-    same = repetition.same_units(len(blocks), scored)
-    interval, no_interval = interval_of_ratio(bits, blocks[:, 3], design=design, same=same)
+    how: dict[str, Any] = {"design": design, "same": repetition.same_units(len(counts), scored)}
+    bits = nats / math.log(2)
+    interval, no_interval = interval_of_ratio(bits[:of_a].mean(0) - bits[of_a:].mean(0), counts, **how)
+    recipes = None
+    if min(of_a, len(judges) - of_a) > 1:
+        recipes, _ = interval_of_recipes(bits[:of_a], bits[of_a:], counts, **how)
+    runs = [judge.run(float(each.sum())) for judge, each in zip(judges, nats, strict=True)]
     return Comparison(
-        a=judges[0].side(names[0], blocks[:, 1].sum()),
-        b=judges[1].side(names[1], blocks[:, 2].sum()),
-        bytes_scored=int(blocks[:, 3].sum()),
+        a=_side("A", runs[:of_a]),
+        b=_side("B", runs[of_a:]),
+        bytes_scored=int(counts.sum()),
         bytes_total=bytes_total,
         documents=documents,
         interval=interval,
         no_interval=no_interval,
+        recipes=recipes,
         repetition=repetition,
         a_wins=_best_spans(atoms, sign=-1),
         b_wins=_best_spans(atoms, sign=1),
@@ -303,12 +409,40 @@ def compare_texts(
     )
 
 
-def _groups(texts: Iterable[str]) -> Iterator[list[bytes]]:
-    """Documents' bytes, about TOGETHER_BYTES at a time."""
-    group: list[bytes] = []
+def _is_one(side: Loads) -> bool:
+    return isinstance(side[0], GPT)
+
+
+def _named(side: Loads, called: str | Sequence[str]) -> Iterator[tuple[Loaded, str]]:
+    """Each run of a side with its name."""
+    runs: Any = [side] if _is_one(side) else list(side)
+    if isinstance(called, str):
+        called = [called] if len(runs) == 1 else [f"{called}{number}" for number in range(1, len(runs) + 1)]
+    if len(called) != len(runs):
+        raise ConfigError(f"{len(called)} names for {len(runs)} runs: give one each")
+    return zip(runs, called, strict=True)
+
+
+def _side(letter: str, runs: list[Run]) -> Side:
+    name = runs[0].name if len(runs) == 1 else f"recipe {letter} ({len(runs)} runs)"
+    return Side(name, tuple(runs))
+
+
+def _units(rows: np.ndarray, design: Design | None) -> tuple[np.ndarray, np.ndarray, Design]:
+    """Nats of each model (M, n) and bytes (n,) of each unit: documents or pieces, else blocks of one text."""
+    starts = np.flatnonzero(np.diff(rows[:, 0], prepend=-1))
+    design = design or ("documents" if len(starts) > 1 else "pages")
+    if design != "pages":
+        rows = np.add.reduceat(rows, starts)
+    return rows[:, 1:-1].T, rows[:, -1], design
+
+
+def _groups(texts: Iterable[str | Passage]) -> Iterator[list[Passage]]:
+    """Documents, about TOGETHER_BYTES at a time."""
+    group: list[Passage] = []
     for text in texts:
-        group.append(text.encode("utf-8"))
-        if sum(map(len, group)) >= TOGETHER_BYTES:
+        group.append(text if isinstance(text, Passage) else Passage(text.encode("utf-8")))
+        if sum(len(each.data) for each in group) >= TOGETHER_BYTES:
             yield group
             group = []
     if group:
@@ -331,13 +465,14 @@ class _Judge:
         model: GPT,
         tokenizer: Tokenizer,
         *,
+        name: str,
         context_length: int | None,
         stride: int | None,
         prefix: str,
         batch_size: int | None,
         dtype: torch.dtype,
     ) -> None:
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer, self.name = model, tokenizer, name
         self.context_length, self.stride = checked_window(model, context_length, stride)
         self.prefix_id = prefix_of(model, prefix)
         self.batch_size, self.dtype = batch_size, dtype
@@ -349,23 +484,27 @@ class _Judge:
         """Bytes that a window of this model holds, in the mean."""
         return self.context_length * self.read_bytes / max(1, self.read_tokens)
 
-    def side(self, name: str, nats: float) -> Side:
-        return Side(name, nats, self.tokens, self.context_length, self.stride, self.tokenizer.name)
+    def run(self, nats: float) -> Run:
+        return Run(self.name, nats, self.tokens, self.context_length, self.stride, self.tokenizer.name)
 
-    def scores(self, group: list[bytes]) -> list[_Tokens]:
+    def scores(self, group: list[Passage]) -> list[_Tokens]:
         """The losses of all tokens of some documents."""
-        documents = [np.asarray(self.tokenizer.encode(data), np.int64) for data in group]
-        for data, ids in zip(group, documents, strict=True):
-            if self.tokenizer.decode_bytes(ids) != data:
+        excerpts = [self._read(passage) for passage in group]
+        for passage, excerpt in zip(group, excerpts, strict=True):
+            if self.tokenizer.decode_bytes(excerpt.ids) != passage.data:
                 raise ConfigError(
                     f"tokenizer {self.tokenizer.name} changes the text, so its bytes cannot be compared with "
                     "another's; bring the text into its form first (NFC, most often), or take another model"
                 )
-            self.read_tokens, self.read_bytes = self.read_tokens + len(ids), self.read_bytes + len(data)
-        skipped = int(self.prefix_id is None)
-        nats = [np.empty(max(0, len(ids) - skipped)) for ids in documents]
+            self.read_tokens, self.read_bytes = (
+                self.read_tokens + len(excerpt.ids),
+                self.read_bytes + len(passage.data),
+            )
+        # The first token is scored where something stands before it: the prefix, or the text before a piece.
+        skipped = [int(self.prefix_id is None and len(each.before) == 0) for each in excerpts]
+        nats = [np.empty(max(0, len(each.ids) - skip)) for each, skip in zip(excerpts, skipped, strict=True)]
         windows = windows_of(
-            documents, context_length=self.context_length, stride=self.stride, prefix_id=self.prefix_id
+            excerpts, context_length=self.context_length, stride=self.stride, prefix_id=self.prefix_id
         )
         for piece in scored_logits(self.model, windows, batch_size=self.batch_size, dtype=self.dtype):
             losses = cross_entropy(piece.logits.float(), piece.targets).cpu().double().numpy()
@@ -374,39 +513,66 @@ class _Judge:
                     f"the logits at token {piece.start:,} of document {piece.document + 1:,} hold NaN or "
                     "infinity: take another checkpoint"
                 )
-            first = piece.start - skipped
+            first = piece.start - skipped[piece.document]
             nats[piece.document][first : first + len(losses)] = losses
-        starts = [np.cumsum(self.lengths[ids]) - self.lengths[ids] for ids in documents]
-        return [_Tokens(start[skipped:], losses) for start, losses in zip(starts, nats, strict=True)]
+        starts = [np.cumsum(self.lengths[each.ids]) - self.lengths[each.ids] for each in excerpts]
+        return [
+            _Tokens(start[skip:], losses) for start, skip, losses in zip(starts, skipped, nats, strict=True)
+        ]
+
+    def _read(self, passage: Passage) -> Excerpt:
+        """A passage in ids of this model's tokenizer: those at hand where they are, else encoded."""
+        if passage.excerpt is None or passage.tokenizer is None:
+            return Excerpt(np.asarray(self.tokenizer.encode(passage.data), np.int64))
+        if self._same_tokenizer(passage.tokenizer):
+            return passage.excerpt
+        before = passage.tokenizer.decode_bytes(
+            passage.excerpt.before[-BEFORE_CONTEXTS * self.context_length :]
+        )
+        before = before.lstrip(bytes(range(0x80, 0xC0)))  # the rest of a character that was cut
+        ids, read = (np.asarray(self.tokenizer.encode(data), np.int64) for data in (passage.data, before))
+        return Excerpt(ids, read)
+
+    def _same_tokenizer(self, other: Tokenizer) -> bool:
+        mine, theirs = self.tokenizer, other
+        if mine is theirs:
+            return True
+        if (mine.name, mine.vocab_size) != (theirs.name, theirs.vocab_size):
+            return False
+        return all(mine.token_bytes(id) == theirs.token_bytes(id) for id in range(mine.vocab_size))
 
 
-def _common(data: bytes, a: _Tokens, b: _Tokens) -> Atoms | None:
-    """The document from the first byte on at which scored tokens of both start; None where there is none."""
-    starts = np.intersect1d(a.starts, b.starts)
+def _common(data: bytes, tokens: list[_Tokens], of_a: int) -> Atoms | None:
+    """The document from the first byte on at which scored tokens of all start; None where there is none."""
+    starts = tokens[0].starts
+    for each in tokens[1:]:
+        starts = np.intersect1d(starts, each.starts)
     if len(starts) == 0:
         return None
-    bits = [np.add.reduceat(each.nats, np.searchsorted(each.starts, starts)) / math.log(2) for each in (a, b)]
-    return Atoms(data, np.append(starts, len(data)), bits[0], bits[1])
+    bits = np.stack(
+        [np.add.reduceat(each.nats, np.searchsorted(each.starts, starts)) / math.log(2) for each in tokens]
+    )
+    return Atoms(data, np.append(starts, len(data)), bits[:of_a].mean(0), bits[of_a:].mean(0))
 
 
 def _block_bytes(judges: list[_Judge]) -> int:
-    """What the wider of both windows holds: neighbouring blocks are then nearly independent for both."""
+    """What the widest of the windows holds: neighbouring blocks are then nearly independent for both."""
     return max(1, round(max(judge.window_bytes for judge in judges)))
 
 
-def _blocks(document: int, common: Atoms, a: _Tokens, b: _Tokens, judges: list[_Judge]) -> np.ndarray:
-    """(document, nats of a, nats of b, bytes) of each block of a document, cut by byte offset."""
+def _blocks(document: int, common: Atoms, tokens: list[_Tokens], judges: list[_Judge]) -> np.ndarray:
+    """(document, nats of each model, bytes) of each block of a document, cut by byte offset."""
     size, first, end = _block_bytes(judges), int(common.bounds[0]), int(common.bounds[-1])
     count = (end - 1) // size - first // size + 1
-    rows = np.zeros((count, 4))
+    rows = np.zeros((count, len(judges) + 2))
     rows[:, 0] = document
-    for column, tokens, judge in ((1, a, judges[0]), (2, b, judges[1])):
-        shared = tokens.starts >= first
+    for column, (each, judge) in enumerate(zip(tokens, judges, strict=True), start=1):
+        shared = each.starts >= first
         judge.tokens += int(shared.sum())
-        blocks = tokens.starts[shared] // size - first // size
-        rows[:, column] = np.bincount(blocks, tokens.nats[shared], minlength=count)
+        blocks = each.starts[shared] // size - first // size
+        rows[:, column] = np.bincount(blocks, each.nats[shared], minlength=count)
     edges = np.clip((np.arange(count + 1) + first // size) * size, first, end)
-    rows[:, 3] = np.diff(edges)
+    rows[:, -1] = np.diff(edges)
     return rows
 
 

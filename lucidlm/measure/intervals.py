@@ -6,19 +6,22 @@ decides what the interval can be of, and how its variance is found; docs/measure
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 Design = Literal["strata", "documents", "pages"]
 
+RECIPES = "recipes on "
 FEWEST_PIECES = 5
 FEWEST_DOCUMENTS = 5
 """Effective documents, (sum c)^2 / sum c^2: what one large document outweighs are not many."""
 FEWEST_BLOCKS = 40
 FEW = 30
 """Among so few units a rare outlier may be missing, and nothing in them tells of it."""
+UNLIKE = 20
+"""Recipes whose seeds' variances differ by more than this factor vary by themselves each."""
 LEVEL = 0.95
 NORMAL = 1.959964
 """The normal distribution's quantile for LEVEL."""
@@ -39,7 +42,7 @@ class Interval:
     low: float
     high: float
     of: str
-    """"book", "documents" or "pages": whose true mean it is to hold."""
+    """"book", "documents" or "pages": whose true mean it is to hold; "recipes on ...": of other runs, too."""
     units: int
     """Pieces, documents or blocks that it was found from."""
     method: str
@@ -52,11 +55,12 @@ class Interval:
     @property
     def clause(self) -> str:
         """What it is of, to follow "95 % interval"."""
-        return {
-            "book": "of this book",
-            "documents": "of documents like these",
-            "pages": "of pages like these, approximate",
-        }[self.of]
+        text = {
+            "book": "this book",
+            "documents": "documents like these",
+            "pages": "pages like these, approximate",
+        }[self.of.removeprefix(RECIPES)]
+        return f"of these recipes on {text}" if self.of.startswith(RECIPES) else f"of {text}"
 
     def __str__(self) -> str:
         """Both ends, to four places."""
@@ -94,6 +98,61 @@ def interval_of_ratio(
         return _of_documents(sums, counts)
     assert design == "pages", design
     return _of_pages(sums, counts)
+
+
+def interval_of_recipes(
+    a: np.ndarray, b: np.ndarray, counts: np.ndarray, *, design: Design, same: np.ndarray | None = None
+) -> tuple[Interval | None, str]:
+    """The 95 % interval of how much more recipe A costs than B, with other seeds and on other units.
+
+    a (k_a, n), b (k_b, n): sums of each run, two or more of each, over the same units; counts (n,). Runs and
+    units are crossed random effects, so the variance is that over runs, and that over units of the mean
+    difference, less what is in both: what a run and a unit have of their own together (two-way clusters:
+    Cameron, Gelbach & Miller 2011). Satterthwaite's degrees of freedom.
+    """
+    assert min(len(a), len(b)) >= 2, "two or more runs of each recipe"
+    text, why = interval_of_ratio(a.mean(0) - b.mean(0), counts, design=design, same=same)
+    if text is None:
+        return None, why
+    of_runs, degrees_of_runs = _over_runs(a, b, counts)
+    both = sum(_of_run_and_unit(each, counts) for each in (a, b))
+    estimate = float((a.mean(0) - b.mean(0)).sum() / counts.sum())
+    ends, degrees = [], []
+    for distance in (estimate - text.low, text.high - estimate):
+        of_text = (distance / t_quantile(text.degrees)) ** 2
+        whole = max(of_runs, of_text, of_runs + of_text - both)
+        squares = of_runs**2 / degrees_of_runs + of_text**2 / text.degrees
+        degrees.append(max(1.0, whole**2 / squares) if squares else text.degrees)
+        # More degrees of freedom must not make it narrower than that of the text alone.
+        ends.append(max(distance, t_quantile(degrees[-1]) * math.sqrt(whole)))
+    low, high, method = (
+        estimate - ends[0],
+        estimate + ends[1],
+        f"runs and units crossed; units: {text.method}",
+    )
+    return replace(text, low=low, high=high, of=RECIPES + text.of, method=method, degrees=min(degrees)), ""
+
+
+def _over_runs(a: np.ndarray, b: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """Variance of the difference of two recipes' means over their runs, and its degrees of freedom.
+
+    Those of a pooled variance where the recipes have as many runs and vary about alike, else Welch's.
+    """
+    variances = [float(np.var(each.sum(1) / counts.sum(), ddof=1)) / len(each) for each in (a, b)]
+    degrees = [len(each) - 1 for each in (a, b)]
+    whole = sum(variances)
+    if len(a) == len(b) and max(variances) <= UNLIKE * min(variances):
+        return whole, float(sum(degrees))
+    squares = sum(variance**2 / each for variance, each in zip(variances, degrees, strict=True))
+    return whole, whole**2 / squares if squares else float(sum(degrees))
+
+
+def _of_run_and_unit(sums: np.ndarray, counts: np.ndarray) -> float:
+    """What runs (k, n) and units have of their own together, as a variance of the runs' mean."""
+    k, _ = sums.shape
+    ratios = sums.sum(1) / counts.sum()
+    own = sums - sums.mean(0) - (ratios - ratios.mean())[:, None] * counts
+    return float((own**2).sum()) / (counts.sum() ** 2 * k * (k - 1))
 
 
 def _residuals(sums: np.ndarray, counts: np.ndarray) -> tuple[float, np.ndarray]:

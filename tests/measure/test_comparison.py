@@ -9,10 +9,11 @@ import torch
 from oracles import log_sum_exp
 
 from lucidlm.errors import ConfigError, DataError, NumbersError
-from lucidlm.measure.comparison import SPAN_BYTES, compare, compare_texts
-from lucidlm.measure.evaluation import evaluate
+from lucidlm.measure.comparison import SPAN_BYTES, Passage, compare, compare_texts
+from lucidlm.measure.evaluation import evaluate, evaluate_documents
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
+from lucidlm.text.excerpts import Excerpt
 from lucidlm.text.tokenizer import Tokenizer
 
 T = 16
@@ -245,3 +246,109 @@ def test_a_text_and_its_path_agree_and_say_what_was_left_out(bytes_model, pairs_
     assert given.to_dict()["bytes_left_out"] == read.to_dict()["bytes_left_out"] == {"carriage_returns": 2}
     assert read.to_dict()["bytes_of_files"] == len(text.encode()) == read.bytes_total + 2
     assert "left out 2 of the file's" in str(read)
+
+
+# Recipes: several runs of each.
+
+
+@pytest.fixture(scope="module")
+def recipes():
+    """Three runs of each of two recipes: alike but for a little noise of their own."""
+
+    def runs(seed: int, first: int):
+        found = []
+        for number in range(first, first + 3):
+            model = lively(257, seed=seed, prefix=256)
+            torch.manual_seed(number)
+            with torch.no_grad():
+                model.head.weight.add_(0.02 * torch.randn_like(model.head.weight))
+            found.append((model, BYTES))
+        return found
+
+    return runs(1, 10), runs(1, 20), runs(2, 30)
+
+
+def test_recipes_are_their_runs_means_and_each_run_is_shown(recipes):
+    a, _, b = recipes
+    result = compare(a, b, longer(8), names=(["a1", "a2", "a3"], ["b1", "b2", "b3"]))
+    alone = [compare(one, other, longer(8)) for one, other in zip(a, b, strict=True)]
+    assert result.difference == pytest.approx(np.mean([each.difference for each in alone]), rel=1e-6)
+    for run, each in zip(result.a.runs, alone, strict=True):
+        assert result.bits_per_byte(run) == pytest.approx(each.bits_per_byte_a, rel=1e-6)
+    for part in (
+        "a1",
+        "a2",
+        "a3",
+        "b1",
+        "b2",
+        "b3",
+        "recipe A (3 runs)",
+        "mean",
+        "of these recipes on pages",
+    ):
+        assert part in str(result)
+    assert result.recipes.of == "recipes on pages"
+    assert result.recipes.high - result.recipes.low >= result.interval.high - result.interval.low
+    values = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert [run["name"] for run in values["a"]["runs"]] == ["a1", "a2", "a3"]
+    assert values["recipes"]["low"] == result.recipes.low
+    assert values["recipes"]["clause"].startswith("of these recipes on")
+    assert "mean of 3 runs" in result._repr_html_()
+
+
+def test_runs_of_one_recipe_have_no_winner_and_those_of_another_do(recipes):
+    a, same, other = recipes
+    assert compare(a, same, longer(8)).verdict.startswith("No difference that these runs and this text")
+    found = compare(a, other, longer(8))
+    better = "A" if found.difference < 0 else "B"
+    assert found.verdict.startswith(f"recipe {better} (3 runs) predicts this text better")
+
+
+def test_one_run_on_a_side_is_about_weights_and_a_line_says_that_a_seed_may_turn_it_round(recipes):
+    a, same, _ = recipes
+    for one, other in ((a[0], same[0]), (a, same[0]), (a[0], same)):
+        result = compare(one, other, longer(8))
+        assert result.recipes is None
+        assert not result.of_recipes
+        assert "another seed of the same recipe may turn it round" in str(result)
+        assert f"on exactly these {len(longer(8).encode()):,} bytes is {result.difference:+.4f}" in str(
+            result
+        )
+
+
+def test_names_are_one_a_run(recipes):
+    a, same, _ = recipes
+    with pytest.raises(ConfigError, match="2 names for 3 runs"):
+        compare(a, same, STORY, names=(["x", "y"], "B"))
+    assert [run.name for run in compare(a, same, STORY).b.runs] == ["B1", "B2", "B3"]
+
+
+def pieces(count: int) -> list[Excerpt]:
+    """A book's pieces, each with the text before it."""
+    data = np.array(BYTES.encode(longer(6)))
+    starts = [5 + 100 * number for number in range(count)]
+    return [Excerpt(data[start : start + 30], data[max(0, start - 50) : start]) for start in starts]
+
+
+def test_a_runs_own_pieces_score_what_evaluate_scores(bytes_model, pairs_model):
+    model, tokenizer = bytes_model
+    held_out = pieces(8)
+    passages = [Passage.of_excerpt(each, tokenizer) for each in held_out]
+    result = compare_texts(bytes_model, pairs_model, passages, design="strata")
+    alone = evaluate_documents(model, tokenizer, held_out, design="strata")
+    both = compare_texts(bytes_model, bytes_model, passages, design="strata")
+    assert both.bits_per_byte_a == pytest.approx(alone.bits_per_byte, rel=1e-6)
+    assert both.bytes_scored == alone.bytes_scored == sum(len(each.ids) for each in held_out)
+    assert (result.interval.of, result.interval.units) == ("book", 8)
+
+
+def test_another_tokenizer_reads_the_same_bytes_before_a_piece(pairs_model):
+    model, tokenizer = pairs_model
+    (piece,) = pieces(1)
+    passage = Passage.of_excerpt(piece, BYTES)
+    result = compare_texts((model, tokenizer), (model, tokenizer), [passage], design="strata")
+    data, before = (BYTES.decode_bytes(ids) for ids in (piece.ids, piece.before))
+    ids = [np.array(tokenizer.encode(part)) for part in (data, before)]
+    expected = evaluate_documents(model, tokenizer, [Excerpt(*ids)], design="strata")
+    assert result.a.nats == pytest.approx(expected.nats, rel=1e-6)
+    assert result.a.tokens == expected.tokens_scored == len(ids[0])

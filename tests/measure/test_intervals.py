@@ -22,10 +22,11 @@ from lucidlm.measure.intervals import (
     _skew_by_model,
     _variances,
     interval_of_ratio,
+    interval_of_recipes,
     t_quantile,
 )
 
-COVERAGE = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DESIGNS = ("strata", "documents", "pages")
 FEWEST = {"strata": FEWEST_PIECES, "documents": FEWEST_DOCUMENTS, "pages": FEWEST_BLOCKS}
 
@@ -36,14 +37,18 @@ def units(count: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return counts * draw.gamma(4.0, 0.6, count), counts
 
 
-@pytest.fixture(scope="module")
-def simulation():
-    """benchmarks/coverage.py as a module."""
-    spec = importlib.util.spec_from_file_location("coverage_simulation", COVERAGE)
+def module_of(name: str):
+    """benchmarks/NAME.py as a module."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def simulation():
+    return module_of("coverage")
 
 
 @pytest.mark.parametrize("degrees", [1, 1.3, 2, 4.5, 30, 1000, 1e5])
@@ -298,6 +303,77 @@ def test_a_hundred_thousand_documents_cost_nothing():
     residuals = sums - sums.sum() / counts.sum() * counts
     error = math.sqrt(len(sums)) * residuals.std() / counts.sum()
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.02)
+
+
+def recipes_by_a_loop(a, b, counts):
+    """Two-way clusters (Cameron, Gelbach & Miller 2011): variance over runs, and of run and unit together."""
+    over_runs = together = 0.0
+    for runs in (a, b):
+        k, n = runs.shape
+        ratios = [math.fsum(run) / counts.sum() for run in runs]
+        mean = math.fsum(ratios) / k
+        over_runs += math.fsum((ratio - mean) ** 2 for ratio in ratios) / (k - 1) / k
+        for r in range(k):
+            for u in range(n):
+                unit = math.fsum(runs[:, u]) / k
+                own = (runs[r, u] - unit - (ratios[r] - mean) * counts[u]) / counts.sum()
+                together += own**2 / (k * (k - 1))
+    return over_runs, together
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_the_interval_of_recipes_has_seeds_and_text_as_sources_of_variance(design):
+    draw = np.random.default_rng(4)
+    _, counts = units(60)
+    level = counts * (2 + 0.2 * draw.standard_normal(60))
+    a, b = (
+        level * (1 + 0.01 * draw.standard_normal((3, 1)) + 0.1 * draw.standard_normal((3, 60))) for _ in "ab"
+    )
+    found, why = interval_of_recipes(a, b, counts, design=design)
+    text, _ = interval_of_ratio(a.mean(0) - b.mean(0), counts, design=design)
+    over_runs, together = recipes_by_a_loop(a, b, counts)
+    estimate = (a.mean(0) - b.mean(0)).sum() / counts.sum()
+    of_text = ((text.high - estimate) / stats.t.ppf(0.975, text.degrees)) ** 2
+    whole = over_runs + of_text - together
+    whole = max(whole, over_runs, of_text)
+    degrees = whole**2 / (over_runs**2 / 4 + of_text**2 / text.degrees)
+    end = max(text.high, estimate + stats.t.ppf(0.975, degrees) * math.sqrt(whole))
+    assert found.high == pytest.approx(end, rel=1e-5)
+    assert found.high > text.high or design == "pages"  # two waves: t falls faster than the variance grows
+    assert (found.of, found.units, why) == (f"recipes on {text.of}", text.units, "")
+
+
+def test_recipes_whose_seeds_vary_unlike_have_welchs_degrees_of_freedom():
+    """Units that are all alike: what is left is Welch's test of the runs' means, or the pooled one."""
+    counts = np.full(50, 100.0)
+    draw = np.random.default_rng(6)
+    for spread, equal in ((0.001, False), (0.1, True)):
+        ratios = [2 + draw.normal(0, 0.1, 4), 2 + draw.normal(0, spread, 4)]
+        a, b = (each[:, None] * counts for each in ratios)
+        found, _ = interval_of_recipes(a, b, counts, design="documents")
+        expected = stats.ttest_ind(*ratios, equal_var=equal).confidence_interval(0.95)
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-5)
+
+
+def test_recipes_without_an_interval_of_the_text_have_none():
+    found, why = interval_of_recipes(np.ones((2, 3)), np.ones((2, 3)), np.ones(3), design="documents")
+    assert found is None
+    assert "3 documents" in why
+
+
+@pytest.mark.parametrize(("design", "n"), [("documents", 100), ("pages", 100), ("strata", 20)])
+def test_winners_are_named_in_five_of_a_hundred_where_there_are_none_and_found_where_there_are(design, n):
+    comparing = module_of("comparing")
+    # 150 pairs: three sigmas of 5 % are 5.3 %.
+    for named in comparing.simulated(150, n, design, 0.0):
+        assert named <= 0.103
+    assert comparing.simulated(50, n, design, 0.06)[1] >= 0.9
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize(("design", "n"), [("documents", 100), ("pages", 100), ("strata", 20)])
+def test_at_most_six_of_a_hundred_pairs_that_are_alike_have_a_winner(design, n):
+    assert max(module_of("comparing").simulated(500, n, design, 0.0)) <= 0.06
 
 
 FAST = (
