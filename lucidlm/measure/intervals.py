@@ -368,7 +368,7 @@ def _of_pages(sums: np.ndarray, counts: np.ndarray) -> tuple[Interval | None, st
     places = (np.arange(n) + 0.5) / n
     powers = [2 * float(residuals @ np.cos(math.pi * wave * places)) ** 2 for wave in range(1, waves + 1)]
     half = t_quantile(waves) * math.sqrt(SLOW * sum(powers) / waves)
-    caution = "real texts change slowly; where they do, it holds in 83 to 92 of 100 cases"
+    caution = "real texts change slowly; where they do, it holds in 80 to 92 of 100 cases"
     method = f"{waves} equal-weighted cosines"
     return Interval(ratio - half, ratio + half, "pages", n, method, float(waves), caution), ""
 
