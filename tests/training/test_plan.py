@@ -283,6 +283,8 @@ def test_memory_of_a_cpu_is_what_the_process_holds_and_what_comes_later(plan_for
     later = memory_bytes(plan, CPU, given=0) - 400_000_000
     assert 2 * 4 * plan.model.n_parameters < later < 300_000_000
     assert memory_bytes(plan, CPU, given=1_000_000) > 400_000_000 + later
+    kernels = dataclasses.replace(plan, float32="onednn")
+    assert memory_bytes(kernels, CPU, given=0) > 400_000_000 + later
     monkeypatch.setattr(planning, "peak_memory_bytes", lambda device: 2_000_000_000)
     assert memory_bytes(plan, CPU, given=0) == 2_000_000_000
 
