@@ -96,7 +96,7 @@ def predict(text: Compressibility, plan: Plan) -> Prediction | None:
     return Prediction(
         low=middle * math.exp(-DOWNWARDS * error - DIGITS_DOWNWARDS * text.digits),
         middle=middle,
-        high=middle * math.exp(UPWARDS * error),
+        high=min(middle * math.exp(UPWARDS * error), max(middle, uniform)),  # nobody ends above a guess
         nats=text.nats,
     )
 

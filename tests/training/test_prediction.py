@@ -116,6 +116,10 @@ def test_a_run_starts_above_the_unigram_and_ends_at_ppmd():
     assert predict(PROSE, plan_of(100_000)).middle == pytest.approx(PROSE.ppmd_6, rel=0.01)
 
 
+def test_no_run_is_predicted_to_end_above_a_uniform_guess():
+    assert predict(PROSE, plan_of(3)).high <= math.log2(257)
+
+
 def test_on_tables_the_shorter_contexts_are_the_level():
     table = Compressibility(ppmd_2=1.6, ppmd_6=1.7, unigram=4.8, digits=0.0, nats=math.log(2))
     assert predict(table, plan_of(100_000)).middle == pytest.approx(1.6, rel=0.01)
