@@ -101,6 +101,17 @@ class Evaluation:
         return f"only {_plural(self.tokens_scored, 'token')}" if self.tokens_scored < FEW_TOKENS else ""
 
     @property
+    def certainty(self) -> str:
+        """What is exact, what the intervals are of, and where they may fail; "" of a sample without one."""
+        exact = "" if self.sample_of is not None else "the number of this text is exact"
+        interval = self.loss_interval
+        if interval is None:
+            return exact
+        of = f"the intervals are {interval.clause}"
+        said = "; ".join(part for part in (exact, of) if part)
+        return f"{said} ({interval.caution})" if interval.caution else said
+
+    @property
     def loss_nats(self) -> float:
         """Nats per scored token: the cross entropy."""
         return self.nats / self.tokens_scored
@@ -149,7 +160,7 @@ class Evaluation:
         perplexities = self.perplexity_interval
         return (
             numbers
-            | {"caution": self.caution}
+            | {"caution": self.caution, "certainty": self.certainty}
             | {key: value for key, value in asdict(self).items() if key not in apart}
             | account.to_dict()
             | {"bytes_as_utf8": account.read if self.account else self.bytes_total}
@@ -178,6 +189,8 @@ class Evaluation:
             ("scored", f"{self.tokens_scored:,} of {self.tokens_total:,} tokens, {self.bytes_scored:,} of "
                        f"{self.bytes_total:,} bytes, {_plural(self.documents, kind)}", None),
         ]  # fmt: skip
+        if self.certainty:
+            rows.append(("certainty", self.certainty, None))
         if repeated := self.repetition.sentence:
             rows.append(("repeated", repeated, None))
         if self.account is not None:

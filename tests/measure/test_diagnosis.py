@@ -231,6 +231,9 @@ def test_several_documents_are_the_units_and_one_is_cut_into_contexts(model):
         assert result.bits_interval.low < result.bits_per_byte < result.bits_interval.high
         assert result.perplexity_interval.low < result.perplexity < result.perplexity_interval.high
         assert str(result).count(f"95 % interval {result.loss_interval.clause}") == 3
+        certainty = f"the number of this text is exact; the intervals are {result.loss_interval.clause}"
+        assert f"{certainty} ({result.loss_interval.caution})" == result.certainty
+        assert result.certainty in str(result)
 
 
 def test_units_do_not_depend_on_stride_or_batch(model):
