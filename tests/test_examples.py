@@ -79,6 +79,7 @@ def test_the_python_of_the_readme_runs_as_it_stands(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
     (tmp_path / "book.txt").write_text(BOOK)
+    (tmp_path / "more.txt").write_text(BOOK[::-1])
     for block in blocks:
         run(["-c", block.replace("minutes=3", "minutes=0.05")], tmp_path)
 
