@@ -176,7 +176,9 @@ class Evaluation:
         """The numbers a person wants: name, value, interval."""
         of = self.diagnosis
         mark = f" ({self.caution})" if self.caution else ""
-        kind = "document" if self.sample_of is None else "span of a sample"
+        kind = {"strata": "piece of it", "documents": "document", "pages": "document"}[self.design]
+        kind = kind if self.sample_of is None else "span of a sample"
+        read = ", each read after the text before it" if self.design == "strata" else ""
         rows: list[tuple[str, str, Interval | None]] = [
             ("loss", f"{self.loss_nats:.4f} nats per token{mark}", self.loss_interval),
             ("perplexity", f"{self.perplexity:,.2f}{mark}", self.perplexity_interval),
@@ -187,7 +189,7 @@ class Evaluation:
             ("rank", f"median {of.median_rank:g}, mean {of.mean_rank:,.1f} of {self.vocab_size:,}", None),
             ("calibration", f"confidence and accuracy lie {of.calibration_error:.1%} apart{mark}", None),
             ("scored", f"{self.tokens_scored:,} of {self.tokens_total:,} tokens, {self.bytes_scored:,} of "
-                       f"{self.bytes_total:,} bytes, {_plural(self.documents, kind)}", None),
+                       f"{self.bytes_total:,} bytes, {_plural(self.documents, kind)}{read}", None),
         ]  # fmt: skip
         if self.certainty:
             rows.append(("certainty", self.certainty, None))
