@@ -220,7 +220,12 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         """For a notebook: the same as a table."""
-        return notebook("evaluation_part.html", rows=self.rows(), protocol=str(self.protocol))
+        return notebook(
+            "evaluation_part.html",
+            rows=self.rows(),
+            no_interval=self.no_interval,
+            protocol=str(self.protocol),
+        )
 
 
 def evaluate(

@@ -467,6 +467,21 @@ def test_as_a_string_it_says_the_numbers_and_how_they_were_counted(gpt):
     assert "first token left out" in str(evaluate(gpt, BYTES, WORDS, prefix="none"))
 
 
+def test_a_notebook_shows_each_number_and_why_there_is_no_interval(gpt):
+    result = evaluate(gpt, BYTES, WORDS)
+    shown = result._repr_html_()
+    assert result.no_interval
+    for part in (f"{result.loss_nats:.4f} nats", f"{result.bits_per_byte:.4f}", result.no_interval):
+        assert part in shown
+
+
+def test_pieces_are_counted_as_pieces(gpt):
+    ids = np.array(BYTES.encode(WORDS))
+    pieces = [Excerpt(ids[start : start + 20], ids[:start]) for start in (10, 40, 70)]
+    shown = str(evaluate_documents(gpt, BYTES, pieces, design="strata"))
+    assert "60 of 60 bytes, 3 pieces of it, each read after the text before it" in shown
+
+
 def test_few_tokens_are_said_beside_each_number_and_a_sample_with_its_size(gpt):
     few = evaluate(gpt, BYTES, WORDS)
     assert few.caution == f"only {len(WORDS)} tokens"
