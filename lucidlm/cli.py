@@ -852,10 +852,12 @@ def _settings_file(arguments: list[str]) -> tuple[Any, ...]:
 
             from lucidlm.training.runs import read_settings, read_toml
 
-            read_settings(Path(value))  # refuses what is no setting, by name
+            asked, plan = read_settings(Path(value))  # refuses what is no setting, by name
             settings = {
                 key: item for key, item in read_toml(Path(value)).items() if key not in ("plan", "out")
             }
+            if plan is not None:
+                settings["split"] = asked.split  # a run from before there was a choice does not say
             return (Dict(settings, source=value, use_commands_as_keys=False),)
     return ()
 

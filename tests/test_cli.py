@@ -725,6 +725,20 @@ def test_a_run_is_repeated_by_its_run_toml_and_changed_by_a_flag_over_it(answer,
     assert "changed by the flags" in changed.err
 
 
+def test_a_run_toml_from_before_there_was_a_choice_of_split_repeats_its_run(answer, home):
+    answer("train", "book.txt", "--steps", "2", *QUICK, "--split", "end", "--out", "old", "--json")
+    settings = (home / "old" / "run.toml").read_text()
+    assert 'split = "end"' in settings
+    (home / "old" / "run.toml").write_text(settings.replace('split = "end"\n', ""))
+    manifest = json.loads((home / "old" / "data" / "manifest.json").read_bytes())
+    del manifest["split"]
+    (home / "old" / "data" / "manifest.json").write_text(json.dumps(manifest))
+    again = answer("train", "--config", "old/run.toml", "--out", "old2", "--json")
+    assert "changed by the flags" not in again.err
+    one, two = ((home / run / "model.safetensors").read_bytes() for run in ("old", "old2"))
+    assert one == two
+
+
 def test_resuming_a_finished_run_says_so_and_answers_again(answer, trained):
     again = _shown(answer("train", "--resume", "--out", "run", "--json").out)
     before = _shown(trained.out)
