@@ -208,13 +208,14 @@ def evaluate(
         )
     run = Path(model) if is_run(Path(model)) else None
     account, sources = Account(), list[str]()
-    documents, design = (
-        (_documents(texts, tokenizer, encoding, account, sources), None)
+    documents, design, fraction = (
+        (_documents(texts, tokenizer, encoding, account, sources), None, 0.0)
         if texts
         else _own_validation_text(model)
     )
     settings: dict[str, Any] = {
         "design": design,
+        "fraction": fraction,
         "protocol": protocol,
         "context_length": context_length,
         "stride": stride,
@@ -253,7 +254,7 @@ def evaluate(
     verdicts = [gate.below_limit(result.evaluation, limit)] if limit is not None else []
     verdicts += [gate.no_worse(result.evaluation, stored)] if stored is not None else []
     values = {"gate": [verdict.to_dict() for verdict in verdicts]} if verdicts else {}
-    scores = []
+    scores, kind = [], "piece" if result.evaluation.protocol.in_pieces else "document"
     if by:
         of = result.evaluation
         names = sources if texts else held_out_names(corpus_of_run(Path(model)), of.documents)
@@ -261,10 +262,10 @@ def evaluate(
         values["by_document"] = [score.to_dict() for score in scores]
     if csv:
         document_scores.write_csv(csv, scores)
-        print(f"{csv}: {len(scores):,} document{'' if len(scores) == 1 else 's'}", file=sys.stderr)
+        print(f"{csv}: {document_scores.counted(scores, kind)}", file=sys.stderr)
     print(_json(result.to_dict() | values) if json else result)
     if scores and not json:
-        print("", *document_scores.table(scores), sep="\n")
+        print("", *document_scores.table(scores, kind=kind), sep="\n")
     return _gate_code(verdicts)
 
 
@@ -482,18 +483,19 @@ def compare(
     names = (_names(model_a), _names(model_b))
     a, b = ([_load(name, compute) for name in each] for each in names)
     tokenizer, dtype = a[0][1:]
-    account, design = Account(), None
+    account, design, fraction = Account(), None, 0.0
     if texts:
         read = read_texts(texts, account, encoding=encoding, progress=_say_skipped)
         given = (text for _, text in read)
     else:
-        excerpts, design = _own_validation_text(names[0][0])
+        excerpts, design, fraction = _own_validation_text(names[0][0])
         given = (Passage.of_excerpt(excerpt, tokenizer) for excerpt in excerpts)
     result = compare_texts(
         [loaded[:2] for loaded in a],
         [loaded[:2] for loaded in b],
         given,
         design=design,
+        fraction=fraction,
         names=names,
         context_length=context_length,
         stride=stride,
@@ -959,15 +961,15 @@ def _names(models: str) -> list[str]:
     return [models] if Path(models).exists() else [name for name in models.split(",") if name]
 
 
-def _own_validation_text(model: str) -> "tuple[Iterator[Excerpt], Design | None]":
-    """A run's held-out text, and what it is a sample of."""
+def _own_validation_text(model: str) -> "tuple[Iterator[Excerpt], Design | None, float]":
+    """A run's held-out text, what it is a sample of, and its share of that."""
     from lucidlm.text.corpus import validation_documents
     from lucidlm.training.setup import corpus_of_run
-    from lucidlm.training.validation import design_of
+    from lucidlm.training.validation import design_of, fraction_of
 
     print(f"no text given: the validation text of {model}", file=sys.stderr)
     corpus = corpus_of_run(Path(model))
-    return validation_documents(corpus), design_of(corpus)
+    return validation_documents(corpus), design_of(corpus), fraction_of(corpus)
 
 
 def _summary(result: "TrainResult") -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from lucidlm.errors import ConfigError, DataError, NumbersError
-from lucidlm.measure.intervals import Design, Interval, interval_of_ratio, interval_of_recipes
+from lucidlm.measure.intervals import STRATA, Design, Interval, interval_of_ratio, interval_of_recipes
 from lucidlm.measure.page import colour_level, notebook, token_span, write_page
 from lucidlm.measure.scoring import checked_window, prefix_of, scored_logits, windows_of
 from lucidlm.measure.seen import Seen
@@ -335,6 +335,7 @@ def compare_texts(
     texts: Iterable[str | Passage],
     *,
     design: Design | None = None,
+    fraction: float = 0.0,
     names: tuple[str | Sequence[str], str | Sequence[str]] = ("A", "B"),
     context_length: int | None = None,
     stride: int | None = None,
@@ -345,7 +346,8 @@ def compare_texts(
 ) -> Comparison:
     """`compare` for any number of documents, or of pieces of a book (`design` "strata").
 
-    Without `design`, several are documents and one is cut into pages.
+    Without `design`, several are documents and one is cut into pages; `fraction` is the share of the book
+    that the pieces are.
     """
     judges = [
         _Judge(
@@ -386,7 +388,9 @@ def compare_texts(
     scored = blocks[np.flatnonzero(np.diff(blocks[:, 0], prepend=-1)), 0].astype(np.int64)
     nats, counts, design = _units(blocks, design)
     repetition = counted.repetition()
-    how: dict[str, Any] = {"design": design, "same": repetition.same_units(len(counts), scored)}
+    # Pieces are a random sample of a book that repeats itself as much.
+    same = None if design in STRATA else repetition.same_units(len(counts), scored)
+    how: dict[str, Any] = {"design": design, "fraction": fraction, "same": same}
     bits = nats / math.log(2)
     interval, no_interval = interval_of_ratio(bits[:of_a].mean(0) - bits[of_a:].mean(0), counts, **how)
     recipes = None

@@ -71,11 +71,11 @@ def score_documents(sums: np.ndarray, names: Sequence[str], *, by_bytes: bool = 
     return sorted(scores, key=rank)
 
 
-def table(scores: Sequence[DocumentScore], *, shown: int = SHOWN) -> list[str]:
-    """The first rows as lines, and how many more there are."""
+def table(scores: Sequence[DocumentScore], *, kind: str = "document", shown: int = SHOWN) -> list[str]:
+    """The first rows as lines, and how many more there are; `kind` is what a row is of."""
     lines = [
-        f"by document, worst first ({len(scores):,} document{'' if len(scores) == 1 else 's'}):",
-        f"{'bits/byte':>9} {'loss':>9} {'tokens':>9} {'bytes':>9}  document",
+        f"by {kind}, worst first ({counted(scores, kind)}):",
+        f"{'bits/byte':>9} {'loss':>9} {'tokens':>9} {'bytes':>9}  {kind}",
     ]
     for score in scores[:shown]:
         name = score.source if len(score.source) <= WIDEST else "..." + score.source[3 - WIDEST :]
@@ -87,6 +87,11 @@ def table(scores: Sequence[DocumentScore], *, shown: int = SHOWN) -> list[str]:
     if len(scores) > shown:
         lines.append(f"... {len(scores) - shown:,} more: --csv FILE and --json have all")
     return lines
+
+
+def counted(scores: Sequence[DocumentScore], kind: str) -> str:
+    """How many there are: "3 documents"."""
+    return f"{len(scores):,} {kind}{'' if len(scores) == 1 else 's'}"
 
 
 def csv_of(scores: Sequence[DocumentScore]) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lucidlm.errors import ConfigError, DataError, NumbersError, WeightsError
 from lucidlm.measure.diagnosis import Diagnosis, Findings
-from lucidlm.measure.intervals import Design, Interval, interval_of_ratio
+from lucidlm.measure.intervals import STRATA, Design, Interval, interval_of_ratio
 from lucidlm.measure.page import notebook
 from lucidlm.measure.protocols import (
     PROTOCOLS,
@@ -72,6 +72,8 @@ class Evaluation:
     protocol: Protocol
     design: Design
     """What the units of the interval are: pieces of one text (strata), documents, or pages in a row."""
+    fraction: float
+    """The share of the whole text that its pieces are (strata)."""
     units: np.ndarray = field(repr=False, compare=False)
     """Nats, tokens and bytes of each unit, in the order of the scored text: (n, 3)."""
     by_document: np.ndarray = field(repr=False, compare=False)
@@ -176,9 +178,8 @@ class Evaluation:
         """The numbers a person wants: name, value, interval."""
         of = self.diagnosis
         mark = f" ({self.caution})" if self.caution else ""
-        kind = {"strata": "piece of it", "documents": "document", "pages": "document"}[self.design]
+        kind = "piece" if self.design in STRATA else "document"
         kind = kind if self.sample_of is None else "span of a sample"
-        read = ", each read after the text before it" if self.design == "strata" else ""
         rows: list[tuple[str, str, Interval | None]] = [
             ("loss", f"{self.loss_nats:.4f} nats per token{mark}", self.loss_interval),
             ("perplexity", f"{self.perplexity:,.2f}{mark}", self.perplexity_interval),
@@ -189,7 +190,7 @@ class Evaluation:
             ("rank", f"median {of.median_rank:g}, mean {of.mean_rank:,.1f} of {self.vocab_size:,}", None),
             ("calibration", f"confidence and accuracy lie {of.calibration_error:.1%} apart{mark}", None),
             ("scored", f"{self.tokens_scored:,} of {self.tokens_total:,} tokens, {self.bytes_scored:,} of "
-                       f"{self.bytes_total:,} bytes, {_plural(self.documents, kind)}{read}", None),
+                       f"{self.bytes_total:,} bytes, {_plural(self.documents, kind)}", None),
         ]  # fmt: skip
         if self.certainty:
             rows.append(("certainty", self.certainty, None))
@@ -281,6 +282,7 @@ def evaluate_documents(
     documents: Iterable[np.ndarray | Excerpt],
     *,
     design: Design | None = None,
+    fraction: float = 0.0,
     protocol: str = "lucid",
     context_length: int | None = None,
     stride: int | None = None,
@@ -294,7 +296,8 @@ def evaluate_documents(
 
     `design` says how the documents were come by, which decides the interval: "strata" are the pieces of a
     stratified sample of a text, "documents" several texts, "pages" one text that goes on (default: documents
-    where there are two or more). Other people's protocols see nothing before a piece.
+    where there are two or more); `fraction` is the share of the text that the pieces are. Other people's
+    protocols see nothing before a piece.
     `token_counts` (V,), how often each id stands in the training text, groups the losses by frequency.
     """
     if batch_size is not None and batch_size < 1:
@@ -313,8 +316,10 @@ def evaluate_documents(
         counts.add(piece)
     number_type = dtype_name(dtype if dtype != torch.float32 else model.head.weight.dtype)
     first = "none" if plan.prefix_id is None else "end-of-text"
-    how = Protocol(protocol, plan.context_length, plan.stride, first, number_type, model.device.type)
-    return counts.evaluation(how, token_counts, design)
+    in_pieces = design in STRATA and protocol == "lucid"
+    device = model.device.type
+    how = Protocol(protocol, plan.context_length, plan.stride, first, number_type, device, in_pieces)
+    return counts.evaluation(how, token_counts, design, fraction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,7 +461,11 @@ class _Counts:
                 self.blocks.append([piece.document, number, *row])
 
     def evaluation(
-        self, protocol: Protocol, token_counts: np.ndarray | None, design: Design | None
+        self,
+        protocol: Protocol,
+        token_counts: np.ndarray | None,
+        design: Design | None,
+        fraction: float,
     ) -> Evaluation:
         """All of it; DataError where nothing was scored."""
         if self.tokens_scored == 0:
@@ -474,12 +483,13 @@ class _Counts:
         repetition = self.repetition.repetition()
         scored = np.unique(np.array(self.blocks)[:, 0]).astype(np.int64)
         # Pieces are a random sample of a book that repeats itself as much.
-        same = np.arange(len(units)) if design == "strata" else repetition.same_units(len(units), scored)
-        loss_interval, no_interval = interval_of_ratio(nats, tokens, design=design, same=same)
+        same = np.arange(len(units)) if design in STRATA else repetition.same_units(len(units), scored)
+        sample: dict[str, Any] = {"design": design, "fraction": fraction, "same": same}
+        loss_interval, no_interval = interval_of_ratio(nats, tokens, **sample)
         bits_interval = None
         # Windows that weigh less than they score have no bytes of their own: the guide counts none.
         if not self.weighted and self.bytes_scored > 0:
-            bits_interval, _ = interval_of_ratio(nats / math.log(2), sizes, design=design, same=same)
+            bits_interval, _ = interval_of_ratio(nats / math.log(2), sizes, **sample)
         return Evaluation(
             nats=self.nats,
             tokens_scored=round(self.tokens_scored),
@@ -491,6 +501,7 @@ class _Counts:
             documents=self.documents,
             protocol=protocol,
             design=design,
+            fraction=fraction,
             units=units,
             by_document=self._by_document(),
             text_sha256=self.digest.hexdigest(),

@@ -166,7 +166,13 @@ def _paired(evaluation: Evaluation, stored: StoredResult) -> Interval | None:
     if not np.allclose(ours[:, 2], theirs[:, 2], rtol=0, atol=1e-3):
         return None
     differences = (ours[:, 0] - theirs[:, 0]) / math.log(2)
-    return interval_of_ratio(differences, ours[:, 2], design=evaluation.design, same=evaluation.same)[0]
+    return interval_of_ratio(
+        differences,
+        ours[:, 2],
+        design=evaluation.design,
+        fraction=evaluation.fraction,
+        same=evaluation.same,
+    )[0]
 
 
 def _joint(evaluation: Evaluation, stored: StoredResult) -> float | None:

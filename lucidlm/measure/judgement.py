@@ -131,7 +131,12 @@ def judge(
     )
     ladder = replace(
         ladder_of(
-            evaluation.bits_per_byte, evaluation.units, evaluation.design, baselines, same=evaluation.same
+            evaluation.bits_per_byte,
+            evaluation.units,
+            evaluation.design,
+            baselines,
+            fraction=evaluation.fraction,
+            same=evaluation.same,
         ),
         caution=evaluation.caution,
     )

@@ -157,12 +157,14 @@ def ladder_of(
     design: Design,
     baselines: Baselines,
     *,
+    fraction: float = 0.0,
     same: np.ndarray | None = None,
 ) -> Ladder:
     """The ladder of a model with so many bits per byte: `units` (n, 3) are its nats, tokens and scored bytes.
 
-    The units are in the order of the scored text, and that is the text that the baselines are of. Those with
-    equal numbers in `same` (n,) are copies of each other.
+    The units are in the order of the scored text, and that is the text that the baselines are of; `fraction`
+    is the share of the whole text that they are. Those with equal numbers in `same` (n,) are copies of each
+    other.
     """
     sizes = units[:, 2]
     reason = ""
@@ -174,7 +176,7 @@ def ladder_of(
         if row.bits is not None and not reason:
             theirs = _sums(row.bits, sizes)
             gaps = units[:, 0] / math.log(2) - theirs
-            interval, reason = interval_of_ratio(gaps, sizes, design=design, same=same)
+            interval, reason = interval_of_ratio(gaps, sizes, design=design, fraction=fraction, same=same)
         rungs.append(Rung(row, bits_per_byte - row.bits_per_byte, interval))
     return Ladder(bits_per_byte, tuple(rungs), baselines.inside_bits_per_byte, reason)
 

@@ -40,6 +40,8 @@ class Protocol:
     """What stands before a document's first token: "end-of-text"; or "none", and that token is left out."""
     dtype: str
     device: str
+    in_pieces: bool = False
+    """Whether pieces of a text were scored, each read after the text before it."""
 
     @property
     def difference(self) -> str:
@@ -49,6 +51,8 @@ class Protocol:
     def __str__(self) -> str:
         """One line, to stand beside the number."""
         first = "first token given end-of-text" if self.prefix != "none" else "first token left out"
+        if self.in_pieces:
+            first = f"each piece read after the text before it (of a document, {first})"
         shape = f"context {self.context_length}, stride {self.stride}"
         line = f"protocol {self.name}: {shape}, {first}, {self.dtype} on {self.device}"
         return f"{line}\n({self.difference})" if self.difference else line

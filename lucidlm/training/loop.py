@@ -26,7 +26,7 @@ from lucidlm.training.prediction import predict
 from lucidlm.training.runs import save_checkpoint, write_settings
 from lucidlm.training.setup import ENVIRONMENT, TrainingRun, has_passed_its_best, resume_run, start_run
 from lucidlm.training.step import train_step
-from lucidlm.training.validation import design_of, sample_of, validate, write_sample
+from lucidlm.training.validation import design_of, fraction_of, sample_of, validate, write_sample
 from lucidlm.weights.huggingface import load_model, save_model
 
 SAVING_SHARE = 0.05
@@ -343,6 +343,7 @@ def _judge_best(run: TrainingRun, stages: Stages | None) -> Judgement:
         run.corpus.tokenizer,
         sample_of(run.corpus, tokens=tokens),
         design=design_of(run.corpus, sampled=tokens < total),
+        fraction=fraction_of(run.corpus, tokens=tokens),
         corpus=run.corpus,
         history=read_history(run.folder),
         sample_of=run.corpus.heldout_tokens,

@@ -97,10 +97,18 @@ def sample_documents(documents: Iterable[np.ndarray | Excerpt], *, total: int, t
 def design_of(corpus: Corpus, *, sampled: bool = False) -> Design | None:
     """How the held-out documents of a corpus were come by: decides what an interval is of.
 
-    Spans that were taken at even distances of one document are a stratified sample of it.
+    Spans of one document that was given, or of the end of a book, are pages of it.
     """
-    one = corpus.manifest["validation"]["documents"] == 1
-    return "strata" if corpus.design == "strata" or (sampled and one) else None
+    if corpus.design == "strata":
+        return "strata" if corpus.manifest["train"]["documents"] == 1 else "strata of documents"
+    return "pages" if sampled and corpus.manifest["validation"]["documents"] == 1 else None
+
+
+def fraction_of(corpus: Corpus, *, tokens: int | None = None) -> float:
+    """The share of the whole text that its held-out pieces are, or a sample of so many of their tokens."""
+    held_out = corpus.validation_bytes
+    share = 1.0 if tokens is None else min(1.0, tokens / corpus.validation_tokens)
+    return share * held_out / (held_out + corpus.train_bytes)
 
 
 def first_words(tokenizer: Tokenizer, ids: np.ndarray, *, words: int = 5) -> str:

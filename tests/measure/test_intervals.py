@@ -216,14 +216,15 @@ def test_an_interval_of_documents_leans_to_the_side_of_an_outlier():
 
 def test_few_documents_carry_a_caution_and_so_does_an_outlier_among_them():
     sums, counts = units(30)
-    assert (
-        "30 documents may lack a rare outlier"
-        in interval_of_ratio(sums, counts, design="documents")[0].caution
-    )
+    few = interval_of_ratio(sums, counts, design="documents")[0].caution
+    assert "30 documents that count as 27 equal ones may lack" in few
     sums[3] *= 20
     assert "one document of 30 carries" in interval_of_ratio(sums, counts, design="documents")[0].caution
-    assert interval_of_ratio(*units(31), design="documents")[0].caution == ""
-    assert interval_of_ratio(*units(30), design="strata")[0].caution == ""
+    assert interval_of_ratio(*units(100), design="documents")[0].caution == ""
+    # 100 documents of which a few are large may lack others like them.
+    unequal = np.exp(np.random.default_rng(1).normal(0, 1.2, 100)) * 100
+    assert "that count as" in interval_of_ratio(3 * unequal, unequal + 1, design="documents")[0].caution
+    assert "may miss a short passage" in interval_of_ratio(*units(30), design="strata")[0].caution
     assert "one piece of 30 carries" in interval_of_ratio(sums, counts, design="strata")[0].caution
     assert "change slowly" in interval_of_ratio(*units(50), design="pages")[0].caution
 
@@ -257,24 +258,38 @@ def test_strata_have_the_interval_of_a_textbook_loop():
     sums, counts = units(21, seed=3)
     found, _ = interval_of_ratio(sums, counts, design="strata")
     ratio, n = sums.sum() / counts.sum(), 21
-    squares = 0.0
-    for i in range(n - 1):
-        here = (sums[i] - ratio * counts[i]) / (counts.sum() / n)
-        there = (sums[i + 1] - ratio * counts[i + 1]) / (counts.sum() / n)
-        squares += (here - there) ** 2
-    error = math.sqrt(squares / (2 * n * (n - 1)))
-    half = stats.t.ppf(0.975, found.degrees) * error
-    assert (found.low, found.high) == pytest.approx((ratio - half, ratio + half), rel=1e-6)
-    tenth, _ = interval_of_ratio(sums, counts, design="strata", fraction=0.1)
-    assert tenth.high - tenth.low == pytest.approx(2 * half * math.sqrt(0.9), rel=1e-6)
+    parts = [(sums[i] - ratio * counts[i]) / (counts.sum() / n) for i in range(n)]
+    squares = sum((parts[i] - 2 * parts[i + 1] + parts[i + 2]) ** 2 for i in range(n - 2))
+    error = math.sqrt(squares / (6 * n * (n - 2)))
+    quantile = stats.t.ppf(0.975, found.degrees)
+    skew = sum(part**3 for part in parts) / sum(part**2 for part in parts) ** 1.5
+
+    def lean(skew):  # the inverse of Hall's transformation, to second order
+        z = stats.norm.ppf(0.975)
+        return skew * (1 / 6 + z**2 / 3) + skew**2 * (z / 9 + 5 * z**3 / 27)
+
+    for fraction in (0.0, 0.1):
+        found, _ = interval_of_ratio(sums, counts, design="strata", fraction=fraction)
+        size = error * math.sqrt(1 - fraction)
+        expected = [-quantile - lean(max(0, -skew)), quantile + lean(max(0, skew))]
+        ends = [(end - ratio) / size for end in (found.low, found.high)]
+        assert ends == pytest.approx(expected, rel=1e-6)
 
 
-def test_successive_differences_have_the_degrees_of_freedom_of_their_quadratic_form():
-    n = 21
-    steps = np.diff(np.eye(n), axis=0)
-    form = steps.T @ steps
-    found, _ = interval_of_ratio(*units(n), design="strata")
-    assert found.degrees == pytest.approx(np.trace(form) ** 2 / np.trace(form @ form), rel=1e-9)
+def test_second_differences_have_the_degrees_of_freedom_of_their_quadratic_form():
+    for n in (5, 6, 8, 21):
+        bends = np.diff(np.eye(n), 2, axis=0)
+        form = bends.T @ bends
+        found, _ = interval_of_ratio(*units(n), design="strata")
+        assert found.degrees == pytest.approx(np.trace(form) ** 2 / np.trace(form @ form), rel=1e-9)
+
+
+def test_pieces_of_several_documents_are_of_these_documents():
+    book, documents = (
+        interval_of_ratio(*units(20), design=design)[0] for design in ("strata", "strata of documents")
+    )
+    assert (book.clause, documents.clause) == ("of this book", "of these documents")
+    assert (book.low, book.high) == (documents.low, documents.high)
 
 
 def test_strata_see_neighbours_only_so_that_a_trend_costs_nothing():
