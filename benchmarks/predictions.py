@@ -170,7 +170,10 @@ def _run(row: dict[str, str]) -> Run:
         threads=1,
         early_stop=True,
     )
-    text = Compressibility(**{name: float(row[name]) for name in measured})
+    text = Compressibility(
+        **{name: float(row[name]) for name in measured},
+        ppmd_16=float(row.get("ppmd_16") or row["ppmd_6"]),  # not measured for the older runs
+    )
     return Run(row["kind"], text, plan, float(row["bits"]))
 
 

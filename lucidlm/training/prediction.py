@@ -31,6 +31,8 @@ ERROR_AT_THE_END, ERROR_ON_THE_WAY = 0.05, 0.2
 """One standard error of ln(bits per byte): at the end of the way, and for each unit of it that is left."""
 DOWNWARDS, UPWARDS, DIGITS_DOWNWARDS = 2.7, 2.0, 0.9
 """The interval in standard errors, longer downwards: tables and logs are learnt faster than the rest."""
+REGULAR_BELOW, REGULAR_DOWNWARDS = 2.2, 0.5
+"""Under so many bits of order 2 a text is one of fields and records: PPMd pays at each, a model less."""
 SHORTEST_WAY = 0.02
 
 
@@ -42,6 +44,8 @@ class Compressibility:
     """PPMd of order 2 given the training text: about what a model learns in its first hundred steps."""
     ppmd_6: float
     """PPMd of order 6, the strongest baseline."""
+    ppmd_16: float
+    """PPMd of a high order: far fewer than order 6 where long boilerplate repeats (JSON), else the same."""
     unigram: float
     """The training text's frequencies of tokens: where every model is after its first ten steps or so."""
     digits: float
@@ -92,9 +96,14 @@ def predict(text: Compressibility, plan: Plan) -> Prediction | None:
         + math.log(text.ppmd_2 / level) * left(TO_ORDER_6)
     )
     middle = level * math.exp(rest - DIGITS_BELOW * text.digits * (1 - left(TO_ORDER_2)))
+    regular = max(0.0, math.log(REGULAR_BELOW / text.ppmd_2))
+    longer = max(0.0, math.log(level / text.ppmd_16))  # attention reads on where six bytes are not enough
     error = ERROR_AT_THE_END + ERROR_ON_THE_WAY * rest
     return Prediction(
-        low=middle * math.exp(-DOWNWARDS * error - DIGITS_DOWNWARDS * text.digits),
+        low=middle
+        * math.exp(
+            -DOWNWARDS * error - DIGITS_DOWNWARDS * text.digits - REGULAR_DOWNWARDS * regular - longer
+        ),
         middle=middle,
         high=min(middle * math.exp(UPWARDS * error), max(middle, uniform)),  # nobody ends above a guess
         nats=text.nats,
@@ -120,6 +129,7 @@ def compressibility(corpus: Corpus) -> Compressibility:
     return Compressibility(
         ppmd_2=ppmd_bits_per_byte(training, data, order=2),
         ppmd_6=ppmd_bits_per_byte(training, data, order=6),
+        ppmd_16=ppmd_bits_per_byte(training, data, order=16),
         unigram=float(-np.log2(counts / counts.sum())[heldout].sum() / len(data)),
         digits=sum(map(data.count, b"0123456789")) / len(data),
         nats=math.log(2) * len(data) / len(heldout),

@@ -544,7 +544,7 @@ def test_too_little_time_shortens_the_plan_and_run_toml_has_it_so_that_repeating
     make_config, make_tiny_plan, fingerprint, monkeypatch
 ):
     notes = []
-    text = Compressibility(ppmd_2=2.5, ppmd_6=1.8, unigram=4.3, digits=0.0, nats=0.7)
+    text = Compressibility(ppmd_2=2.5, ppmd_6=1.8, ppmd_16=1.8, unigram=4.3, digits=0.0, nats=0.7)
     with monkeypatch.context() as hurried:
         _hurry(hurried, deadline_s=2.0, text=text)
         result = train(

@@ -22,7 +22,7 @@ from lucidlm.training.prediction import (
     predict,
 )
 
-PROSE = Compressibility(ppmd_2=2.53, ppmd_6=1.79, unigram=4.34, digits=0.0, nats=math.log(2))
+PROSE = Compressibility(ppmd_2=2.53, ppmd_6=1.79, ppmd_16=1.81, unigram=4.34, digits=0.0, nats=math.log(2))
 
 
 def made_up_text(sentences: int) -> str:
@@ -121,8 +121,18 @@ def test_no_run_is_predicted_to_end_above_a_uniform_guess():
 
 
 def test_on_tables_the_shorter_contexts_are_the_level():
-    table = Compressibility(ppmd_2=1.6, ppmd_6=1.7, unigram=4.8, digits=0.0, nats=math.log(2))
+    table = Compressibility(ppmd_2=1.6, ppmd_6=1.7, ppmd_16=1.7, unigram=4.8, digits=0.0, nats=math.log(2))
     assert predict(table, plan_of(100_000)).middle == pytest.approx(1.6, rel=0.01)
+
+
+def test_records_with_long_boilerplate_may_be_learnt_far_below_order_6():
+    records = replace(PROSE, ppmd_2=0.72, ppmd_6=0.433)
+    short, long = (predict(replace(records, ppmd_16=order_16), plan_of(2000)) for order_16 in (0.433, 0.203))
+    assert long.low == pytest.approx(short.low * 0.203 / 0.433, rel=0.02)
+    assert (long.middle, long.high) == (short.middle, short.high)
+    # Prose has no such records, and its interval is that of order 6.
+    prose = predict(replace(PROSE, ppmd_2=2.2, ppmd_16=1.79), plan_of(2000))
+    assert prose.low == predict(replace(PROSE, ppmd_2=2.2, ppmd_16=5.0), plan_of(2000)).low
 
 
 def test_digits_are_counted_and_are_learnt_faster_than_ppmd_says(tmp_path):
@@ -168,6 +178,8 @@ MEASURED = {
 @pytest.mark.parametrize("name", MEASURED)
 def test_the_interval_holds_on_texts_that_were_not_used_to_fit_it(name):
     (order_2, order_6, unigram, digits), steps, bits = MEASURED[name]
-    text = Compressibility(ppmd_2=order_2, ppmd_6=order_6, unigram=unigram, digits=digits, nats=math.log(2))
+    text = Compressibility(
+        ppmd_2=order_2, ppmd_6=order_6, ppmd_16=order_6, unigram=unigram, digits=digits, nats=math.log(2)
+    )
     prediction = predict(text, plan_of(steps, width=64, layers=3))
     assert prediction.low < bits < prediction.high
