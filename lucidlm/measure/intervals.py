@@ -20,6 +20,10 @@ FEWEST_PIECES = 5
 FEWEST_DOCUMENTS = 5
 """Effective documents, (sum c)^2 / sum c^2: what one large document outweighs are not many."""
 FEWEST_BLOCKS = 40
+MORE_DOCUMENTS = f"give {FEWEST_DOCUMENTS} or more documents of like size to get one"
+"""What to do about a missing interval of a text that was given."""
+HOLD_OUT_MORE = "hold out more (--val-fraction 0.2)"
+"""What to do about one of a run's own held-out text."""
 FEW = 30
 """Among so few units a rare outlier may be missing, and nothing in them tells of it."""
 UNLIKE = 20
@@ -192,7 +196,8 @@ def _of_strata(
     n = len(sums)
     if n < FEWEST_PIECES:
         return None, (
-            f"no 95 % interval: the held-out part is {_plural(n, 'piece')} of the book, under {FEWEST_PIECES}"
+            f"no 95 % interval: the held-out part is {_plural(n, 'piece')} of the book, under "
+            f"{FEWEST_PIECES}; {HOLD_OUT_MORE}"
         )
     ratio, residuals = _residuals(sums, counts)
     bends = np.diff(residuals, 2)
@@ -223,10 +228,10 @@ def _of_documents(sums: np.ndarray, counts: np.ndarray) -> tuple[Interval | None
     effective = float(counts.sum() ** 2 / (counts @ counts)) if n else 0.0
     if effective < FEWEST_DOCUMENTS - 1e-9:
         return None, (
-            f"no 95 % interval: {_plural(n, 'document')}, under {FEWEST_DOCUMENTS}; more documents have one"
+            f"no 95 % interval: {_plural(n, 'document')}, under {FEWEST_DOCUMENTS}; {MORE_DOCUMENTS}"
             if n < FEWEST_DOCUMENTS
             else f"no 95 % interval: {n:,} documents of unequal size count as {effective:.1f} equal ones, "
-            f"under {FEWEST_DOCUMENTS}; more large documents have one"
+            f"under {FEWEST_DOCUMENTS}; {MORE_DOCUMENTS}"
         )
     ratio, residuals = _residuals(sums, counts)
     method = "cluster-robust variance, CR2"

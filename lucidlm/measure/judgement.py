@@ -12,6 +12,7 @@ from lucidlm.measure.continuation import PROMPTS, measure_continuation
 from lucidlm.measure.evaluation import Evaluation, evaluate_documents
 from lucidlm.measure.explanation import Explanation, explain_texts
 from lucidlm.measure.history import History
+from lucidlm.measure.intervals import HOLD_OUT_MORE, MORE_DOCUMENTS
 from lucidlm.measure.ladder import Ladder, ladder_of, place_of
 from lucidlm.measure.memorization import Memorization, measure_memorization, sentence_of
 from lucidlm.measure.seen import Seen
@@ -117,6 +118,9 @@ def judge(
         progress=lambda done, total: stages("evaluating", done, total),
         **settings,
     )
+    whole_documents = history is not None and corpus.design == "documents"
+    if whole_documents:  # of a run's own text the way to an interval is another split
+        evaluation = replace(evaluation, no_interval=_by_another_split(evaluation.no_interval))
     if sample_of is not None and evaluation.tokens_total < sample_of:
         evaluation = replace(evaluation, sample_of=sample_of)
     prefix_id = model.document_prefix_id if evaluation.protocol.prefix != "none" else None
@@ -140,6 +144,8 @@ def judge(
         ),
         caution=evaluation.caution,
     )
+    if whole_documents:
+        ladder = replace(ladder, no_interval=_by_another_split(ladder.no_interval))
     stages("writing", 0, None)
     # A text that was given may have been trained on: the run's own held-out text was not.
     own = held_out if history is not None else [excerpt.ids for excerpt in validation_documents(corpus)]
@@ -221,6 +227,10 @@ def write_texts(model: GPT, tokenizer: Tokenizer) -> list[np.ndarray]:
 def _slow(model: GPT) -> bool:
     """Whether generating takes minutes."""
     return model.device.type == "cpu" and model.n_parameters > LARGE
+
+
+def _by_another_split(reason: str) -> str:
+    return reason.replace(MORE_DOCUMENTS, f"{HOLD_OUT_MORE}, or pieces (--split pieces)")
 
 
 def _with_caution(sentence: str, caution: str) -> str:

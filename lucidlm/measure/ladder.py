@@ -207,11 +207,13 @@ def place_of(ladder: Ladder, *, own: bool, longer: bool = True) -> str:
         )
     little = ""
     if unigram is not None and not unigram.not_behind:
-        little = (
-            "The model has learnt little yet: how often each token occurs predicts the text "
-            f"{'better' if unigram.outcome == 'worse' else 'as well'} "
-            f"({unigram.baseline.bits_per_byte:.3f} bits per byte)."
-        )
+        bits = f"{unigram.baseline.bits_per_byte:.3f} bits per byte"
+        said = {
+            "worse": f"predicts the text better ({bits})",
+            "open": f"predicts the text as well ({bits})",
+            "not tested": f"predicts the text with {bits}, {unigram.difference:.3f} fewer (no interval)",
+        }[unigram.outcome]
+        little = f"The model has learnt little yet: how often each token occurs {said}."
     advice = "train longer, or on more text" if longer else "train on more text"
     return " ".join(filter(None, (little, _standing(ladder, advice))))
 

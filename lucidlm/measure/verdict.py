@@ -58,18 +58,24 @@ class Course:
     fall: float = 0.0
     """By how much the validation loss falls in the last fifth of the steps, relative."""
     training_before_nats: float = 0.0
-    """Training loss around the best step."""
+    """Median training loss of the three validations around the best step: a rise is measured from it."""
     same_source: bool | None = True
     """Whether held-out and training text are of one source; None where a given text leaves it open."""
     source_share: float | None = None
     """Training loss as a share of the validation loss within the first epoch; where none was measured then,
     the n-gram's bits inside the training text as a share of its bits on the held-out text."""
+    source: Validation | None = None
+    """The validation within the first epoch that `source_share` is of; None where it is the n-gram's."""
     before: Validation | None = None
     """The last validation in the first four fifths of the steps."""
     surge: tuple[Validation, Validation] | None = None
     """Between these two, both losses rose by far on the way, whatever came later."""
     unigram_bits: float | None = None
     ngram_bits: float | None = None
+    reached: int = 0
+    """The last step that was taken: beyond the last validation where the run was stopped, or is going on."""
+    stopped: bool = False
+    """Whether a signal ended the run."""
 
     @property
     def epochs(self) -> float:
@@ -116,14 +122,22 @@ def course_of(history: History, *, baselines: Baselines | None = None, design: s
     best = history.best
     if len(trained) < 2 or best is None:
         last = history.validations[-1] if history.validations else None
-        return Course(code="too_short", best=best, last=last, validations=len(history.validations))
+        return Course(
+            code="too_short",
+            best=best,
+            last=last,
+            validations=len(history.validations),
+            reached=history.last_step,
+            stopped=bool(history.end),
+        )
     first = history.validations[0]
     if first.step == 0 and first.validation_loss_nats < trained[0].validation_loss_nats:
         trained = [first, *trained]  # weights that knew something already
     losses = np.array([each.validation_loss_nats for each in trained])
     trend = trend_of(np.array([each.step for each in trained]), losses)
     training = np.array([each.training_loss_nats for each in trained])
-    share = _first_epoch_share(trained)
+    source = _within_first_epoch(trained)
+    share = source.training_loss_nats / source.validation_loss_nats if source is not None else None
     if share is None and baselines is not None and baselines.inside_bits_per_byte is not None:
         # Counting repeats no text either: what it pays inside the training text and on the given one.
         share = baselines.inside_bits_per_byte / max(_counting(baselines)[1] or 0.0, 1e-9)
@@ -143,6 +157,9 @@ def course_of(history: History, *, baselines: Baselines | None = None, design: s
         "surge": _surge(trained),
         "same_source": same,
         "source_share": share,
+        "source": source,
+        "reached": history.last_step,
+        "stopped": bool(history.end),
         "unigram_bits": unigram,
         "ngram_bits": ngram,
     }
@@ -203,11 +220,10 @@ def _surge(trained: list[Validation]) -> tuple[Validation, Validation] | None:
     return low, high
 
 
-def _first_epoch_share(trained: list[Validation]) -> float | None:
+def _within_first_epoch(trained: list[Validation]) -> Validation | None:
+    """The last validation before any training text was read twice."""
     within = [each for each in trained if 0 < each.epoch <= 1 and each.step > 0]
-    if not within or not within[-1].validation_loss_nats:
-        return None
-    return within[-1].training_loss_nats / within[-1].validation_loss_nats
+    return within[-1] if within and within[-1].validation_loss_nats else None
 
 
 def _counting(baselines: Baselines | None) -> tuple[float | None, float | None]:
@@ -241,15 +257,32 @@ def _best(course: Course) -> str:
     return (
         f"best validation loss {best.validation_loss_nats:.4f} nats per token "
         f"(perplexity {best.validation_perplexity:,.1f}, {best.validation_bits_per_byte:.3f} bits per byte"
-        f"{sample}) at step {best.step:,} of {last.step:,}"
+        f"{sample}) at step {best.step:,}{_of_steps(course)}"
     )
 
 
-def _training(course: Course) -> str:
+def _of_steps(course: Course) -> str:
+    """Of how many steps; where the run went on after its last validation, both are named."""
+    assert course.best is not None
     assert course.last is not None
+    if course.reached <= course.last.step:
+        return f" of {course.last.step:,}"
+    until = "the interruption at step" if course.stopped else "step"
+    if course.best.step == course.last.step:
+        return f", the last validation before {until} {course.reached:,}"
+    return f" (last validation before {until} {course.reached:,}: step {course.last.step:,})"
+
+
+def _training(course: Course) -> str:
+    """The training losses of the two validations that a verdict names."""
+    best, last = course.best, course.last
+    assert best is not None
+    assert last is not None
+    if best.step == last.step:
+        return f"training loss {last.training_loss_nats:.4f} at the same step"
     return (
-        f"training loss {course.training_before_nats:.4f} around the best step, "
-        f"{course.last.training_loss_nats:.4f} at the last"
+        f"training loss {best.training_loss_nats:.4f} at step {best.step:,}, "
+        f"{last.training_loss_nats:.4f} at step {last.step:,}"
     )
 
 
@@ -356,9 +389,14 @@ def _source(course: Course) -> str:
     """The sentence on a validation text of another kind."""
     if course.same_source is not False or course.code == "too_little_text" or course.source_share is None:
         return ""
+    kind, share = "The validation text is of another kind than the training text", 100 * course.source_share
+    at = course.source
+    if at is None:
+        return f"{kind}: an n-gram of bytes needs {share:.0f} % as many bits on the training text as on it."
     return (
-        "The validation text is of another kind than the training text: training text costs "
-        f"{100 * course.source_share:.0f} % as much, before any of it was read twice."
+        f"{kind}: at step {at.step:,}, when no training text had been read twice, the training loss was "
+        f"{share:.0f} % of the validation loss ({at.training_loss_nats:.4f} and "
+        f"{at.validation_loss_nats:.4f} nats per token)."
     )
 
 

@@ -6,6 +6,7 @@ A checkpoint is a model folder plus state: every tool that opens the run opens e
 import dataclasses
 import json
 import shutil
+import signal
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
 BEGINNING = {"data", ".data.tmp", ".data.old", ".data.lock", "metrics.jsonl", "tensorboard"}
 """What stands in a run's folder before its run.toml does: nobody's work is lost with it."""
+SIGNALS = {signal.SIGINT: "Ctrl-C (SIGINT)", signal.SIGTERM: "SIGTERM"}
 KEPT_CHECKPOINTS = 2
 """The last one, and the one before: should the last be damaged, the run steps back, not to the start."""
 
@@ -67,7 +69,7 @@ class RunState:
             return f"{run} is training now, at {at}: its numbers are not final."
         if self.status == "interrupted":
             how = (
-                f"by signal {self.signal}"
+                f"by {SIGNALS.get(self.signal, f'signal {self.signal}')}"
                 if self.signal
                 else "without an end (killed, or the machine stopped)"
             )

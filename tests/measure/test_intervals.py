@@ -62,7 +62,7 @@ def test_too_few_units_have_no_interval_and_a_reason(design):
     for count in range(FEWEST[design]):
         interval, why = interval_of_ratio(np.ones(count), np.ones(count), design=design)
         assert interval is None
-        assert f"under {FEWEST[design]}" in why
+        assert f"under {FEWEST[design]}; " in why  # and what to do about it
     interval, why = interval_of_ratio(np.ones(FEWEST[design]), np.ones(FEWEST[design]), design=design)
     assert interval.units == FEWEST[design]
     assert why == ""

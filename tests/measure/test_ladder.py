@@ -183,6 +183,16 @@ def test_without_intervals_no_better_and_no_worse_is_said_and_the_table_says_why
     assert "PPMd (2.300): the model needs 0.050 bits more, without an interval" in told
 
 
+def test_a_gap_without_an_interval_is_never_said_to_be_none():
+    few = units_of(5.0).reshape(2, 20, 3).sum(1)
+    told = place_of(ladder(5.0, few), own=True)
+    assert (
+        "how often each token occurs predicts the text with 4.500 bits per byte, 0.500 fewer (no interval)"
+        in told
+    )
+    assert "as well" not in told
+
+
 def test_a_text_that_the_tokenizer_changed_has_no_paired_difference():
     units = units_of(2.35)
     units[:, 2] += 0.5

@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import gzip
 import json
 import math
@@ -136,6 +137,18 @@ def test_only_a_run_s_own_held_out_text_is_said_to_have_taught_nothing(model, co
     other = judge(model, corpus.tokenizer, heldout, corpus=corpus)
     assert "learnt nothing yet" in own.verdict
     assert "learnt" not in other.verdict
+
+
+def test_few_held_out_documents_of_a_run_are_told_the_split_that_has_an_interval(model, corpus):
+    documents = dataclasses.replace(corpus, manifest=corpus.manifest | {"split": {"design": "documents"}})
+    few = [*validation_documents(corpus)][:2]
+    own = judge(model, corpus.tokenizer, few, corpus=documents, history=History((), ()), design="documents")
+    way_out = "2 documents, under 5; hold out more (--val-fraction 0.2), or pieces (--split pieces)"
+    for reason in (own.evaluation.no_interval, own.ladder.no_interval):
+        assert way_out in reason
+    given = judge(model, corpus.tokenizer, few, corpus=documents, design="documents")
+    for reason in (given.evaluation.no_interval, given.ladder.no_interval):
+        assert "under 5; give 5 or more documents" in reason
 
 
 # The page.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lucidlm.measure.baselines import Baseline, Baselines
-from lucidlm.measure.history import History, Validation
+from lucidlm.measure.history import History, Step, Validation
 from lucidlm.measure.verdict import Course, course_of
 
 
@@ -270,3 +270,50 @@ def test_a_course_is_a_record_of_numbers_for_json():
     assert values["best"]["step"] == 40
     assert values["epochs"] == 10
     assert values["training_share"] == pytest.approx(2.9 / 3.4)
+
+
+# The two training losses, and where the run stands.
+
+
+def test_the_training_losses_are_those_of_the_validations_that_are_named():
+    falling = curve(STILL, np.linspace(3.5, 2.5, 11))
+    told = str(course_of(falling))
+    assert "at step 110 of 110; training loss 2.5000 at the same step." in told
+    assert told.count("training loss") == 1
+    rising = str(course_of(curve(BEND, np.linspace(3.5, 2.5, 11))))
+    assert "training loss 3.2000 at step 40, 2.5000 at step 110" in rising
+
+
+def taken(step: int) -> Step:
+    return Step(
+        step=step, epoch=1.0, tokens=1, loss_nats=3.0, learning_rate_factor=1.0, grad_norm=1.0,
+        tokens_per_s=1.0, mfu=None, time_s=1.0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("losses", "end", "says"), [
+    (STILL, 2, "at step 110, the last validation before the interruption at step 115;"),
+    (STILL, None, "at step 110, the last validation before step 115;"),
+    (BEND, 15, "at step 40 (last validation before the interruption at step 115: step 110)"),
+])  # fmt: skip
+def test_a_run_that_went_on_after_its_last_validation_has_both_steps_named(losses, end, says):
+    validations = curve(losses, TRAIN).validations
+    told = str(course_of(History((taken(115),), validations, end)))
+    assert says in told
+    assert "of 110" not in told
+
+
+def test_one_validation_of_an_interrupted_run_names_both_steps_too():
+    told = str(course_of(History((taken(21),), (validation(0, 5.5), validation(18, 5.0)), 2)))
+    assert told.endswith("at step 18, the last validation before the interruption at step 21.")
+
+
+def test_how_the_kind_of_a_given_text_was_found_is_said_with_its_losses():
+    losses, training = [6.2, 5.6, 5.5, 5.7, 5.9, 6.1, 6.2, 6.3], [5.0, 4.2, 3.6, 3.2, 3.0, 2.8, 2.7, 2.6]
+    measured = str(course_of(curve(losses, training, epochs=2), design="given"))
+    assert "at step 40, when no training text had been read twice, the training loss was 56 %" in measured
+    assert "(3.2000 and 5.7000 nats per token)" in measured
+    history = curve(BEND, np.linspace(3.5, 1.0, 11), epochs=80)
+    far = dataclasses.replace(counting(ngram=3.0), inside_bits_per_byte=1.5)
+    counted = str(course_of(history, baselines=far, design="given"))
+    assert "an n-gram of bytes needs 50 % as many bits on the training text as on it" in counted

@@ -376,7 +376,8 @@ def test_an_interrupted_run_says_where_how_and_what_goes_on_with_it():
     state = state_of(run)
     assert (state.status, state.step, state.signal) == ("interrupted", 7, 15)
     told = state.sentence(run)
-    assert "was interrupted at step 7 by signal 15" in told
+    assert "was interrupted at step 7 by SIGTERM:" in told
+    assert "at step 7 by Ctrl-C (SIGINT):" in dataclasses.replace(state, signal=2).sentence(run)
     assert "lucidlm train --resume --out run" in told
 
 
