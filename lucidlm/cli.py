@@ -152,7 +152,8 @@ def evaluate(
 ) -> int:
     """Say how well a model predicts a text: loss, perplexity, bits per byte.
 
-    Exit code: 0; 1 a gate failed (--max-bits, --baseline); 2 wrong input.
+    Exit code: 0; 1 a gate failed (--max-bits, --baseline); 2 wrong input, or a text that cannot tell
+    whether the result is worse than --baseline.
 
     Parameters
     ----------
@@ -933,7 +934,7 @@ def _documents(
 def _check_csv(path: str, by: str | None) -> None:
     """Before minutes are spent on what could not be written."""
     if by is None:
-        raise LucidError(f"--csv {path}: it takes the table of --by document; give that too")
+        raise LucidError("--csv needs --by document")
     if not path or Path(path).is_dir() or not Path(path).absolute().parent.is_dir():
         raise LucidError(f"--csv {path!r}: no file can be written there; give a file in a folder that exists")
 

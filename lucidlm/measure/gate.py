@@ -95,21 +95,28 @@ def no_worse(evaluation: Evaluation, stored: StoredResult) -> Verdict:
     joint = None if paired else _joint(evaluation, stored)
     if paired is not None:
         worse = paired.low > 0 and difference > NO_DIFFERENCE
+        better = paired.high < 0 and difference < -NO_DIFFERENCE
         how = f"paired 95 % interval {paired.low:+.4f} to {paired.high:+.4f}"
     elif joint is not None:
-        worse = difference > max(joint, NO_DIFFERENCE)
+        worse, better = (sign * difference > max(joint, NO_DIFFERENCE) for sign in (1, -1))
         how = f"joint 95 % interval {difference - joint:+.4f} to {difference + joint:+.4f}"
     elif difference > NO_DIFFERENCE:
-        why = evaluation.no_interval or "the stored result has no interval"
-        raise DataError(
-            f"{stored.path}: {difference:+.4f} bits per byte, and this text cannot tell whether that is "
-            f"worse ({why}); give a longer text, or --max-bits X"
-        )
+        raise _cannot_tell(evaluation, stored, difference)
     else:
-        worse, how = False, "no interval is needed"
+        worse = better = False
+        how = "no interval is needed"
+    word = "worse" if worse else "better" if better else "no worse"
     line = f"{bits:.4f} bits per byte, {stored.path} had {stored.bits_per_byte:.4f}"
-    line = f"{'worse' if worse else 'no worse'}: {line}: {difference:+.4f} ({how})"
-    return Verdict(not worse, line, difference, paired, joint)
+    return Verdict(not worse, f"{word}: {line}: {difference:+.4f} ({how})", difference, paired, joint)
+
+
+def _cannot_tell(evaluation: Evaluation, stored: StoredResult, difference: float) -> DataError:
+    """The way out where a result is larger and nothing has an interval."""
+    more = "more documents" if evaluation.design == "documents" else "a longer text"
+    return DataError(
+        f"{stored.path}: {difference:+.4f} bits per byte, and this text cannot tell whether that is worse "
+        f"({evaluation.no_interval or 'the stored result has no interval'}); give {more}, or --max-bits X"
+    )
 
 
 def _bits(evaluation: Evaluation, flag: str) -> float:

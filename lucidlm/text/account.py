@@ -12,8 +12,11 @@ CARRIAGE_RETURNS = "carriage_returns"
 GUTENBERG = "gutenberg_frames"
 JSON = "json"
 
+MARK_BYTES = 3
+"""Of one byte order mark in UTF-8."""
+
 _LEFT_OUT = {
-    BYTE_ORDER_MARKS: ("of byte order marks", "of byte order marks"),
+    BYTE_ORDER_MARKS: ("of a byte order mark", "of byte order marks"),
     CARRIAGE_RETURNS: ("carriage return of a line end", "carriage returns of line ends"),
     GUTENBERG: ("of Project Gutenberg's headers and footers", "of Project Gutenberg's headers and footers"),
     JSON: ("of JSON around the texts", "of JSON around the texts"),
@@ -114,7 +117,11 @@ class Account:
         of = "text's" if not self.files else "file's" if self.files == 1 else "files'"
         alike = not self.files or self.stored == self.read
         whole = f"the {of} {self.read:,} bytes" if alike else f"{self.read:,} bytes of UTF-8"
-        reasons = (self._said(what, count, _LEFT_OUT[what]) for what, count in self.left_out.items())
+        reasons = [self._said(what, count, _LEFT_OUT[what]) for what, count in self.left_out.items()]
+        if len(reasons) == 1:  # whose count is the total
+            only = reasons[0].split(" ", 1)[1]
+            article = "a " if self.left_out[CARRIAGE_RETURNS] == 1 else ""
+            return f"{total:,} of {whole}: {article}{only.removeprefix('of ')}"
         return f"{total:,} of {whole}: {', '.join(reasons)}"
 
     def lines(self) -> list[str]:
@@ -144,7 +151,8 @@ class Account:
         if documents and self.documents[""] > 1 and what != JSON:
             more = f" and {documents - 1:,} more document{'' if documents == 2 else 's'}"
             where = f" ({self.first[what]}{more if documents > 1 else ''})"
-        return f"{count:,} {words[count != 1]}{where}"
+        one = count == (MARK_BYTES if what == BYTE_ORDER_MARKS else 1)
+        return f"{count:,} {words[not one]}{where}"
 
     def to_dict(self) -> dict[str, Any]:
         """Flat and stable keys, for --json and manifests; bytes_of_files is None for a given text."""

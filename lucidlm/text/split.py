@@ -84,21 +84,25 @@ def _as_given(spool: Spool, index: np.ndarray) -> Division:
     held_out = np.arange(len(index)) >= spool.parts[0]
     known = np.isin(index["digest"], index["digest"][held_out]) & ~held_out
     if known.all(where=~held_out):
-        raise DataError(
-            f"all {spool.parts[0]:,} training documents stand in the validation text; give another one"
-        )
+        one = spool.parts[0] == 1
+        what = "the training text stands" if one else f"all {spool.parts[0]:,} training documents stand"
+        raise DataError(f"{what} in the validation text; give another one")
     if known.any():
         places = np.flatnonzero(known).tolist()
         name = spool.names(places[:1])[places[0]]
+        one = len(places) == 1
+        what = "1 training document stands" if one else f"{len(places):,} training documents stand"
         spool.notes.append(
-            f"{len(places):,} training documents stand in the validation text word for word (first {name}): "
-            f"taken out of training"
+            f"{what} in the validation text word for word ({'' if one else 'first '}{name}): "
+            "taken out of training"
         )
     train, validation = _whole(index, ~held_out & ~known), _whole(index, held_out)
     return Division(train, validation, "given", "validation text given on its own")
 
 
 def _by_content(spool: Spool, index: np.ndarray, fraction: float) -> Division:
+    if len(index) == 1:
+        raise DataError("there is only one document: use --split pieces or end, or give --val")
     # The hash depends on nothing but the text, so a document stays on its side whatever is added.
     hashes = np.frombuffer(index["digest"].tobytes(), ">u8")[::2]
     sizes = index["bytes"]
@@ -157,12 +161,25 @@ def _by_pieces(spool: Spool, index: np.ndarray, fraction: float) -> Division:
     validation = _part(spool, pieces)
     train = _part(spool, list(_between(index, pieces)))
     each = "the text" if len(index) == 1 else f"{len(index)} documents"
-    few = wanted < MOST_PIECES // 2
-    why = f" (no more, as pieces under {LEAST_PIECE} bytes tell little)" if few else ""
-    size = validation.bytes // max(1, len(pieces))
-    stretches = f"{len(pieces):,} piece{'s' * (len(pieces) != 1)} of about {size:,} bytes"
-    how = f"held out: {fraction * 100:.3g} % of {each}, {stretches} at random places{why}"
+    how = f"held out: {fraction * 100:.3g} % of {each}, {_pieces_held_out(len(pieces), validation.bytes)}"
     return Division(train, validation, "strata", how)
+
+
+def _pieces_held_out(count: int, size: int) -> str:
+    """How many pieces, of how many bytes, and where few or short ones come from."""
+    each = size // max(1, count)
+    said = (
+        f"1 piece of {each:,} bytes at a random place"
+        if count == 1
+        else f"{count:,} pieces of about {each:,} bytes at random places"
+    )
+    # Borders move to the end of a word, so that a piece of full length may be a little shorter.
+    if each < LEAST_PIECE - WORD_BYTES:
+        less = "a piece" if count == 1 else "pieces"
+        tell = "tells" if count == 1 else "tell"
+        return f"{said} ({less} under {LEAST_PIECE} bytes {tell} little: give more text)"
+    few = count < MOST_PIECES // 2
+    return f"{said} (no more, as pieces under {LEAST_PIECE} bytes tell little)" if few else said
 
 
 def _places(size: int, strata: int, fraction: float, key: bytes) -> Iterator[tuple[int, int]]:

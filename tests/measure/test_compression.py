@@ -683,7 +683,7 @@ def test_what_evaluate_of_the_same_file_leaves_out_is_counted_and_said(gpt, tmp_
     assert result.left_out == {"byte_order_marks": 3, "carriage_returns": 3}
     assert result.to_dict()["evaluate_leaves_out"] == result.left_out == read.bytes_left_out
     assert result.bytes == 20 == read.bytes_scored + 6
-    assert "as it is; `evaluate` of it leaves out 6 of the text's 20 bytes: 3 of byte order marks" in str(
+    assert "as it is; `evaluate` of it leaves out 6 of the text's 20 bytes: 3 of a byte order mark" in str(
         result
     )
     assert compress(gpt, BYTES, b"one\ntwo\r").left_out == {}

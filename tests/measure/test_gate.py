@@ -93,6 +93,19 @@ def test_a_small_loss_that_every_unit_shares_is_worse(result, store):
     assert no_worse(result, store(result, bits_per_byte=result.bits_per_byte - 0.01, units=None)).passed
 
 
+@pytest.mark.parametrize(("bits", "paired", "word"), [
+    (0.01, True, "better: "),
+    (NO_DIFFERENCE / 2, True, "no worse: "),
+    (0.01, False, "no worse: "),
+    (50.0, False, "better: "),
+])  # fmt: skip
+def test_better_is_said_where_the_interval_shows_it(result, store, bits, paired, word):
+    units = shifted(result.units, -bits * math.log(2)) if paired else None
+    verdict = no_worse(result, store(result, bits_per_byte=result.bits_per_byte + bits, units=units))
+    assert verdict.passed
+    assert verdict.line.startswith(word)
+
+
 def test_what_other_threads_change_is_no_difference(result, store):
     tiny_shift = NO_DIFFERENCE / 2
     bits = result.bits_per_byte - tiny_shift
@@ -143,6 +156,9 @@ def test_a_text_too_short_to_tell_is_refused_unless_nothing_became_worse(store):
     better = store(short, bits_per_byte=short.bits_per_byte - 1)
     with pytest.raises(DataError, match=r"cannot tell .*longer text, or --max-bits"):
         no_worse(short, better)
+    few = evaluate_documents(tiny(), BYTES, [np.array(BYTES.encode(text)) for text in ("one", "two")])
+    with pytest.raises(DataError, match=r"2 documents, under 5.*give more documents, or --max-bits"):
+        no_worse(few, store(few, bits_per_byte=few.bits_per_byte - 1))
 
 
 def test_another_text_is_refused(result, store):

@@ -106,7 +106,7 @@ def test_a_packed_file_says_both_sizes(tmp_path):
     _, account = read(path)
     assert (account.packed, account.read) == (path.stat().st_size, 250)
     left_out, how = account.lines()
-    assert left_out == "left out 50 of 250 bytes of UTF-8: 50 carriage returns of line ends"
+    assert left_out == "left out 50 of 250 bytes of UTF-8: carriage returns of line ends"
     assert how == (
         f"{account.packed} bytes of the file gave 250 bytes of UTF-8 "
         f"({account.packed} bytes are .gz, unpacked)"
@@ -130,10 +130,32 @@ def test_a_folder_says_in_how_many_documents(tmp_path):
     a, c = tmp_path / "a.txt", tmp_path / "c.txt"
     assert account.lines() == [
         f"left out 5 of the files' 14 bytes: 2 carriage returns of line ends ({a} and 1 more document), "
-        f"3 of byte order marks ({c})"
+        f"3 of a byte order mark ({c})"
     ]
 
 
+@pytest.mark.parametrize(("text", "line"), [
+    ("\ufeffone", "3 of the text's 6 bytes: a byte order mark"),
+    ("one\r\n", "1 of the text's 5 bytes: a carriage return of a line end"),
+    ("one\r\ntwo\r\n", "2 of the text's 10 bytes: carriage returns of line ends"),
+    ("\ufeffone\r\n", "4 of the text's 8 bytes: 3 of a byte order mark, 1 carriage return of a line end"),
+])  # fmt: skip
+def test_a_number_is_said_once_where_there_is_one_reason(text, line):
+    given_text(text, account := Account())
+    assert account.left_out_line() == line
+
+
+def test_json_around_texts_is_one_reason_and_several_marks_are_marks(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n')
+    assert read(tmp_path / "a.jsonl")[1].left_out_line() == (
+        "13 of the file's 16 bytes: JSON around the texts"
+    )
+    (tmp_path / "marks").mkdir()
+    for name in "ab":
+        (tmp_path / "marks" / f"{name}.txt").write_bytes(codecs.BOM_UTF8 + b"x")
+    assert "6 of the files' 8 bytes: byte order marks (" in read(tmp_path / "marks")[1].left_out_line()
+
+
 def test_a_given_text_that_is_nothing_but_a_mark_is_refused():
-    with pytest.raises(DataError, match=r"text is empty .* byte order marks"):
+    with pytest.raises(DataError, match=r"text is empty .* bytes: a byte order mark"):
         given_text("\ufeff", Account())

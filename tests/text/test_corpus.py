@@ -164,6 +164,9 @@ def test_documents_that_are_all_the_same_cannot_be_split(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", ["the same"] * 30)
     with pytest.raises(DataError, match=r"30 documents are the same text.*--val"):
         prepare(path, tmp_path / "a")
+    alone = write_jsonl(tmp_path / "b.jsonl", [words(0, 300)])
+    with pytest.raises(DataError, match=r"only one document: use --split pieces or end, or give --val"):
+        prepare(alone, tmp_path / "b", split="documents")
 
 
 def test_the_validation_part_is_bounded_by_halving_the_fraction(tmp_path, monkeypatch):
@@ -218,11 +221,11 @@ def test_a_planted_copy_in_the_validation_text_is_taken_out_of_training_and_name
     validation = write_jsonl(tmp_path / "val.jsonl", [texts[3], words(77, 50)])
     corpus = prepare(train, tmp_path / "out", tokenizer="bytes", validation=validation)
     assert decoded(corpus) == (texts[:3] + texts[4:], [texts[3], words(77, 50)])
-    assert any("1 training documents" in note and "train.jsonl:4" in note for note in corpus.notes)
+    assert any("1 training document stands" in note and "train.jsonl:4" in note for note in corpus.notes)
 
 
 def test_a_validation_text_that_is_the_training_text_is_an_error(book, tmp_path):
-    with pytest.raises(DataError, match="stand in the validation text"):
+    with pytest.raises(DataError, match="the training text stands in the validation text"):
         prepare(book, tmp_path / "out", validation=book)
 
 
@@ -412,7 +415,7 @@ def test_notes_of_the_documents_are_passed_on_and_counted(tmp_path):
     assert (read["bytes_of_files"], read["bytes_as_utf8"]) == (stored, stored)
     assert read["bytes_left_out"] == {"carriage_returns": left_out}
     assert corpus.notes[0] == (
-        f"left out {left_out} of the files' {stored:,} bytes: {left_out} carriage returns of line ends "
+        f"left out {left_out} of the files' {stored:,} bytes: carriage returns of line ends "
         f"({texts / 'a.txt'} and 2 more documents)"
     )
 

@@ -56,7 +56,7 @@ def test_line_ends_and_byte_order_mark_are_normalised_and_said(tmp_path):
     text, notes = read_one(path)
     assert text == "one\ntwo\nthree\nfour\n"
     assert notes == [
-        "left out 4 of the file's 23 bytes: 3 of byte order marks, 1 carriage return of a line end",
+        "left out 4 of the file's 23 bytes: 3 of a byte order mark, 1 carriage return of a line end",
         "2 carriage returns read as line feeds",
     ]
     assert read_one(path, raw=True) == (text, notes)

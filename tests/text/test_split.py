@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 
 import numpy as np
@@ -121,6 +122,19 @@ def test_a_book_has_one_piece_in_each_of_equal_strata(tmp_path, size, pieces):
     assert lengths.min() >= module.LEAST_PIECE - module.WORD_BYTES
     before = [text.encode()[start : start + 1] for start in starts.tolist()]
     assert {*before} <= {b" ", b"\n"}
+
+
+@pytest.mark.parametrize(("sizes", "said"), [
+    ((1500,), r"1 piece of \d\d\d bytes at a random place \(a piece under 250 bytes tells little: give more"),
+    ((3200,), r"1 piece of \d\d\d bytes at a random place \(no more, as pieces under 250 bytes tell little"),
+    ((800,) * 4, r"4 pieces of about \d\d bytes at random places \(pieces under 250 bytes tell little: give"),
+    ((9000,), r"3 pieces of about \d\d\d bytes at random places \(no more, as pieces under 250 bytes tell"),
+    ((200_000,), r"40 pieces of about \d\d\d bytes at random places$"),
+])  # fmt: skip
+def test_one_piece_few_and_short_ones_are_said_as_such(tmp_path, sizes, said):
+    path = write(tmp_path / "a.jsonl", [prose(seed, size) for seed, size in enumerate(sizes)])
+    note = prepare(path, tmp_path / "out", tokenizer="bytes").notes
+    assert any(re.search(said, each) for each in note), note
 
 
 def test_pieces_lie_at_random_places_of_their_strata_and_are_those_of_the_text_and_fraction(tmp_path):
