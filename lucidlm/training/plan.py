@@ -26,7 +26,7 @@ from lucidlm.runtime.device import (
     synchronise,
     time_of,
 )
-from lucidlm.text.corpus import Corpus, train_documents
+from lucidlm.text.corpus import FEW_TOKENS, Corpus, train_documents
 from lucidlm.text.windows import Windows
 from lucidlm.training.clock import Clock
 from lucidlm.training.config import OptimConfig, Plan, Recipe, TrainConfig, trapezoid
@@ -151,6 +151,7 @@ def make_plan(
         small = _block_weights(model) < ONE_THREAD_WEIGHTS
         most_epochs = MOST_EPOCHS_ON_SMALL if small else MOST_EPOCHS_ON
     most_steps = max(1, math.ceil(most_epochs * windows.n_windows / batch_size))
+    set_threads(speed.threads)  # as the run will: several may stall where one does not
     validation_tokens, final_tokens = _validation_sizes(corpus, model, device, deadline_s)
     if config.steps is not None:
         steps = config.steps
@@ -470,7 +471,10 @@ def _validation_sizes(
     tokens_per_s = len(probe) / seconds
     # Two samples a validation, and one validation before the first step.
     each = VALIDATING_SHARE * deadline_s * tokens_per_s / (2 * (VALIDATIONS + 1))
-    return max(256, min(32_768, int(each))), max(1024, int(FINAL_SHARE * deadline_s * tokens_per_s))
+    # Under a thousand tokens a validation says too little to choose a step by.
+    return max(FEW_TOKENS, min(32_768, int(each))), max(
+        FEW_TOKENS, int(FINAL_SHARE * deadline_s * tokens_per_s)
+    )
 
 
 def baseline_bytes(minutes: float | None) -> int:
