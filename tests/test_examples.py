@@ -22,7 +22,7 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
         env=environment,
         capture_output=True,
         encoding="utf-8",
-        timeout=110,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return done
@@ -64,7 +64,7 @@ def quicker(command: list[str]) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_every_command_of_the_readme_runs_as_it_stands(tmp_path):
     commands = readme_commands()
     assert len(commands) >= 6

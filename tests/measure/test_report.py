@@ -260,3 +260,13 @@ def test_a_handful_of_held_out_tokens_has_no_verdict_and_its_bars_are_marked(mod
     charts = json.loads(page_of(tmp_path / "report.html").css_first("#charts").text())
     for name in ("position", "frequency", "reliability"):
         assert all(row[-1] for row in charts[name])
+
+
+def test_a_page_says_that_the_paragraph_is_read_alone_where_pieces_were_not(model, corpus, tmp_path):
+    documents = [*validation_documents(corpus)]
+    for design in ("strata", None):
+        judged = judge(model, corpus.tokenizer, documents, corpus=corpus, design=design)
+        write_report(tmp_path / "page.html", judged, title="a run")
+        shown = (tmp_path / "page.html").read_text(encoding="utf-8")
+        assert ("Here the paragraph is read alone" in shown) == (design == "strata")
+        assert ("each piece read after the text before it" in shown) == (design == "strata")
