@@ -650,7 +650,7 @@ def prepare(
     for note in corpus.notes:
         print(note, file=sys.stderr)
     print(
-        f"{out}: {corpus.train_tokens:,} tokens to train on, {corpus.validation_tokens:,} held out, "
+        f"{out}: {corpus.train_tokens:,} tokens to train on, {corpus.heldout_tokens:,} held out, "
         f"tokenizer {corpus.tokenizer.name}; lucidlm train {out} trains on it"
     )
 

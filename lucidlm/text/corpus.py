@@ -362,8 +362,11 @@ def _write_spooled(folder: Path, order: _Order, spool: Spool) -> dict:
         }
     if divided.design == "strata":
         np.save(folder / PLACES, _places(train, validation, [*starts["train"], counts["train"]["tokens"]]))
-    if (tokens := counts["validation"]["tokens"]) < FEW_TOKENS:
-        spool.notes.append(f"validation text is only {tokens:,} tokens: its loss is uncertain")
+    marks = len(starts["validation"]) if tokenizer.end_of_text is not None else 0
+    if (tokens := counts["validation"]["tokens"] - marks) < FEW_TOKENS:
+        spool.notes.append(
+            f"the held-out text is only {tokens:,} token{'s' * (tokens != 1)}: its loss is uncertain"
+        )
     described = {"name": tokenizer.name, "vocab_size": tokenizer.vocab_size, "reason": reason}
     return {
         "tokenizer": {**described, "fingerprint": tokenizer.fingerprint()},

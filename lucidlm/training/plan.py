@@ -526,7 +526,7 @@ def _lines(
     budget = f" of {minutes:g}" if minutes else ""
     stop = "; more epochs of this text would teach nothing new" if capped and minutes else ""
     return (
-        f"text: {corpus.train_tokens:,} tokens to train on, {corpus.validation_tokens:,} held out "
+        f"text: {corpus.train_tokens:,} tokens to train on, {corpus.heldout_tokens:,} held out "
         f"({corpus.train_bytes:,} and {corpus.validation_bytes:,} bytes)",
         f"tokenizer: {corpus.tokenizer.name}, {corpus.tokenizer.vocab_size:,} tokens; "
         f"{corpus.manifest['tokenizer']['reason']}",

@@ -209,7 +209,7 @@ def test_a_text_too_short_for_two_parts_is_an_error_or_works(tmp_path, text):
     else:
         corpus = prepare(tmp_path / "a.txt", tmp_path / "out", split="end")
         assert "".join(map("".join, decoded(corpus))) == text
-        assert any("only 3 tokens" in note or "only 2 tokens" in note for note in corpus.notes)
+        assert any("only 1 token:" in note or "only 2 tokens" in note for note in corpus.notes)
 
 
 # Text in both parts
@@ -245,7 +245,7 @@ def test_the_manifest_and_the_notes_name_a_copy(tmp_path):
 def test_a_validation_text_of_few_tokens_is_a_warning(book, tmp_path):
     corpus = prepare(book, tmp_path / "out", tokenizer="gpt2")
     assert corpus.validation_tokens < 1000
-    assert f"validation text is only {corpus.validation_tokens} tokens: its loss is uncertain" in corpus.notes
+    assert f"the held-out text is only {corpus.heldout_tokens} tokens: its loss is uncertain" in corpus.notes
 
 
 # The tokenizer
