@@ -195,7 +195,7 @@ def test_documents_are_listed_the_worst_first_in_table_csv_and_json(answer, home
     assert len(written) == 33
     assert written[1].startswith("many.jsonl:2,")
     own = answer("evaluate", "run", "--no-baselines", "--by", "document").out
-    assert "by document, worst first" in own
+    assert "by piece, worst first (1 piece)" in own
 
 
 def test_an_evaluation_is_a_gate(call, trained, home):

@@ -486,6 +486,8 @@ class _Counts:
         same = np.arange(len(units)) if design in STRATA else repetition.same_units(len(units), scored)
         sample: dict[str, Any] = {"design": design, "fraction": fraction, "same": same}
         loss_interval, no_interval = interval_of_ratio(nats, tokens, **sample)
+        if design == "pages" and loss_interval is None and repetition.mostly:
+            no_interval = f"no 95 % interval: {repetition.of_sequences}"
         bits_interval = None
         # Windows that weigh less than they score have no bytes of their own: the guide counts none.
         if not self.weighted and self.bytes_scored > 0:

@@ -95,7 +95,11 @@ def interval_of_ratio(
     assert sums.shape == counts.shape, "a sum and a count a unit"
     if same is not None and len(numbers := np.unique(same)) < len(sums):
         if len(numbers) == 1:
-            return None, f"no 95 % interval: its {len(sums):,} parts are copies of each other"
+            # Pages need not be copies: those of a text that mostly repeats itself are called the same.
+            kind = "pieces" if design == "strata" else "documents"
+            copies = f"its {len(sums):,} {kind} are copies of each other"
+            why = "the text repeats itself" if design == "pages" else copies
+            return None, f"no 95 % interval: {why}"
         places = np.searchsorted(numbers, same)
         merged = [np.bincount(places, values) for values in (sums, counts)]
         interval, reason = interval_of_ratio(*merged, design=design, fraction=fraction)

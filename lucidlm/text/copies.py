@@ -72,7 +72,11 @@ class Copies:
     known: np.ndarray
     """(n,) letters of each text whose shingles occur elsewhere at all, templates included."""
     template: np.ndarray
-    """(n,) letters of each text whose shingles occur elsewhere more than COMMON times."""
+    """(n,) letters of each text whose shingles occur more than COMMON times, elsewhere or in the texts."""
+    template_elsewhere: np.ndarray
+    """(n,) those whose shingles occur elsewhere more than COMMON times."""
+    template_here: np.ndarray
+    """(n,) those whose shingles occur in the texts themselves more than COMMON times."""
     sources: tuple[int, ...]
     """The numbers of all documents in which something was found."""
     unchecked: int
@@ -137,8 +141,13 @@ class CopySearch:
         everything = np.concatenate((stretches, _stretches(lines.entries[equal["hash"]], equal["source"])))
         all_lines = _stretches(lines.entries, lines.source)[lines.times > 0]
         lengths = np.array(self._lengths, np.int64)
+        shingles = self._shingles
         covered = self._covered(np.ones(len(self._shingles.entries), bool))
         scale = lengths / np.maximum(covered, 1)  # of a long text not every shingle was kept
+
+        def scaled(chosen: np.ndarray) -> np.ndarray:
+            return np.round(self._covered(chosen) * scale).astype(np.int64)
+
         return Copies(
             letters=lengths,
             copied=_letters_of(passages, len(lengths)),
@@ -151,8 +160,10 @@ class CopySearch:
             ),
             lines=len(np.unique(equal["hash"])),
             lines_total=len(lines.entries),
-            known=np.round(self._covered(self._shingles.times > 0) * scale).astype(np.int64),
-            template=np.round(self._covered(self._shingles.common) * scale).astype(np.int64),
+            known=scaled(shingles.times > 0),
+            template=scaled(shingles.common),
+            template_elsewhere=scaled(shingles.common_elsewhere),
+            template_here=scaled(shingles.common_here),
             sources=tuple(np.union1d(stretches["source"], all_lines["source"]).tolist()),
             unchecked=self._unchecked,
         )
@@ -225,7 +236,17 @@ class _Index:
     @property
     def common(self) -> np.ndarray:
         """Of each entry: whether it belongs to a template."""
-        return np.repeat((self._times > COMMON) | (self._counts > COMMON), self._counts)
+        return self.common_elsewhere | self.common_here
+
+    @property
+    def common_elsewhere(self) -> np.ndarray:
+        """Of each entry: whether it occurs elsewhere more than COMMON times."""
+        return np.repeat(self._times > COMMON, self._counts)
+
+    @property
+    def common_here(self) -> np.ndarray:
+        """Of each entry: whether it occurs among the entries more than COMMON times."""
+        return np.repeat(self._counts > COMMON, self._counts)
 
     def look(self, hashes: np.ndarray, places: np.ndarray, sources: np.ndarray) -> None:
         """Notes which of these occur among the entries."""

@@ -129,7 +129,7 @@ class _Findings:
         if (template := self._share_of(copies.template)) >= MOSTLY:
             yield (
                 f"{template:.0%} of the validation text follows templates (sequences that occur more than "
-                f"{COMMON} times in the training text): these are not counted as copies"
+                f"{COMMON} times {self._where_templates_occur()}): these are not counted as copies"
             )
         short = copies.letters < SHINGLE
         if short.mean() >= MOSTLY:
@@ -142,6 +142,15 @@ class _Findings:
                 f"copies from the training text were looked for in the first {len(copies.letters):,} "
                 f"{self._noun()} only, not in the other {copies.unchecked:,}"
             )
+
+    def _where_templates_occur(self) -> str:
+        copies = self.copies
+        training, validation = map(self._share_of, (copies.template_elsewhere, copies.template_here))
+        if validation < FEW:
+            return "in the training text"
+        if training < FEW:
+            return "in the validation text itself"
+        return f"in the training text: {training:.0%}, in the validation text itself: {validation:.0%}"
 
     def _near(self) -> list[int]:
         """The stretches that are copies."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lucidlm.text.letters import read_letters
+from lucidlm.text.letters import SHINGLE, read_letters
 
 MOSTLY = 0.5
 """Where a smaller share of the sequences is different, pages are no evidence of their own."""
@@ -36,11 +36,16 @@ class Repetition:
         """Of each unit of an interval a number that it shares with its copies: (units,).
 
         `scored` are the numbers of the documents that the units are. Of one document they are its pages:
-        those of a text that is mostly repetition are all copies of each other.
+        those of a text that is mostly repetition are all called the same.
         """
         if len(scored) > 1:
             return self.same[scored]
-        return np.arange(units) if self.different_sequences >= MOSTLY else np.zeros(units, np.int64)
+        return np.zeros(units, np.int64) if self.mostly else np.arange(units)
+
+    @property
+    def mostly(self) -> bool:
+        """Whether so much is repetition that pages are no evidence of their own."""
+        return self.different_sequences < MOSTLY
 
     @property
     def sentence(self) -> str:
@@ -48,11 +53,18 @@ class Repetition:
         copies = self.documents - self.different_documents
         if not copies and self.different_sequences >= SAID:
             return ""
-        documents = f"{self.different_documents:,} of {self.documents:,} documents and " if copies else ""
-        return (
-            f"{documents}{self.different_lines:,} of {self.lines:,} lines are different, the others are "
-            "copies of them in this text"
-        )
+        if not copies and self.different_lines >= SAID * self.lines:
+            return self.of_sequences
+        parts = [f"{self.different_documents:,} of {self.documents:,} documents"] if copies else []
+        if self.different_lines < self.lines:
+            parts.append(f"{self.different_lines:,} of {self.lines:,} lines")
+        return f"{' and '.join(parts)} are different, the others are copies of them in this text"
+
+    @property
+    def of_sequences(self) -> str:
+        """How little of the text is different, lines or not."""
+        share = f"{100 * self.different_sequences:.0f}" if self.different_sequences >= 0.005 else "under 1"
+        return f"the text repeats itself: only {share} % of its sequences of {SHINGLE} letters are different"
 
     def to_dict(self) -> dict[str, int | float]:
         """Stable keys, for JSON."""

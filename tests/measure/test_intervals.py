@@ -453,8 +453,11 @@ def test_copies_of_a_unit_make_no_interval_narrower():
     assert narrow.high - narrow.low < 0.3 * (together.high - together.low)
 
 
-def test_pages_that_are_copies_of_each_other_have_none():
+def test_units_that_are_all_the_same_have_none():
     values = np.full(200, 3.0)
     interval, reason = interval_of_ratio(values, values, design="pages", same=np.zeros(200, int))
     assert interval is None
-    assert "200 parts are copies of each other" in reason
+    assert reason == "no 95 % interval: the text repeats itself"
+    interval, reason = interval_of_ratio(values, values, design="documents", same=np.zeros(200, int))
+    assert interval is None
+    assert "200 documents are copies of each other" in reason

@@ -273,7 +273,21 @@ def test_documents_that_are_too_short_are_said(tmp_path):
 def test_templates_that_are_not_counted_are_said(tmp_path):
     corpus = check(tmp_path, (lines := generated(log_line))[:700], lines[700:])
     assert corpus.manifest["leaks"]["template_share"] > 0.5
-    assert any("follows templates" in note for note in corpus.notes)
+    (note,) = (note for note in corpus.notes if "follows templates" in note)
+    assert re.search(r"times in the training text: \d+%, in the validation text itself: \d+%\)", note)
+
+
+@pytest.mark.parametrize(("in_training", "in_validation", "where"), [
+    (40, 1, "in the training text)"),
+    (0, 40, "in the validation text itself)"),
+    (40, 40, "in the training text: 100%, in the validation text itself: 100%)"),
+])  # fmt: skip
+def test_where_templates_repeat_is_said(tmp_path, in_training, in_validation, where):
+    phrase = "the same entry of a log that stands there again and again, whatever the hour of the day. "
+    story = "Another book has other words: nobody in it ever read a line of what a machine had written. "
+    corpus = check(tmp_path, [story + phrase * in_training], [phrase * in_validation])
+    (note,) = (note for note in corpus.notes if "follows templates" in note)
+    assert f"more than 16 times {where}" in note
 
 
 def test_a_validation_text_that_is_too_long_is_checked_in_part_and_that_is_said(tmp_path, monkeypatch):

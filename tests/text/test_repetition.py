@@ -25,6 +25,18 @@ def test_three_lines_forty_times_are_three_lines():
     assert set(found.same_units(7, found.same)) == {0}
 
 
+def test_sentences_in_another_order_on_one_line_repeat_and_are_no_copies_of_the_line():
+    rng = random.Random(3)
+    sentences = [line.strip() + ". " for line in STORY.split("\n") if len(line) > 30][:5]
+    found = counted("".join(rng.choice(sentences) for _ in range(150)))
+    assert (found.lines, found.different_lines, found.mostly) == (1, 1, True)
+    share = round(100 * found.different_sequences)
+    assert 0 < share < 20
+    assert found.sentence == (
+        f"the text repeats itself: only {share} % of its sequences of 20 letters are different"
+    )
+
+
 def test_equal_documents_have_one_number():
     found = counted("one", "two", "one", "three", "two", "one")
     assert (found.documents, found.different_documents) == (6, 3)
