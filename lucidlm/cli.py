@@ -192,10 +192,9 @@ def evaluate(
     """
     from lucidlm.display import counter, stage_printer
     from lucidlm.measure import document_scores, gate, judgement, report
-    from lucidlm.measure.history import METRICS, read_history
+    from lucidlm.measure.history import read_history
     from lucidlm.text.account import Account
     from lucidlm.text.corpus import held_out_names
-    from lucidlm.training.runs import state_of
     from lucidlm.training.setup import corpus_of_run, is_run
 
     if csv is not None:
@@ -224,8 +223,7 @@ def evaluate(
         "batch_size": batch_size,
         "dtype": dtype,
     }
-    state = state_of(run).sentence(run) if run is not None and (run / METRICS).exists() else ""
-    remarks = (state,) if state else ()
+    remarks = (state,) if (state := _state(model)) else ()
     if run is not None and baselines and protocol == "lucid":
         result = judgement.judge(
             loaded,
@@ -334,6 +332,7 @@ def explain(
             'nothing to explain: give a text in quotes, or --file; lucidlm explain lecture "every effort"'
         )
     loaded, tokenizer, dtype = _load(model, compute)
+    _say_state(model)
     result = explain_texts(
         loaded,
         tokenizer,
@@ -416,6 +415,7 @@ def generate(
 
     compute = Compute(device=device, dtype=dtype, threads=threads)
     loaded, tokenizer, _ = _load(model, compute)
+    _say_state(model)
     results = generate_batch(
         loaded,
         tokenizer,
@@ -474,7 +474,7 @@ def compare(
     html
         Write one page that stands alone: the numbers, and the text as a heat map of the differences.
     json
-        Print the result as JSON.
+        Print the result as JSON; its differences and intervals are A minus B: below 0, A is better.
     """
     from lucidlm.display import counter
     from lucidlm.measure.comparison import Passage, compare_texts
@@ -482,7 +482,12 @@ def compare(
     from lucidlm.text.documents import read_texts
 
     names = (_names(model_a), _names(model_b))
+    runs = [name for each in names for name in each]
+    if len(runs) > 2:
+        _refuse_runs_given_twice(names)
     a, b = ([_load(name, compute) for name in each] for each in names)
+    for name in dict.fromkeys(runs):
+        _say_state(name)
     tokenizer, dtype = a[0][1:]
     account, design, fraction = Account(), None, 0.0
     if texts:
@@ -505,7 +510,6 @@ def compare(
         progress=counter("bytes compared"),
     )
     result = replace(result, account=account) if texts else result
-    runs = [name for each in names for name in each]
     seen = {name: _seen(name, texts, encoding, held_out_of=runs[0]) for name in runs}
     result = replace(result, seen=seen)
     if html:
@@ -553,6 +557,7 @@ def compress(
 
     data = _file_bytes(file)
     loaded, tokenizer, _ = _load(model, compute)
+    _say_state(model)
     result = compress_bytes(
         loaded,
         tokenizer,
@@ -707,6 +712,7 @@ def export(
 
     check_place(Path(out), format)
     loaded, tokenizer = _load_as_stored(model, stored)
+    _say_state(model)
     export_model(
         loaded, tokenizer, out, format=format, kind=kind, progress=counter("tensors written or compared")
     )
@@ -959,7 +965,42 @@ def _seen(model: str, texts: Sequence[str], encoding: str, *, held_out_of: str) 
 
 def _names(models: str) -> list[str]:
     """The runs of one recipe, commas between; a path that has a comma is one."""
-    return [models] if Path(models).exists() else [name for name in models.split(",") if name]
+    names = [models] if Path(models).exists() else [name for name in models.split(",") if name]
+    if not names:
+        raise LucidError(f"{models!r} names no model; give a run, or several of a recipe: A1,A2,A3")
+    return names
+
+
+def _refuse_runs_given_twice(names: tuple[list[str], list[str]]) -> None:
+    """One run is one seed, under whatever path: before minutes are spent on models and texts."""
+    found: dict[Path, str] = {}
+    for side in names:
+        of_side: dict[Path, str] = {}
+        for name in side:
+            path = Path(name).resolve()
+            # Checkpoints of a run are of one seed too; on two sides they may be what is compared.
+            run = path.parent.parent if path.parent.name == "checkpoints" else path
+            if (first := found.get(path, of_side.get(run))) is not None:
+                raise LucidError(
+                    f"{first} and {name} are the same run: one run is not two seeds; give each run once "
+                    "(lucidlm train --seed N makes others)"
+                )
+            found[path] = of_side[run] = name
+
+
+def _state(model: str) -> str:
+    """That a run is training now or was interrupted, in one sentence; "" of a finished run and of others."""
+    from lucidlm.measure.history import METRICS
+    from lucidlm.training.runs import state_of
+    from lucidlm.training.setup import is_run
+
+    run = Path(model)
+    return state_of(run).sentence(run) if is_run(run) and (run / METRICS).exists() else ""
+
+
+def _say_state(model: str) -> None:
+    if state := _state(model):
+        print(state, file=sys.stderr)
 
 
 def _own_validation_text(model: str) -> "tuple[Iterator[Excerpt], Design | None, float]":

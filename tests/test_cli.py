@@ -320,9 +320,36 @@ def test_comparing_names_the_better_of_two(answer, home):
     assert "modern-1m" in (home / "pages" / "compared.html").read_text(encoding="utf-8")
     values = _shown(answer("compare", "run", "run", "book.txt", "--json").out)
     assert values["difference"] == 0
-    several = _shown(answer("compare", "run,run", "modern-1m,modern-1m", "book.txt", *short, "--json").out)
-    assert several["recipes"]["high"] < 0
+    assert values["same_model"] is True
+    printed = answer("compare", "run", "run", "book.txt").out
+    assert "run and run are the same model twice" in printed
+    assert "0.0000 bits" not in printed
+
+
+def test_comparing_recipes_takes_several_runs_of_each_and_none_twice(answer, call, home):
+    for seed in range(1, 5):
+        answer("import", "modern-1m", "--seed", str(seed), "--out", f"seeds/{seed}")
+    shutil.copytree(home / "seeds" / "1", home / "seeds" / "copy")
+    (home / "seeds" / "link").symlink_to(home / "seeds" / "1")
+    command = ("book.txt", "--context-length", "32", "--json")
+    several = _shown(answer("compare", "seeds/1,seeds/2", "seeds/3,seeds/4", *command).out)
+    assert several["recipes"]["clause"].startswith("of these recipes")
     assert [len(several[side]["runs"]) for side in "ab"] == [2, 2]
+    for a, b in (
+        ("seeds/1,seeds/1", "seeds/3,seeds/3"),
+        ("seeds/1,./seeds/../seeds/1", "seeds/3,seeds/4"),
+        ("seeds/1,seeds/link", "seeds/3"),
+        ("seeds/1,seeds/copy", "seeds/3,seeds/4"),
+        ("seeds/1,seeds/2", "seeds/2"),
+        ("seeds/1,seeds/2", "seeds/3,seeds/copy"),
+        ("run,run/checkpoints/step_000003", "seeds/3,seeds/4"),
+    ):
+        refused = call("compare", a, b, *command)
+        assert (refused.code, refused.out) == (2, "")
+        errors = [line for line in refused.lines if line.startswith("lucidlm: ")]
+        assert len(errors) == 1
+        assert errors == refused.lines[-1:]
+        assert "one run is not two seeds; give each run once" in errors[0]
 
 
 def test_comparing_on_a_runs_own_held_out_text_scores_what_evaluate_scores(answer):
@@ -482,7 +509,7 @@ def test_runs_are_listed_with_their_best_loss(answer, trained):
     assert f"{mine['validation_loss_nats']:.4f}" in answer("runs", ".").out
 
 
-def test_a_run_that_was_killed_is_called_so_by_each_verb_and_in_its_report(answer, home):
+def test_a_run_that_was_killed_is_called_so_by_each_verb_and_in_its_report(answer, home, tmp_path):
     shutil.copytree(home / "run", home / "killed")
     lines = (home / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     assert '"end"' in lines[-1]
@@ -496,6 +523,18 @@ def test_a_run_that_was_killed_is_called_so_by_each_verb_and_in_its_report(answe
     evaluated = answer("evaluate", "killed", "--no-baselines", "--html", "killed.html").out
     assert evaluated.startswith(said)
     assert said in (home / "killed.html").read_text(encoding="utf-8")
+    for command in (
+        ("compare", "killed", "modern-1m", "other.txt"),
+        ("compare", "modern-1m", "killed", "other.txt"),
+        ("generate", "killed", "A", "--max-new-tokens", "2"),
+        ("explain", "killed", "A house"),
+        ("compress", "killed", "other.txt", "--out", str(tmp_path / "killed.lucz")),
+        ("export", "killed", "--out", str(tmp_path / "killed")),
+    ):
+        told = answer(*command)
+        assert [line.startswith(said) for line in told.lines].count(True) == 1, command
+        assert "interrupted" not in told.out
+    assert "interrupted" not in answer("generate", "run", "A", "--max-new-tokens", "2").err
     shutil.rmtree(home / "killed")
 
 
@@ -608,6 +647,8 @@ SLIPS = {
     "an empty text to explain": (("explain", "run", ""), "0 tokens"),
     "stride over the context in explain": (("explain", "run", "a", "--stride", "99"), "--stride 99"),
     "unknown model to compare": (("compare", "run", "nowhere", "book.txt"), "nowhere"),
+    "no model to compare": (("compare", "run", ",", "book.txt"), "','"),
+    "one run for two seeds": (("compare", "run,run", "modern-1m", "book.txt"), "run and run"),
     "missing file to compress": (("compress", "run", "nowhere.txt", "--out", "new"), "nowhere.txt"),
     "what was never compressed": (("decompress", "run", "book.txt", "--out", "new"), "lucidlm compress"),
     "another model to decompress": (

@@ -4,6 +4,7 @@ Bytes are what both have in common. A token's nats belong to the byte at which i
 start at the same byte, the text is cut into atoms, and the sums of two models over atoms can be compared.
 """
 
+import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -95,6 +96,11 @@ class Side:
     runs: tuple[Run, ...]
 
     @property
+    def short(self) -> str:
+        """Its name without how many runs it has."""
+        return self.name.removesuffix(f" ({len(self.runs)} runs)") if len(self.runs) > 1 else self.name
+
+    @property
     def nats(self) -> float:
         """Of the mean run."""
         return math.fsum(run.nats for run in self.runs) / len(self.runs)
@@ -142,11 +148,13 @@ class Comparison:
     """The same of the recipes, with seeds and text as sources of variance; None under two runs of each."""
     repetition: Repetition
     a_wins: tuple[Span, ...]
-    """Where A is most bits cheaper than B."""
+    """Where A saves the most bits."""
     b_wins: tuple[Span, ...]
     atoms: tuple[Atoms, ...] = field(repr=False, compare=False)
     account: Account | None = field(default=None, compare=False)
     """What reading the text left out; None of texts that were read before."""
+    same_model: bool = False
+    """Both are one model: there is nothing to compare."""
     seen: Mapping[str, Seen | None] = field(default_factory=dict, compare=False)
     """Of each model: how much of the text it was trained on, None where that is not known."""
 
@@ -180,39 +188,64 @@ class Comparison:
         return min(len(self.a.runs), len(self.b.runs)) > 1
 
     @property
+    def _about(self) -> Interval | None:
+        """The interval of what the result is about: the recipes where there are two or more runs of each."""
+        return self.recipes if self.of_recipes else self.interval
+
+    @property
+    def _exact(self) -> str:
+        """The difference in words, without a sign that a reader could take the wrong way."""
+        if self.difference == 0:
+            return f"{self.a.name} and {self.b.name} need the same number of bits"
+        better, other = (self.a, self.b) if self.difference < 0 else (self.b, self.a)
+        by = _number(abs(self.difference), _places(self.difference))
+        return f"{better.name} needs {by} bits per byte less than {other.name}"
+
+    @property
     def verdict(self) -> str:
         """One sentence; that one is better is said only where the interval leaves 0 out."""
-        interval = self.recipes if self.of_recipes else self.interval
+        if self.same_model:
+            return (
+                f"{self.a.name} and {self.b.name} are the same model twice (equal weights): there is "
+                "nothing to compare."
+            )
+        interval = self._about
         if interval is None:
-            more = "more" if self.difference > 0 else "less"
-            shown = f"{abs(self.difference):.4f} bits per byte {more} than {self.b.name}"
-            return f"{self.a.name} needs {shown}; {self.no_interval}."
+            return f"{self._exact}; {self.no_interval}."
         low, high = interval.low, interval.high
         of = f"95 % interval {interval.clause}"
+        places = _places(self.difference)
         if low <= 0 <= high:
-            shown = f"{self.difference:+.4f} bits per byte ({of}: {interval})"
+            shown = f"{_number(self.difference, places, sign='+')} bits per byte"
+            shown += f" ({of}: {_number(low, places, sign='+')} to {_number(high, places, sign='+')})"
             source, more = (
                 ("these runs and this text", "More runs or more text")
                 if self.of_recipes
                 else ("this text", "More text")
             )
-            return f"No difference that {source} can show: {shown}. {more} might."
+            difference = f"{self.a.short} minus {self.b.short} is {shown}"
+            return f"No difference that {source} can show: {difference}. {more} might show one."
         better, other = (self.a, self.b) if self.difference < 0 else (self.b, self.a)
-        least, most = sorted((abs(low), abs(high)))
-        by = f"by {abs(self.difference):.4f} bits per byte ({of}: {least:.4f} to {most:.4f})"
+        least, most = (_number(end, places) for end in sorted((abs(low), abs(high))))
+        by = f"by {_number(abs(self.difference), places)} bits per byte ({of}: {least} to {most})"
         return f"{better.name} predicts this text better than {other.name}, {by}."
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the verdict is about, and where its interval may fail."""
-        interval = self.recipes if self.of_recipes else self.interval
-        exact = f"The difference on exactly these {self.bytes_scored:,} bytes is {self.difference:+.4f}"
+        if self.same_model:
+            return ()
+        interval = self._about
+        exact = f"On exactly these {self.bytes_scored:,} bytes, {self._exact}"
+        mean = ", in the mean of the runs" if max(len(self.a.runs), len(self.b.runs)) > 1 else ""
         if self.of_recipes:
-            about = f"{exact} in the mean of the runs. The interval counts other seeds and other text."
+            about = f"{exact}{mean}."
+            about += " The interval counts other seeds and other text." if interval is not None else ""
         else:
             about = (
-                f"{exact}. The result is about these weights on this text: another seed of the same recipe "
-                "may turn it round. Runs with several seeds compare recipes: lucidlm compare A1,A2 B1,B2 TEXT"
+                f"{exact}{mean}. The result is about these weights on this text, not about recipes: another "
+                "seed of the same recipe may turn it round. Two or more runs on each side, with other seeds, "
+                "compare recipes: lucidlm compare A1,A2 B1,B2 TEXT"
             )
         caution = (f"Caution: {interval.caution}.",) if interval is not None and interval.caution else ()
         return (about, *caution)
@@ -221,7 +254,8 @@ class Comparison:
         """Stable keys, for --json."""
         names = ("bits_per_byte_a", "bits_per_byte_b", "difference", "bytes_scored", "bytes_total")
         values = {
-            name: getattr(self, name) for name in (*names, "documents", "no_interval", "verdict", "notes")
+            name: getattr(self, name)
+            for name in (*names, "documents", "same_model", "no_interval", "verdict", "notes")
         }
         values |= {"a": self.a.to_dict(), "b": self.b.to_dict()}
         for name in ("interval", "recipes"):
@@ -263,9 +297,9 @@ class Comparison:
         )
         lines += [f"repeated: {repeated}"] if (repeated := self.repetition.sentence) else []
         lines += self.account.lines() if self.account else []
-        for side, other, spans in ((self.a, self.b, self.a_wins), (self.b, self.a, self.b_wins)):
+        for side, spans in ((self.a, self.a_wins), (self.b, self.b_wins)):
             if spans:
-                lines += ["", f"where {side.name} is most bits cheaper than {other.name}:"]
+                lines += ["", f"where {side.short} saves the most bits:"]
             lines += [f"  {abs(span.difference):6.1f} bits  {span.text!r}" for span in spans]
         return "\n".join(lines)
 
@@ -301,7 +335,8 @@ def compare(
 ) -> Comparison:
     """Two models with their tokenizers, as `load` gives them, on a text or the documents at a path.
 
-    Lists of several runs each compare recipes: seeds and text are then sources of variance, both.
+    Lists of several runs each compare recipes: seeds and text are then sources of variance, both. A run that
+    is given twice is no second seed: ConfigError.
     A given text is cleaned as a file is: see `evaluate`.
     Each scores by evaluate's protocol, with its own context unless one is given; only bytes that all score
     count. Raises DataError where there are none, ConfigError for a tokenizer that changes the text.
@@ -362,8 +397,11 @@ def compare_texts(
         for side, called in ((a, names[0]), (b, names[1]))
         for loaded, name in _named(side, called)
     ]
-    counted = RepetitionCount()
     of_a = 1 if _is_one(a) else len(a)
+    if len(judges) > 2:
+        _refuse_equal_weights(judges)
+    same_model = len(judges) == 2 and judges[0].is_same_model(judges[1])
+    counted = RepetitionCount()
     atoms: list[Atoms] = []
     rows: list[np.ndarray] = []
     bytes_total = documents = 0
@@ -393,13 +431,16 @@ def compare_texts(
     how: dict[str, Any] = {"design": design, "fraction": fraction, "same": same}
     bits = nats / math.log(2)
     interval, no_interval = interval_of_ratio(bits[:of_a].mean(0) - bits[of_a:].mean(0), counts, **how)
+    if same_model:
+        interval, no_interval = None, "both are the same model"
     recipes = None
     if min(of_a, len(judges) - of_a) > 1:
         recipes, _ = interval_of_recipes(bits[:of_a], bits[of_a:], counts, **how)
     runs = [judge.run(float(each.sum())) for judge, each in zip(judges, nats, strict=True)]
+    kind = "recipe " if min(of_a, len(judges) - of_a) > 1 else ""
     return Comparison(
-        a=_side("A", runs[:of_a]),
-        b=_side("B", runs[of_a:]),
+        a=_side(f"{kind}A", runs[:of_a]),
+        b=_side(f"{kind}B", runs[of_a:]),
         bytes_scored=int(counts.sum()),
         bytes_total=bytes_total,
         documents=documents,
@@ -410,7 +451,42 @@ def compare_texts(
         a_wins=_best_spans(atoms, sign=-1),
         b_wins=_best_spans(atoms, sign=1),
         atoms=tuple(atoms),
+        same_model=same_model,
     )
+
+
+def _refuse_equal_weights(judges: "list[_Judge]") -> None:
+    """ConfigError for a run that is given twice: as two seeds, it would make the interval too narrow."""
+    for one, other in itertools.combinations(judges, 2):
+        if _equal_weights(one.model, other.model):
+            raise ConfigError(
+                f"{one.name} and {other.name} have equal weights: one run is not two seeds; give each run "
+                "once (lucidlm train --seed N makes others)"
+            )
+
+
+def _equal_weights(one: GPT, other: GPT) -> bool:
+    """Whether all weights are equal, bit by bit."""
+    if one is other:
+        return True
+    mine, theirs = one.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(
+        weight.dtype == theirs[name].dtype
+        and weight.shape == theirs[name].shape
+        and torch.equal(weight, theirs[name].to(weight.device))
+        for name, weight in mine.items()
+    )
+
+
+def _places(value: float) -> int:
+    """Decimals that show two digits of a value, four or more: a small difference is not shown as 0.0000."""
+    return 4 if value == 0 else min(12, max(4, 1 - math.floor(math.log10(abs(value)))))
+
+
+def _number(value: float, places: int, sign: Literal["", "+"] = "") -> str:
+    """A number to so many decimals; zero has no sign."""
+    shown = f"{value:{sign},.{places}f}"
+    return shown if shown.strip("+-0.") else f"{0:.{places}f}"
 
 
 def _is_one(side: Loads) -> bool:
@@ -427,8 +503,9 @@ def _named(side: Loads, called: str | Sequence[str]) -> Iterator[tuple[Loaded, s
     return zip(runs, called, strict=True)
 
 
-def _side(letter: str, runs: list[Run]) -> Side:
-    name = runs[0].name if len(runs) == 1 else f"recipe {letter} ({len(runs)} runs)"
+def _side(several: str, runs: list[Run]) -> Side:
+    """One run has its own name; only where both sides have several runs are they called recipes."""
+    name = runs[0].name if len(runs) == 1 else f"{several} ({len(runs)} runs)"
     return Side(name, tuple(runs))
 
 
@@ -490,6 +567,15 @@ class _Judge:
 
     def run(self, nats: float) -> Run:
         return Run(self.name, nats, self.tokens, self.context_length, self.stride, self.tokenizer.name)
+
+    def is_same_model(self, other: "_Judge") -> bool:
+        """Whether both score every text alike: equal weights, read in the same way."""
+        mine, theirs = self.model, other.model
+        return (
+            (mine.config, mine.document_prefix_id) == (theirs.config, theirs.document_prefix_id)
+            and _equal_weights(mine, theirs)
+            and self._same_tokenizer(other.tokenizer)
+        )
 
     def scores(self, group: list[Passage]) -> list[_Tokens]:
         """The losses of all tokens of some documents."""

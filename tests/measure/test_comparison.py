@@ -1,3 +1,4 @@
+import copy
 import itertools
 import json
 import math
@@ -9,7 +10,7 @@ import torch
 from oracles import log_sum_exp
 
 from lucidlm.errors import ConfigError, DataError, NumbersError
-from lucidlm.measure.comparison import SPAN_BYTES, Passage, compare, compare_texts
+from lucidlm.measure.comparison import SPAN_BYTES, Passage, _number, _places, compare, compare_texts
 from lucidlm.measure.evaluation import evaluate, evaluate_documents
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
@@ -106,12 +107,30 @@ def test_with_a_prefix_each_side_is_what_evaluate_says(bytes_model, pairs_model)
         assert side.tokens == alone.tokens_scored
 
 
-def test_a_model_and_itself_differ_by_nothing_and_no_winner_is_named(bytes_model):
-    result = compare(bytes_model, bytes_model, longer(3))
-    assert result.difference == 0
-    assert (result.interval.low, result.interval.high) == (0, 0)
-    assert result.verdict.startswith("No difference that this text can show")
-    assert result.a_wins == result.b_wins == ()
+def copied(side):
+    """The same weights in another object, as a second load gives them."""
+    return copy.deepcopy(side[0]), Tokenizer.bytes()
+
+
+def test_one_model_given_twice_is_called_so_and_nothing_is_compared(bytes_model):
+    for other in (bytes_model, copied(bytes_model)):
+        result = compare(bytes_model, other, longer(3), names=("one", "two"))
+        assert result.same_model
+        assert result.difference == 0
+        assert result.interval is None
+        assert result.verdict.startswith("one and two are the same model twice")
+        assert result.notes == ()
+        assert result.a_wins == result.b_wins == ()
+        assert result.to_dict()["same_model"] is True
+        assert "0.0000" not in str(result).splitlines()[4]
+
+
+def test_equal_weights_that_are_read_otherwise_are_no_model_twice(bytes_model):
+    model, tokenizer = copied(bytes_model)
+    model.document_prefix_id = None
+    result = compare(bytes_model, (model, tokenizer), longer(3))
+    assert not result.same_model
+    assert result.interval is not None
 
 
 def test_the_other_way_round_everything_changes_its_sign(bytes_model, pairs_model):
@@ -187,7 +206,14 @@ def test_its_dictionary_is_json_and_its_string_names_both(bytes_model, pairs_mod
     assert values["difference"] == result.difference
     assert values["interval"]["low"] == result.interval.low
     assert values["a"]["name"] == "one"
-    for part in ("one", "two", f"{result.bits_per_byte_a:.4f}", "bits cheaper", "all of them"):
+    assert values["same_model"] is False
+    for part in (
+        "one",
+        "two",
+        f"{result.bits_per_byte_a:.4f}",
+        "where one saves the most bits:",
+        "all of them",
+    ):
         assert part in str(result)
 
 
@@ -305,15 +331,63 @@ def test_runs_of_one_recipe_have_no_winner_and_those_of_another_do(recipes):
 
 
 def test_one_run_on_a_side_is_about_weights_and_a_line_says_that_a_seed_may_turn_it_round(recipes):
-    a, same, _ = recipes
-    for one, other in ((a[0], same[0]), (a, same[0]), (a[0], same)):
-        result = compare(one, other, longer(8))
+    a, same, other = recipes
+    for left, right in ((a[0], same[0]), (a, same[0]), (a[0], same), (a, other[0]), (other[0], a)):
+        result = compare(left, right, longer(8))
         assert result.recipes is None
         assert not result.of_recipes
-        assert "another seed of the same recipe may turn it round" in str(result)
-        assert f"on exactly these {len(longer(8).encode()):,} bytes is {result.difference:+.4f}" in str(
-            result
+        said = f"{result.verdict} {result.notes[0]}"
+        assert "another seed of the same recipe may turn it round" in said
+        assert "Two or more runs on each side" in said
+        assert "recipe A" not in str(result)
+        assert "recipe B" not in str(result)
+    assert result.verdict.startswith("B (3 runs) predicts this text better than A, by ")
+
+
+def test_words_and_signs_say_the_same_whoever_is_better(recipes):
+    a, same, other = recipes
+    for left, right in ((a, other), (other, a), (a[0], other[0]), (other[0], a[0])):
+        result = compare(left, right, longer(8))
+        better, worse = (result.a, result.b) if result.difference < 0 else (result.b, result.a)
+        by = f"{abs(result.difference):.4f}"
+        assert result.verdict.startswith(
+            f"{better.name} predicts this text better than {worse.name}, by {by} "
         )
+        exactly = (
+            f"On exactly these {len(longer(8).encode()):,} bytes, {better.name} needs {by} bits per byte"
+        )
+        assert f"{exactly} less than {worse.name}" in result.notes[0]
+        assert f"where {better.short} saves the most bits:" in str(result)
+        assert f"Where {better.short} saves the most bits" in result._repr_html_()
+        assert f"-{by}" not in str(result)
+    result = compare(a, same, longer(8))
+    interval = result.recipes
+    assert f"recipe A minus recipe B is {result.difference:+.4f} bits per byte" in result.verdict
+    assert f"{interval.low:+.4f} to {interval.high:+.4f}" in result.verdict
+    assert ("A (3 runs) needs" if result.difference < 0 else "B (3 runs) needs") in result.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0, "0.0000"), (-0.0, "0.0000"), (-0.06149, "-0.0615"), (12.0, "+12.0000"), (1.26e-6, "+0.0000013")],
+)
+def test_a_small_number_keeps_two_digits_and_zero_has_no_sign(value, shown):
+    assert _number(value, _places(value), sign="+") == shown
+    assert _number(-1e-9, 4, sign="+") == "0.0000"
+
+
+def test_a_run_that_is_given_twice_is_no_second_seed(recipes):
+    a, same, _ = recipes
+    copy_of_it = copied(a[0])
+    for left, right in (
+        ([a[0], a[0]], same),  # one object
+        ([a[0], copy_of_it], same),  # its copy
+        (a, [same[0], copy_of_it]),  # on the other side
+        (a, a[1]),
+        (same[2], [same[1], same[2]]),
+    ):
+        with pytest.raises(ConfigError, match="equal weights: one run is not two seeds"):
+            compare(left, right, STORY)
 
 
 def test_names_are_one_a_run(recipes):
