@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -743,6 +743,8 @@ def info(model: str, *, json: Annotated[bool, Parameter(negative="")] = False) -
         history = read_history(Path(model))
         state = state_of(Path(model), history)
         values |= {"status": state.status, "step": state.step}
+        if history.final is not None:
+            values["evaluation"] = asdict(history.final) if json else str(history.final)
         course = str(course_of(history, design=design_of_run(Path(model))))
         values["verdict"] = f"{state.sentence(Path(model))} {course}".strip()
     if json:
@@ -1042,7 +1044,7 @@ def _print_runs(rows: list[dict[str, Any]]) -> None:
     wide = max(len(row["run"]) for row in rows)
     print(
         f"{'run':<{wide}} {'status':<11} {'steps':>7} {'best':>7} {'loss':>8} {'perplexity':>11} "
-        f"{'bits/byte':>9} {'dtype':<8} {'threads':>7}  validated on"
+        f"{'bits/byte':>9} {'dtype':<8} {'threads':>7}  measured on"
     )
     for row in rows:
         head = f"{row['run']:<{wide}} {row['status']:<11} {row['steps']:>7,}"

@@ -507,6 +507,12 @@ def test_runs_are_listed_with_their_best_loss(answer, trained):
     mine = next(row for row in rows if Path(row["run"]) == Path("run"))
     assert (mine["steps"], mine["best_step"]) == (6, _shown(trained.out)["best_step"])
     assert f"{mine['validation_loss_nats']:.4f}" in answer("runs", ".").out
+    for name in ("bits_per_byte", "perplexity"):
+        assert mine[name] == _shown(trained.out)[name]
+    assert mine["validation_tokens"] == _shown(trained.out)["tokens_scored"]
+    evaluation = _shown(answer("info", "run", "--json").out)["evaluation"]
+    assert evaluation["bits_per_byte"] == mine["bits_per_byte"]
+    assert f"{mine['bits_per_byte']:.4f} bits per byte" in answer("info", "run").out
 
 
 def test_a_run_that_was_killed_is_called_so_by_each_verb_and_in_its_report(answer, home, tmp_path):

@@ -1,7 +1,7 @@
 """What a run's metrics.jsonl and samples.jsonl hold: one JSON object a line, read back as a History.
 
 metrics.jsonl: {"event": "step", ...Step's fields}, {"event": "validation", ...Validation's fields}, and
-"plan" and "end" for what a person may want to know.
+"plan" and "end" for what a person may want to know; a finished run's "end" has "final": {...Final's fields}.
 samples.jsonl: {"step", "prompt", "text", "probe_ids", "probe_log_probabilities"}.
 """
 
@@ -57,6 +57,35 @@ class Validation:
     """Tokens of the whole held-out part, of which `validation_tokens` were scored; None in older runs."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Final:
+    """The best weights on the held-out part, evaluated when the run had come to its end."""
+
+    loss_nats: float
+    perplexity: float
+    bits_per_byte: float
+    bits_low: float | None
+    """95 % interval of the bits per byte; None where it has none."""
+    bits_high: float | None
+    tokens: int
+    heldout_tokens: int
+    """Of which `tokens` were scored: fewer where the minutes were over."""
+
+    def __str__(self) -> str:
+        """The numbers, and of how many tokens they are."""
+        part = self.tokens < self.heldout_tokens
+        of = f"sample: {self.tokens:,} of {self.heldout_tokens:,}" if part else f"all {self.tokens:,}"
+        interval = (
+            f" (95 % interval {self.bits_low:.4f} to {self.bits_high:.4f})"
+            if self.bits_low is not None and self.bits_high is not None
+            else ""
+        )
+        return (
+            f"{self.bits_per_byte:.4f} bits per byte{interval}, loss {self.loss_nats:.4f} nats per token, "
+            f"perplexity {self.perplexity:,.2f}; {of} held-out tokens"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class History:
     """A run's steps and validations, in order."""
@@ -65,6 +94,8 @@ class History:
     validations: tuple[Validation, ...]
     end: int | None = None
     """The signal that ended the run, 0 where it came to its end; None: it goes on, or it was killed."""
+    final: Final | None = None
+    """None of a run that did not come to its end, or of an older version."""
 
     @property
     def last_step(self) -> int:
@@ -97,7 +128,7 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_history(run: Path) -> History:
     """What happened in the run at that folder."""
-    steps, validations, end = [], [], None
+    steps, validations, end, final = [], [], None, None
     for event in read_events(Path(run) / METRICS):
         if event.get("event") == "step":
             steps.append(_from_event(Step, event))
@@ -105,10 +136,11 @@ def read_history(run: Path) -> History:
             validations.append(_from_event(Validation, event))
         if event.get("event") in ("step", "validation", "end"):
             end = event.get("interrupted", 0) if event["event"] == "end" else None
-    return History(tuple(steps), tuple(validations), end)
+            final = _from_event(Final, event["final"]) if event.get("final") else None
+    return History(tuple(steps), tuple(validations), end, final)
 
 
-def _from_event(kind: type[Step] | type[Validation], event: dict[str, Any]) -> Any:
+def _from_event(kind: type[Step | Validation | Final], event: dict[str, Any]) -> Any:
     """Newer versions may write more: what this one does not know it leaves."""
     values: dict[str, Any] = {field.name: event.get(field.name) for field in fields(kind)}
     return kind(**values)

@@ -22,6 +22,8 @@ REPORT = "report.html"
 MOST_POINTS = 1500
 """A curve of more steps is drawn by the means of neighbours: no screen has more points."""
 MOST_SAMPLES = 12
+SHOWN_ABOVE = {"loss", "perplexity", "bits per byte", "first choice", "rank", "calibration", "certainty"}
+"""Rows of an evaluation that have a place of their own on the page."""
 
 
 def write_report(
@@ -47,7 +49,9 @@ def write_report(
         evaluation=judgement.evaluation,
         ladder=_ladder(judgement),
         few=FEW,
+        facts=[row[:2] for row in judgement.evaluation.rows() if row[0] not in SHOWN_ABOVE],
         history=history,
+        validated=_validated_on(history) if history is not None else "",
         charts=in_script(_charts(judgement, history)),
         library=_library(),
         samples=_samples(run) if run is not None else [],
@@ -122,6 +126,14 @@ def _curves(history: History) -> dict[str, Any]:
         "training": [_finite(each.training_loss_nats) for each in history.validations],
         "best": best.step if best is not None else None,
     }
+
+
+def _validated_on(history: History) -> str:
+    """What the curve's points are of, where that is a part of the held-out text."""
+    last = history.validations[-1]
+    if last.heldout_tokens is None or last.validation_tokens >= last.heldout_tokens:
+        return ""
+    return f"sample: {last.validation_tokens:,} of {last.heldout_tokens:,} tokens"
 
 
 def _readable(value: Any) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from lucidlm.measure.evaluation import Evaluation
-from lucidlm.measure.history import Step, Validation, read_history
+from lucidlm.measure.history import Final, Step, Validation, read_history
 from lucidlm.measure.judgement import Judgement, Stages, judge
 from lucidlm.measure.report import REPORT, write_report
 from lucidlm.measure.verdict import course_of
@@ -132,7 +132,8 @@ def finish(run: TrainingRun, *, interrupted: int = 0, stages: Stages | None = No
         judgement = replace(_judge_best(run, stages), seen=held_out_seen_by(str(run.folder), run.folder))
         write_card(run, judgement)
         _write_report(run, judgement)
-    run.metrics.event("end", {"step": run.step, "interrupted": interrupted, "time_s": run.clock.elapsed_s})
+    end = {"step": run.step, "interrupted": interrupted, "time_s": run.clock.elapsed_s}
+    run.metrics.event("end", end | ({"final": asdict(_final(judgement.evaluation))} if judgement else {}))
     run.metrics.close()
     history = read_history(run.folder)
     return TrainResult(
@@ -143,6 +144,19 @@ def finish(run: TrainingRun, *, interrupted: int = 0, stages: Stages | None = No
         verdict=judgement.verdict if judgement else str(course_of(history)),
         time_s=run.clock.elapsed_s,
         interrupted=interrupted,
+    )
+
+
+def _final(evaluation: Evaluation) -> Final:
+    interval = evaluation.bits_interval
+    return Final(
+        loss_nats=evaluation.loss_nats,
+        perplexity=evaluation.perplexity,
+        bits_per_byte=evaluation.bits_per_byte,
+        bits_low=interval.low if interval else None,
+        bits_high=interval.high if interval else None,
+        tokens=evaluation.tokens_scored,
+        heldout_tokens=evaluation.sample_of or evaluation.tokens_scored,
     )
 
 

@@ -100,13 +100,23 @@ def row_of(run: Path) -> dict[str, Any]:
         "steps": state.step,
         "planned_steps": plan.steps if plan else None,
         "best_step": best.step if best else None,
-        "validation_loss_nats": best.validation_loss_nats if best else None,
-        "perplexity": best.validation_perplexity if best else None,
-        "bits_per_byte": best.validation_bits_per_byte if best else None,
-        "validation_tokens": best.validation_tokens if best else None,
-        "heldout_tokens": best.heldout_tokens if best else None,
+        **_numbers_of(history),
         "dtype": plan.dtype if plan else None,
         "threads": plan.threads_at(state.step) if plan else None,
+    }
+
+
+def _numbers_of(history: History) -> dict[str, Any]:
+    """Those of the evaluation at the end; of a run without one, of its best validation, so of a sample."""
+    final, best = history.final, history.best
+    return {
+        "validation_loss_nats": final.loss_nats if final else best.validation_loss_nats if best else None,
+        "perplexity": final.perplexity if final else best.validation_perplexity if best else None,
+        "bits_per_byte": final.bits_per_byte if final else best.validation_bits_per_byte if best else None,
+        "bits_low": final.bits_low if final else None,
+        "bits_high": final.bits_high if final else None,
+        "validation_tokens": final.tokens if final else best.validation_tokens if best else None,
+        "heldout_tokens": final.heldout_tokens if final else best.heldout_tokens if best else None,
     }
 
 

@@ -17,9 +17,10 @@ from lucidlm.measure.history import METRICS, SAMPLES, History
 from lucidlm.measure.judgement import count_tokens, judge, without_training_text, write_texts
 from lucidlm.measure.ladder import ladder_of
 from lucidlm.measure.memorization import measure_memorization, sentence_of
-from lucidlm.measure.report import MOST_POINTS, MOST_SAMPLES, write_report
+from lucidlm.measure.report import MOST_POINTS, MOST_SAMPLES, SHOWN_ABOVE, write_report
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
+from lucidlm.text.account import CARRIAGE_RETURNS, SURROGATES, Account
 from lucidlm.text.corpus import prepare, train_documents, validation_documents
 from lucidlm.text.excerpts import ids_of
 
@@ -223,6 +224,31 @@ def test_numbers_that_are_infinite_do_not_break_the_page(judgement, run):
 
     charts = page_of(run / "report.html").css_first("#charts").text()
     assert json.loads(charts, parse_constant=refuse)["curves"]["validation"][0] is None
+
+
+def test_a_page_has_every_row_that_the_terminal_has(judgement, tmp_path):
+    account = Account(read=4000, files=1, stored=4000)
+    account.leave_out(CARRIAGE_RETURNS, 100)
+    account.saw(SURROGATES, 3)
+    evaluation = dataclasses.replace(judgement.evaluation, account=account, bytes_spelled=7)
+    write_report(tmp_path / "r.html", dataclasses.replace(judgement, evaluation=evaluation), title="tide")
+    shown = page_of(tmp_path / "r.html").body.text()
+    rows = evaluation.rows()
+    assert {"certainty", "scored", "left out", "read", "changed"} <= {name for name, _, _ in rows}
+    for name, value, _ in rows:
+        if name not in SHOWN_ABOVE or name == "certainty":
+            assert value in shown
+
+
+def test_a_curve_of_a_sample_says_so(judgement, run):
+    write_report(run / "report.html", judgement, title="tide", run=run)
+    assert "sample:" not in page_of(run / "report.html").body.text()
+    lines = (run / METRICS).read_text().replace('"validation_tokens": 1.0', '"validation_tokens": 770')
+    (run / METRICS).write_text(
+        lines.replace('"event": "validation"', '"event": "validation", "heldout_tokens": 7700')
+    )
+    write_report(run / "report.html", judgement, title="tide", run=run)
+    assert "(sample: 770 of 7,700 tokens)" in page_of(run / "report.html").body.text()
 
 
 def test_a_page_is_whole_or_not_there(judgement, tmp_path, monkeypatch):

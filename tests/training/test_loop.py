@@ -90,6 +90,10 @@ def test_a_run_folder_holds_what_other_tools_and_a_repetition_need(make_config, 
     card = Path("run/README.md").read_text()
     assert f"{result.evaluation.loss_nats:.4f}" in card
     assert f"{result.evaluation.perplexity:,.2f}" in card
+    final, of = read_history(Path("run")).final, result.evaluation
+    assert (final.loss_nats, final.bits_per_byte) == (of.loss_nats, of.bits_per_byte)
+    assert (final.tokens, final.heldout_tokens) == (of.tokens_scored, of.sample_of or of.tokens_scored)
+    assert (final.bits_low is None) == (of.bits_interval is None)
 
 
 def test_metrics_have_a_line_a_step_and_a_line_a_validation(make_config, make_tiny_plan):
@@ -163,6 +167,7 @@ def test_an_interrupted_and_resumed_run_is_bitwise_the_uninterrupted_one(
     # Step 5 lies between two validations and in the middle of an epoch.
     stopped = train(make_config(), plan=plan, watch=_stop_after(5, signal.SIGINT))
     assert (stopped.interrupted, stopped.step, stopped.evaluation) == (signal.SIGINT, 6, None)
+    assert read_history(stopped.run).final is None
     finished = train(make_config(), resume=True)
     assert (finished.interrupted, finished.step) == (0, 8)
     assert fingerprint(_last("run")) == fingerprint(_last(whole))

@@ -396,6 +396,43 @@ def test_a_row_of_the_list_has_status_dtype_and_threads(make_tiny_plan, make_con
     assert row["best_step"] is None
 
 
+VALIDATION = {
+    "event": "validation", "step": 7, "epoch": 0.5, "time_s": 1.0, "validation_loss_nats": 3.0,
+    "validation_perplexity": 20.0, "validation_bits_per_byte": 2.0, "validation_tokens": 100,
+    "training_loss_nats": 2.9, "training_perplexity": 18.0, "training_bits_per_byte": 1.9,
+    "training_tokens": 100, "heldout_tokens": 900,
+}  # fmt: skip
+FINAL = {
+    "loss_nats": 3.2, "perplexity": 24.5, "bits_per_byte": 2.2, "bits_low": 2.1, "bits_high": 2.3,
+    "tokens": 900, "heldout_tokens": 900,
+}  # fmt: skip
+
+
+def test_a_finished_run_has_the_numbers_of_its_evaluation_and_any_other_those_of_its_best_validation():
+    names = (
+        "best_step",
+        "validation_loss_nats",
+        "bits_per_byte",
+        "bits_low",
+        "validation_tokens",
+        "heldout_tokens",
+    )
+    end = {"event": "end", "step": 7, "interrupted": 0, "time_s": 2.0}
+
+    run = _run()
+
+    def numbers(*events):
+        row = row_of(_with_events(run, STEP, VALIDATION, *events))
+        return tuple(row[name] for name in names)
+
+    sampled = (7, 3.0, 2.0, None, 100, 900)
+    assert numbers() == sampled
+    assert numbers(end) == sampled  # of an older version
+    assert numbers(end | {"final": FINAL}) == (7, 3.2, 2.2, 2.1, 900, 900)
+    # What was evaluated before a run went on is no number of the run now.
+    assert numbers(end | {"final": FINAL}, STEP | {"step": 8}) == sampled
+
+
 def test_settings_of_a_newer_version_do_not_hide_the_run_from_the_list():
     run = _with_events(_run(), STEP)
     (run / "run.toml").write_text("steps = 1\nlater_setting = 2\n")
