@@ -31,6 +31,7 @@ from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy, perplexity
 from lucidlm.runtime.device import dtype_name
 from lucidlm.runtime.progress import Progress
+from lucidlm.runtime.wording import plural
 from lucidlm.text.account import Account
 from lucidlm.text.corpus import FEW_TOKENS
 from lucidlm.text.documents import given_text, read_texts
@@ -100,7 +101,7 @@ class Evaluation:
         """What must stand beside each number: that it is of a sample, or of few tokens; "" for neither."""
         if self.sample_of is not None:
             return f"sample: {self.tokens_scored:,} of {self.sample_of:,} tokens"
-        return f"only {_plural(self.tokens_scored, 'token')}" if self.tokens_scored < FEW_TOKENS else ""
+        return f"only {plural(self.tokens_scored, 'token')}" if self.tokens_scored < FEW_TOKENS else ""
 
     @property
     def certainty(self) -> str:
@@ -190,7 +191,7 @@ class Evaluation:
             ("rank", f"median {of.median_rank:g}, mean {of.mean_rank:,.1f} of {self.vocab_size:,}", None),
             ("calibration", f"confidence and accuracy lie {of.calibration_error:.1%} apart{mark}", None),
             ("scored", f"{self.tokens_scored:,} of {self.tokens_total:,} tokens, {self.bytes_scored:,} of "
-                       f"{self.bytes_total:,} bytes, {_plural(self.documents, kind)}", None),
+                       f"{self.bytes_total:,} bytes, {plural(self.documents, kind)}", None),
         ]  # fmt: skip
         if self.certainty:
             rows.append(("certainty", self.certainty, None))
@@ -472,8 +473,8 @@ class _Counts:
             # Two tokens without a prefix, one with: under that there is nothing to predict.
             rest = "the prefix is none" if protocol.prefix == "none" else "the text is empty"
             raise DataError(
-                f"no token can be scored: {_plural(self.tokens_total, 'token')} in "
-                f"{_plural(self.documents, 'document')} and {rest}; give a longer text"
+                f"no token can be scored: {plural(self.tokens_total, 'token')} in "
+                f"{plural(self.documents, 'document')} and {rest}; give a longer text"
                 + {"batch-mean": " or a shorter context", "hf-guide": " or a longer context"}.get(
                     protocol.name, ""
                 )
@@ -542,8 +543,3 @@ def _not_finite(model: GPT, piece: Scored, nats: Tensor) -> str:
         if not parameter.isfinite().all():
             return f"{message}; so does the weight {name}: take another checkpoint"
     return f"{message}; all weights are finite, so a number type overflows: try --dtype float32"
-
-
-def _plural(count: int, noun: str) -> str:
-    head, _, tail = noun.partition(" of ")
-    return f"{count:,} {head}{'' if count == 1 else 's'}" + (f" of {tail}" if tail else "")

@@ -16,6 +16,7 @@ from lucidlm.measure.continuation import CONTINUED_BYTES, SPAN, Continuation
 from lucidlm.measure.copies import ANCHOR, BORDER, Chunk, Counted, Keys, Longest, Spans, Spelling, Text
 from lucidlm.measure.near_copies import WINDOW, NearCopies, normalized, windows_of
 from lucidlm.measure.ngrams import ngram_keys
+from lucidlm.runtime.wording import plural
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.text.windows import TokenFile
 
@@ -180,7 +181,9 @@ class Memorization:
             )
         if found is not None:
             most = " or more" if found.median_bytes >= CONTINUED_BYTES else ""
-            lines.append(f"greedy decoding: {_asked(self)}; median {found.median_bytes:g} bytes{most}")
+            lines.append(
+                f"greedy decoding: {_asked(self)}; median {plural(found.median_bytes, 'byte')}{most}"
+            )
         if repeated is not None:
             lines.append(
                 f"sequence that occurs {_times(repeated)} in the training text, {repeated.heldout_times:,} "

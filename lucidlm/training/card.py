@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from lucidlm.measure.judgement import Judgement
 from lucidlm.runtime.files import write_atomically
+from lucidlm.runtime.wording import plural
 
 if TYPE_CHECKING:
     from lucidlm.training.setup import TrainingRun
@@ -28,8 +29,8 @@ tags: [lucidlm]
 ---
 # {name}
 
-A language model of {shape.n_parameters:,} parameters ({shape.family}, {shape.n_layers} layers, \
-{shape.emb_dim} wide, {shape.n_heads} heads, context {shape.context_length:,}), \
+A language model of {shape.n_parameters:,} parameters ({shape.family}, {plural(shape.n_layers, "layer")}, \
+{shape.emb_dim} wide, {plural(shape.n_heads, "head")}, context {shape.context_length:,}), \
 trained from {run.config.from_ or "random weights"} by lucidlm on {sources}.
 
 | on its validation text | |
@@ -49,7 +50,7 @@ The baselines were given the same training text; `report.html` has the curves.
 
 ## Text and training
 {corpus.train_tokens:,} training tokens and {corpus.validation_tokens:,} held-out ones by the tokenizer \
-`{corpus.tokenizer.name}` ({corpus.tokenizer.vocab_size:,} tokens). {run.step:,} steps of \
+`{corpus.tokenizer.name}` ({corpus.tokenizer.vocab_size:,} tokens). {plural(run.step, "step")} of \
 {plan.batch_tokens:,} tokens, {run.windows.epoch_at(run.step, plan.batch_size):.1f} epochs, \
 optimizer {plan.optim.name}, products in {plan.dtype}. \
 These weights are of step {best.step if best else run.step:,}, the best by validation loss. \

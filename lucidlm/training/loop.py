@@ -17,6 +17,7 @@ from lucidlm.measure.judgement import Judgement, Stages, judge
 from lucidlm.measure.report import REPORT, write_report
 from lucidlm.measure.verdict import course_of
 from lucidlm.runtime.device import set_threads, synchronise
+from lucidlm.runtime.wording import plural
 from lucidlm.training.card import write_card
 from lucidlm.training.config import Plan, TrainConfig, learning_rate_factor, shortened
 from lucidlm.training.lineage import held_out_seen_by
@@ -299,7 +300,8 @@ def _keep_to_the_minutes(run: TrainingRun) -> str | None:
     predicted = predict(run.text, run.plan) if run.text else None
     renewed = f"; predicted now: {predicted}" if predicted else ""
     return (
-        f"the machine is {speed} than the plan: {steps:,} steps instead of {plan.steps:,} (saved in run.toml)"
+        f"the machine is {speed} than the plan: {plural(steps, 'step')} instead of {plan.steps:,} "
+        "(saved in run.toml)"
         f"{renewed}"
     )
 
@@ -373,9 +375,9 @@ def _write_report(run: TrainingRun, judgement: Judgement) -> None:
         run.folder / REPORT,
         judgement,
         title=run.folder.name,
-        subtitle=f"{shape.n_parameters:,} parameters, {shape.n_layers} layers, {shape.emb_dim} wide, context "
-        f"{shape.context_length:,}, tokenizer {run.corpus.tokenizer.name}; {run.step:,} steps on "
-        f"{run.corpus.train_tokens:,} tokens of text",
+        subtitle=f"{shape.n_parameters:,} parameters, {plural(shape.n_layers, 'layer')}, "
+        f"{shape.emb_dim} wide, context {shape.context_length:,}, tokenizer {run.corpus.tokenizer.name}; "
+        f"{plural(run.step, 'step')} on {run.corpus.train_tokens:,} tokens of text",
         run=run.folder,
         environment=json.loads((run.folder / ENVIRONMENT).read_text(encoding="utf-8")),
     )

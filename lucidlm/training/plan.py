@@ -26,6 +26,7 @@ from lucidlm.runtime.device import (
     synchronise,
     time_of,
 )
+from lucidlm.runtime.wording import duration, plural
 from lucidlm.text.corpus import FEW_TOKENS, Corpus, train_documents
 from lucidlm.text.windows import Windows
 from lucidlm.training.clock import Clock
@@ -398,7 +399,7 @@ def fixed_threads(config: TrainConfig, model: GPTConfig, device: torch.device) -
 
 
 def _threads(count: int) -> str:
-    return f"{count} thread{'s' * (count > 1)}"
+    return plural(count, "thread")
 
 
 def _seconds_per_step(
@@ -522,19 +523,19 @@ def _lines(
     """The plan for a person to read."""
     model = plan.model
     optimizer = {"muon": "Muon and AdamW", "adamw": "AdamW"}[plan.optim.name]
-    minutes_of_steps = speed.seconds_per_step * plan.steps / 60
-    budget = f" of {minutes:g}" if minutes else ""
+    budget = f" (--minutes {minutes:g})" if minutes else ""
     stop = "; more epochs of this text would teach nothing new" if capped and minutes else ""
     return (
         f"text: {corpus.train_tokens:,} tokens to train on, {corpus.heldout_tokens:,} held out "
         f"({corpus.train_bytes:,} and {corpus.validation_bytes:,} bytes)",
         f"tokenizer: {corpus.tokenizer.name}, {corpus.tokenizer.vocab_size:,} tokens; "
         f"{corpus.manifest['tokenizer']['reason']}",
-        f"model: {model.n_parameters:,} parameters, {why} ({model.family}, {model.n_layers} layers, "
-        f"{model.emb_dim} wide, context {model.context_length}, dropout {model.drop_rate:g})",
+        f"model: {model.n_parameters:,} parameters, {why} ({model.family}, "
+        f"{plural(model.n_layers, 'layer')}, {model.emb_dim} wide, context {model.context_length}, "
+        f"dropout {model.drop_rate:g})",
         f"speed: {speed.line}",
-        f"plan: {plan.steps:,} steps of {plan.batch_tokens:,} tokens, {epochs:.1f} epochs, {optimizer}; "
-        f"about {minutes_of_steps:.1f} minutes of training{budget}, "
+        f"plan: {plural(plan.steps, 'step')} of {plan.batch_tokens:,} tokens, {epochs:.1f} epochs, "
+        f"{optimizer}; about {duration(speed.seconds_per_step * plan.steps)} of training{budget}, "
         f"{memory / 2**30:.2f} GiB of memory{stop}",
         *(() if predicted is None else (f"predicted: {predicted}",)),
     )

@@ -29,6 +29,7 @@ from lucidlm.runtime.device import (
     set_threads,
 )
 from lucidlm.runtime.files import MANIFEST, free_bytes, lock, write_atomically
+from lucidlm.runtime.wording import plural
 from lucidlm.text.corpus import Corpus, open_corpus, prepare
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.text.windows import Windows
@@ -161,7 +162,7 @@ def start_run(
             alone_s, text = planned.alone_s, planned.text
         else:
             most_steps, final_tokens, alone_s, text = plan.steps, sys.maxsize, None, None
-            say(f"plan: from the settings file, {plan.steps:,} steps; the clock is not looked at")
+            say(f"plan: from the settings file, {plural(plan.steps, 'step')}; the clock is not looked at")
         _apply(plan)
         _check_room(folder, plan)
         write_settings(folder, config, plan)

@@ -242,13 +242,19 @@ def test_without_minutes_dtype_and_threads_that_were_asked_for_are_taken(corpus,
     assert (plan.dtype, plan.threads) == ("bfloat16", 2)
 
 
+def test_a_plan_of_one_step_has_one_step_and_some_time(plan_for):
+    said = "\n".join(plan_for(steps=1, context_length=64).lines)
+    assert "plan: 1 step of" in said
+    assert "about 0.0 minutes" not in said
+
+
 def test_the_lines_name_text_tokenizer_model_and_steps(plan_for, corpus):
     planned = plan_for(steps=1234, context_length=64)
     said = "\n".join(planned.lines)
     parameters = planned.plan.model.n_parameters
     for figure in (
         f"{corpus.train_tokens:,}",
-        f"{corpus.validation_tokens:,}",
+        f"{corpus.heldout_tokens:,}",
         f"{parameters:,}",
         "1,234",
         "bytes",

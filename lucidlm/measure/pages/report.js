@@ -57,13 +57,15 @@
     const r = data.reliability, most = Math.max(...r.map(bin => bin[2]));
     // Thin evidence: n stands at each point and bar, and few tokens are drawn hollow or pale.
     const counted = (tokens, few) => "n = " + tokens.toLocaleString("en") + (few ? ", few" : "");
+    const shares = {tickvals: [0, .2, .4, .6, .8, 1], zeroline: false};
+    // Labels lie beside the rising line, in turn above and below it; the last, at the right edge, above.
     draw("reliability", [
       {x: [0, 1], y: [0, 1], mode: "lines", line: {color: colour("--dim"), width: 1, dash: "dot"}, hoverinfo: "skip", showlegend: false},
       {x: r.map(bin => bin[0]), y: r.map(bin => bin[1]), mode: "lines+markers+text", showlegend: false, line: {color: colour("--ours"), width: 2},
        marker: {size: r.map(bin => 6 + 16 * Math.sqrt(bin[2] / most)), symbol: r.map(bin => bin[5] ? "circle-open" : "circle")},
-       text: r.map(bin => counted(bin[2], bin[5])), textposition: r.map((bin, place) => place % 2 ? "bottom right" : "top left"), textfont: {size: 10, color: colour("--dim")},
+       text: r.map(bin => counted(bin[2], bin[5])), textposition: r.map((bin, place) => (r.length - place) % 2 ? "top left" : "bottom right"), textfont: {size: 10, color: colour("--dim")},
        hovertemplate: "confidence %{x:.3f}<br>accuracy %{y:.3f}<br>%{text}<extra></extra>"},
-    ], {xaxis: {title: {text: "confidence in its first choice"}, range: [-.02, 1.02]}, yaxis: {title: {text: "how often it was right"}, range: [-.02, 1.02]}, height: 380});
+    ], {xaxis: {title: {text: "confidence in its first choice"}, range: [-.15, 1.15], ...shares}, yaxis: {title: {text: "how often it was right"}, range: [-.08, 1.08], ...shares}, height: 440});
     for (const [id, what] of [["position", "tokens before, the prefix included"], ["frequency", "times in " + data.frequency_of]]) {
       const groups = data[id];
       draw(id, [{type: "bar", x: groups.map(g => g[0]), y: groups.map(g => g[1]), marker: {color: colour("--other"), opacity: groups.map(g => g[3] ? .35 : 1)},
