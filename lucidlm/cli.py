@@ -224,6 +224,7 @@ def evaluate(
         "dtype": dtype,
     }
     remarks = (state,) if (state := _state(model)) else ()
+    seen = _seen(model, texts, encoding, held_out_of=model)
     if run is not None and baselines and protocol == "lucid":
         result = judgement.judge(
             loaded,
@@ -232,16 +233,22 @@ def evaluate(
             corpus=corpus_of_run(run),
             history=None if texts else read_history(run),
             remarks=remarks,
+            seen=seen,
             progress=stage_printer,
             **settings,
         )
     else:
         result = judgement.without_training_text(
-            loaded, tokenizer, documents, remarks=remarks, progress=counter("tokens scored"), **settings
+            loaded,
+            tokenizer,
+            documents,
+            remarks=remarks,
+            seen=seen,
+            progress=counter("tokens scored"),
+            **settings,
         )
     if texts:
         result = replace(result, evaluation=replace(result.evaluation, account=account))
-    result = replace(result, seen=_seen(model, texts, encoding, held_out_of=model))
     if html:
         report.write_report(
             html,

@@ -364,7 +364,12 @@ def test_a_text_that_was_trained_on_is_called_so_above_the_number(answer, home):
     assert "of this text was trained on" in lines[0]
     assert "`lucidlm evaluate run` without a text gives the held-out number" in lines[0]
     assert "held-out" not in " ".join(lines[1:])
+    assert "no 95 % interval: it was trained on" in lines
+    assert "like these" not in " ".join(lines)
     values = _shown(answer("evaluate", "run", "book.txt", "--json").out)
+    assert (values["loss_interval"], values["bits_interval"]) == (None, None)
+    assert values["ladder"]["no_interval"] == values["no_interval"]
+    assert {rung["outcome"] for rung in values["ladder"]["rungs"]} == {"not tested"}
     own = _shown(answer("evaluate", "run", "--json").out)
     assert (
         values["memorization"]["heldout_tokens"]

@@ -114,6 +114,10 @@ class Evaluation:
         said = "; ".join(part for part in (exact, of) if part)
         return f"{said} ({interval.caution})" if interval.caution else said
 
+    def without_intervals(self, reason: str) -> "Evaluation":
+        """The same numbers, of which nothing is said but for this text; `reason` says why."""
+        return replace(self, loss_interval=None, bits_interval=None, no_interval=reason)
+
     @property
     def loss_nats(self) -> float:
         """Nats per scored token: the cross entropy."""

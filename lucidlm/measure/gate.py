@@ -14,6 +14,7 @@ from lucidlm.measure.evaluation import Evaluation
 from lucidlm.measure.intervals import Design, Interval, interval_of_ratio
 from lucidlm.measure.protocols import Protocol
 from lucidlm.measure.scoring import checked_window, prefix_of
+from lucidlm.measure.seen import NO_INTERVAL
 from lucidlm.model.gpt import GPT
 
 NO_DIFFERENCE = 1e-4
@@ -113,6 +114,8 @@ def no_worse(evaluation: Evaluation, stored: StoredResult) -> Verdict:
 def _cannot_tell(evaluation: Evaluation, stored: StoredResult, difference: float) -> DataError:
     """The way out where a result is larger and nothing has an interval."""
     more = "more documents" if evaluation.design == "documents" else "a longer text"
+    if evaluation.no_interval == NO_INTERVAL:
+        more = "a text that the model was not trained on"
     return DataError(
         f"{stored.path}: {difference:+.4f} bits per byte, and this text cannot tell whether that is worse "
         f"({evaluation.no_interval or 'the stored result has no interval'}); give {more}, or --max-bits X"

@@ -15,7 +15,7 @@ from lucidlm.measure.history import History
 from lucidlm.measure.intervals import HOLD_OUT_MORE, MORE_DOCUMENTS
 from lucidlm.measure.ladder import Ladder, ladder_of, place_of
 from lucidlm.measure.memorization import Memorization, measure_memorization, sentence_of
-from lucidlm.measure.seen import Seen
+from lucidlm.measure.seen import NO_INTERVAL, Seen
 from lucidlm.measure.verdict import FEWEST_TOKENS, Course, course_of, gain_of, too_little_text
 from lucidlm.model.generation import generate_batch
 from lucidlm.model.gpt import GPT
@@ -96,6 +96,7 @@ def judge(
     started_from: str | None = None,
     remarks: Sequence[str] = (),
     sample_of: int | None = None,
+    seen: Seen | None = None,
     limit_bytes: int = BASELINE_BYTES,
     progress: Stages | None = None,
     **settings: Any,
@@ -104,7 +105,7 @@ def judge(
 
     `history` is that of a run whose own held-out text this is, and `started_from` names the weights that the
     run went on from; `remarks` are sentences that come first; `sample_of` is the number of tokens of the
-    held-out part where the documents are a sample of it;
+    held-out part where the documents are a sample of it; `seen` says how much of them was trained on;
     `limit_bytes` of training text are given to the baselines at most, which predict the text as its tokens
     spell it; `settings` are those of `evaluate_documents`. Nothing in it looks at a clock: the same weights
     are judged the same.
@@ -123,6 +124,7 @@ def judge(
         evaluation = replace(evaluation, no_interval=_by_another_split(evaluation.no_interval))
     if sample_of is not None and evaluation.tokens_total < sample_of:
         evaluation = replace(evaluation, sample_of=sample_of)
+    evaluation = _about_new_text(evaluation, seen)
     prefix_id = model.document_prefix_id if evaluation.protocol.prefix != "none" else None
     held_out = ids_of(documents)
     baselines = measure_baselines(
@@ -141,6 +143,7 @@ def judge(
             baselines,
             fraction=evaluation.fraction,
             same=evaluation.same,
+            no_interval=NO_INTERVAL if seen is not None and seen.mostly else "",
         ),
         caution=evaluation.caution,
     )
@@ -178,7 +181,14 @@ def judge(
     )
     told = tuple(sentence for sentence in sentences if sentence)
     return Judgement(
-        evaluation, baselines, ladder, memorization, _paragraph(model, tokenizer, held_out), told, course
+        evaluation,
+        baselines,
+        ladder,
+        memorization,
+        _paragraph(model, tokenizer, held_out),
+        told,
+        course,
+        seen,
     )
 
 
@@ -188,6 +198,7 @@ def without_training_text(
     documents: Iterable[np.ndarray | Excerpt],
     *,
     remarks: Sequence[str] = (),
+    seen: Seen | None = None,
     **settings: Any,
 ) -> Judgement:
     """What can be said without knowing what the model was trained on: its evaluation, and a paragraph."""
@@ -199,8 +210,14 @@ def without_training_text(
                 first.append(as_excerpt(document).ids)
             yield document
 
-    evaluation = evaluate_documents(model, tokenizer, watched(), **settings)
-    return Judgement(evaluation, None, None, None, _paragraph(model, tokenizer, first), tuple(remarks))
+    evaluation = _about_new_text(evaluate_documents(model, tokenizer, watched(), **settings), seen)
+    paragraph = _paragraph(model, tokenizer, first)
+    return Judgement(evaluation, None, None, None, paragraph, tuple(remarks), seen=seen)
+
+
+def _about_new_text(evaluation: Evaluation, seen: Seen | None) -> Evaluation:
+    """Without intervals where the text was trained on: they would be of text that was not."""
+    return evaluation.without_intervals(NO_INTERVAL) if seen is not None and seen.mostly else evaluation
 
 
 def count_tokens(corpus: Corpus) -> np.ndarray:

@@ -159,15 +159,16 @@ def ladder_of(
     *,
     fraction: float = 0.0,
     same: np.ndarray | None = None,
+    no_interval: str = "",
 ) -> Ladder:
     """The ladder of a model with so many bits per byte: `units` (n, 3) are its nats, tokens and scored bytes.
 
     The units are in the order of the scored text, and that is the text that the baselines are of; `fraction`
     is the share of the whole text that they are. Those with equal numbers in `same` (n,) are copies of each
-    other.
+    other. `no_interval` says why nothing is to have an interval.
     """
     sizes = units[:, 2]
-    reason = ""
+    reason = no_interval
     if round(float(sizes.sum())) != baselines.heldout_bytes:
         reason = "no 95 % intervals of differences: the baselines are of the text as its tokens spell it"
     rungs = []

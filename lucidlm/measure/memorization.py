@@ -37,6 +37,8 @@ CHANCE = 0.05
 """The probability by which two shares may differ if they are of one kind."""
 LEAST_CONTINUED = 2
 """Prompts that must be continued verbatim: one may be a refrain or a quotation."""
+OWN = "the run's held-out text"
+"""What all is measured beside, whatever text is evaluated."""
 SHOWN = 60
 """Characters of a sequence that a line shows."""
 
@@ -158,12 +160,14 @@ class Memorization:
 
     def __str__(self) -> str:
         """A table of the shares, and what else was found."""
-        lines = ["     in a row  generated  held-out"]
+        lines = [f"     in a row  generated  {OWN}"]
         for row, unit in [*((row, "tokens") for row in self.rows), (self.spans, "bytes")]:
-            lines.append(f"{row.n:>6} {unit:<6}  {_or_none(row.generated):>9}  {_or_none(row.heldout):>8}")
+            lines.append(
+                f"{row.n:>6} {unit:<6}  {_or_none(row.generated):>9}  {_or_none(row.heldout):>{len(OWN)}}"
+            )
         lines.append(
-            f"share found verbatim in the training text, of {self.generated_tokens:,} generated and "
-            f"{self.heldout_tokens:,} held-out tokens"
+            f"share found verbatim in the training text, of {self.generated_tokens:,} generated tokens and "
+            f"{self.heldout_tokens:,} of {OWN}"
         )
         return "\n".join([*lines, *self.facts()])
 
@@ -174,7 +178,7 @@ class Memorization:
         lines = [f"{_run(run)}{shown}"]
         if near.windows:
             closest = "" if near.closest is None else f"; the closest has {_percent(near.closest)} edited"
-            heldout = f"held-out text {near.heldout_near} of {near.heldout_windows}"
+            heldout = f"{OWN} {near.heldout_near} of {near.heldout_windows}"
             lines.append(
                 f"near copies (up to {_percent(NEAR)} edited, case and white space ignored): "
                 f"{near.near} of {near.windows} windows, {heldout}{closest}"
@@ -186,8 +190,8 @@ class Memorization:
             )
         if repeated is not None:
             lines.append(
-                f"sequence that occurs {_times(repeated)} in the training text, {repeated.heldout_times:,} "
-                f"in the held-out text: {_shortened(repeated.text)}"
+                f"sequence that occurs {_times(repeated)} in the training text, "
+                f"{repeated.heldout_times:,} times in {OWN}: {_shortened(repeated.text)}"
             )
         return lines
 
@@ -221,13 +225,13 @@ def sentence_of(memorization: Memorization, *, who: str = "the model") -> str:
         case "continues":
             return f"Memorization of passages that are begun: {_joined(asked, copied, run)}.{also}"
         case "cannot_tell":
-            reason = "cannot tell, as held-out text repeats the training text as well"
+            reason = f"cannot tell, as {OWN} repeats the training text as well"
             return f"Memorization: {reason}: {_joined(copied, run)}."
         case "near_verbatim":
             passages = (
                 f"{near.near} of {near.windows} passages of {WINDOW} bytes that {who} generated differ from "
                 f"the training text in at most {_percent(NEAR)} of their bytes, case and white space ignored "
-                f"(held-out text: {near.heldout_near} of {near.heldout_windows})"
+                f"({OWN}: {near.heldout_near} of {near.heldout_windows})"
             )
             return f"Memorization, nearly verbatim: {_joined(passages, copied)}.{also}"
         case "repeated_sequence":
@@ -242,7 +246,7 @@ def _copied(memorization: Memorization, who: str) -> str:
     if spans.generated is None:
         return ""
     known = spans.heldout is not None
-    heldout = f"held-out text: {_percent(spans.heldout)}" if known else "no held-out text to compare with"
+    heldout = f"{OWN}: {_percent(spans.heldout)}" if known else "no held-out text to compare with"
     share = f"{_percent(spans.generated)} of the {SPAN}-byte spans"
     return f"{share} that {who} generated occur in the training text ({heldout})"
 
@@ -251,7 +255,7 @@ def _asked(memorization: Memorization) -> str:
     found = memorization.continuation
     if found is None:
         return ""
-    heldout = f"held-out text: {found.heldout_copied} of {found.heldout_prompts}"
+    heldout = f"{OWN}: {found.heldout_copied} of {found.heldout_prompts}"
     if not found.heldout_prompts:
         heldout = "no held-out text to compare with"
     asked = f"{found.copied} of {found.prompts} prompts from the training text"
@@ -279,7 +283,7 @@ def _more(count: int, n: int, heldout_count: int, heldout_n: int) -> bool:
 
 
 def _run(run: LongestRun) -> str:
-    heldout = f"held-out text's longest: {_bytes(run.heldout_bytes)}"
+    heldout = f"longest of {OWN}: {_bytes(run.heldout_bytes)}"
     if not run.bytes:
         return f"longest verbatim run: {_bytes(0)} ({heldout})"
     at_least = "at least " if run.at_least else ""

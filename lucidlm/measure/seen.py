@@ -20,6 +20,9 @@ NEARLY_ALL = 0.9
 LEAST = 0.001
 """A smaller share is not worth a line: texts of one kind share a phrase."""
 FEW = 0.01
+MOSTLY = 0.5
+"""From this share on a text is no sample of text that was not trained on, so its number has no interval."""
+NO_INTERVAL = "no 95 % interval: it was trained on"
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -48,6 +51,11 @@ class Seen:
     """Whether the text is the held-out part of the first of the runs."""
 
     @property
+    def mostly(self) -> bool:
+        """Whether the text was trained on for the most part: then its number is about this text only."""
+        return not self.held_out and self.share is not None and self.share >= MOSTLY
+
+    @property
     def sentence(self) -> str:
         """What to say above a number for this text; empty where nothing needs saying."""
         if self.share is None or self.share < LEAST:
@@ -65,10 +73,15 @@ class Seen:
                 "remembers it, not how well it predicts new text."
             )
         else:
+            counts = []
+            if self.documents_total > 1:
+                counts.append(f"{self.documents:,} of {self.documents_total:,} documents completely")
+            if self.lines_total:
+                counts.append(f"{self.lines:,} of {self.lines_total:,} lines")
+            said = f" ({', '.join(counts)})" if counts else ""
             what = (
-                f"{_percent(self.share)} of this text was trained on: it occurs, {where} "
-                f"({self.documents:,} of {self.documents_total:,} documents completely, {self.lines:,} of "
-                f"{self.lines_total:,} lines). The number is not held-out."
+                f"{_percent(self.share)} of this text was trained on: it occurs, {where}"
+                f"{said}. This is not a held-out number."
             )
         return f"{what} `lucidlm evaluate {self.searched[0]}` without a text gives the held-out number."
 

@@ -342,7 +342,7 @@ def test_where_held_out_text_repeats_the_training_text_too_nobody_can_tell():
     assert found.spans.heldout > 0.5
     assert found.longest.bytes > 200
     assert found.code == "cannot_tell"
-    assert "cannot tell, as held-out text repeats the training text as well" in sentence_of(found)
+    assert "cannot tell, as the run's held-out text repeats the training text as well" in sentence_of(found)
     # A model that repeats nothing of it has memorized nothing, whatever held-out text does.
     assert measured(FRESH, heldout=letters[50:], book="".join(letters[:50])).code == "none"
 
@@ -409,7 +409,7 @@ def test_two_shares_differ_as_the_exact_test_of_fisher_says():
 def test_what_goes_on_from_a_beginning_is_said_with_both_counts():
     said = sentence_of(replace(NOTHING, continuation=Continuation(32, 20, 100.0, 32, 0, 2.0)))
     assert said.startswith("Memorization of passages that are begun: 20 of 32 prompts from the training text")
-    assert "are continued verbatim for 50 bytes or more (held-out text: 0 of 32); 0 %" in said
+    assert "are continued verbatim for 50 bytes or more (the run's held-out text: 0 of 32); 0 %" in said
 
 
 def test_the_table_has_a_row_a_size_and_a_line_a_fact():
@@ -421,18 +421,19 @@ def test_the_table_has_a_row_a_size_and_a_line_a_fact():
         repeated=Repeated("y" * 70, 70, 35, True, 4),
     )
     assert str(found).splitlines() == [
-        "     in a row  generated  held-out",
-        "     4 tokens     50.0 %    25.0 %",
-        "     8 tokens          -     0.0 %",
-        "    50 bytes       0.1 %     0.0 %",
-        "share found verbatim in the training text, of 1,000 generated and 9,000 held-out tokens",
+        "     in a row  generated  the run's held-out text",
+        "     4 tokens     50.0 %                   25.0 %",
+        "     8 tokens          -                    0.0 %",
+        "    50 bytes       0.1 %                    0.0 %",
+        "share found verbatim in the training text, of 1,000 generated tokens and 9,000 of the run's "
+        "held-out text",
         "longest verbatim run: 22 bytes, 3 times in the training text "
-        r"(held-out text's longest: under 16 bytes): 'the old\nman'",
+        r"(longest of the run's held-out text: under 16 bytes): 'the old\nman'",
         "near copies (up to 20 % edited, case and white space ignored): 0 of 9 windows, "
-        "held-out text 0 of 32; the closest has 60 % edited",
+        "the run's held-out text 0 of 32; the closest has 60 % edited",
         "greedy decoding: 0 of 32 prompts from the training text are continued verbatim for 50 bytes or more "
-        "(held-out text: 0 of 32); median 3 bytes",
-        "sequence that occurs at least 35 times in the training text, 4 in the held-out text: "
+        "(the run's held-out text: 0 of 32); median 3 bytes",
+        "sequence that occurs at least 35 times in the training text, 4 times in the run's held-out text: "
         f"'{'y' * 60}...'",
     ]
 

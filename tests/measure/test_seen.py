@@ -83,6 +83,34 @@ def test_a_text_that_is_too_short_to_tell_has_no_share(corpora):
     assert found.sentence == ""
 
 
+@pytest.mark.parametrize(("documents", "lines", "counts"), [
+    ((0, 1), (3, 9), "(3 of 9 lines)"),
+    ((2, 4), (3, 9), "(2 of 4 documents completely, 3 of 9 lines)"),
+    ((0, 1), (0, 0), "training text of run."),
+])  # fmt: skip
+def test_only_what_there_are_several_of_is_counted(documents, lines, counts):
+    of = dict(
+        zip(("documents", "documents_total", "lines", "lines_total"), (*documents, *lines), strict=True)
+    )
+    assert counts in Seen(share=0.6, **of, searched=("run",), found_in=("run",)).sentence
+
+
+@pytest.mark.parametrize(
+    ("share", "held_out", "mostly"),
+    [
+        (0.9, False, True),
+        (module.MOSTLY, False, True),
+        (0.49, False, False),
+        (0.9, True, False),
+        (None, False, False),
+    ],
+)
+def test_a_text_that_was_trained_on_for_the_most_part_is_no_sample_of_new_text(share, held_out, mostly):
+    of = {"documents": 0, "documents_total": 1, "lines": 3, "lines_total": 9}
+    found = Seen(share=share, **of, searched=("run",), found_in=("run",), held_out=held_out)
+    assert found.mostly == mostly
+
+
 @pytest.mark.parametrize(
     ("share", "held_out", "words"),
     [
@@ -90,7 +118,7 @@ def test_a_text_that_is_too_short_to_tell_has_no_share(corpora):
         (0.004, False, "0.4 % of this text also occurs"),
         (0.004, True, "too little to change the number much"),
         (0.2, True, "20 % of this held-out text also occurs"),
-        (0.2, False, "The number is not held-out"),
+        (0.2, False, "This is not a held-out number."),
         (1.0, False, "how well the model remembers it"),
     ],
 )
