@@ -16,8 +16,9 @@ from lucidlm.measure.intervals import Design, Interval, interval_of_ratio
 Outcome = Literal["better", "worse", "open", "not tested"]
 """Of the model against a baseline. open: the interval of the difference holds 0. not tested: it has none."""
 
-UNLIKE = 1.25
-"""A text that costs the n-gram so many times what pieces of its own training text cost is unlike that."""
+DIFFERENT, UNLIKE = 1.25, 1.6
+"""A text that costs the n-gram so many times what pieces of its own training text cost differs from that, as
+another part or author does; is unlike it."""
 NOTHING = 0.01
 """A loss within this share of a uniform guess over the vocabulary is that of random weights."""
 
@@ -80,13 +81,18 @@ class Ladder:
         return all(rung.not_behind for rung in self.rungs)
 
     @property
-    def unlike(self) -> float | None:
+    def differs(self) -> float | None:
         """How many times the bits of its training text the n-gram of bytes needs; None if not far more."""
         rung = self.find("n-gram of bytes")
         if rung is None or not self.inside_bits_per_byte:
             return None
         times = rung.baseline.bits_per_byte / self.inside_bits_per_byte
-        return times if times >= UNLIKE else None
+        return times if times >= DIFFERENT else None
+
+    @property
+    def unlike(self) -> float | None:
+        """The same; None up to what another part or author of one source may need."""
+        return self.differs if (self.differs or 0.0) >= UNLIKE else None
 
     def rows(self) -> list[dict[str, Any]]:
         """The table, the worst first, with the model in its place."""
@@ -146,6 +152,7 @@ class Ladder:
                 for rung in self.rungs
             ],
             "better_than_all": self.better_than_all,
+            "differs": self.differs,
             "unlike": self.unlike,
             "no_interval": self.no_interval,
         }
@@ -195,11 +202,11 @@ def place_of(ladder: Ladder, *, own: bool, longer: bool = True) -> str:
     """Where the model stands, in a few sentences.
 
     `own`: the text is the run's own held-out text, so that it may be told that it has learnt nothing; not
-    where that is unlike the training text, as a text of its own may be. `longer`: whether more training on
+    where that differs from the training text, as a text of its own may be. `longer`: whether more training on
     the same text may help, as its history says.
     """
-    if not own or ladder.unlike is not None:
-        return " ".join(filter(None, (_unlike(ladder), _standing(ladder, ""))))
+    if not own or ladder.differs is not None:
+        return " ".join(filter(None, (_likeness(ladder), _standing(ladder, ""))))
     uniform, unigram = ladder.find("uniform over the vocabulary"), ladder.find("unigram of tokens")
     if uniform is not None and ladder.bits_per_byte > (1 - NOTHING) * uniform.baseline.bits_per_byte:
         return (
@@ -219,14 +226,15 @@ def place_of(ladder: Ladder, *, own: bool, longer: bool = True) -> str:
     return " ".join(filter(None, (little, _standing(ladder, advice))))
 
 
-def _unlike(ladder: Ladder) -> str:
+def _likeness(ladder: Ladder) -> str:
     rung = ladder.find("n-gram of bytes")
-    if ladder.unlike is None or rung is None:
+    if ladder.differs is None or rung is None:
         return ""
+    how = "differs from" if ladder.unlike is None else "is unlike"
     return (
-        f"This text is unlike the training text: an n-gram of bytes fitted to that needs "
-        f"{rung.baseline.bits_per_byte:.3f} bits per byte here, {ladder.inside_bits_per_byte:.3f} for pieces "
-        "of the training text held out from it."
+        f"This text {how} the training text: an n-gram of bytes fitted to all of that needs "
+        f"{rung.baseline.bits_per_byte:.3f} bits per byte here; fitted to four fifths of it, "
+        f"{ladder.inside_bits_per_byte:.3f} for the other fifth."
     )
 
 

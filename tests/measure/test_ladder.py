@@ -6,7 +6,7 @@ import pytest
 
 from lucidlm.measure.baselines import ADAPTS, STATIC, Baseline, Baselines
 from lucidlm.measure.intervals import interval_of_ratio
-from lucidlm.measure.ladder import UNLIKE, ladder_of, place_of
+from lucidlm.measure.ladder import DIFFERENT, UNLIKE, ladder_of, place_of
 
 PIECES, SIZE = 40, 250
 BYTES = PIECES * SIZE
@@ -160,16 +160,24 @@ def test_a_run_no_better_than_the_frequency_of_tokens_has_learnt_little():
     assert "learnt nothing" not in place_of(ladder(3.2, vocabulary=3.3, unigram=2.7), own=True)
 
 
-@pytest.mark.parametrize(("share", "unlike"), [(1.0, False), (UNLIKE - 0.01, False), (UNLIKE + 0.01, True)])
-def test_a_text_that_the_n_gram_of_the_training_text_does_badly_on_is_called_unlike_it(share, unlike):
+@pytest.mark.parametrize(("share", "says"), [
+    (1.0, ""),
+    (DIFFERENT - 0.01, ""),
+    (DIFFERENT + 0.01, "This text differs from the training text"),
+    (UNLIKE - 0.01, "This text differs from the training text"),
+    (UNLIKE + 0.01, "This text is unlike the training text"),
+])  # fmt: skip
+def test_how_far_a_text_is_from_the_training_text_goes_by_the_n_gram(share, says):
     of = ladder(2.5, inside=2.4 / share)
-    assert (of.unlike is not None) == unlike
+    assert of.differs == (pytest.approx(share) if says else None)
+    assert (of.unlike is not None) == ("unlike" in says)
     told = place_of(of, own=False)
-    assert told.startswith("This text is unlike the training text") == unlike
+    assert told.startswith(says or "The model needs")
+    assert (f"fitted to four fifths of it, {2.4 / share:.3f} for the other fifth" in told) == bool(says)
     assert "train" not in told.replace("training text", "")  # no advice about another kind of text
     # --val may give a run a held-out text of another kind: then it is not told that it has learnt nothing.
     bad = ladder(8.5, inside=2.4 / share)
-    assert ("learnt nothing" in place_of(bad, own=True)) != unlike
+    assert ("learnt nothing" in place_of(bad, own=True)) != bool(says)
 
 
 def test_without_intervals_no_better_and_no_worse_is_said_and_the_table_says_why():
