@@ -572,6 +572,7 @@ def compress(
         context_length=context_length,
         stride=stride,
         prefix=prefix,
+        source=file,
         progress=counter("tokens coded"),
     )
     write_atomically(out, result.file)

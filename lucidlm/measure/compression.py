@@ -28,7 +28,6 @@ import json
 import math
 import struct
 import zlib
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -44,7 +43,7 @@ from lucidlm.model.gpt import GPT
 from lucidlm.runtime.device import Arithmetic
 from lucidlm.runtime.progress import Progress
 from lucidlm.text.account import Account
-from lucidlm.text.documents import given_text
+from lucidlm.text.documents import given_text, read_texts
 from lucidlm.text.tokenizer import Tokenizer
 
 TOLERANCE = 0.002
@@ -80,8 +79,13 @@ class Compressed:
     """Length of what was compressed."""
     arithmetic: Arithmetic
     """What it was computed with, as the file's header has it."""
-    left_out: dict[str, int] = field(default_factory=dict)
-    """Bytes of it that `evaluate` of the same file leaves out, by reason: the CR of line ends, say."""
+    account: Account = field(default_factory=Account, compare=False)
+    """How `evaluate` of the same file makes a text of its bytes; empty where it is not a text."""
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Bytes of it that `evaluate` of the same file leaves out, by reason: the CR of line ends, say."""
+        return dict(self.account.left_out)
 
     @property
     def file_bits(self) -> int:
@@ -141,10 +145,11 @@ class Compressed:
     def _counted(self) -> str:
         """Which bytes the numbers are of: `evaluate FILE` reads a text, this a file."""
         counted = "counted: every byte of the file as it is"
-        line = Account(read=self.bytes, left_out=Counter(self.left_out)).left_out_line()
-        if not line:
+        how = "; ".join(self.account.lines())
+        if not how:
             return counted
-        return f"{counted}; `evaluate` of it leaves out {line}; so its bits are of other bytes"
+        text = f"{self.account.text:,} bytes of text"
+        return f"{counted}; `evaluate` of it counts {text}, so its bits are of other bytes: {how}"
 
 
 def compress(
@@ -155,9 +160,12 @@ def compress(
     context_length: int | None = None,
     stride: int | None = None,
     prefix: str = "auto",
+    source: str | None = None,
     progress: Progress | None = None,
 ) -> Compressed:
     """`data` coded with the model's own probabilities, window for window as `evaluate` asks for them.
+
+    `source` is the file that holds it, whose name tells what `evaluate` reads in it (None: plain text).
 
     NumbersError where the file comes out larger than the evaluated bits allow: then the evaluation was wrong.
     """
@@ -183,7 +191,7 @@ def compress(
         len(ids),
         len(data),
         arithmetic,
-        left_out=_left_out(data),
+        account=_account(data, source),
     )
     if result.file_bits > allowed:
         raise NumbersError(
@@ -471,14 +479,18 @@ def _check_ids(model: GPT, tokenizer: Tokenizer, ids: list[int]) -> None:
         )
 
 
-def _left_out(data: bytes) -> dict[str, int]:
-    """Bytes by reason that are not in the text of these bytes; none where they are no text."""
+def _account(data: bytes, source: str | None) -> Account:
+    """How the text that `evaluate` reads is made of these bytes; empty where it would read none."""
     account = Account()
     try:
-        given_text(data.decode("utf-8"), account)
+        if source is None:
+            given_text(data.decode("utf-8"), account)
+        else:
+            for _ in read_texts([source], account):
+                pass
     except (UnicodeDecodeError, DataError):
-        return {}
-    return dict(account.left_out)
+        return Account()
+    return account
 
 
 def _digest(data: bytes | bytearray) -> bytes:

@@ -1,3 +1,4 @@
+import gzip
 import json
 import math
 import random
@@ -683,11 +684,43 @@ def test_what_evaluate_of_the_same_file_leaves_out_is_counted_and_said(gpt, tmp_
     assert result.left_out == {"byte_order_marks": 3, "carriage_returns": 3}
     assert result.to_dict()["evaluate_leaves_out"] == result.left_out == read.bytes_left_out
     assert result.bytes == 20 == read.bytes_scored + 6
-    assert "as it is; `evaluate` of it leaves out 6 of the text's 20 bytes: 3 of a byte order mark" in str(
-        result
-    )
+    said = "counts 14 bytes of text, so its bits are of other bytes: left out 6 of the text's 20 bytes: 3"
+    assert f"as it is; `evaluate` of it {said}" in str(result)
     assert compress(gpt, BYTES, b"one\ntwo\r").left_out == {}
     assert compress(gpt, BYTES, b"caf\xe9\r\n").left_out == {}  # no text that evaluate would read
+
+
+JSONL = b'{"text": "one two"}\n{"text": "three"}\n'
+BOOK = b"\n".join((b"*** START OF THE PROJECT GUTENBERG EBOOK A ***", b"one two", b"three",
+                   b"*** END OF THE PROJECT GUTENBERG EBOOK A ***", b""))  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "data", "why"), [
+    ("a.jsonl", JSONL, "JSON around the texts"),
+    ("a.html", b"<p>one two</p>\n<p>three</p>\n", "text extracted from 28 bytes of HTML"),
+    ("a.txt.gz", gzip.compress(b"one two\n" * 5, mtime=0), "bytes are .gz, unpacked"),
+    ("a.txt", BOOK, "Project Gutenberg's headers and footers"),
+    ("b.txt", b"one two\rthree\r", "carriage returns read as line feeds"),
+])  # fmt: skip
+def test_every_file_whose_text_is_not_its_bytes_says_why_evaluate_counts_others(
+    gpt, tmp_path, name, data, why
+):
+    path = tmp_path / name
+    path.write_bytes(data)
+    result, read = compress(gpt, BYTES, data, source=str(path)), evaluate(gpt, BYTES, path=path)
+    line = str(result).splitlines()[1]
+    assert f"`evaluate` of it counts {read.bytes_total} bytes of text" in line
+    assert why in line
+    assert decompress(gpt, BYTES, result.file) == data
+
+
+@pytest.mark.parametrize(
+    ("name", "data"), [("a.txt", b"one two\n"), ("a.jsonl", b"no JSON"), ("a.bin", b"abc")]
+)
+def test_a_file_that_is_its_text_or_none_needs_no_reason(gpt, tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    result = compress(gpt, BYTES, data, source=str(tmp_path / name))
+    assert str(result).splitlines()[1] == "counted: every byte of the file as it is"
 
 
 def test_an_empty_file_is_its_header(gpt):
