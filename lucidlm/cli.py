@@ -152,8 +152,7 @@ def evaluate(
 ) -> int:
     """Say how well a model predicts a text: loss, perplexity, bits per byte.
 
-    Exit code: 0; 1 a gate failed (--max-bits, --baseline); 2 wrong input, or a text that cannot tell
-    whether the result is worse than --baseline.
+    Exit code: 0; 1 a gate failed (--max-bits, --baseline); 2 wrong input, or a text too short to tell.
 
     Parameters
     ----------
