@@ -7,7 +7,7 @@ MINUTES ?= 3
 JOBS ?= 2
 BIN := .venv/bin
 
-.PHONY: demo test check bench torture interop wheel clean
+.PHONY: demo test lint check bench torture interop wheel clean
 
 demo: .venv/ready
 	$(BIN)/lucidlm train --minutes $(MINUTES)
@@ -15,10 +15,12 @@ demo: .venv/ready
 test: .venv/ready-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
-check: .venv/ready-check
+lint: .venv/ready-check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/ty check lucidlm
+
+check: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not slow and not torture and not interop"
 
 bench: .venv/ready-test  # make bench TEXT=a-book.txt
