@@ -11,6 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+from lucidlm.runtime.wording import plural
+
 Design = Literal["strata", "strata of documents", "documents", "pages"]
 STRATA = ("strata", "strata of documents")
 """Pieces of one book, or of a few documents, one in each stratum."""
@@ -200,7 +202,7 @@ def _of_strata(
     n = len(sums)
     if n < FEWEST_PIECES:
         return None, (
-            f"no 95 % interval: the held-out part is {_plural(n, 'piece')} of the book, under "
+            f"no 95 % interval: the held-out part is {plural(n, 'piece')} of the book, under "
             f"{FEWEST_PIECES}; {HOLD_OUT_MORE}"
         )
     ratio, residuals = _residuals(sums, counts)
@@ -232,7 +234,7 @@ def _of_documents(sums: np.ndarray, counts: np.ndarray) -> tuple[Interval | None
     effective = float(counts.sum() ** 2 / (counts @ counts)) if n else 0.0
     if effective < FEWEST_DOCUMENTS - 1e-9:
         return None, (
-            f"no 95 % interval: {_plural(n, 'document')}, under {FEWEST_DOCUMENTS}; {MORE_DOCUMENTS}"
+            f"no 95 % interval: {plural(n, 'document')}, under {FEWEST_DOCUMENTS}; {MORE_DOCUMENTS}"
             if n < FEWEST_DOCUMENTS
             else f"no 95 % interval: {n:,} documents of unequal size count as {effective:.1f} equal ones, "
             f"under {FEWEST_DOCUMENTS}; {MORE_DOCUMENTS}"
@@ -390,7 +392,7 @@ def _of_pages(sums: np.ndarray, counts: np.ndarray) -> tuple[Interval | None, st
     """
     n = len(sums)
     if n < FEWEST_BLOCKS:
-        blocks = _plural(n, "block")
+        blocks = plural(n, "block")
         return None, f"no 95 % interval: {blocks} of text, under {FEWEST_BLOCKS}; a longer text has one"
     ratio, residuals = _residuals(sums, counts)
     waves = min(4, max(2, n // 75))  # few: texts change slowly, and more waves would not see it
@@ -440,7 +442,3 @@ def _root(falling: Callable[[float], float], target: float) -> float:
 
 _NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(48)
 _SQUARED_SINES = np.sin((_NODES + 1) * math.pi / 4) ** 2
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -4,7 +4,6 @@ The documents are spooled into one temporary file, split, checked for text that 
 encoded in parallel, all in bounded memory. The folder appears at once when everything in it is written.
 """
 
-import bisect
 import contextlib
 import hashlib
 import importlib.resources
@@ -20,6 +19,7 @@ import numpy as np
 
 from lucidlm.errors import ConfigError, DataError, RunError
 from lucidlm.runtime.files import MANIFEST, check_manifest, lock, replacing_folder, sha256_of, write_manifest
+from lucidlm.runtime.wording import plural
 from lucidlm.text.excerpts import Excerpt
 from lucidlm.text.leaks import LISTED, find_leaks
 from lucidlm.text.split import Design, Part, Split, split
@@ -34,7 +34,7 @@ TRAINING_SAMPLE = 50_000_000
 FEW_TOKENS = 1000
 """A validation part under this gets a warning."""
 PLACES = "validation_places.npy"
-"""Of a text held out in pieces: where in the training tokens each piece was taken out."""
+"""Of each held-out piece: where in the training tokens its document begins, and where it was taken out."""
 
 _KIND, _VERSION = "lucidlm corpus", 1
 
@@ -93,13 +93,7 @@ class Corpus:
     @property
     def design(self) -> Design:
         """What the held-out part is a sample of."""
-        if split := self.manifest.get("split"):
-            return split["design"]
-        # Folders of earlier versions: the ends of a few documents, or whole ones.
-        if self.manifest["validation_sources"]:
-            return "given"
-        both = (entry["train_bytes"] and entry["validation_bytes"] for entry in self.manifest["documents"])
-        return "end" if any(both) else "documents"
+        return design_in(self.manifest)
 
     @property
     def notes(self) -> list[str]:
@@ -199,6 +193,17 @@ def open_corpus(folder: str | os.PathLike) -> Corpus:
     return Corpus(folder, tokenizer, train, validation, manifest)
 
 
+def design_in(manifest: dict) -> Design:
+    """What the held-out part of a prepared folder is a sample of, by its manifest."""
+    if split := manifest.get("split"):
+        return split["design"]
+    # Folders of earlier versions: the ends of a few documents, or whole ones.
+    if manifest["validation_sources"]:
+        return "given"
+    both = (entry["train_bytes"] and entry["validation_bytes"] for entry in manifest["documents"])
+    return "end" if any(both) else "documents"
+
+
 def train_documents(corpus: Corpus) -> Iterator[np.ndarray]:
     """The ids of each document of the training part, without end-of-text."""
     return _documents(corpus, "train", corpus.train)
@@ -214,11 +219,10 @@ def validation_documents(corpus: Corpus) -> Iterator[Excerpt]:
     if corpus.design != "strata":
         yield from map(Excerpt, documents)
         return
-    starts = np.load(corpus.folder / "train_documents.npy").tolist()
-    places = np.load(corpus.folder / PLACES).tolist()
-    for ids, place, former in zip(documents, places, [0, *places], strict=False):
-        begin = starts[bisect.bisect_right(starts, place) - 1]
+    former = 0
+    for ids, (begin, place) in zip(documents, np.load(corpus.folder / PLACES).tolist(), strict=True):
         yield Excerpt(ids, corpus.train[max(begin, former) : place])
+        former = place
 
 
 def held_out_names(corpus: Corpus, count: int) -> list[str]:
@@ -345,7 +349,8 @@ def _write_spooled(folder: Path, order: _Order, spool: Spool) -> dict:
     for name, part in (("training", train), ("validation", validation)):
         if not part.bytes:
             total = train.characters + validation.characters
-            raise DataError(f"a text of {total} characters leaves no {name} text; add text or give --val")
+            size = plural(total, "character")
+            raise DataError(f"a text of {size} leaves no {name} text; add text or give --val")
     spool.notes.append(divided.sentence)
     leaks = find_leaks(spool, train, validation)
     tokenizer, reason = _tokenizer_for(spool, train, order.tokenizer)
@@ -364,9 +369,7 @@ def _write_spooled(folder: Path, order: _Order, spool: Spool) -> dict:
         np.save(folder / PLACES, _places(train, validation, [*starts["train"], counts["train"]["tokens"]]))
     marks = len(starts["validation"]) if tokenizer.end_of_text is not None else 0
     if (tokens := counts["validation"]["tokens"] - marks) < FEW_TOKENS:
-        spool.notes.append(
-            f"the held-out text is only {tokens:,} token{'s' * (tokens != 1)}: its loss is uncertain"
-        )
+        spool.notes.append(f"the held-out text is only {plural(tokens, 'token')}: its loss is uncertain")
     described = {"name": tokenizer.name, "vocab_size": tokenizer.vocab_size, "reason": reason}
     return {
         "tokenizer": {**described, "fingerprint": tokenizer.fingerprint()},
@@ -435,9 +438,14 @@ def _sample(spool: Spool, part: Part) -> Iterator[str]:
 
 
 def _places(train: Part, validation: Part, starts: list[int]) -> np.ndarray:
-    """Where in the training tokens each piece stood: `starts` of the training stretches, and their end."""
+    """Where each piece's document begins in the training tokens, and where the piece stood: (n, 2).
+
+    `starts` are those of the training stretches, and their end. The second number alone would not do: the
+    end of one document is where the next begins.
+    """
     before = np.searchsorted(train.starts, validation.starts)  # training stretches before each piece
-    return np.array(starts, np.uint64)[before]
+    first = np.searchsorted(train.documents, validation.documents)  # no document is held out whole
+    return np.array(starts, np.uint64)[np.stack((first, before), axis=1)]
 
 
 def _encode(

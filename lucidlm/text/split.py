@@ -147,17 +147,20 @@ def _by_pieces(spool: Spool, index: np.ndarray, fraction: float) -> Division:
     pieces: list[tuple[int, int, int]] = []
     for document, (start, size) in enumerate(zip(index["offset"].tolist(), index["bytes"].tolist())):
         strata = max(1, round(wanted * fraction * size / held_out))
+        found: list[tuple[int, int, int]] = []
         for place, length in _places(size, strata, fraction, key.digest() + document.to_bytes(8, "big")):
             words = length >= 2 * WORD_BYTES  # a shorter piece could vanish between two words
             low, high = (
                 _border(spool, start, start + size, start + at, words=words) for at in (place, place + length)
             )
-            if pieces and pieces[-1][0] == document:
-                low = max(low, pieces[-1][2])
+            low = max(low, found[-1][2]) if found else low
             if low == high:
                 high = _border(spool, start, start + size, low + 1, words=False)
             if low < high:
-                pieces.append((document, low, high))
+                found.append((document, low, high))
+        if sum(high - low for _, low, high in found) == size:
+            found.pop()  # of each document something is trained on: a piece is read after that
+        pieces += found
     validation = _part(spool, pieces)
     train = _part(spool, list(_between(index, pieces)))
     each = "the text" if len(index) == 1 else f"{len(index)} documents"

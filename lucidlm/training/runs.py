@@ -27,6 +27,7 @@ from lucidlm.runtime.files import (
     write_atomically,
     write_manifest,
 )
+from lucidlm.text.corpus import design_in
 from lucidlm.text.documents import DASH, STDIN
 from lucidlm.training.config import Plan, TrainConfig
 
@@ -187,14 +188,10 @@ def read_settings(path: Path) -> tuple[TrainConfig, Plan | None]:
 def _split_before(run: Path) -> str:
     """How a run held text out whose run.toml does not say: before --split there was one way."""
     try:
-        manifest = json.loads((run / "data" / MANIFEST).read_bytes())
-        if manifest["validation_sources"]:
-            return "auto"
-        documents = manifest["train"]["documents"] + manifest["validation"]["documents"]
-        both = (entry["train_bytes"] and entry["validation_bytes"] for entry in manifest["documents"])
-        return "end" if any(both) or documents < 2 else "documents"
+        design = design_in(json.loads((run / "data" / MANIFEST).read_bytes()))
     except (OSError, ValueError, KeyError, TypeError):
         return "end"
+    return "auto" if design == "given" else design
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from lucidlm.runtime.device import (
 )
 from lucidlm.runtime.files import MANIFEST, free_bytes, lock, write_atomically
 from lucidlm.runtime.wording import plural
-from lucidlm.text.corpus import Corpus, open_corpus, prepare
+from lucidlm.text.corpus import Corpus, design_in, open_corpus, prepare
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.text.windows import Windows
 from lucidlm.training.clock import Clock
@@ -368,13 +368,12 @@ def _corpus_of(config: TrainConfig, folder: Path, say: Say, base: Tokenizer | No
 def _check_split(config: TrainConfig, corpus: Corpus) -> None:
     """ConfigError where a run asks for another held-out part than a prepared folder has."""
     asked = {"pieces": "strata"}.get(config.split, config.split)
-    settings = corpus.manifest["settings"]
-    fraction = settings["validation_fraction"]
+    fraction = corpus.manifest["settings"]["validation_fraction"]
     if config.val:
         wrong = f"--val {' '.join(config.val)}"
     elif asked not in ("auto", corpus.design):
         wrong = f"--split {config.split}"
-    elif config.val_fraction not in (TrainConfig.__dataclass_fields__["val_fraction"].default, fraction):
+    elif config.val_fraction not in (TrainConfig().val_fraction, fraction):
         wrong = f"--val-fraction {config.val_fraction}"
     else:
         return
@@ -427,7 +426,7 @@ def design_of_run(folder: Path) -> str:
         if (data / PREPARED).exists():
             data = Path(json.loads((data / PREPARED).read_text(encoding="utf-8"))["path"])
         manifest = json.loads((data / MANIFEST).read_text(encoding="utf-8"))
-        return "given" if manifest["validation_sources"] else "documents"
+        return design_in(manifest)
     except (OSError, ValueError, KeyError, TypeError):
         return "given"
 

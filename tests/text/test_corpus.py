@@ -203,7 +203,7 @@ def test_a_fraction_that_leaves_nothing_is_an_error(book, tmp_path, fraction):
 def test_a_text_too_short_for_two_parts_is_an_error_or_works(tmp_path, text):
     (tmp_path / "a.txt").write_text(text)
     if len(text) < 2:
-        with pytest.raises(DataError, match="leaves no training text"):
+        with pytest.raises(DataError, match="1 character leaves no validation text; add text or give --val"):
             prepare(tmp_path / "a.txt", tmp_path / "out")
         assert not (tmp_path / "out").exists()
     else:

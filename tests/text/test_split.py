@@ -63,9 +63,8 @@ def put_back(corpus):
     texts = []
     for start, end in zip(starts, [*starts[1:], len(corpus.train)]):
         text, at = "", start
-        last = end == len(corpus.train)
-        for place, ids in zip(places, pieces):
-            if start <= place < end or (place == end and last):
+        for (begin, place), ids in zip(places, pieces):
+            if begin == start:
                 text += decode(corpus.train[at:place]) + decode(ids)
                 at = place
         texts.append(text + decode(corpus.train[at:end]))
@@ -97,19 +96,47 @@ def test_of_any_text_nothing_is_lost(tmp_path_factory, texts, fraction, least):
     try:
         path = write(folder / "a.jsonl", texts)
         corpus = prepare(path, folder / "out", tokenizer="bytes", validation_fraction=fraction)
+        assert put_back(corpus) == texts
+        whole = {*texts}
+        for excerpt in validation_documents(corpus):
+            decode = corpus.tokenizer.decode_bytes
+            passage = decode(excerpt.before) + decode(excerpt.ids)
+            assert any(passage in text.encode() for text in whole)
     except DataError:
-        return  # too little text for two sides
+        # Too little text for two sides, of at least a character each.
+        assert max(len(text.encode()) for text in texts) < 2 * 4 / min(fraction, 1 - fraction)
     finally:
         spooling.BLOCK, module.LEAST_PIECE, module.WORD_BYTES = before
         shutil.rmtree(folder, ignore_errors=True)
-    assert corpus.train_bytes + corpus.validation_bytes == sum(len(text.encode()) for text in texts if text)
+
+
+def test_a_piece_at_the_end_of_a_document_is_read_after_that_document_not_the_next(tmp_path, monkeypatch):
+    # Half of each stratum is held out, at its very end: so is the end of each document.
+    monkeypatch.setattr(
+        module, "_places", lambda size, strata, fraction, key: iter([(size - size // 2, size // 2)])
+    )
+    texts = [prose(seed, 3000) for seed in range(3)]
+    corpus = prepare(
+        write(tmp_path / "a.jsonl", texts), tmp_path / "out", tokenizer="bytes", validation_fraction=0.5
+    )
+    assert put_back(corpus) == texts
+    for excerpt, text in zip(validation_documents(corpus), texts, strict=True):
+        decode = corpus.tokenizer.decode
+        assert decode(excerpt.before) + decode(excerpt.ids) == text
+
+
+def test_a_document_too_short_to_be_cut_stays_in_training_and_lends_no_context(tmp_path):
+    texts = [prose(1, 20_000), "a"]
+    corpus = prepare(write(tmp_path / "a.jsonl", texts), tmp_path / "out", tokenizer="bytes")
+    assert put_back(corpus) == texts
+    assert [corpus.tokenizer.decode(ids) for ids in train_documents(corpus)][-1] == "a"
 
 
 @pytest.mark.parametrize(("size", "pieces"), [(21_000, 8), (60_000, 24), (400_000, 40)])
 def test_a_book_has_one_piece_in_each_of_equal_strata(tmp_path, size, pieces):
     text = prose(1, size)
     corpus = prepare(write(tmp_path / "a.txt", [text]), tmp_path / "out", tokenizer="bytes")
-    places = np.load(corpus.folder / PLACES).astype(int)
+    places = np.load(corpus.folder / PLACES)[:, 1].astype(int)
     lengths = np.array([len(excerpt.ids) for excerpt in validation_documents(corpus)])
     starts = places - 1 + np.concatenate(([0], np.cumsum(lengths)[:-1]))  # end-of-text stands first
     total = len(text.encode())
@@ -142,7 +169,7 @@ def test_pieces_lie_at_random_places_of_their_strata_and_are_those_of_the_text_a
     for seed in range(30):
         path = write(tmp_path / f"{seed}.txt", [prose(seed, 40_000)])
         corpus = prepare(path, tmp_path / str(seed), tokenizer="bytes")
-        places = np.load(corpus.folder / PLACES).astype(int)
+        places = np.load(corpus.folder / PLACES)[:, 1].astype(int)
         lengths = np.array([len(excerpt.ids) for excerpt in validation_documents(corpus)])
         starts = places - 1 + np.concatenate(([0], np.cumsum(lengths)[:-1]))
         stratum = len(path.read_bytes()) / len(places)
