@@ -1,4 +1,13 @@
-"""How a count is written for a reader: a number and a noun in, "1 step" or "2,000 steps" out."""
+"""How a count or a text from outside is written for a reader: "2,000 steps", and no control characters."""
+
+import re
+
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and newline, DEL, C1: a terminal obeys them
+    "\u2028\u2029"  # line breaks to some readers of lines
+    "\u202a-\u202e\u2066-\u2069"  # bidirectional overrides and isolates: they reorder what stands around them
+    "\ud800-\udfff]"  # half a character: bytes of a file name that are no UTF-8; no stream encodes it
+)
 
 
 def plural(count: float, noun: str) -> str:
@@ -13,3 +22,17 @@ def duration(seconds: float) -> str:
     if seconds < 1:
         return "under 1 second"
     return plural(round(seconds), "second") if round(seconds) < 60 else f"{seconds / 60:.1f} minutes"
+
+
+def printable(text: str) -> str:
+    """The text with visible escapes (\\x1b, \\u202e) for what a terminal obeys; newlines and tabs stay."""
+    return _UNPRINTABLE.sub(_escaped, text)
+
+
+def one_line(text: str) -> str:
+    """`printable`, and newlines and tabs are escaped too: for a name or a message inside one line."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -1,6 +1,8 @@
+import unicodedata
+
 import pytest
 
-from lucidlm.runtime.wording import duration, plural
+from lucidlm.runtime.wording import duration, one_line, plural, printable
 
 
 @pytest.mark.parametrize(("count", "noun", "says"), [
@@ -18,3 +20,32 @@ def test_a_noun_has_its_s_unless_the_count_is_one(count, noun, says):
 ])  # fmt: skip
 def test_a_short_time_is_never_called_no_minutes(seconds, says):
     assert duration(seconds) == says
+
+
+@pytest.mark.parametrize(("text", "shown"), [
+    ("\x1b[2J", "\\x1b[2J"), ("a\rb", "a\\rb"), ("bell\x07", "bell\\x07"), ("\x9b31m", "\\x9b31m"),
+    ("evil\u202egnp.exe", "evil\\u202egnp.exe"), ("caf\udce9", "caf\\udce9"), ("\x7f", "\\x7f"),
+    ("two\nlines\tand a tab", "two\nlines\tand a tab"), ("C:\\new", "C:\\new"),
+    ("Größe \u05d0 😀", "Größe \u05d0 😀"),
+])  # fmt: skip
+def test_what_a_terminal_would_obey_is_shown_as_an_escape(text, shown):
+    assert printable(text) == shown
+    assert printable(shown) == shown
+
+
+def test_of_all_characters_no_control_is_left_and_all_others_stay():
+    text = "".join(map(chr, [*range(0x3000), *range(0xD700, 0xE100)]))
+    shown = printable(text)
+    assert {letter for letter in shown if unicodedata.category(letter) in ("Cc", "Cs")} == {"\n", "\t"}
+    assert set(shown) == {
+        letter
+        for letter in text
+        if unicodedata.category(letter) not in ("Cc", "Cs", "Zl", "Zp")
+        and unicodedata.bidirectional(letter)
+        not in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+    } | {"\n", "\t"}
+    shown.encode("utf-8")
+
+
+def test_a_name_with_newlines_stays_in_its_line():
+    assert one_line("two\nlines\t\x1b") == "two\\nlines\\t\\x1b"
