@@ -26,6 +26,7 @@ LONE_RETURNS = "lone_carriage_returns"
 SURROGATES = "lone_surrogates"
 NO_FOOTER, NO_HEADER = "gutenberg_headers_without_footer", "gutenberg_footers_without_header"
 EMPTY_LINES = "empty_documents"
+OTHER_LABELS = "pages_in_utf8_that_declare_another_encoding"
 _SEEN = {
     LONE_RETURNS: ("carriage return read as a line feed", "carriage returns read as line feeds"),
     SURROGATES: ("lone surrogate replaced by U+FFFD", "lone surrogates replaced by U+FFFD"),
@@ -36,6 +37,10 @@ _SEEN = {
     NO_HEADER: (
         "Project Gutenberg footer removed without a header: none was found",
         "Project Gutenberg footers removed without a header: none was found",
+    ),
+    OTHER_LABELS: (
+        "page read as UTF-8, which it is, though it declares another encoding",
+        "pages read as UTF-8, which they are, though they declare another encoding",
     ),
     EMPTY_LINES: ("document with an empty text skipped", "documents with an empty text skipped"),
 }

@@ -16,10 +16,12 @@ from lucidlm.text.account import (
     BYTE_ORDER_MARKS,
     CARRIAGE_RETURNS,
     LONE_RETURNS,
+    OTHER_LABELS,
     SURROGATES,
     Account,
     utf8_bytes,
 )
+from lucidlm.text.labels import browser_errors, codec_of_label, codec_of_mark, declared_codec
 
 _BLOCK = 1 << 20
 _FIRST_BLOCK = 1 << 16
@@ -68,7 +70,7 @@ def cannot_read(name: str, problem: OSError) -> DataError:
 
 
 def known_encoding(encoding: str) -> str:
-    """Python's own name of an encoding of text."""
+    """Python's own name of an encoding of text; a label that only browsers know is their codec for it."""
     try:
         codec = codecs.lookup(encoding)
         codecs.getincrementaldecoder(encoding)
@@ -76,6 +78,8 @@ def known_encoding(encoding: str) -> str:
         if codec.name in ("idna", "punycode"):
             raise LookupError("an encoding of host names")
     except (LookupError, ValueError) as problem:
+        if encoding.isascii() and encoding.isprintable() and (known := codec_of_label(encoding)):
+            return known
         raise ConfigError(
             f"--encoding {encoding}: not a known encoding of text; try utf-8, latin-1, cp1252 or utf-16"
         ) from problem
@@ -88,11 +92,41 @@ def read_text(file: File, encoding: str, account: Account) -> Iterator[str]:
     return decode(read_blocks(file), file.name, encoding, account, unpacked=file.gzipped)
 
 
+def decode_page(data: bytes, name: str, encoding: str, account: Account) -> tuple[str, str]:
+    """A web page as text, and the encoding that it was in.
+
+    As browsers do: a byte order mark decides, then `encoding` where that is not UTF-8, then what the page
+    declares; but a page that is UTF-8 is read as that whatever it declares, which is counted. What decoding
+    drops is not counted: a page's bytes are not its text's.
+    """
+    used = codec_of_mark(data) or (codec_of_label(encoding) or encoding)
+    if used == "utf-8" and not codec_of_mark(data) and (declared := declared_codec(data) or "utf-8") != used:
+        # ISO-2022's and HZ's bytes are all ASCII, so that they are always UTF-8 too.
+        if declared.startswith(("iso2022", "hz")) or not _is_utf8(data):
+            used = declared
+        else:
+            account.saw(OTHER_LABELS, not data.isascii())
+    return "".join(decode([data], name, used, Account(), errors=browser_errors())), used
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        return b"\0" not in data and bool(data.decode())
+    except UnicodeDecodeError:
+        return False
+
+
 def decode(
-    blocks: Iterable[bytes], name: str, encoding: str, account: Account, *, unpacked: bool = False
+    blocks: Iterable[bytes],
+    name: str,
+    encoding: str,
+    account: Account,
+    *,
+    unpacked: bool = False,
+    errors: str = "strict",
 ) -> Iterator[str]:
     """Bytes as text, a character that two blocks share included; a byte order mark is dropped."""
-    decoder = codecs.getincrementaldecoder(encoding)()
+    decoder = codecs.getincrementaldecoder(encoding)(errors)
     count, start = 0, True
     for block in chain(blocks, [b""]):
         if count == 0:

@@ -180,7 +180,7 @@ def _strings(file: File, encoding: str, account: Account) -> Iterator[str]:
         case "html":
             return read_html(file, encoding, account)
         case "epub":
-            return read_epub(file)
+            return read_epub(file, encoding, account)
         case "pdf":
             return read_pdf(file)
     return read_text(file, encoding, account)

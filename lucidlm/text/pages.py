@@ -1,6 +1,5 @@
 """A web page, an EPUB or a PDF comes in, what a reader sees of it goes out as text."""
 
-import codecs
 import io
 import logging
 import posixpath
@@ -15,7 +14,7 @@ from xml.etree import ElementTree
 
 from lucidlm.errors import DataError
 from lucidlm.text.account import Account
-from lucidlm.text.decoding import File, cannot_read, decode, read_blocks
+from lucidlm.text.decoding import File, cannot_read, decode_page, read_blocks
 
 if TYPE_CHECKING:
     from pypdf import PdfReader
@@ -33,7 +32,6 @@ _LINE = re.compile(
 )
 _SPACES = re.compile(r"[ \t\n\f\r]+")
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
-_CHARSET = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
 _CLOSED_AT_ONCE = re.compile(
     r"<(title|script|style|textarea|iframe|noscript|template|object|canvas|audio|video|select|pre)\b"
     r"((?:[^<>\"']|\"[^\"<]*\"|'[^'<]*')*)/>",
@@ -43,7 +41,7 @@ _CLOSED_AT_ONCE = re.compile(
 
 def read_html(file: File, encoding: str, account: Account) -> Iterator[str]:
     """The visible text of a page: paragraphs apart, every block on lines of its own."""
-    text, used = _decoded_page(_whole(file), file.name, encoding)
+    text, used = decode_page(_whole(file), file.name, encoding, account)
     if used != "utf-8":
         account.decoded[used] += file.path.stat().st_size
     yield _visible_text(text)
@@ -63,32 +61,6 @@ def _too_large(name: str, kind: str) -> DataError:
         f"{name}: more than {_WHOLE >> 20} MiB, which is too much for one {kind} file; "
         "turn it into .txt or split it"
     )
-
-
-def _decoded_page(data: bytes, name: str, encoding: str) -> tuple[str, str]:
-    """A page as text, and its encoding: UTF-8 if it is that, else what it says itself.
-
-    What decoding drops is not counted: a page's bytes are not its text's.
-    """
-    try:
-        return "".join(decode([data], name, encoding, Account())), encoding
-    except DataError:
-        said = _declared_encoding(data) if encoding == "utf-8" else None
-        if said is None:
-            raise
-        return "".join(decode([data], name, said, Account())), said
-
-
-def _declared_encoding(page: bytes) -> str | None:
-    """What a page says of its own encoding, where that is another than UTF-8 and of single bytes."""
-    declared = _CHARSET.search(page[:4096])
-    try:
-        said = codecs.lookup(declared[1].decode("ascii")).name if declared else "utf-8"
-    except (LookupError, UnicodeDecodeError):
-        return None
-    # Browsers read Latin-1 as Windows-1252, and pages are written for them.
-    said = "cp1252" if said in ("iso8859-1", "ascii") else said
-    return None if said.startswith("utf") else said
 
 
 def _visible_text(page: str) -> str:
@@ -180,7 +152,7 @@ _PACKAGE = "{http://www.idpf.org/2007/opf}"
 _CIPHER = "{http://www.w3.org/2001/04/xmlenc#}CipherReference"
 
 
-def read_epub(file: File) -> Iterator[str]:
+def read_epub(file: File, encoding: str, account: Account) -> Iterator[str]:
     """The pages of an EPUB in the order of its spine."""
     faults = (zipfile.BadZipFile, zlib.error, ElementTree.ParseError, RuntimeError, EOFError, ValueError)
     with _sound_file(file.name, "EPUB", *faults):
@@ -188,8 +160,7 @@ def read_epub(file: File) -> Iterator[str]:
         with zipfile.ZipFile(place) as archive:
             for page in _pages_of_epub(archive, file.name):
                 data = _member(archive, page, file.name)
-                wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-                text, _ = _decoded_page(data, f"{file.name} ({page})", "utf-16" if wide else "utf-8")
+                text, _ = decode_page(data, f"{file.name} ({page})", encoding, account)
                 if visible := _visible_text(text):
                     yield visible + "\n"
 
