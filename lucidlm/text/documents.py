@@ -30,8 +30,10 @@ from lucidlm.text.decoding import (
     without_mark,
     without_surrogates,
 )
+from lucidlm.text.epub import read_epub
 from lucidlm.text.gutenberg import without_frame
-from lucidlm.text.pages import read_epub, read_html, read_pdf
+from lucidlm.text.markup import read_html
+from lucidlm.text.pdf import read_pdf
 from lucidlm.text.token_files import documents_of, text_of
 
 DASH, STDIN = "-", "<stdin>"

@@ -1,0 +1,104 @@
+"""Files to read: small ones written by hand, and what reading them gives."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+from pypdf import PdfWriter
+
+from lucidlm.errors import DataError
+from lucidlm.text.documents import read_documents
+
+
+def read(*sources, **options):
+    return [document.text() for document in read_documents([str(source) for source in sources], **options)]
+
+
+def read_one(source, **options):
+    (document,) = read_documents([source], **options)
+    return document.text(), document.notes
+
+
+def refusal(*sources, **options) -> str:
+    with pytest.raises(DataError) as caught:
+        read(*sources, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def written(path: Path, data: str | bytes) -> Path:
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+def epub(pages: dict[str, str | bytes], spine=None, folder="OEBPS/", hrefs=None, extra=None) -> bytes:
+    """An EPUB of `pages`, in the order of `spine`."""
+    hrefs = hrefs or {}
+    names = list(pages)
+    items = "".join(
+        f'<item id="i{names.index(name)}" href="{hrefs.get(name, name)}" media-type="application/xhtml+xml"/>'
+        for name in names
+    )
+    order = "".join(f'<itemref idref="i{names.index(name)}"/>' for name in spine or names)
+    package = (
+        '<?xml version="1.0"?><package xmlns="http://www.idpf.org/2007/opf" version="3.0">'
+        f'<manifest>{items}<item id="pic" href="a.png" media-type="image/png"/></manifest>'
+        f'<spine>{order}<itemref idref="pic"/></spine></package>'
+    )
+    container = (
+        '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles>'
+        f'<rootfile full-path="{folder}content.opf"/></rootfiles></container>'
+    )
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("mimetype", "application/epub+zip")
+        archive.writestr("META-INF/container.xml", container)
+        archive.writestr(f"{folder}content.opf", package)
+        for name, page in pages.items():
+            archive.writestr(folder + name, page)
+        for name, data in (extra or {}).items():
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def encryption(*names: str) -> str:
+    data = "".join(f'<CipherData><CipherReference URI="{name}"/></CipherData>' for name in names)
+    return f'<encryption xmlns="http://www.w3.org/2001/04/xmlenc#">{data}</encryption>'
+
+
+def pdf(*pages: str) -> bytes:
+    """A PDF with one line of text a page, built by hand."""
+    count = len(pages)
+    kids = " ".join(f"{4 + 2 * n} 0 R" for n in range(count))
+    objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>",
+        f"<< /Type /Pages /Kids [{kids}] /Count {count} >>",
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
+    ]
+    for n, page in enumerate(pages):
+        stream = f"BT /F1 12 Tf 72 720 Td ({page}) Tj ET" if page else ""
+        objects.append(
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents {5 + 2 * n} 0 R "
+            "/Resources << /Font << /F1 3 0 R >> >> >>"
+        )
+        objects.append(f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream")
+    data, places = b"%PDF-1.4\n", []
+    for number, body in enumerate(objects, 1):
+        places.append(len(data))
+        data += f"{number} 0 obj\n{body}\nendobj\n".encode("latin-1")
+    table = "".join(f"{place:010} 00000 n \n" for place in places)
+    size = len(objects) + 1
+    return data + (
+        f"xref\n0 {size}\n0000000000 65535 f \n{table}trailer\n<< /Size {size} /Root 1 0 R >>\n"
+        f"startxref\n{len(data)}\n%%EOF\n"
+    ).encode("latin-1")
+
+
+def encrypted(data: bytes, user: str) -> bytes:
+    writer = PdfWriter(clone_from=io.BytesIO(data))
+    writer.encrypt(user_password=user, owner_password="owner", algorithm="RC4-128")
+    file = io.BytesIO()
+    writer.write(file)
+    return file.getvalue()
