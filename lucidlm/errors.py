@@ -29,5 +29,9 @@ class RunError(LucidError):
     """A run folder that is in use, in the way, damaged or of another text."""
 
 
+class InUseError(RunError):
+    """A place that another process of lucidlm holds."""
+
+
 class ServerError(LucidError):
     """A server that cannot start as it was asked to."""

@@ -3,49 +3,138 @@
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
+import stat
+import tempfile
+import time
 from collections.abc import Generator
 from pathlib import Path
+from typing import BinaryIO
 
-from lucidlm.errors import DataError, RunError
+from lucidlm.errors import DataError, InUseError, RunError
+from lucidlm.runtime.places import path_text, plain_target
 
 MANIFEST = "manifest.json"
+READER_S = 10.0
+"""Seconds to wait for the reader of a pipe."""
 
 
 def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
-    """Give `path` this content, mode 0644 less the umask: a reader never sees a part."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # os.open lets the kernel apply the umask; tempfile's files would stay at 0600.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
-        with os.fdopen(os.open(temporary, flags, 0o644), "wb") as file:
-            file.write(data.encode("utf-8") if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    """Give `path` this content: a reader never sees a part. A device or a pipe gets it as it is.
+
+    A new file has mode 0666 less the umask, one that is there keeps its mode. Text is UTF-8; half characters,
+    as names that are no UTF-8 have, become escapes. OSError names `path`, never the temporary file.
+    """
+    data = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
+    with naming(path):
+        if (target := plain_target(path)) is None:
+            _write_through(path, io.BytesIO(data))
+            return
+        with _replacing(target) as temporary, open(temporary, "wb") as file:
+            file.write(data)
 
 
 @contextlib.contextmanager
 def replacing_file(path: str | os.PathLike) -> Generator[Path]:
-    """A temporary path beside `path`, for writers that want a name: it takes its place if all goes well."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """A temporary path beside `path`, for writers that want a name: it takes its place if all goes well.
+
+    What is written for a device or a pipe is gathered in a temporary file first, as some writers go back.
+    """
+    with naming(path):
+        target = plain_target(path)
+    if target is not None:
+        with naming(path), _replacing(target) as temporary:
+            yield temporary
+        return
+    with tempfile.TemporaryDirectory(prefix="lucidlm-") as folder:
+        yield (gathered := Path(folder) / "gathered")
+        with naming(path), open(gathered, "rb") as file:
+            _write_through(path, file)
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Generator[Path]:
+    """A temporary file beside a plain one, with the mode and owner of that; it takes its place at the end."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(target)
+    former = target.stat() if target.exists() else None
     try:
+        # Made here: the kernel applies the umask, and what was nobody else's to read is not for a moment.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+        mode = stat.S_IMODE(former.st_mode) | stat.S_IWUSR if former else 0o666
+        os.close(os.open(temporary, flags, mode))
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if former and os.name == "posix":
+            _take_owner_and_mode(temporary, former)
+        _take_place(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    _sync_folder(target.parent)
+
+
+def _take_owner_and_mode(temporary: Path, former: os.stat_result) -> None:
+    if (former.st_uid, former.st_gid) != (os.geteuid(), os.getegid()):
+        with contextlib.suppress(OSError):  # which only root may always
+            os.chown(temporary, former.st_uid, former.st_gid)
+    os.chmod(temporary, stat.S_IMODE(former.st_mode))
+
+
+def _take_place(temporary: Path, target: Path) -> None:
+    try:
+        os.replace(temporary, target)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        # A file that is mounted by itself, as containers have them: no other file can take its place.
+        shutil.copyfile(temporary, target)
+        temporary.unlink()
+
+
+def temporary_beside(path: Path) -> Path:
+    """The name under which a file is written before it takes its place."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Generator[None]:
+    """An OSError out of this block names `path` where it names nothing, as a write's, or a temporary file."""
+    try:
+        yield
+    except OSError as error:
+        temporary = temporary_beside(Path(os.path.realpath(path)))
+        if error.errno is not None and error.filename in (None, str(temporary), temporary):
+            error.filename, error.filename2 = os.fspath(path), None
+        raise
+
+
+def _write_through(path: str | os.PathLike, source: BinaryIO) -> None:
+    """Write into a device or a pipe. A pipe that no program reads is waited for a while: opening it hangs."""
+    end = time.monotonic() + READER_S
+    while True:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+            break
+        except OSError as error:
+            if error.errno != errno.ENXIO or not stat.S_ISFIFO(os.stat(path).st_mode):
+                raise
+            if time.monotonic() > end:
+                raise RunError(
+                    f"{path_text(path)}: no program has opened this pipe to read it within {READER_S:.0f} s; "
+                    "start the reader first"
+                ) from None
+        time.sleep(0.05)
+    os.set_blocking(descriptor, True)
+    try:
+        with open(descriptor, "wb", closefd=True) as file:
+            shutil.copyfileobj(source, file)
+    except BrokenPipeError:
+        raise RunError(f"{path_text(path)}: its reader stopped before the end; run again") from None
 
 
 @contextlib.contextmanager
@@ -55,7 +144,8 @@ def replacing_folder(path: str | os.PathLike) -> Generator[Path]:
     Its files reach the disk before the rename, so after a power cut too `path` is the old folder or the whole
     new one. What a killed process left is deleted at the next start: call it under `lock` where two may meet.
     """
-    path = Path(path)
+    # Links are followed, "." gets a name, and the process may change its folder meanwhile.
+    path = Path(os.path.realpath(path))
     temporary, previous = (path.with_name(f".{path.name}.{kind}") for kind in ("tmp", "old"))
     path.parent.mkdir(parents=True, exist_ok=True)
     if previous.exists() and not path.exists():  # killed between the two renames below
@@ -131,21 +221,22 @@ def free_bytes(path: str | os.PathLike) -> int:
 
 @contextlib.contextmanager
 def lock(path: str | os.PathLike) -> Generator[None]:
-    """Hold `path` for this process until the block ends; RunError at once if another holds it.
+    """Hold `path` for this process until the block ends; InUseError at once if another holds it.
 
-    The lock is a file beside `path` (.NAME.lock) and ends with the process, however that ends.
+    The lock is a file beside `path` (.NAME.lock) and ends with the process, however that ends. It is the same
+    for all the names that lead to one place.
     """
     import filelock
 
-    path = Path(path)
-    path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    file = path.with_name(f".{path.name}.lock")
+    file = _lock_file(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
     held = filelock.FileLock(file, timeout=0, thread_local=False)
     try:
         held.acquire()
     except filelock.Timeout:
-        raise RunError(
-            f"{path} is in use by another lucidlm process{_owner(file)}; wait for it or choose another --out"
+        raise InUseError(
+            f"{path_text(path)} is in use by another lucidlm process{_owner(file)}; "
+            "wait for it or choose another --out"
         ) from None
     try:
         with contextlib.suppress(
@@ -164,8 +255,7 @@ def is_locked(path: str | os.PathLike) -> bool:
     """Whether a process holds `path` now; what a killed one has left of its lock does not count."""
     import filelock
 
-    path = Path(path)
-    file = path.with_name(f".{path.name}.lock")
+    file = _lock_file(path)
     if not file.exists():
         return False
     held = filelock.FileLock(file, timeout=0, thread_local=False)
@@ -177,6 +267,11 @@ def is_locked(path: str | os.PathLike) -> bool:
         return _lives(file)
     held.release()
     return False
+
+
+def _lock_file(path: str | os.PathLike) -> Path:
+    real = Path(os.path.realpath(path))  # "." has no name, and two links are one place
+    return real.with_name(f".{real.name}.lock")
 
 
 def _lives(file: Path) -> bool:

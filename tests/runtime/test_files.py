@@ -1,7 +1,9 @@
 import json
 import os
+import stat
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -22,13 +24,20 @@ def test_a_file_written_atomically_holds_the_bytes_and_leaves_nothing_beside_it(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no file modes")
-def test_the_mode_is_0644_less_the_umask(tmp_path):
-    before = os.umask(0o027)
+@pytest.mark.parametrize(("umask", "mode"), [(0o027, 0o640), (0o077, 0o600), (0o002, 0o664)])
+def test_the_mode_is_0666_less_the_umask_or_that_of_the_file_that_is_there(tmp_path, umask, mode):
+    before = os.umask(umask)
+    (tmp_path / "kept").touch()
+    (tmp_path / "kept").chmod(0o604)
     try:
-        files.write_atomically(tmp_path / "a", b"")
+        for name in ("a", "kept"):
+            files.write_atomically(tmp_path / name, b"new")
+            with files.replacing_file(tmp_path / f"{name}-2") as temporary:
+                temporary.write_bytes(b"new")
     finally:
         os.umask(before)
-    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"a": mode, "a-2": mode, "kept-2": mode, "kept": 0o604}
 
 
 def test_a_failed_write_leaves_the_old_file_and_its_oserror_passes_through(tmp_path, monkeypatch):
@@ -43,6 +52,86 @@ def test_a_failed_write_leaves_the_old_file_and_its_oserror_passes_through(tmp_p
     assert caught.value.errno == 28
     assert (tmp_path / "a").read_bytes() == b"old"
     assert names(tmp_path) == ["a"]
+
+
+def test_a_link_is_followed_and_a_missing_folder_is_made(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("file")
+    files.write_atomically(tmp_path / "link", b"new")
+    with files.replacing_file(tmp_path / "link") as temporary:
+        temporary.write_bytes(b"newer")
+    files.write_atomically(tmp_path / "not" / "yet" / "file", b"")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"newer"
+    assert names(tmp_path) == ["file", "link", "not"]
+
+
+def test_a_link_to_nothing_a_loop_and_a_folder_are_never_written_over(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name in ("nothing", "loop"):
+        (tmp_path / f"to-{name}").symlink_to(tmp_path / f"to-{name}" if name == "loop" else "nothing")
+    for name in ("folder", "to-nothing", "to-loop"):
+        with pytest.raises(OSError, match=name):
+            files.write_atomically(tmp_path / name, b"new")
+        with pytest.raises(OSError, match=name), files.replacing_file(tmp_path / name):
+            pass
+    assert names(tmp_path) == ["folder", "to-loop", "to-nothing"]
+
+
+def test_a_pipe_gets_what_is_written_and_stays_one(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    content = os.urandom(200_000)  # more than a pipe holds
+    for _ in range(2):
+        with subprocess.Popen(["cat", str(tmp_path / "pipe")], stdout=subprocess.PIPE) as reader:
+            with files.replacing_file(tmp_path / "pipe") as temporary:
+                temporary.write_bytes(content[:1000])
+            assert reader.stdout.read() == content[:1000]
+    with subprocess.Popen(["cat", str(tmp_path / "pipe")], stdout=subprocess.PIPE) as reader:
+        read = threading.Thread(target=lambda: setattr(reader, "got", reader.stdout.read()))
+        read.start()
+        files.write_atomically(tmp_path / "pipe", content)
+        read.join()
+        assert reader.got == content
+    monkeypatch.setattr(files, "READER_S", 0.1)
+    with pytest.raises(RunError, match="start the reader first"):
+        files.write_atomically(tmp_path / "pipe", b"")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert names(tmp_path) == ["pipe"]
+
+
+def test_a_device_is_written_to_and_stays_one(tmp_path):
+    try:
+        os.mknod(tmp_path / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        os.mknod(tmp_path / "full", 0o666 | stat.S_IFCHR, os.makedev(1, 7))
+        (tmp_path / "null").write_bytes(b"")
+    except OSError:
+        pytest.skip("only root can make devices, and not everywhere")
+    (tmp_path / "link").symlink_to("null")
+    for name in ("null", "link"):
+        files.write_atomically(tmp_path / name, b"gone")
+        with files.replacing_file(tmp_path / name) as temporary:
+            temporary.write_bytes(b"gone")
+    with pytest.raises(OSError, match=r"No space left.*full"):
+        files.write_atomically(tmp_path / "full", b"x")
+    assert [stat.S_ISCHR((tmp_path / name).lstat().st_mode) for name in ("null", "full")] == [True, True]
+    assert names(tmp_path) == ["full", "link", "null"]
+
+
+def test_an_error_of_a_write_a_sync_or_a_rename_names_the_file_that_was_meant(tmp_path, monkeypatch):
+    def refuse(*arguments, **named):
+        raise OSError(27, "File too large")
+
+    for call in ("fsync", "replace"):
+        with monkeypatch.context() as patched:
+            patched.setattr(files.os, call, refuse)
+            with pytest.raises(OSError, match=r"File too large: '.*/new'"):
+                files.write_atomically(tmp_path / "new", b"")
+            with (
+                pytest.raises(OSError, match=r"File too large: '.*/new'"),
+                files.replacing_file(tmp_path / "new"),
+            ):
+                pass
+    assert names(tmp_path) == []
 
 
 def test_a_folder_appears_when_its_block_ends_and_replaces_the_old_one(tmp_path):
@@ -161,6 +250,21 @@ def test_a_lock_is_held_against_this_process_and_freed_without_a_trace(tmp_path)
     assert names(tmp_path) == []
     with files.lock(tmp_path / "run"):
         pass
+
+
+def test_the_current_folder_and_a_link_are_the_place_that_they_lead_to(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to("run")
+    monkeypatch.chdir(tmp_path / "run")
+    with files.lock("."):
+        assert all(files.is_locked(each) for each in (".", tmp_path / "run", tmp_path / "link"))
+        with pytest.raises(RunError, match="in use"), files.lock(tmp_path / "link"):
+            pass
+    with files.replacing_folder(tmp_path / "link") as folder:
+        (folder / "a").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert names(tmp_path / "run") == ["a"]
+    assert names(tmp_path) == ["link", "run"]
 
 
 def test_whether_a_path_is_locked_is_seen_without_taking_the_lock(tmp_path, monkeypatch):
