@@ -13,6 +13,7 @@ _HOME = {
     "GPTConfig": "lucidlm.model.config",
     "LucidError": "lucidlm.errors",
     "Tokenizer": "lucidlm.text.tokenizer",
+    "Reading": "lucidlm.text.reading",
     "TrainConfig": "lucidlm.training.config",
     "binary_cross_entropy": "lucidlm.model.loss",
     "compare": "lucidlm.measure.comparison",

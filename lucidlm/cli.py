@@ -18,6 +18,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from lucidlm import __version__
 from lucidlm.errors import LucidError
+from lucidlm.text.reading import READING, Reading
 from lucidlm.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def _check_seed(seed: int) -> None:
         raise LucidError(f"--seed {seed}: it must be from 0 to 2^63 - 1")
 
 
+HowToRead = Annotated[Reading, Parameter(name="*", negative="")]
+"""The flags --encoding, --field and --raw of every verb that reads texts."""
 COMPUTE, STORED = Compute(), Stored()
 DEFAULTS = TrainConfig()
 
@@ -140,7 +143,7 @@ def evaluate(
     prefix: Literal["auto", "none"] = "auto",
     protocol: Literal["lucid", "lm-eval", "hf-guide", "batch-mean"] = "lucid",
     batch_size: int | None = None,
-    encoding: str = "utf-8",
+    reading: HowToRead = READING,
     baselines: bool = True,
     by: Literal["document"] | None = None,
     csv: str | None = None,
@@ -171,8 +174,6 @@ def evaluate(
         (the transformers guide), batch-mean (the course's first code); the result says what differs.
     batch_size
         Windows at once; the number does not depend on it (batch-mean: the course's batches, default 2).
-    encoding
-        Encoding of the texts.
     baselines
         Of a run: what gzip, xz and n-grams make of the same text, and how much of what it writes is copied.
     by
@@ -196,6 +197,7 @@ def evaluate(
     from lucidlm.text.corpus import held_out_names
     from lucidlm.training.setup import corpus_of_run, is_run
 
+    _check_reading(reading, texts)
     if csv is not None:
         _check_csv(csv, by)
     limit = gate.check_limit(max_bits) if max_bits is not None else None
@@ -208,7 +210,7 @@ def evaluate(
     run = Path(model) if is_run(Path(model)) else None
     account, sources = Account(), list[str]()
     documents, design, fraction = (
-        (_documents(texts, tokenizer, encoding, account, sources), None, 0.0)
+        (_documents(texts, tokenizer, reading, account, sources), None, 0.0)
         if texts
         else _own_validation_text(model)
     )
@@ -223,7 +225,7 @@ def evaluate(
         "dtype": dtype,
     }
     remarks = (state,) if (state := _state(model)) else ()
-    seen = _seen(model, texts, encoding, held_out_of=model)
+    seen = _seen(model, texts, reading, held_out_of=model)
     if run is not None and baselines and protocol == "lucid":
         result = judgement.judge(
             loaded,
@@ -294,7 +296,7 @@ def explain(
     stride: int | None = None,
     context_length: int | None = None,
     prefix: Literal["auto", "none"] = "auto",
-    encoding: str = "utf-8",
+    reading: HowToRead = READING,
     html: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
     compute: Compute = COMPUTE,
@@ -317,8 +319,6 @@ def explain(
         Tokens of a window (default: the model's context).
     prefix
         auto: end-of-text before each text where the model knows it. none: leave the first token out.
-    encoding
-        Encoding of the file.
     html
         Write one page that stands alone: the coloured text, each token's alternatives, the steps to the loss.
     json
@@ -329,10 +329,13 @@ def explain(
     from lucidlm.text.account import Account
     from lucidlm.text.documents import given_text, read_texts
 
+    _check_reading(reading, [*texts, *([file] if file else [])])
     account = Account()
-    given = [given_text(text, account, f"text {number}") for number, text in enumerate(texts, 1)]
+    given = [
+        given_text(text, account, f"text {number}", reading=reading) for number, text in enumerate(texts, 1)
+    ]
     if file:
-        given += (text for _, text in read_texts([file], account, encoding=encoding, progress=_say_skipped))
+        given += (text for _, text in read_texts([file], account, reading=reading, progress=_say_skipped))
     if not given:
         raise LucidError(
             'nothing to explain: give a text in quotes, or --file; lucidlm explain lecture "every effort"'
@@ -452,7 +455,7 @@ def compare(
     stride: int | None = None,
     context_length: int | None = None,
     prefix: Literal["auto", "none"] = "auto",
-    encoding: str = "utf-8",
+    reading: HowToRead = READING,
     html: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
     compute: Compute = COMPUTE,
@@ -475,8 +478,6 @@ def compare(
         Tokens of a window (default: each model's context).
     prefix
         auto: end-of-text before each document where a model knows it. none: leave the first token out.
-    encoding
-        Encoding of the texts.
     html
         Write one page that stands alone: the numbers, and the text as a heat map of the differences.
     json
@@ -487,6 +488,7 @@ def compare(
     from lucidlm.text.account import Account
     from lucidlm.text.documents import read_texts
 
+    _check_reading(reading, texts)
     names = (_names(model_a), _names(model_b))
     runs = [name for each in names for name in each]
     if len(runs) > 2:
@@ -497,7 +499,7 @@ def compare(
     tokenizer, dtype = a[0][1:]
     account, design, fraction = Account(), None, 0.0
     if texts:
-        read = read_texts(texts, account, encoding=encoding, progress=_say_skipped)
+        read = read_texts(texts, account, reading=reading, progress=_say_skipped)
         given = (text for _, text in read)
     else:
         excerpts, design, fraction = _own_validation_text(names[0][0])
@@ -516,7 +518,7 @@ def compare(
         progress=counter("bytes compared"),
     )
     result = replace(result, account=account) if texts else result
-    seen = {name: _seen(name, texts, encoding, held_out_of=runs[0]) for name in runs}
+    seen = {name: _seen(name, texts, reading, held_out_of=runs[0]) for name in runs}
     result = replace(result, seen=seen)
     if html:
         result.write_html(html)
@@ -616,9 +618,7 @@ def prepare(
     val: tuple[str, ...] = (),
     val_fraction: float = 0.1,
     split: Literal["auto", "pieces", "documents", "end"] = "auto",
-    encoding: str = "utf-8",
-    field: str = "text",
-    raw: Annotated[bool, Parameter(negative="")] = False,
+    reading: HowToRead = READING,
 ) -> None:
     """Turn texts into token files that several runs can train on.
 
@@ -637,12 +637,6 @@ def prepare(
     split
         What is held out: pieces from all over the text, whole documents, or the end of each document
         (auto: documents where there are 20 or more, else pieces).
-    encoding
-        Encoding of the texts.
-    field
-        The field of a .jsonl line that holds the text.
-    raw
-        Leave Project Gutenberg's header and footer in.
     """
     from lucidlm.display import stage_printer
     from lucidlm.text.corpus import prepare as prepare_corpus
@@ -654,9 +648,7 @@ def prepare(
         validation=val or None,
         validation_fraction=val_fraction,
         split=split,
-        encoding=encoding,
-        field=field,
-        raw=raw,
+        reading=reading,
         progress=stage_printer,
     )
     for note in corpus.notes:
@@ -932,18 +924,25 @@ def _file_bytes(path: str) -> bytes:
 
 
 def _documents(
-    texts: Sequence[str], tokenizer: "Tokenizer", encoding: str, account: "Account", sources: list[str]
+    texts: Sequence[str], tokenizer: "Tokenizer", reading: Reading, account: "Account", sources: list[str]
 ) -> Any:
     """The texts' tokens; `account` and `sources` are complete when all are read."""
     from lucidlm.measure.evaluation import encoded
     from lucidlm.text.documents import read_texts
 
     def read() -> Iterator[str]:
-        for source, text in read_texts(texts, account, encoding=encoding, progress=_say_skipped):
+        for source, text in read_texts(texts, account, reading=reading, progress=_say_skipped):
             sources.append(source)
             yield text
 
     return encoded(tokenizer, read())
+
+
+def _check_reading(reading: Reading, texts: Sequence[str]) -> None:
+    """LucidError for flags that say how a text is read where no text is given."""
+    if not texts and reading != READING:
+        flags = [f"--{name}" for name, value in asdict(reading).items() if value != getattr(READING, name)]
+        raise LucidError(f"{', '.join(flags)}: no text is given to read so; give one, or leave this out")
 
 
 def _check_csv(path: str, by: str | None) -> None:
@@ -960,7 +959,7 @@ def _say_skipped(line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def _seen(model: str, texts: Sequence[str], encoding: str, *, held_out_of: str) -> "Seen | None":
+def _seen(model: str, texts: Sequence[str], reading: Reading, *, held_out_of: str) -> "Seen | None":
     """How much a model was trained on of the texts or, without any, of a run's held-out text."""
     from lucidlm.display import stage_printer
     from lucidlm.text.documents import read_documents
@@ -968,7 +967,7 @@ def _seen(model: str, texts: Sequence[str], encoding: str, *, held_out_of: str) 
 
     if not texts:
         return held_out_seen_by(model, Path(held_out_of), progress=stage_printer)
-    given = (document.pieces() for document in read_documents(texts, encoding=encoding))
+    given = (document.pieces() for document in read_documents(texts, reading=reading))
     return seen_by(model, given, progress=stage_printer)
 
 

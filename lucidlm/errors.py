@@ -12,7 +12,14 @@ class ConfigError(LucidError):
 
 
 class DataError(LucidError):
-    """A text, a token file or a prepared folder that cannot be used as it is."""
+    """A text, a token file or a prepared folder that cannot be used as it is.
+
+    `reason` is a key of text/account.py: a folder is read without such a file, and counts it there.
+    """
+
+    def __init__(self, message: str, *, reason: str = "unfit") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class WeightsError(LucidError):

@@ -177,6 +177,44 @@ def test_every_verb_that_reads_a_text_says_what_it_left_out(answer, home):
     assert said in answer("prepare", "windows.txt", "--out", "windows", "--tokenizer", "bytes").err
 
 
+def test_every_verb_that_reads_texts_takes_encoding_field_and_raw(answer, home):
+    frame = (
+        "*** START OF THE PROJECT GUTENBERG EBOOK A ***\n",
+        "*** END OF THE PROJECT GUTENBERG EBOOK A ***\n",
+    )
+    text = f"{frame[0]}Größe fell.\n{frame[1]}" * 3
+    (home / "mail.jsonl").write_bytes(json.dumps({"body": text}, ensure_ascii=False).encode("latin-1"))
+    flags = ("--encoding", "latin-1", "--field", "body", "--raw")
+    for command in (
+        ("evaluate", "run", "mail.jsonl", "--no-baselines"),
+        ("compare", "run", "modern-1m", "mail.jsonl"),
+        ("explain", "run", "--file", "mail.jsonl"),
+    ):
+        values = json.loads(answer(*command, *flags, "--json").out)
+        assert values["bytes_as_utf8"] - values["bytes_left_out"]["json"] == len(text.encode())
+        assert "gutenberg_frames" not in values["bytes_left_out"]
+    answer("prepare", "mail.jsonl", *flags, "--tokenizer", "bytes", "--out", "mail")
+    counts = json.loads((home / "mail" / "manifest.json").read_text())
+    assert counts["train"]["bytes"] + counts["validation"]["bytes"] == len(text.encode())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("evaluate", "run"), ("compare", "run", "run"), ("explain", "run")],
+)
+def test_a_flag_for_texts_without_a_text_is_refused(call, trained, command):
+    refused = call(*command, "--raw")
+    assert refused.code == 2
+    assert refused.lines == ["lucidlm: --raw: no text is given to read so; give one, or leave this out"]
+
+
+def test_a_prepared_folder_is_not_read_anew(call, home):
+    call("prepare", "book.txt", "--tokenizer", "bytes", "--out", "ready")
+    refused = call("train", "ready", "--field", "body", "--steps", "1", "--out", "unready")
+    assert refused.code == 2
+    assert "--field body: ready was prepared without it" in refused.lines[-1]
+
+
 def test_documents_are_listed_the_worst_first_in_table_csv_and_json(answer, home):
     texts = ["Nobody knew the house.", "ZQX! 123 {}", *(f"Past a river {n}." for n in range(30))]
     lines = [json.dumps({"text": text}) for text in texts]

@@ -25,6 +25,7 @@ from lucidlm.runtime.progress import Progress
 from lucidlm.text.account import Account
 from lucidlm.text.documents import given_text, read_texts
 from lucidlm.text.excerpts import Excerpt
+from lucidlm.text.reading import READING, Reading
 from lucidlm.text.repetition import Repetition, RepetitionCount
 from lucidlm.text.tokenizer import Tokenizer
 
@@ -330,7 +331,7 @@ def compare(
     prefix: Literal["auto", "none"] = "auto",
     batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
-    encoding: str = "utf-8",
+    reading: Reading = READING,
     progress: Progress | None = None,
 ) -> Comparison:
     """Two models with their tokenizers, as `load` gives them, on a text or the documents at a path.
@@ -345,9 +346,9 @@ def compare(
         raise ConfigError("compare takes either text=... or path=..., one of the two")
     account = Account()
     texts = (
-        [given_text(text, account)]
+        [given_text(text, account, reading=reading)]
         if text is not None
-        else (text for _, text in read_texts([str(path)], account, encoding=encoding))
+        else (text for _, text in read_texts([str(path)], account, reading=reading))
     )
     result = compare_texts(
         a,

@@ -36,6 +36,7 @@ from lucidlm.text.account import Account
 from lucidlm.text.corpus import FEW_TOKENS
 from lucidlm.text.documents import given_text, read_texts
 from lucidlm.text.excerpts import Excerpt, as_excerpt
+from lucidlm.text.reading import READING, Reading
 from lucidlm.text.repetition import Repetition, RepetitionCount
 from lucidlm.text.tokenizer import Tokenizer
 
@@ -246,13 +247,14 @@ def evaluate(
     prefix: Literal["auto", "none"] = "auto",
     batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
-    encoding: str = "utf-8",
+    reading: Reading = READING,
     progress: Progress | None = None,
 ) -> Evaluation:
     """How well the model predicts a text, or the documents at a path (a file, a folder, a pattern, a URL).
 
     A text that is given as a string is cleaned as a file is (line ends become LF, a byte order mark and
-    Project Gutenberg's frame go), so that both have one number; `account` says what was left out.
+    Project Gutenberg's frame go, unless `reading.raw`), so that both have one number; `account` says what was
+    left out.
     Each document is scored alone, every token once: see docs/measure.md. Other protocols reproduce how others
     count, and the result says what that does differently: `lm-eval` the evaluation harness, `hf-guide` the
     transformers guide, `batch-mean` the course's first code (whole batches, of 2 windows unless said).
@@ -261,9 +263,9 @@ def evaluate(
     """
     account = Account()
     if text is not None and path is None:
-        texts: Iterable[str] = [given_text(text, account)]
+        texts: Iterable[str] = [given_text(text, account, reading=reading)]
     elif path is not None and text is None:
-        texts = (text for _, text in read_texts([path], account, encoding=encoding))
+        texts = (text for _, text in read_texts([path], account, reading=reading))
     else:
         raise ConfigError("evaluate takes either text=... or path=..., one of the two")
     evaluation = evaluate_documents(

@@ -34,6 +34,7 @@ from lucidlm.runtime.device import dtype_name
 from lucidlm.runtime.progress import Progress
 from lucidlm.text.account import Account
 from lucidlm.text.documents import given_text
+from lucidlm.text.reading import READING, Reading
 from lucidlm.text.tokenizer import Tokenizer
 
 
@@ -265,6 +266,7 @@ def explain(
     prefix: Literal["auto", "none"] = "auto",
     batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
+    reading: Reading = READING,
     progress: Progress | None = None,
 ) -> Explanation:
     """Every token's probability, rank, entropy, `top_k` best alternatives; rows average to evaluate's loss.
@@ -277,7 +279,10 @@ def explain(
     explanation = explain_texts(
         model,
         tokenizer,
-        [given_text(text, account, f"text {number}") for number, text in enumerate(texts, 1)],
+        [
+            given_text(text, account, f"text {number}", reading=reading)
+            for number, text in enumerate(texts, 1)
+        ],
         top_k=top_k,
         context_length=context_length,
         stride=stride,

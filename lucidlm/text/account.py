@@ -45,6 +45,24 @@ _SEEN = {
     EMPTY_LINES: ("document with an empty text skipped", "documents with an empty text skipped"),
 }
 """What was changed or passed over without bytes of its own."""
+OTHER_KINDS, EMPTY_FILES, UNREADABLE = "other_kinds", "empty_files", "unreadable"
+BINARY, OTHER_ENCODING, NO_FIELD, DAMAGED = "binary", "other_encoding", "no_field", "damaged"
+NO_TEXT, UNFIT = "no_text", "unfit"
+_PASSED = {
+    OTHER_KINDS: ("file of another kind", "files of other kinds"),
+    EMPTY_FILES: ("empty file", "empty files"),
+    UNREADABLE: ("file or folder that cannot be read", "files or folders that cannot be read"),
+    BINARY: ("binary file", "binary files"),
+    OTHER_ENCODING: ("file in another encoding", "files in other encodings"),
+    NO_FIELD: (
+        "file without the field of the text (--field)",
+        "files without the field of the text (--field)",
+    ),
+    DAMAGED: ("damaged file", "damaged files"),
+    NO_TEXT: ("file without text", "files without text"),
+    UNFIT: ("file that cannot be used as text", "files that cannot be used as text"),
+}
+"""Why a file of a folder, or a member of an archive, was not read: also what `DataError.reason` may be."""
 _FORMATS = {"html": "HTML", "epub": "EPUB", "pdf": "PDF", "tokens": "GPT-2 tokens"}
 
 
@@ -77,6 +95,10 @@ class Account:
     """The first document with each of these."""
     documents: Counter[str] = field(default_factory=Counter)
     """Documents with each of these; "" counts all."""
+    passed: Counter[str] = field(default_factory=Counter)
+    """Files of a folder, or members of a file, that were not read, by reason."""
+    first_passed: dict[str, str] = field(default_factory=dict)
+    """The first of them."""
 
     @property
     def text(self) -> int:
@@ -86,7 +108,7 @@ class Account:
     def clear(self) -> None:
         """Count anew, before a second reading."""
         self.read = 0
-        for counts in (self.left_out, self.seen, self.decoded):
+        for counts in (self.left_out, self.seen, self.decoded, self.passed, self.first_passed):
             counts.clear()
 
     def leave_out(self, reason: str, count: int) -> None:
@@ -99,6 +121,13 @@ class Account:
         if times:
             self.seen[what] += times
 
+    def pass_over(self, reason: str, name: str, count: int = 1) -> None:
+        """Count files of a folder, or members of a file, that were not read; `name` is the first of them."""
+        if count:
+            assert reason in _PASSED, reason
+            self.passed[reason] += count
+            self.first_passed.setdefault(reason, name)
+
     def add(self, other: "Account", source: str | None = None) -> None:
         """Add the counts of another account, of the document `source` or of what stands around documents."""
         self.read += other.read
@@ -109,6 +138,8 @@ class Account:
         self.seen.update(other.seen)
         self.extracted.update(other.extracted)
         self.decoded.update(other.decoded)
+        for reason, count in other.passed.items():
+            self.pass_over(reason, other.first_passed[reason], count)
         if source is not None:
             self.documents[""] += 1
             for what in (*other.left_out, *other.seen):
@@ -136,7 +167,8 @@ class Account:
 
     def other_lines(self) -> list[str]:
         """`lines` without what was left out."""
-        lines = [self._said(what, count, _SEEN[what]) for what, count in self.seen.items()]
+        lines = self.passed_lines()
+        lines += [self._said(what, count, _SEEN[what]) for what, count in self.seen.items()]
         how = [
             f"text extracted from {count:,} bytes of {_FORMATS[kind]}"
             for kind, count in self.extracted.items()
@@ -148,6 +180,15 @@ class Account:
             lines.append(
                 f"{self.stored:,} bytes of the {files} gave {self.read:,} bytes of UTF-8 ({'; '.join(how)})"
             )
+        return lines
+
+    def passed_lines(self) -> list[str]:
+        """What was not read, a line for each reason, in the order of the table of reasons."""
+        lines = []
+        for reason, words in _PASSED.items():
+            if count := self.passed[reason]:
+                more = f" and {count - 1:,} more" if count > 1 else ""
+                lines.append(f"skipped {count:,} {words[count > 1]} ({self.first_passed[reason]}{more})")
         return lines
 
     def _said(self, what: str, count: int, words: tuple[str, str]) -> str:
@@ -166,6 +207,10 @@ class Account:
             "bytes_as_utf8": self.read,
             "bytes_left_out": dict(self.left_out),
             "changes": dict(self.seen),
+            "passed_over": {
+                reason: {"count": count, "first": self.first_passed[reason]}
+                for reason, count in self.passed.items()
+            },
             "extracted_from": dict(self.extracted),
             "decoded_from": dict(self.decoded),
             "bytes_packed": self.packed,

@@ -22,6 +22,7 @@ from lucidlm.runtime.files import MANIFEST, check_manifest, lock, replacing_fold
 from lucidlm.runtime.wording import plural
 from lucidlm.text.excerpts import Excerpt
 from lucidlm.text.leaks import LISTED, find_leaks
+from lucidlm.text.reading import READING, Reading
 from lucidlm.text.split import Design, Part, Split, split
 from lucidlm.text.spool import Progress, Spool
 from lucidlm.text.tokenizer import Tokenizer, bpe_size, in_threads, suggest
@@ -109,9 +110,7 @@ def prepare(
     validation: Sources | None = None,
     validation_fraction: float = 0.1,
     split: Split = "auto",
-    encoding: str = "utf-8",
-    field: str = "text",
-    raw: bool = False,
+    reading: Reading = READING,
     progress: Progress | None = None,
 ) -> Corpus:
     """The prepared folder `out` of these sources, made unless it stands there already, from the same text.
@@ -129,7 +128,6 @@ def prepare(
     if isinstance(tokenizer, str) and not automatic and tokenizer != "bytes" and bpe_size(tokenizer) is None:
         tokenizer = Tokenizer.from_spec(tokenizer)  # a wrong spec is an error before the text is read
     out, aliases = Path(out), {}
-    reading = {"encoding": encoding, "field": field, "raw": raw}
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock(out))
         if not (texts := _as_list(sources)):
@@ -158,7 +156,7 @@ class _Order:
     tokenizer: str | Tokenizer
     fraction: float
     split: Split
-    reading: dict
+    reading: Reading
     aliases: dict[str, str]
     """What to call a source whose path says nothing to a reader."""
 
@@ -166,7 +164,7 @@ class _Order:
     def settings(self) -> dict:
         spec = self.tokenizer if isinstance(self.tokenizer, str) else self.tokenizer.fingerprint()
         how = {"validation_fraction": self.fraction, "split": self.split}
-        return {**self.reading, "tokenizer": spec, **how}
+        return {**self.reading.to_dict(), "tokenizer": spec, **how}
 
 
 def open_corpus(folder: str | os.PathLike) -> Corpus:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -34,6 +34,7 @@ from lucidlm.text.epub import read_epub
 from lucidlm.text.gutenberg import without_frame
 from lucidlm.text.markup import read_html
 from lucidlm.text.pdf import read_pdf
+from lucidlm.text.reading import READING, Reading
 from lucidlm.text.token_files import documents_of, text_of
 
 DASH, STDIN = "-", "<stdin>"
@@ -93,21 +94,23 @@ def read_texts(
     sources: Sequence[str | Path],
     account: Account,
     *,
-    encoding: str = "utf-8",
+    reading: Reading = READING,
     progress: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[str, str]]:
     """Source and text of each document; `account` is complete when all are read."""
-    for document in read_documents(sources, encoding=encoding, progress=progress):
+    for document in read_documents(sources, reading=reading, progress=progress):
         text = document.text()
         document.add_to(account)
         yield document.source, text
 
 
-def given_text(text: str, account: Account, name: str = "the text given") -> str:
+def given_text(
+    text: str, account: Account, name: str = "the text given", *, reading: Reading = READING
+) -> str:
     """A text that was given as a string, cleaned as a file of it would be, so that both have one number."""
     if not text:
         return ""  # what to do about that, the caller knows
-    document = _document(name, lambda own: [without_mark(text, own)], raw=False)
+    document = _document(name, lambda own: [without_mark(text, own)], reading.raw)
     cleaned = document.text()
     document.add_to(account)
     return cleaned
@@ -116,29 +119,30 @@ def given_text(text: str, account: Account, name: str = "the text given") -> str
 def read_documents(
     sources: Sequence[str | Path],
     *,
-    encoding: str = "utf-8",
-    field: str = "text",
-    raw: bool = False,
+    reading: Reading = READING,
     progress: Callable[[str], None] | None = None,
 ) -> Iterator[Document]:
     """The documents of files, folders, globs, addresses and "-" (stdin), always in the same order.
 
     All sources are found before the first is read. Line ends become LF and Project Gutenberg's frame is
-    taken off, unless `raw`; nothing else is touched. A document of a jsonl file holds its text in memory.
+    taken off, unless `reading.raw`; nothing else is touched. A document of a jsonl file holds its text in
+    memory.
     """
     tell = progress or (lambda line: None)
-    encoding = known_encoding(encoding)
+    reading = replace(reading, encoding=known_encoding(reading.encoding))
     sources = [sources] if isinstance(sources, str | Path) else sources
     if not sources:
         raise DataError('no text to read: give a file, a folder, an address or "-" for stdin')
     files = [file for source in sources for file in _files_of(source, tell)]
     for file in files:
         if file.kind == "jsonl":
-            yield from _documents_in_lines(file, encoding, field, raw)
+            yield from _documents_in_lines(file, reading)
         elif file.kind == "tokens":
-            yield from _documents_in_tokens(file, raw)
+            yield from _documents_in_tokens(file, reading.raw)
         else:
-            yield _document(file.name, partial(_strings, file, encoding), raw, _account_of(file))
+            yield _document(
+                file.name, partial(_strings, file, reading.encoding), reading.raw, _account_of(file)
+            )
 
 
 def _account_of(file: File) -> Account:
@@ -188,15 +192,15 @@ def _strings(file: File, encoding: str, account: Account) -> Iterator[str]:
     return read_text(file, encoding, account)
 
 
-def _documents_in_lines(file: File, encoding: str, field: str, raw: bool) -> Iterator[Document]:
+def _documents_in_lines(file: File, reading: Reading) -> Iterator[Document]:
     """A document for each line of a jsonl file; blank lines and empty texts are passed over, and counted."""
     around, lines = _account_of(file), Account()
     waiting: Document | None = None  # until the next is found: what lies between counts as the last one's
-    for number, line in enumerate(split_lines(with_lf(read_text(file, encoding, lines), lines)), 1):
+    for number, line in enumerate(split_lines(with_lf(read_text(file, reading.encoding, lines), lines)), 1):
         frame = utf8_bytes(line) + (number > 1)  # the LF before it
         source, text = f"{file.name}:{number}", ""
         if line.strip():
-            text = text_of_record(line, source, field)
+            text = text_of_record(line, source, reading.field)
             around.saw(EMPTY_LINES, not text)
             frame -= utf8_bytes(without_surrogates(text, Account()))
         around.read += frame
@@ -204,12 +208,12 @@ def _documents_in_lines(file: File, encoding: str, field: str, raw: bool) -> Ite
         if text:
             if waiting is not None:
                 yield waiting
-            waiting = _document(source, partial(_the_string, text), raw, around)
+            waiting = _document(source, partial(_the_string, text), reading.raw, around)
             around = Account()
     if waiting is None:
         raise DataError(
             f"{file.name}: no text in this file ({around.seen[EMPTY_LINES]:,} lines with an empty "
-            f"{field!r}); give another"
+            f"{reading.field!r}); give another"
         )
     lines.read += lines.left_out[CARRIAGE_RETURNS]
     waiting.around.add(around)

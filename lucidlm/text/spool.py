@@ -11,6 +11,7 @@ import numpy as np
 
 from lucidlm.text.account import Account
 from lucidlm.text.documents import Document, read_documents
+from lucidlm.text.reading import Reading
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -37,9 +38,9 @@ class Spool:
             self._path(kind).touch()
         self._reader = open(self._path("text"), "rb")  # noqa: SIM115
 
-    def fill(self, sources: list[str | Path], reading: dict) -> None:
+    def fill(self, sources: list[str | Path], reading: Reading) -> None:
         """Append the documents of these sources."""
-        documents = read_documents(sources, **reading, progress=self._tell) if sources else ()
+        documents = read_documents(sources, reading=reading, progress=self._tell) if sources else ()
         count = 0
         with contextlib.ExitStack() as stack:
             text, index, names = (

@@ -9,6 +9,7 @@ from typing import Literal
 
 from lucidlm.errors import ConfigError
 from lucidlm.model.config import GPTConfig
+from lucidlm.text.reading import Reading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +134,11 @@ class TrainConfig:
     """Compile the model with torch.compile; if that fails, train without and say so."""
     tensorboard: bool = False
     """Write TensorBoard's event files into the run too."""
+
+    @property
+    def reading(self) -> Reading:
+        """How the texts are read."""
+        return Reading(self.encoding, self.field, self.raw)
 
     @property
     def timed(self) -> bool:

@@ -31,6 +31,7 @@ from lucidlm.runtime.device import (
 from lucidlm.runtime.files import MANIFEST, free_bytes, lock, write_atomically
 from lucidlm.runtime.wording import plural
 from lucidlm.text.corpus import Corpus, design_in, open_corpus, prepare
+from lucidlm.text.reading import READING
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.text.windows import Windows
 from lucidlm.training.clock import Clock
@@ -329,6 +330,7 @@ def _corpus_of(config: TrainConfig, folder: Path, say: Say, base: Tokenizer | No
                 f"--tokenizer {config.tokenizer}: {config.text[0]} is prepared with {corpus.tokenizer.name}; "
                 "prepare the text anew with the other, or leave --tokenizer out"
             )
+        _check_reading(config, corpus)
         _check_split(config, corpus)
         if base is not None and corpus.tokenizer.fingerprint() != base.fingerprint():
             raise ConfigError(
@@ -356,13 +358,24 @@ def _corpus_of(config: TrainConfig, folder: Path, say: Say, base: Tokenizer | No
         split="end"
         if config.split == "auto" and config.preset == "lecture" and not config.val
         else config.split,
-        encoding=config.encoding,
-        field=config.field,
-        raw=config.raw,
+        reading=config.reading,
     )
     for note in corpus.notes:
         say(note)
     return corpus
+
+
+def _check_reading(config: TrainConfig, corpus: Corpus) -> None:
+    """ConfigError where a run asks for another reading of the text than a prepared folder was made with."""
+    for name, asked in config.reading.to_dict().items():
+        usual = getattr(READING, name)
+        made = corpus.manifest["settings"].get(name, usual)
+        if asked not in (usual, made):
+            flag = f"--{name}" if asked is True else f"--{name} {asked}"
+            raise ConfigError(
+                f"{flag}: {corpus.folder} was prepared without it; prepare the text anew with it, or "
+                "leave it out"
+            )
 
 
 def _check_split(config: TrainConfig, corpus: Corpus) -> None:

@@ -19,6 +19,7 @@ from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy
 from lucidlm.text.excerpts import Excerpt
+from lucidlm.text.reading import Reading
 from lucidlm.text.tokenizer import Tokenizer
 
 T = 16
@@ -411,7 +412,7 @@ def test_a_text_and_its_path_agree_whatever_its_line_ends(gpt, tmp_path):
 
 def test_a_path_is_read_in_its_encoding(gpt, tmp_path):
     (tmp_path / "text.txt").write_bytes("Größe über alles".encode("latin-1"))
-    result = evaluate(gpt, BYTES, path=str(tmp_path / "text.txt"), encoding="latin-1")
+    result = evaluate(gpt, BYTES, path=str(tmp_path / "text.txt"), reading=Reading(encoding="latin-1"))
     assert result == evaluate(gpt, BYTES, "Größe über alles")
 
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucidlm.errors import DataError
-from lucidlm.text.account import Account
+from lucidlm.text.account import DAMAGED, OTHER_KINDS, Account
 from lucidlm.text.documents import given_text, read_texts
+from lucidlm.text.reading import Reading
 
 FRAMED = (
     "Title: Bücher\n*** START OF THE PROJECT GUTENBERG EBOOK A BOOK ***\n",
@@ -87,7 +88,7 @@ def test_the_lines_of_a_jsonl_file_add_up_to_the_file(tmp_path_factory, lines, e
 def test_bytes_of_another_encoding_and_those_of_utf8_are_both_said(tmp_path, encoding):
     path = tmp_path / "a.txt"
     path.write_bytes("Käse\r\n".encode(encoding))
-    (found,), account = read(path, encoding=encoding)
+    (found,), account = read(path, reading=Reading(encoding=encoding))
     marked = encoding in ("utf-16", "utf-32", "utf-8-sig")
     assert found == "Käse\n"
     assert account.stored == path.stat().st_size
@@ -159,3 +160,23 @@ def test_json_around_texts_is_one_reason_and_several_marks_are_marks(tmp_path):
 def test_a_given_text_that_is_nothing_but_a_mark_is_refused():
     with pytest.raises(DataError, match=r"text is empty .* bytes: a byte order mark"):
         given_text("\ufeff", Account())
+
+
+def test_files_that_were_passed_over_are_counted_by_reason_with_the_first_name_and_survive_merging():
+    one, two, all_of_them = Account(), Account(), Account()
+    one.pass_over(OTHER_KINDS, "b.log", 2)
+    two.pass_over(DAMAGED, "c.pdf")
+    two.pass_over(OTHER_KINDS, "d.log")
+    two.pass_over(DAMAGED, "nothing", 0)
+    all_of_them.add(one, "one")
+    all_of_them.add(two, "two")
+    assert all_of_them.lines() == [
+        "skipped 3 files of other kinds (b.log and 2 more)",
+        "skipped 1 damaged file (c.pdf)",
+    ]
+    assert all_of_them.to_dict()["passed_over"] == {
+        "other_kinds": {"count": 3, "first": "b.log"},
+        "damaged": {"count": 1, "first": "c.pdf"},
+    }
+    two.clear()  # before a second reading, which counts again
+    assert two.lines() == []

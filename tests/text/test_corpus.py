@@ -15,6 +15,7 @@ from lucidlm.text import split
 from lucidlm.text import spool as spooling
 from lucidlm.text.corpus import open_corpus, prepare, train_documents, validation_documents
 from lucidlm.text.excerpts import ids_of
+from lucidlm.text.reading import READING
 from lucidlm.text.tokenizer import Tokenizer
 
 WORDS = [
@@ -264,7 +265,7 @@ def test_a_large_text_is_sampled_evenly_for_the_vocabulary(book, tmp_path, monke
     monkeypatch.setattr(module, "TRAINING_SAMPLE", 2000)
     monkeypatch.setattr(spooling, "BLOCK", 100)
     spool = spooling.Spool(tmp_path / "spool", lambda *_: None, {})
-    spool.fill([book], {"encoding": "utf-8", "field": "text", "raw": False})
+    spool.fill([book], READING)
     part = split._whole(spool.index(), np.array([True]))
     sample = list(module._sample(spool, part))
     assert sum(map(len, sample)) == pytest.approx(2000, abs=150)

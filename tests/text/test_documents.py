@@ -13,6 +13,7 @@ from lucidlm.errors import ConfigError, DataError, LucidError
 from lucidlm.text import decoding, documents
 from lucidlm.text.account import Account
 from lucidlm.text.documents import read_documents
+from lucidlm.text.reading import Reading
 
 
 def read(*sources, **options):
@@ -59,7 +60,7 @@ def test_line_ends_and_byte_order_mark_are_normalised_and_said(tmp_path):
         "left out 4 of the file's 23 bytes: 3 of a byte order mark, 1 carriage return of a line end",
         "2 carriage returns read as line feeds",
     ]
-    assert read_one(path, raw=True) == (text, notes)
+    assert read_one(path, reading=Reading(raw=True)) == (text, notes)
 
 
 def test_notes_are_not_doubled_by_a_second_reading(tmp_path):
@@ -87,11 +88,13 @@ def test_a_large_file_is_read_in_little_memory(tmp_path):
 
 
 def test_another_encoding_is_read_when_named(tmp_path):
-    assert read(written(tmp_path / "a.txt", "„Käse“".encode("cp1252")), encoding="cp1252") == ["„Käse“"]
+    assert read(
+        written(tmp_path / "a.txt", "„Käse“".encode("cp1252")), reading=Reading(encoding="cp1252")
+    ) == ["„Käse“"]
     wide = written(tmp_path / "b.txt", "Käse\r\n".encode("utf-16"))
-    assert read(wide, encoding="utf-16") == ["Käse\n"]
+    assert read(wide, reading=Reading(encoding="utf-16")) == ["Käse\n"]
     with pytest.raises(ConfigError, match="try utf-8"):
-        read(wide, encoding="utf-9")
+        read(wide, reading=Reading(encoding="utf-9"))
 
 
 def test_an_invalid_byte_is_named_with_its_place_and_file(tmp_path):
@@ -242,7 +245,7 @@ def test_gutenbergs_frame_is_removed_and_said(tmp_path, monkeypatch, block):
 
 def test_raw_leaves_gutenbergs_frame(tmp_path):
     whole = "".join(FRAMED)
-    assert read_one(written(tmp_path / "book.txt", whole), raw=True) == (whole, [])
+    assert read_one(written(tmp_path / "book.txt", whole), reading=Reading(raw=True)) == (whole, [])
 
 
 def test_nothing_left_after_the_frame_is_an_error_that_says_so(tmp_path):
@@ -266,7 +269,7 @@ def test_every_line_of_jsonl_is_a_document(tmp_path):
     ]
     assert account.seen == {"empty_documents": 1}
     written(path, '{"body": "x"}\n')
-    assert read(path, field="body") == ["x"]
+    assert read(path, reading=Reading(field="body")) == ["x"]
 
 
 def test_lines_of_jsonl_may_be_cut_anywhere(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 from written_files import read_one, refusal, written
 
+from lucidlm.text.reading import Reading
+
 
 def visible(tmp_path, page: str | bytes, name="a.html", **options) -> str:
     return read_one(written(tmp_path / name, page), **options)[0]
@@ -49,7 +51,7 @@ def test_a_page_is_read_in_the_encoding_that_it_names(tmp_path):
     assert visible(tmp_path, '<meta charset="iso-8859-1"><p>Käse'.encode()) == "Käse\n"
     assert "is 0xe4" in refusal(written(tmp_path / "b.html", "<p>Käse".encode("latin-1")))
     assert "is 0xe4" in refusal(written(tmp_path / "c.html", b'<meta charset="no-such"><p>K\xe4se'))
-    assert visible(tmp_path, "<p>Käse".encode("latin-1"), encoding="latin-1") == "Käse\n"
+    assert visible(tmp_path, "<p>Käse".encode("latin-1"), reading=Reading(encoding="latin-1")) == "Käse\n"
 
 
 def test_deep_nesting_and_a_large_page_are_read(tmp_path):
