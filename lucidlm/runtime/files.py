@@ -10,9 +10,9 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from lucidlm.errors import DataError, InUseError, RunError
 from lucidlm.runtime.places import path_text, plain_target
@@ -20,6 +20,11 @@ from lucidlm.runtime.places import path_text, plain_target
 MANIFEST = "manifest.json"
 READER_S = 10.0
 """Seconds to wait for the reader of a pipe."""
+SETTLED_NS = 2_000_000_000
+"""A file so long untouched has its hash remembered: the clock of some disks hides a quick second write."""
+
+_HASHES: dict[tuple[int, ...], str] = {}
+"""Hashes of files as they stood: a verb asks for that of one file several times."""
 
 
 def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
@@ -172,43 +177,108 @@ def replacing_folder(path: str | os.PathLike) -> Generator[Path]:
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """SHA-256 of a file in hexadecimal, read a block at a time."""
+    """SHA-256 of a file in hexadecimal, read a block at a time; once a process while the file stays as it is.
+
+    Nothing is remembered beyond the process: a bit that turns on the disk changes no time.
+    """
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        status = os.fstat(file.fileno())
+        stood = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if (known := _HASHES.get(stood)) is not None:
+            return known
+        settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED_NS
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if settled:
+        _HASHES[stood] = found
+    return found
 
 
-def write_manifest(folder: str | os.PathLike, extra: dict) -> None:
-    """Write manifest.json: `extra`, and under "files" the size and SHA-256 of each file below the folder."""
+def write_manifest(folder: str | os.PathLike, extra: dict, *, names: Iterable[str] | None = None) -> None:
+    """Write manifest.json: `extra`, and under "files" size and SHA-256 of each file below the folder.
+
+    With `names`, of these files only. The manifest's own entry is of its other content.
+    """
     folder = Path(folder)
+    found = sorted(folder.rglob("*")) if names is None else [folder / name for name in names]
     files = {
         file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": sha256_of(file)}
-        for file in sorted(folder.rglob("*"))
+        for file in found
         if file.is_file() and file != folder / MANIFEST
     }
-    text = json.dumps({**extra, "files": files}, indent=1, ensure_ascii=False)
+    manifest = {**extra, "files": files}
+    listed = {**files, MANIFEST: _own_entry(manifest)}
+    text = json.dumps({**manifest, "files": listed}, indent=1, ensure_ascii=False)
     write_atomically(folder / MANIFEST, text + "\n")
 
 
-def check_manifest(folder: str | os.PathLike, *, contents: bool = True) -> dict:
+def _own_entry(manifest: dict) -> dict[str, Any]:
+    """Among the files, where a bit that turns in its name makes a file of that name missing."""
+    content = json.dumps(manifest, sort_keys=True).encode("ascii")
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def read_manifest(folder: str | os.PathLike) -> dict:
+    """The manifest of a folder as it was written, else DataError; its own entry is checked and left out."""
+    path = Path(folder) / MANIFEST
+    try:
+        if not path.is_file():  # nor a device that would be read without end
+            raise FileNotFoundError
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: not there; {path.parent} is no finished folder of lucidlm, write it anew"
+        ) from None
+    except (ValueError, RecursionError):
+        raise DataError(f"{path}: not valid JSON; write {path.parent} anew") from None
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict):
+        raise DataError(f'{path}: no list "files"; write {path.parent} anew')
+    for name, expected in files.items():
+        inside = not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name
+        if not inside or not _is_entry(expected):
+            raise DataError(f"{path}: the entry {name!r:.80} is damaged; write {path.parent} anew")
+    own = files.pop(MANIFEST, None)  # none in folders of former versions
+    if own is not None and own != _own_entry(manifest):
+        raise DataError(f"{path}: its content is not what was written; write {path.parent} anew")
+    return manifest
+
+
+def _is_entry(expected: object) -> bool:
+    return (
+        isinstance(expected, dict)
+        and type(expected.get("size")) is int
+        and isinstance(expected.get("sha256"), str)
+    )
+
+
+def check_manifest(
+    folder: str | os.PathLike, *, contents: bool = True, names: Iterable[str] | None = None
+) -> dict:
     """The manifest of a folder whose listed files are all there and unchanged, else DataError.
 
-    `contents=False` compares sizes only, for files too large to read once more.
+    `contents=False` compares sizes only, for files too large to read once more; `names` are the files that
+    matter, all by default.
     """
     folder = Path(folder)
-    manifest = _read_manifest(folder / MANIFEST)
-    for name, expected in manifest["files"].items():
-        file = folder / name
-        if not file.is_file():
-            raise DataError(f"{file}: listed in {MANIFEST} but missing; write {folder} anew")
-        if (size := file.stat().st_size) != expected["size"]:
-            raise DataError(
-                f"{file}: {size:,} bytes, {MANIFEST} says {expected['size']:,}; write {folder} anew"
-            )
-        if contents and sha256_of(file) != expected["sha256"]:
-            raise DataError(
-                f"{file}: content changed, its SHA-256 is not that of {MANIFEST}; write {folder} anew"
-            )
+    manifest = read_manifest(folder)
+    for name in manifest["files"] if names is None else names:
+        check_listed(folder, name, manifest, contents=contents)
     return manifest
+
+
+def check_listed(folder: Path, name: str, manifest: dict, *, contents: bool = True) -> None:
+    """DataError unless a file that the manifest lists is there and unchanged."""
+    file, expected = folder / name, manifest["files"].get(name)
+    if expected is None:
+        raise DataError(f"{file}: not listed in {MANIFEST}; write {folder} anew")
+    if not file.is_file():
+        raise DataError(f"{file}: listed in {MANIFEST} but missing; write {folder} anew")
+    if (size := file.stat().st_size) != expected["size"]:
+        raise DataError(f"{file}: {size:,} bytes, {MANIFEST} says {expected['size']:,}; write {folder} anew")
+    if contents and sha256_of(file) != expected["sha256"]:
+        raise DataError(
+            f"{file}: content changed, its SHA-256 is not that of {MANIFEST}; write {folder} anew"
+        )
 
 
 def free_bytes(path: str | os.PathLike) -> int:
@@ -291,25 +361,6 @@ def _owner(file: Path) -> str:
     with contextlib.suppress(OSError, ValueError):
         return f" (pid {int(file.read_text())})"
     return ""
-
-
-def _read_manifest(path: Path) -> dict:
-    try:
-        manifest = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: not there; {path.parent} is no finished folder of lucidlm, write it anew"
-        ) from None
-    except (ValueError, RecursionError):
-        raise DataError(f"{path}: not valid JSON; write {path.parent} anew") from None
-    files = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(files, dict):
-        raise DataError(f'{path}: no list "files"; write {path.parent} anew')
-    for name, expected in files.items():
-        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-        if not inside or not isinstance(expected, dict) or not {"size", "sha256"} <= expected.keys():
-            raise DataError(f"{path}: the entry {name!r} is damaged; write {path.parent} anew")
-    return manifest
 
 
 def _delete(folder: Path) -> None:

@@ -20,7 +20,7 @@ from lucidlm.runtime.progress import Progress, counted
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.hf_config import CONFIG, config_of, document_prefix_id, read_config
 from lucidlm.weights.names import assemble, match, to_huggingface
-from lucidlm.weights.tensor_files import WEIGHTS, StoredTensor, find_tensors, write_tensors
+from lucidlm.weights.tensor_files import WEIGHTS, Origin, StoredTensor, find_tensors, write_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +58,51 @@ def save_model(
     *,
     document_prefix_id: int | None,
     state: dict[str, Tensor] | None = None,
+    origin: Origin | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Writes the model's folder, each file whole or not at all. `state`: other weights for the same model.
 
-    `progress` gets how many tensors are written.
+    `origin` says whose weights they are; `progress` gets how many tensors are written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = state or model.state_dict()
+    save_weights(model, folder, state=state, origin=origin, progress=progress)
+    dtype = state["token_embedding.weight"].dtype
+    describe_model(model.config, tokenizer, folder, document_prefix_id=document_prefix_id, dtype=dtype)
+
+
+def save_weights(
+    model: GPT,
+    folder: Path,
+    *,
+    state: dict[str, Tensor],
+    origin: Origin | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Writes model.safetensors alone, whole or not at all."""
+    with replacing_file(folder / WEIGHTS) as temporary:
+        write_tensors(temporary, to_huggingface(state, model.config), progress, origin=origin)
+
+
+def describe_model(
+    shape: GPTConfig,
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    document_prefix_id: int | None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Writes what stands beside the weights: the shape in Hugging Face's words, and the tokenizer."""
     begin = tokenizer.end_of_text if tokenizer.begin_of_text is None else tokenizer.begin_of_text
     config = config_of(
-        model.config,
+        shape,
         begin_of_text=begin,
         end_of_text=tokenizer.end_of_text,
         document_prefix_id=document_prefix_id,
-        dtype=str(state["token_embedding.weight"].dtype).removeprefix("torch."),
+        dtype=str(dtype).removeprefix("torch."),
     )
-    with replacing_file(folder / WEIGHTS) as temporary:
-        write_tensors(temporary, to_huggingface(state, model.config), progress)
     write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
     generation = {
         "bos_token_id": begin,
@@ -85,7 +111,7 @@ def save_model(
         "temperature": 0.8,
     }
     write_atomically(folder / "generation_config.json", json.dumps(generation, indent=2) + "\n")
-    tokenizer.save(folder, model.config.context_length)
+    tokenizer.save(folder, shape.context_length)
 
 
 def open_model(folder: str | Path) -> StoredModel:

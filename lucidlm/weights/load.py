@@ -16,6 +16,7 @@ from lucidlm.weights.huggingface import load_model
 from lucidlm.weights.openai import is_openai_folder, load_openai
 from lucidlm.weights.published import PUBLISHED, hub_folder, is_hub_name, published_folder
 from lucidlm.weights.tensor_files import WEIGHTS
+from lucidlm.weights.whole import check_model
 
 
 def load(
@@ -83,6 +84,7 @@ def _load_huggingface(
         if not (folder / WEIGHTS).exists():
             raise WeightsError(f"{folder}: this run has no weights yet; wait for its first checkpoint")
         notice(f"{folder}: the best weights of this run")
+    check_model(folder)
     model = load_model(folder, device=device, dtype=dtype, progress=progress)
     fetched = folder != Path(name) and name.partition("@")[0].removeprefix("openai-community/") in PUBLISHED
     if model.document_prefix_id is None and fetched:

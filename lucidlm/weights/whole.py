@@ -1,0 +1,161 @@
+"""A run or a checkpoint as a whole: its folder in, nothing out, or the error that names what is not of it.
+
+A run's manifest is written once, when the run begins, and lists what never changes. Weights carry their own
+hash and the run's name in their header, a checkpoint has a manifest of all its files: no two files have to be
+written together, so that no kill between two writes makes a sound run look broken. Folders of former versions
+and of others have none of it, and nothing is asked of them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lucidlm.errors import DataError, WeightsError
+from lucidlm.runtime.files import MANIFEST, check_listed, read_manifest, sha256_of, write_manifest
+from lucidlm.weights.hf_config import CONFIG
+from lucidlm.weights.tensor_files import WEIGHTS, Origin, check_seal, origin_of
+
+RUN, CHECKPOINT = "lucidlm run", "lucidlm checkpoint"
+"""What a manifest is of."""
+SETTINGS = "run.toml"
+MODEL_FILES = (CONFIG, "tokenizer.json", "tokenizer_config.json")
+"""Beside the weights, what a number hangs on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The manifest of a run or of a checkpoint of it."""
+
+    folder: Path
+    kind: str
+    run: str
+    """What names the run."""
+    manifest: dict[str, Any]
+
+    def check(self, name: str) -> None:
+        """WeightsError unless a file of the folder is as it was when the manifest was written."""
+        try:
+            check_listed(self.folder, name, self.manifest)
+        except DataError as error:
+            reason = str(error).partition(";")[0]
+            raise WeightsError(f"{reason}; {self._way_out(name)}") from None
+
+    def _way_out(self, name: str) -> str:
+        if self.kind == RUN:
+            expected = self.manifest["files"].get(name, {}).get("sha256")
+            for folder in checkpoints_in(self.folder):
+                copy = folder / name
+                if copy.is_file() and sha256_of(copy) == expected:
+                    return f"copy it from {copy}, which is as it was"
+        return way_out(self.folder)
+
+
+def way_out(folder: Path) -> str:
+    """What to do about a folder's file that is not as it was."""
+    run = run_of(folder)
+    return f"restore it from a copy; lucidlm train --config {run / SETTINGS} --out NEW repeats the run"
+
+
+def run_of(folder: Path) -> Path:
+    """The run that a checkpoint's folder is of; else the folder itself."""
+    return folder.parent.parent if folder.parent.name == "checkpoints" else folder
+
+
+def checkpoints_in(run: Path) -> list[Path]:
+    """The run's checkpoints, the newest first; what is called otherwise is none."""
+    numbers = {folder: folder.name.removeprefix("step_") for folder in (run / "checkpoints").glob("step_*")}
+    found = [folder for folder, number in numbers.items() if number.isascii() and number.isdecimal()]
+    return sorted(found, key=lambda folder: int(numbers[folder]), reverse=True)
+
+
+def begin_whole(folder: Path, run: str, names: list[str]) -> None:
+    """Writes the manifest of a run that begins, of the files that never change."""
+    write_manifest(folder, {"kind": RUN, "version": 1, "run": run}, names=names)
+
+
+def whole_of(folder: Path) -> Whole | None:
+    """What a run's or a checkpoint's manifest says, None where there is none; WeightsError if damaged."""
+    if not (folder / MANIFEST).exists():
+        if _had_manifest(folder):
+            raise WeightsError(f"{folder / MANIFEST}: not there, and this run had one; {way_out(folder)}")
+        return None
+    try:
+        manifest = read_manifest(folder)
+    except DataError as error:
+        if not _is_ours(folder):
+            return None  # something else that is called so
+        raise WeightsError(f"{str(error).partition(';')[0]}; {way_out(folder)}") from None
+    kind, run = manifest.get("kind"), manifest.get("run", "")
+    if kind is None and "step" in manifest and (folder / "state.json").exists():
+        kind = CHECKPOINT  # of a former version
+    if kind not in (RUN, CHECKPOINT):
+        return None
+    if not isinstance(run, str):
+        raise WeightsError(f"{folder / MANIFEST}: run {run!r:.80} is no name; {way_out(folder)}")
+    return Whole(folder, kind, run, manifest)
+
+
+def check_model(folder: Path) -> None:
+    """WeightsError unless the weights in a folder and what belongs to them are as they were written.
+
+    Of a run and of a checkpoint. The weights' own seal is checked where they are read.
+    """
+    whole = whole_of(folder)
+    if whole is None:
+        return
+    for name in MODEL_FILES:
+        if name in whole.manifest["files"]:
+            whole.check(name)
+    if whole.kind == CHECKPOINT:
+        whole.check(WEIGHTS)
+        _check_of_run(whole)
+    if whole.run:
+        weights_of(whole)
+
+
+def weights_of(whole: Whole) -> Origin:
+    """Whose step the weights are; WeightsError where they are damaged or another run's."""
+    path = whole.folder / WEIGHTS
+    try:
+        check_seal(path)
+        origin = origin_of(path)
+    except WeightsError as error:
+        raise WeightsError(f"{str(error).partition(';')[0]}; {_other_weights(whole)}") from None
+    if origin is None or origin.run != whole.run:
+        whose = "of no run" if origin is None or not origin.run else f"of the run {origin.run[:40]}"
+        raise WeightsError(
+            f"{path}: these weights are {whose}, not of this one ({whole.run}); {_other_weights(whole)}"
+        )
+    return origin
+
+
+def _other_weights(whole: Whole) -> str:
+    found = [folder for folder in checkpoints_in(whole.folder) if (folder / WEIGHTS).is_file()]
+    if whole.kind == RUN and found:
+        return f"restore them from a copy of the run, or take its last weights: {found[0]}"
+    return way_out(whole.folder)
+
+
+def _check_of_run(whole: Whole) -> None:
+    """WeightsError where a checkpoint lies in another run than the one that wrote it."""
+    run = run_of(whole.folder)
+    if run == whole.folder or not (run / SETTINGS).exists():
+        return  # a copy of a checkpoint stands alone
+    of = whole_of(run)
+    if of is not None and of.run != whole.run:
+        raise WeightsError(
+            f"{whole.folder}: this checkpoint is of the run {whole.run or '(a former version)'}, not of "
+            f"{run} ({of.run}); put it back where it was"
+        )
+
+
+def _is_ours(folder: Path) -> bool:
+    return (folder / SETTINGS).exists() or (folder / "state.json").exists()
+
+
+def _had_manifest(folder: Path) -> bool:
+    """Whether weights that name their run lie where a manifest should be, too."""
+    if not _is_ours(folder) or not (folder / WEIGHTS).is_file():
+        return False
+    origin = origin_of(folder / WEIGHTS)
+    return origin is not None and bool(origin.run)
