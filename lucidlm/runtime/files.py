@@ -217,29 +217,33 @@ def _own_entry(manifest: dict) -> dict[str, Any]:
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def read_manifest(folder: str | os.PathLike) -> dict:
-    """The manifest of a folder as it was written, else DataError; its own entry is checked and left out."""
+def read_manifest(folder: str | os.PathLike, *, way_out: str = "") -> dict:
+    """The manifest of a folder as it was written, else DataError; its own entry is checked and left out.
+
+    `way_out` is what the error advises.
+    """
     path = Path(folder) / MANIFEST
+    way_out = way_out or f"write {path.parent} anew"
     try:
         if not path.is_file():  # nor a device that would be read without end
             raise FileNotFoundError
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise DataError(
-            f"{path}: not there; {path.parent} is no finished folder of lucidlm, write it anew"
+            f"{path}: not there; {path.parent} is no finished folder of lucidlm, {way_out}"
         ) from None
     except (ValueError, RecursionError):
-        raise DataError(f"{path}: not valid JSON; write {path.parent} anew") from None
+        raise DataError(f"{path}: not valid JSON; {way_out}") from None
     files = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(files, dict):
-        raise DataError(f'{path}: no list "files"; write {path.parent} anew')
+        raise DataError(f'{path}: no list "files"; {way_out}')
     for name, expected in files.items():
         inside = not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name
         if not inside or not _is_entry(expected):
-            raise DataError(f"{path}: the entry {name!r:.80} is damaged; write {path.parent} anew")
+            raise DataError(f"{path}: the entry {name!r:.80} is damaged; {way_out}")
     own = files.pop(MANIFEST, None)  # none in folders of former versions
     if own is not None and own != _own_entry(manifest):
-        raise DataError(f"{path}: its content is not what was written; write {path.parent} anew")
+        raise DataError(f"{path}: its content is not what was written; {way_out}")
     return manifest
 
 
@@ -251,34 +255,29 @@ def _is_entry(expected: object) -> bool:
     )
 
 
-def check_manifest(
-    folder: str | os.PathLike, *, contents: bool = True, names: Iterable[str] | None = None
-) -> dict:
+def check_manifest(folder: str | os.PathLike, *, contents: bool = True, way_out: str = "") -> dict:
     """The manifest of a folder whose listed files are all there and unchanged, else DataError.
 
-    `contents=False` compares sizes only, for files too large to read once more; `names` are the files that
-    matter, all by default.
+    `contents=False` compares sizes only, for files too large to read once more.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    for name in manifest["files"] if names is None else names:
-        check_listed(folder, name, manifest, contents=contents)
+    manifest = read_manifest(folder, way_out=way_out)
+    for name in manifest["files"]:
+        if fault := fault_of(folder, name, manifest, contents=contents):
+            raise DataError(f"{fault}; {way_out or f'write {folder} anew'}")
     return manifest
 
 
-def check_listed(folder: Path, name: str, manifest: dict, *, contents: bool = True) -> None:
-    """DataError unless a file that the manifest lists is there and unchanged."""
-    file, expected = folder / name, manifest["files"].get(name)
-    if expected is None:
-        raise DataError(f"{file}: not listed in {MANIFEST}; write {folder} anew")
+def fault_of(folder: Path, name: str, manifest: dict, *, contents: bool = True) -> str:
+    """What is wrong with a file that the manifest of its folder lists; "" where it is there and unchanged."""
+    file, expected = folder / name, manifest["files"][name]
     if not file.is_file():
-        raise DataError(f"{file}: listed in {MANIFEST} but missing; write {folder} anew")
+        return f"{file}: listed in {MANIFEST} but missing"
     if (size := file.stat().st_size) != expected["size"]:
-        raise DataError(f"{file}: {size:,} bytes, {MANIFEST} says {expected['size']:,}; write {folder} anew")
+        return f"{file}: {size:,} bytes, {MANIFEST} says {expected['size']:,}"
     if contents and sha256_of(file) != expected["sha256"]:
-        raise DataError(
-            f"{file}: content changed, its SHA-256 is not that of {MANIFEST}; write {folder} anew"
-        )
+        return f"{file}: content changed, its SHA-256 is not that of {MANIFEST}"
+    return ""
 
 
 def free_bytes(path: str | os.PathLike) -> int:

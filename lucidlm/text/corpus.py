@@ -170,7 +170,7 @@ class _Order:
 def open_corpus(folder: str | os.PathLike) -> Corpus:
     """A prepared folder, checked against its manifest; DataError where a file is missing or changed."""
     folder = Path(folder)
-    manifest = check_manifest(folder)
+    manifest = check_manifest(folder, way_out="prepare the text anew")
     if manifest.get("kind") != _KIND or manifest.get("version") != _VERSION:
         raise DataError(
             f"{folder}: its {MANIFEST} is of {manifest.get('kind')!r} version {manifest.get('version')!r}, "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lucidlm.errors import DataError, WeightsError
-from lucidlm.runtime.files import MANIFEST, check_listed, read_manifest, sha256_of, write_manifest
+from lucidlm.runtime.files import MANIFEST, fault_of, read_manifest, sha256_of, write_manifest
 from lucidlm.weights.hf_config import CONFIG
 from lucidlm.weights.tensor_files import WEIGHTS, Origin, check_seal, origin_of
 
@@ -34,11 +34,8 @@ class Whole:
 
     def check(self, name: str) -> None:
         """WeightsError unless a file of the folder is as it was when the manifest was written."""
-        try:
-            check_listed(self.folder, name, self.manifest)
-        except DataError as error:
-            reason = str(error).partition(";")[0]
-            raise WeightsError(f"{reason}; {self._way_out(name)}") from None
+        if fault := fault_of(self.folder, name, self.manifest):
+            raise WeightsError(f"{fault}; {self._way_out(name)}")
 
     def _way_out(self, name: str) -> str:
         if self.kind == RUN:
@@ -80,11 +77,11 @@ def whole_of(folder: Path) -> Whole | None:
             raise WeightsError(f"{folder / MANIFEST}: not there, and this run had one; {way_out(folder)}")
         return None
     try:
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, way_out=way_out(folder))
     except DataError as error:
         if not _is_ours(folder):
             return None  # something else that is called so
-        raise WeightsError(f"{str(error).partition(';')[0]}; {way_out(folder)}") from None
+        raise WeightsError(str(error)) from None
     kind, run = manifest.get("kind"), manifest.get("run", "")
     if kind is None and "step" in manifest and (folder / "state.json").exists():
         kind = CHECKPOINT  # of a former version
