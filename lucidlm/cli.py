@@ -4,20 +4,26 @@ Nothing here imports torch before a verb runs, so that --help answers at once.
 """
 
 import itertools
-import json
-import math
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, Parameter
 
 from lucidlm import __version__
+from lucidlm.edge import (
+    END_OF_FLAGS,
+    Arguments,
+    answered,
+    protected,
+    refuse_dash_as_place,
+    restore_docstrings,
+)
 from lucidlm.errors import LucidError
+from lucidlm.runtime.console import say, show, show_generated, show_json, show_json_text, sound_streams
 from lucidlm.text.reading import READING, Reading
 from lucidlm.training.config import TrainConfig
 
@@ -130,7 +136,7 @@ def train(
             watch=display.watch,
             stages=display.stage,
         )
-    print(_json(_summary(result)) if json else _closing_lines(result))
+    show_json(_summary(result)) if json else show(_closing_lines(result))
     return 128 + result.interrupted if result.interrupted else 0
 
 
@@ -257,7 +263,7 @@ def evaluate(
             title=f"{model} on {', '.join(texts)}" if texts else model,
             run=None if texts else run,
         )
-        print(f"{html}: open it in a browser", file=sys.stderr)
+        say(f"{html}: open it in a browser")
     verdicts = [gate.below_limit(result.evaluation, limit)] if limit is not None else []
     verdicts += [gate.no_worse(result.evaluation, stored)] if stored is not None else []
     values = {"gate": [verdict.to_dict() for verdict in verdicts]} if verdicts else {}
@@ -269,10 +275,10 @@ def evaluate(
         values["by_document"] = [score.to_dict() for score in scores]
     if csv:
         document_scores.write_csv(csv, scores)
-        print(f"{csv}: {document_scores.counted(scores, kind)}", file=sys.stderr)
-    print(_json(result.to_dict() | values) if json else result)
+        say(f"{csv}: {document_scores.counted(scores, kind)}")
+    show_json(result.to_dict() | values) if json else show(result)
     if scores and not json:
-        print("", *document_scores.table(scores, kind=kind), sep="\n")
+        show("\n".join(["", *document_scores.table(scores, kind=kind)]))
     return _gate_code(verdicts)
 
 
@@ -283,7 +289,7 @@ def _gate_code(verdicts: "list[Verdict]") -> int:
     # Failed ones alone where there are some: one line, and the reason in it.
     failed = [verdict for verdict in verdicts if not verdict.passed]
     lines = "; ".join(verdict.line for verdict in failed or verdicts)
-    print(f"gate {'failed' if failed else 'passed'}: {lines}", file=sys.stderr)
+    say(f"gate {'failed' if failed else 'passed'}: {lines}")
     return 1 if failed else 0
 
 
@@ -310,7 +316,7 @@ def explain(
     texts
         One or more texts; several are a batch, as in the lecture.
     file
-        A file whose text is explained.
+        A file whose text is explained, or - for standard input.
     top_k
         Alternatives of each token.
     stride
@@ -334,7 +340,7 @@ def explain(
     given = [
         given_text(text, account, f"text {number}", reading=reading) for number, text in enumerate(texts, 1)
     ]
-    if file:
+    if file is not None:
         given += (text for _, text in read_texts([file], account, reading=reading, progress=_say_skipped))
     if not given:
         raise LucidError(
@@ -356,12 +362,12 @@ def explain(
     result = replace(result, account=account)
     if html:
         result.write_html(html, model=model)
-        print(f"{html}: open it in a browser", file=sys.stderr)
+        say(f"{html}: open it in a browser")
     if json:
         for line in result.json_lines():
-            print(line)
+            show_json_text(line)
     elif html:
-        print("\n".join(steps(result)))
+        show("\n".join(steps(result)))
     else:
         print_token_lines(result)
 
@@ -440,11 +446,11 @@ def generate(
         seed=seed,
     )
     if json:
-        print(_json([result.to_dict() for result in results]))
+        show_json([result.to_dict() for result in results])
         return
-    print("\n\n".join(str(result) for result in results))
+    show_generated("\n\n".join(str(result) for result in results))
     if seed is None and temperature > 0:
-        print(f"seed {results[0].seed}", file=sys.stderr)
+        say(f"seed {results[0].seed}")
 
 
 @app.command
@@ -522,8 +528,8 @@ def compare(
     result = replace(result, seen=seen)
     if html:
         result.write_html(html)
-        print(f"{html}: open it in a browser", file=sys.stderr)
-    print(_json(result.to_dict()) if json else result)
+        say(f"{html}: open it in a browser")
+    show_json(result.to_dict()) if json else show(result)
 
 
 @app.command
@@ -547,7 +553,7 @@ def compress(
     model
         A run, a checkpoint, a Hugging Face folder or a preset.
     file
-        Any file: a text comes out small.
+        Any file, or - for standard input: a text comes out small.
     out
         The compressed file to write.
     stride
@@ -577,7 +583,7 @@ def compress(
         progress=counter("tokens coded"),
     )
     write_atomically(out, result.file)
-    print(_json(result.to_dict()) if json else result)
+    show_json(result.to_dict()) if json else show(result)
 
 
 @app.command
@@ -591,7 +597,7 @@ def decompress(model: str, file: str, *, out: str, compute: Compute = COMPUTE) -
     model
         The model that it was compressed with.
     file
-        The compressed file.
+        The compressed file, or - for standard input.
     out
         The file to write.
     """
@@ -604,10 +610,10 @@ def decompress(model: str, file: str, *, out: str, compute: Compute = COMPUTE) -
     made = arithmetic_of(coded)
     loaded, tokenizer, _ = _load(model, compute)
     threads = compute.threads or None
-    print(f"made with {made or 'unknown threads (version 1)'}", file=sys.stderr)
+    say(f"made with {made or 'unknown threads (version 1)'}")
     data = decompress_bytes(loaded, tokenizer, coded, threads=threads, progress=counter("tokens decoded"))
     write_atomically(out, data)
-    print(f"{out}: {len(data):,} bytes, checked")
+    show(f"{out}: {len(data):,} bytes, checked")
 
 
 @app.command
@@ -652,8 +658,8 @@ def prepare(
         progress=stage_printer,
     )
     for note in corpus.notes:
-        print(note, file=sys.stderr)
-    print(
+        say(note)
+    show(
         f"{out}: {corpus.train_tokens:,} tokens to train on, {corpus.heldout_tokens:,} held out, "
         f"tokenizer {corpus.tokenizer.name}; lucidlm train {out} trains on it"
     )
@@ -678,9 +684,7 @@ def import_model(source: str, *, out: str, stored: Stored = STORED) -> None:
     check_place(Path(out), "hf")
     loaded, tokenizer = _load_as_stored(source, stored)
     export_model(loaded, tokenizer, out, progress=counter("tensors written or compared"))
-    print(
-        f"{out}: {loaded.n_parameters:,} parameters, tokenizer {tokenizer.name}; opened again, logits equal"
-    )
+    show(f"{out}: {loaded.n_parameters:,} parameters, tokenizer {tokenizer.name}; opened again, logits equal")
 
 
 @app.command
@@ -716,7 +720,7 @@ def export(
         loaded, tokenizer, out, format=format, kind=kind, progress=counter("tensors written or compared")
     )
     checked = "every tensor compared" if format == "gguf" else "opened again, logits equal"
-    print(f"{out}: {loaded.n_parameters:,} parameters, tokenizer {tokenizer.name}; {checked}")
+    show(f"{out}: {loaded.n_parameters:,} parameters, tokenizer {tokenizer.name}; {checked}")
 
 
 @app.command
@@ -747,10 +751,10 @@ def info(model: str, *, json: Annotated[bool, Parameter(negative="")] = False) -
         course = str(course_of(history, design=design_of_run(Path(model))))
         values["verdict"] = f"{state.sentence(Path(model))} {course}".strip()
     if json:
-        print(_json(values))
+        show_json(values)
         return
     for name, value in values.items():
-        print(f"{name:<20} {f'{value:,}' if name == 'parameters' else value}")
+        show(f"{name:<20} {f'{value:,}' if name == 'parameters' else value}")
 
 
 @app.command
@@ -768,9 +772,9 @@ def runs(folder: str = "runs", *, json: Annotated[bool, Parameter(negative="")] 
 
     rows = [row_of(run) for run in list_runs(Path(folder))]
     if json:
-        print(_json(rows))
+        show_json(rows)
     elif not rows:
-        print(f"no runs in {folder}; lucidlm train BOOK makes one", file=sys.stderr)
+        say(f"no runs in {folder}; lucidlm train BOOK makes one")
     else:
         _print_runs(rows)
 
@@ -789,50 +793,30 @@ def doctor(*, device: str = "auto", json: Annotated[bool, Parameter(negative="")
     from lucidlm.doctor import examine
 
     findings = examine(device)
-    print(_json(findings.to_dict()) if json else findings)
+    show_json(findings.to_dict()) if json else show(findings)
     return 0 if findings.sound else 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit code: 0, 1 our fault, 2 the user's, 130 / 143 interrupted."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
-    arguments = _with_stdin_named(arguments)
-    _yield_processors_soon(arguments)
-    try:
-        app.config = _settings_file(arguments)
-        result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
-        return result if isinstance(result, int) else 0
-    except (LucidError, CycloptsError) as error:
-        if debug:
-            raise
-        print(f"lucidlm: {_one_line(error)}", file=sys.stderr)
-        return error.exit_code if isinstance(error, LucidError) else 2
-    except OSError as error:
-        # A disk that is full or a folder that may not be written is nobody's bug: one line says which.
-        if debug:
-            raise
-        if isinstance(error, BrokenPipeError):
-            sys.stdout = (
-                None  # whoever read our output has enough of it (`| head`): nothing is left to flush to
-            )
-            return 0
-        print(f"lucidlm: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("lucidlm: interrupted before there was anything to save", file=sys.stderr)
-        return 130
+    given = list(sys.argv[1:] if argv is None else argv)
+    end = given.index(END_OF_FLAGS) if END_OF_FLAGS in given else len(given)
+    debug = "--debug" in given[:end]
+    arguments = protected([argument for argument in given[:end] if argument != "--debug"] + given[end:])
+    _yield_processors_soon(arguments.given)
+    with sound_streams():
+        return answered(lambda: _run(arguments), arguments, debug=debug)
 
 
-def _with_stdin_named(arguments: list[str]) -> list[str]:
-    """Without the dash that means standard input: to the parser it is an option that has no name."""
-    if "-" not in arguments:
-        return arguments
-    from lucidlm.text.documents import DASH, STDIN
-
-    pairs = zip(["", *arguments], arguments, strict=False)
-    return [STDIN if argument == DASH and before != "--out" else argument for before, argument in pairs]
+def _run(arguments: Arguments) -> int:
+    restore_docstrings(sys.modules[__name__])
+    app.config = _settings_file(arguments.given)
+    verb, bound, unparsed = app.parse_args(arguments.parsed, exit_on_error=False, print_error=False)
+    values = {name: arguments.restored(value) for name, value in bound.arguments.items()}
+    refuse_dash_as_place(values)
+    bound.arguments.update(values)
+    result = verb(*bound.args, **bound.kwargs, **unparsed)
+    return result if isinstance(result, int) else 0
 
 
 def _yield_processors_soon(arguments: list[str]) -> None:
@@ -844,13 +828,6 @@ def _yield_processors_soon(arguments: list[str]) -> None:
     """
     if arguments[:1] != ["train"] and "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-
-
-def _one_line(error: Exception) -> str:
-    """The message of an error, of a flag that is none too, as one line."""
-    if isinstance(error, LucidError):
-        return str(error)
-    return f"{' '.join(str(error).split())} (lucidlm VERB --help lists what there is)"
 
 
 def _settings_file(arguments: list[str]) -> tuple[Any, ...]:
@@ -886,7 +863,7 @@ def _load(model: str, compute: Compute) -> "tuple[GPT, Tokenizer, torch.dtype]":
         model,
         seed=compute.seed,
         device=str(device),
-        notice=lambda line: print(line, file=sys.stderr),
+        notice=say,
         progress=counter("tensors read"),
     )
     keep_freed_memory()  # after loading: what it frees is not to be kept
@@ -908,7 +885,7 @@ def _load_as_stored(model: str, stored: Stored) -> "tuple[GPT, Tokenizer]":
         model,
         seed=stored.seed,
         dtype=None if stored.dtype == "auto" else getattr(torch, stored.dtype),
-        notice=lambda line: print(line, file=sys.stderr),
+        notice=say,
         progress=counter("tensors read"),
     )
 
@@ -916,11 +893,14 @@ def _load_as_stored(model: str, stored: Stored) -> "tuple[GPT, Tokenizer]":
 def _file_bytes(path: str) -> bytes:
     """A file's bytes, or a DataError that says why not."""
     from lucidlm.errors import DataError
+    from lucidlm.text.pipes import readable
 
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}; give a file that can be read") from None
+        return readable(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: {getattr(error, 'strerror', None) or error}; give a file that can be read"
+        ) from None
 
 
 def _documents(
@@ -956,7 +936,7 @@ def _check_csv(path: str, by: str | None) -> None:
 def _say_skipped(line: str) -> None:
     """Files of a folder that were passed over; not the progress of a download."""
     if line.endswith("skipped"):
-        print(line, file=sys.stderr)
+        say(line)
 
 
 def _seen(model: str, texts: Sequence[str], reading: Reading, *, held_out_of: str) -> "Seen | None":
@@ -1008,7 +988,7 @@ def _state(model: str) -> str:
 
 def _say_state(model: str) -> None:
     if state := _state(model):
-        print(state, file=sys.stderr)
+        say(state)
 
 
 def _own_validation_text(model: str) -> "tuple[Iterator[Excerpt], Design | None, float]":
@@ -1017,7 +997,7 @@ def _own_validation_text(model: str) -> "tuple[Iterator[Excerpt], Design | None,
     from lucidlm.training.setup import corpus_of_run
     from lucidlm.training.validation import design_of, fraction_of
 
-    print(f"no text given: the validation text of {model}", file=sys.stderr)
+    say(f"no text given: the validation text of {model}")
     corpus = corpus_of_run(Path(model))
     return validation_documents(corpus), design_of(corpus), fraction_of(corpus)
 
@@ -1048,33 +1028,18 @@ def _closing_lines(result: "TrainResult") -> str:
 
 def _print_runs(rows: list[dict[str, Any]]) -> None:
     wide = max(len(row["run"]) for row in rows)
-    print(
+    show(
         f"{'run':<{wide}} {'status':<11} {'steps':>7} {'best':>7} {'loss':>8} {'perplexity':>11} "
         f"{'bits/byte':>9} {'dtype':<8} {'threads':>7}  measured on"
     )
     for row in rows:
         head = f"{row['run']:<{wide}} {row['status']:<11} {row['steps']:>7,}"
         if row["best_step"] is None:
-            print(f"{head}  no validation yet")
+            show(f"{head}  no validation yet")
             continue
         tokens, of = row["validation_tokens"], row["heldout_tokens"]
         sample = f"a sample of {tokens:,} of {of:,} tokens" if of and of > tokens else f"{tokens:,} tokens"
-        print(
+        show(
             f"{head} {row['best_step']:>7,} {row['validation_loss_nats']:>8.4f} {row['perplexity']:>11,.2f} "
             f"{row['bits_per_byte']:>9.4f} {row['dtype'] or '?':<8} {row['threads'] or '?':>7}  {sample}"
         )
-
-
-def _json(value: Any) -> str:
-    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
-    # Rows of numbers on one line each. In a string no line ends: there it is written as an escape.
-    return re.sub(r"\[\n([-+.\deE,\s]+)\n\s*\]", lambda row: f"[{' '.join(row[1].split())}]", text)
-
-
-def _finite(value: Any) -> Any:
-    """Infinity and NaN as null: JSON has no word for them, and a perplexity can be infinite."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

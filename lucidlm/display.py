@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from lucidlm.runtime.console import show
+from lucidlm.runtime.wording import printable
+
 if TYPE_CHECKING:
     from lucidlm.measure.explanation import Explanation
     from lucidlm.training.loop import Report
@@ -38,7 +41,7 @@ class TrainingDisplay:
 
     def say(self, line: str) -> None:
         """A line for a person."""
-        self.console.print(line, markup=False, soft_wrap=True)
+        self.console.print(printable(line), markup=False, soft_wrap=True)
 
     def watch(self, report: "Report") -> None:
         """Shows a step; a validation and what is worth a note stay on the screen."""
@@ -118,7 +121,7 @@ def print_token_lines(explanation: "Explanation") -> None:
     """An explanation's tables, on a terminal coloured by surprisal: the unlikelier, the stronger."""
     if not sys.stdout.isatty() or "NO_COLOR" in os.environ:
         for line in explanation.lines():
-            print(line)
+            show(line)
         return
     from lucidlm.measure.explanation import steps
     from lucidlm.measure.page import colour_level
@@ -128,11 +131,11 @@ def print_token_lines(explanation: "Explanation") -> None:
     for text in explanation.texts:
         lines = text.lines()
         for _ in range(2):
-            print(next(lines))
+            show(next(lines))
         for line, nats in zip(lines, text.tokens.nats.tolist(), strict=True):
-            print(f"\x1b[{colours[colour_level(nats, most)]}m{line}\x1b[0m")
-        print()
-    print("\n".join(steps(explanation)))
+            print(f"\x1b[{colours[colour_level(nats, most)]}m{printable(line)}\x1b[0m")
+        show("")
+    show("\n".join(steps(explanation)))
 
 
 def stage_printer(stage: str, done: int, total: int | None) -> None:

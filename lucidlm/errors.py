@@ -42,3 +42,9 @@ class InUseError(RunError):
 
 class ServerError(LucidError):
     """A server that cannot start as it was asked to."""
+
+
+class OutputError(LucidError):
+    """Standard output that cannot be written: the work is done, its result is not shown."""
+
+    exit_code = 1

@@ -23,7 +23,7 @@ VERBS |= {"import", "export", "prepare", "info", "runs", "doctor"}
 # A file imports only what stands to the left of its own place, or its own room.
 ORDER = [
     *("__init__", "errors", "runtime", "text", "model", "weights", "measure", "training"),
-    *("doctor", "display", "cli", "__main__"),
+    *("doctor", "display", "edge", "cli", "__main__"),
 ]
 
 

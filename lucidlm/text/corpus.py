@@ -22,6 +22,7 @@ from lucidlm.runtime.files import MANIFEST, check_manifest, lock, replacing_fold
 from lucidlm.runtime.wording import plural
 from lucidlm.text.excerpts import Excerpt
 from lucidlm.text.leaks import LISTED, find_leaks
+from lucidlm.text.pipes import refuse_stdin_twice
 from lucidlm.text.reading import READING, Reading
 from lucidlm.text.split import Design, Part, Split, split
 from lucidlm.text.spool import Progress, Spool
@@ -127,6 +128,7 @@ def prepare(
     automatic = isinstance(tokenizer, str) and tokenizer.partition(":")[0] == "auto"
     if isinstance(tokenizer, str) and not automatic and tokenizer != "bytes" and bpe_size(tokenizer) is None:
         tokenizer = Tokenizer.from_spec(tokenizer)  # a wrong spec is an error before the text is read
+    refuse_stdin_twice([*_as_list(sources), *_as_list(validation)])
     out, aliases = Path(out), {}
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock(out))

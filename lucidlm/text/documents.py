@@ -1,19 +1,13 @@
 """Files, folders, globs, addresses and stdin come in, documents go out: clean text, and what was left out."""
 
-import atexit
 import difflib
-import functools
 import glob
 import os
-import shutil
-import sys
-import tempfile
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 from lucidlm.errors import DataError
 from lucidlm.runtime.download import cache_folder, download, origin_of
@@ -34,11 +28,10 @@ from lucidlm.text.epub import read_epub
 from lucidlm.text.gutenberg import without_frame
 from lucidlm.text.markup import read_html
 from lucidlm.text.pdf import read_pdf
+from lucidlm.text.pipes import DASH, STDIN, refuse_stdin_twice, spooled_pipe, spooled_stdin
 from lucidlm.text.reading import READING, Reading
 from lucidlm.text.token_files import documents_of, text_of
 
-DASH, STDIN = "-", "<stdin>"
-"""Standard input as a shell calls it, and where a dash alone would be misread."""
 _SUFFIXES = {
     ".txt": "text",
     ".md": "text",
@@ -133,6 +126,7 @@ def read_documents(
     sources = [sources] if isinstance(sources, str | Path) else sources
     if not sources:
         raise DataError('no text to read: give a file, a folder, an address or "-" for stdin')
+    refuse_stdin_twice(sources)
     files = [file for source in sources for file in _files_of(source, tell)]
     for file in files:
         if file.kind == "jsonl":
@@ -244,7 +238,7 @@ def _files_of(source: str | Path, tell: Callable[[str], None]) -> list[File]:
     if not name:
         raise DataError('a path is empty (""): give a file, a folder, an address or "-" for stdin')
     if name in (DASH, STDIN):
-        return [File(_spooled_stdin(), "stdin", "text", gzipped=False)]
+        return [File(spooled_stdin(), "stdin", "text", gzipped=False)]
     if name.lower().startswith(("http://", "https://")):
         return [_file_at_address(name, tell)]
     try:
@@ -260,7 +254,7 @@ def _files_at_path(path: Path, tell: Callable[[str], None]) -> list[File]:
     if path.is_dir():
         return _files_in_folder(path, tell)
     if path.is_fifo():
-        return [File(_spooled_pipe(path), name, *_kind_of(name))]
+        return [File(spooled_pipe(path), name, *_kind_of(name))]
     if path.is_file():
         return [File(path, name, *_kind_of(name))]
     if path.exists():
@@ -329,31 +323,3 @@ def _file_at_address(url: str, tell: Callable[[str], None]) -> File:
         raise DataError(f"{url}: the server sent a web page instead; give the address of the file itself")
     packed = origin is not None and (origin.content_encoding or "").lower() in ("gzip", "x-gzip")
     return File(path, url, kind, gzipped or packed)
-
-
-@functools.cache
-def _spooled_stdin() -> Path:
-    if sys.stdin is None:
-        raise DataError("-: there is no stdin to read; give a file")
-    return _spooled(sys.stdin.buffer, "stdin")
-
-
-@functools.cache
-def _spooled_pipe(path: Path) -> Path:
-    with path.open("rb") as pipe:
-        return _spooled(pipe, str(path))
-
-
-def _spooled(stream: BinaryIO, name: str) -> Path:
-    """A temporary file with all that a stream holds, because a text is read more than once; gone at exit."""
-    try:
-        with tempfile.NamedTemporaryFile(prefix="lucidlm-", delete=False) as file:
-            path = Path(file.name)
-            atexit.register(path.unlink, missing_ok=True)
-            shutil.copyfileobj(stream, file)
-    except OSError as problem:
-        raise DataError(
-            f"{name}: cannot be kept in {tempfile.gettempdir()} ({problem.strerror}); "
-            "free some space or set TMPDIR"
-        ) from problem
-    return path

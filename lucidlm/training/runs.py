@@ -28,7 +28,7 @@ from lucidlm.runtime.files import (
     write_manifest,
 )
 from lucidlm.text.corpus import design_in
-from lucidlm.text.documents import DASH, STDIN
+from lucidlm.text.pipes import DASH, STDIN
 from lucidlm.training.config import Plan, TrainConfig
 
 SETTINGS = "run.toml"

@@ -1,0 +1,183 @@
+"""The edge of the command line: arguments of a shell and errors come in, values and exit codes go out."""
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import os
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from cyclopts import CycloptsError, MissingArgumentError, UnknownOptionError
+
+from lucidlm.errors import LucidError
+from lucidlm.runtime.console import say
+
+FLAG = re.compile(r"--?[A-Za-z][\w.-]*(=.*)?", re.DOTALL)
+"""What is meant as a flag; any other argument that begins with a dash is a text: "- item one", "---", "-"."""
+END_OF_FLAGS = "--"
+PLACES = ("out", "html", "csv")
+"""Flags that say where to write."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Arguments:
+    """A command line as the parser takes it: texts that begin with a dash have names in their place."""
+
+    parsed: list[str]
+    texts: dict[str, str]
+    """The text of each name."""
+    given: list[str]
+
+    def restored(self, value: Any) -> Any:
+        """The value, or the values in it, with the texts in place of their names."""
+        if isinstance(value, str):
+            return self.texts.get(value, value)
+        if isinstance(value, tuple | list):
+            return type(value)(self.restored(item) for item in value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            return dataclasses.replace(
+                value, **{name: new for name, old in fields.items() if (new := self.restored(old)) != old}
+            )
+        return value
+
+    def spelled(self, message: str) -> str:
+        """A message of the parser, with the texts in place of their names."""
+        for name, text in self.texts.items():
+            message = message.replace(name, text)
+        return message
+
+
+def restore_docstrings(module: ModuleType) -> None:
+    """Gives functions back the docstrings that `python -OO` has dropped: help is made of them."""
+    if module.__doc__ is not None:
+        return
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.FunctionDef):
+            getattr(module, node.name).__doc__ = ast.get_docstring(node)
+
+
+def protected(given: list[str]) -> Arguments:
+    """To a parser whatever begins with a dash is a flag: those that are none are hidden from it."""
+    end = given.index(END_OF_FLAGS) if END_OF_FLAGS in given else len(given)
+    texts: dict[str, str] = {}
+    parsed = list(given)
+    for place, argument in enumerate(given[:end]):
+        if argument.startswith("-") and not FLAG.fullmatch(argument) and not _is_number(argument):
+            name = f"argument-{place}-of-{len(given)}"
+            while any(name in other for other in given):
+                name += "-"
+            parsed[place] = name
+            texts[name] = argument
+    return Arguments(parsed, texts, given)
+
+
+def _is_number(argument: str) -> bool:
+    try:
+        float(argument)
+    except ValueError:
+        return False
+    return True
+
+
+def refuse_dash_as_place(values: dict[str, Any]) -> None:
+    """A dash is standard input where a text is read, and no place to write."""
+    for name, value in values.items():
+        for flag, place in ((name, value), ("out", getattr(value, "out", None))):
+            if flag in PLACES and place == "-":
+                raise LucidError(
+                    f"--{flag} -: a dash is no place to write; give a name (./- for one that is called so)"
+                )
+
+
+def answered(work: Callable[[], int], arguments: Arguments, *, debug: bool) -> int:
+    """The work's exit code; an error is one line and its own: 1 our fault, 2 the user's, 130 interrupted."""
+    try:
+        code = work()
+        sys.stdout.flush()
+        return code
+    except (LucidError, CycloptsError, OSError, KeyboardInterrupt) as error:
+        if debug and not isinstance(error, KeyboardInterrupt):
+            raise
+        return _said(error, arguments)
+    except Exception as error:
+        if debug:
+            raise
+        say(f"lucidlm: {_internal(error)}")
+        return 1
+
+
+def _said(error: BaseException, arguments: Arguments) -> int:
+    """Writes the line of an expected error; returns its exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        say("lucidlm: interrupted before there was anything to save")
+        return 130
+    if isinstance(error, BrokenPipeError):
+        return 0  # whoever read our output has enough of it (`| head`)
+    if isinstance(error, CycloptsError):
+        say(f"lucidlm: {arguments.spelled(_parser_line(error, arguments))}")
+        return 2
+    if isinstance(error, LucidError):
+        say(f"lucidlm: {arguments.spelled(str(error))}")
+        return error.exit_code
+    if isinstance(error, FileNotFoundError) and not _here():
+        say("lucidlm: the current folder was deleted; change to one that exists (cd) and try again")
+        return 2
+    # A disk that is full or a folder that may not be written is nobody's bug: one line says which.
+    say(f"lucidlm: {error}")
+    return 1
+
+
+def _here() -> bool:
+    """Whether the current folder is there."""
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
+
+
+def _parser_line(error: CycloptsError, arguments: Arguments) -> str:
+    """What the parser says, as one line, and how to give what begins with a dash."""
+    line = " ".join(str(error).split())
+    verb = next((argument for argument in arguments.given if not argument.startswith("-")), "VERB")
+    given = arguments.given
+    end = given.index(END_OF_FLAGS) if END_OF_FLAGS in given else len(given)
+    if isinstance(error, UnknownOptionError):
+        option = error.token.keyword or error.token.value or ""
+        if option in [argument.partition("=")[0] for argument in given[end + 1 :]]:
+            return f"{option} stands after --, where there are texts only; give flags before --"
+        line += f' A text or file that begins with a dash goes after --: lucidlm {verb} ... -- "{option}".'
+    elif isinstance(error, MissingArgumentError) and (flag := error.keyword):
+        follows = [after for before, after in itertools.pairwise(given[:end]) if before == flag]
+        if any(after.startswith("-") for after in follows):
+            line += f" A value that begins with a dash is given with =: {flag}={follows[0]}."
+    return f"{line} (lucidlm {verb} --help lists what there is)"
+
+
+def _internal(error: Exception) -> str:
+    """What is our own fault, as one line; the traceback goes to a file, for a report."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    what = (str(error).strip().splitlines() or [""])[0][:300]
+    line = f"internal error, a fault of lucidlm: {type(error).__name__}: {what}"
+    line += f" ({Path(last.filename).name}:{last.lineno}); "
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w",
+            encoding="utf-8",
+            errors="backslashreplace",
+            prefix="lucidlm-fault-",
+            suffix=".txt",
+            delete=False,
+        ) as file:
+            file.write("".join(traceback.format_exception(error)))
+    except OSError:
+        return line + "the same command with --debug shows the traceback"
+    return line + f"please report it with its traceback, which is in {file.name}"

@@ -1,0 +1,114 @@
+import sys
+import types
+from dataclasses import dataclass
+
+import pytest
+
+from lucidlm import edge
+from lucidlm.cli import main
+from lucidlm.edge import protected, refuse_dash_as_place, restore_docstrings
+from lucidlm.errors import LucidError
+
+
+@pytest.mark.parametrize("text", ["-", "---", "- item one", "-5 degrees", "--5", "-=", "-- a", "-\n", "-é"])
+def test_what_is_no_flag_is_hidden_from_the_parser_and_comes_back(text):
+    arguments = protected(["generate", "run", text, "--stop", text])
+    assert all(not argument.startswith("-") for argument in arguments.parsed if argument != "--stop")
+    assert [arguments.restored(argument) for argument in arguments.parsed] == arguments.given
+
+
+@pytest.mark.parametrize(
+    "argument", ["-x", "--top-k", "--optim.lr=5", "--stop=- a", "-5", "-1e-300", "-inf", "a"]
+)
+def test_flags_and_numbers_stay_as_they_are(argument):
+    assert protected(["generate", argument]).parsed == ["generate", argument]
+
+
+def test_after_two_dashes_nothing_is_touched():
+    given = ["explain", "run", "--", "-", "--top-k", "--"]
+    assert protected(given).parsed == given
+
+
+def test_texts_come_back_inside_of_tuples_and_settings():
+    @dataclass(frozen=True)
+    class Settings:
+        val: tuple[str, ...]
+        steps: int = 3
+
+    arguments = protected(["train", "-", "--val", "- x"])
+    name, value = arguments.parsed[1], arguments.parsed[3]
+    assert arguments.restored((name, 5, Settings((value,)))) == ("-", 5, Settings(("- x",)))
+    assert arguments.spelled(f"{name}: not there") == "-: not there"
+
+
+@pytest.mark.parametrize("flag", ["out", "html", "csv"])
+def test_a_dash_is_no_place_to_write(flag):
+    with pytest.raises(LucidError, match=f"--{flag} -: a dash"):
+        refuse_dash_as_place({flag: "-"})
+    refuse_dash_as_place({flag: "./-", "prompt": "-"})
+
+
+def told(capsys, *arguments):
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_the_advice_for_what_begins_with_a_dash_names_what_works(capsys):
+    line = told(capsys, "generate", "no/such/model", "-x")
+    assert 'lucidlm generate ... -- "-x"' in line
+    assert "no/such/model" in told(capsys, "generate", "no/such/model", "--", "-x")
+    line = told(capsys, "generate", "no/such/model", "A", "--stop", "-x")
+    assert "--stop=-x" in line
+    assert "no/such/model" in told(capsys, "generate", "no/such/model", "A", "--stop=-x")
+    line = told(capsys, "generate", "no/such/model", "--", "-5 degrees", "--num", "2")
+    assert "give flags before --" in line
+    assert "no/such/model" in told(capsys, "generate", "no/such/model", "--num", "2", "--", "-5 degrees")
+
+
+def test_a_message_of_the_parser_names_what_was_given(capsys):
+    assert "- five" in told(capsys, "generate", "no/such/model", "--top-k", "- five")
+
+
+def test_debug_after_two_dashes_is_a_text(capsys):
+    assert "no/such/model" in told(capsys, "generate", "no/such/model", "--", "--debug")
+
+
+def test_a_fault_of_our_own_is_one_line_and_its_traceback_is_kept(monkeypatch, capsys, tmp_path):
+    def broken(*arguments, **flags):
+        raise KeyError("nobody expected\x1b this")
+
+    monkeypatch.setattr(edge.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("lucidlm.training.runs.list_runs", broken)
+    assert main(["runs"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("lucidlm: internal error")
+    (kept,) = tmp_path.iterdir()
+    assert kept.name in line
+    assert "in broken" in kept.read_text(encoding="utf-8")
+    with pytest.raises(KeyError):
+        main(["runs", "--debug"])
+    monkeypatch.setattr(edge.tempfile, "tempdir", str(tmp_path / "gone"))
+    assert main(["runs"]) == 1
+    assert "--debug" in capsys.readouterr().err
+
+
+def test_a_deleted_current_folder_is_named_as_the_reason(monkeypatch, capsys):
+    def gone(*arguments):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(edge.os, "getcwd", gone)
+    monkeypatch.setattr("lucidlm.training.runs.list_runs", gone)
+    assert "current folder was deleted" in told(capsys, "runs")
+
+
+def test_docstrings_that_were_optimised_away_come_back(monkeypatch):
+    module = types.ModuleType("optimised")
+    source = '"""About."""\n\ndef verb():\n    """What it does."""\n\ndef silent():\n    pass\n'
+    exec(compile(source, "optimised.py", "exec", optimize=2), module.__dict__)
+    monkeypatch.setattr(edge.inspect, "getsource", {module: source}.get)
+    assert module.verb.__doc__ is None
+    restore_docstrings(module)
+    assert module.verb.__doc__ == "What it does."
+    assert module.silent.__doc__ is None
+    restore_docstrings(sys.modules["lucidlm.cli"])  # which has its own: no source is read
