@@ -204,8 +204,9 @@ def evaluate(
     from lucidlm.training.setup import corpus_of_run, is_run
 
     _check_reading(reading, texts)
-    if csv is not None:
-        _check_csv(csv, by)
+    if csv is not None and by is None:
+        raise LucidError("--csv needs --by document")
+    _check_places([model, *texts, baseline], html=html, csv=csv)
     limit = gate.check_limit(max_bits) if max_bits is not None else None
     stored = gate.read_result(baseline) if baseline is not None else None
     loaded, tokenizer, dtype = _load(model, compute)
@@ -336,6 +337,7 @@ def explain(
     from lucidlm.text.documents import given_text, read_texts
 
     _check_reading(reading, [*texts, *([file] if file else [])])
+    _check_places([model, file], html=html)
     account = Account()
     given = [
         given_text(text, account, f"text {number}", reading=reading) for number, text in enumerate(texts, 1)
@@ -499,6 +501,7 @@ def compare(
     runs = [name for each in names for name in each]
     if len(runs) > 2:
         _refuse_runs_given_twice(names)
+    _check_places([*runs, *texts], html=html)
     a, b = ([_load(name, compute) for name in each] for each in names)
     for name in dict.fromkeys(runs):
         _say_state(name)
@@ -569,6 +572,7 @@ def compress(
     from lucidlm.measure.compression import compress as compress_bytes
     from lucidlm.runtime.files import write_atomically
 
+    _check_places([model, file], out=out)
     data = _file_bytes(file)
     loaded, tokenizer, _ = _load(model, compute)
     _say_state(model)
@@ -606,6 +610,7 @@ def decompress(model: str, file: str, *, out: str, compute: Compute = COMPUTE) -
     from lucidlm.measure.compression import decompress as decompress_bytes
     from lucidlm.runtime.files import write_atomically
 
+    _check_places([model, file], out=out)
     coded = _file_bytes(file)
     made = arithmetic_of(coded)
     loaded, tokenizer, _ = _load(model, compute)
@@ -649,7 +654,7 @@ def prepare(
 
     corpus = prepare_corpus(
         texts,
-        Path(out),
+        out,
         tokenizer=tokenizer,
         validation=val or None,
         validation_fraction=val_fraction,
@@ -681,7 +686,7 @@ def import_model(source: str, *, out: str, stored: Stored = STORED) -> None:
     from lucidlm.weights.export import check_place
     from lucidlm.weights.export import export as export_model
 
-    check_place(Path(out), "hf")
+    check_place(out, "hf")
     loaded, tokenizer = _load_as_stored(source, stored)
     export_model(loaded, tokenizer, out, progress=counter("tensors written or compared"))
     show(f"{out}: {loaded.n_parameters:,} parameters, tokenizer {tokenizer.name}; opened again, logits equal")
@@ -713,7 +718,7 @@ def export(
     from lucidlm.weights.export import check_place
     from lucidlm.weights.export import export as export_model
 
-    check_place(Path(out), format)
+    check_place(out, format)
     loaded, tokenizer = _load_as_stored(model, stored)
     _say_state(model)
     export_model(
@@ -925,12 +930,17 @@ def _check_reading(reading: Reading, texts: Sequence[str]) -> None:
         raise LucidError(f"{', '.join(flags)}: no text is given to read so; give one, or leave this out")
 
 
-def _check_csv(path: str, by: str | None) -> None:
-    """Before minutes are spent on what could not be written."""
-    if by is None:
-        raise LucidError("--csv needs --by document")
-    if not path or Path(path).is_dir() or not Path(path).absolute().parent.is_dir():
-        raise LucidError(f"--csv {path!r}: no file can be written there; give a file in a folder that exists")
+def _check_places(inputs: Sequence[str | None], **places: str | None) -> None:
+    """Before minutes are spent on what could not be written: each flag's file, if there is one."""
+    from lucidlm.runtime.places import check_file_place
+
+    seen: dict[str, str] = {}
+    for flag, place in places.items():
+        if place is None:
+            continue
+        check_file_place(place, f"--{flag}", inputs=filter(None, inputs))
+        if (other := seen.setdefault(os.path.realpath(place), flag)) != flag:
+            raise LucidError(f"--{other} and --{flag} are one file, {place}; give each a file of its own")
 
 
 def _say_skipped(line: str) -> None:

@@ -40,6 +40,10 @@ class InUseError(RunError):
     """A place that another process of lucidlm holds."""
 
 
+class PlaceError(RunError):
+    """A place where nothing can be written, or nothing should be."""
+
+
 class ServerError(LucidError):
     """A server that cannot start as it was asked to."""
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Generator, Iterable
 from pathlib import Path
 
-from lucidlm.errors import ConfigError
+from lucidlm.errors import PlaceError
 
 SPARE_NAME, SPARE_PATH = 24, 128
 """Bytes that the temporary names beside a file need, and the names inside of a run's folder."""
@@ -45,17 +45,18 @@ def path_from_text(text: str) -> str:
 def check_file_place(
     path: str | os.PathLike, flag: str, *, inputs: Iterable[str | os.PathLike] = (), need_bytes: int = 0
 ) -> None:
-    """ConfigError unless a file can be written there; nothing is changed.
+    """PlaceError unless a file can be written there; nothing is changed.
 
-    `inputs` are files that the same command reads, `need_bytes` the size where it is known.
+    `inputs` are the files and folders that the same command reads: none of their files is replaced.
+    `need_bytes` is the size, where it is known.
     """
     shown = _check_name(path, flag)
     if os.path.basename(os.fspath(path)) in ("", ".", ".."):
-        raise ConfigError(f"{flag} {shown}: that is a folder; give the name of a file in it")
+        raise PlaceError(f"{flag} {shown}: that is a folder; give the name of a file in it")
     with _naming(flag, shown):
         status = _status(path)
-        if status is not None and _same_as_any(status, inputs):
-            raise ConfigError(f"{flag} {shown}: that is the file that is read; give another name")
+        if status is not None and stat.S_ISREG(status.st_mode):
+            _check_inputs(path, status, inputs, flag, shown)
         if status is None or stat.S_ISREG(status.st_mode):
             _check_stream(status, flag, shown)
             _check_plain(Path(os.path.realpath(path)), status, flag, shown)
@@ -67,7 +68,7 @@ def check_file_place(
 def check_folder_place(
     path: str | os.PathLike, flag: str, *, inputs: Iterable[str | os.PathLike] = (), need_bytes: int = 0
 ) -> None:
-    """ConfigError unless a folder can be made there, or be put in the place of one that is there.
+    """PlaceError unless a folder can be made there, or be put in the place of one that is there.
 
     Whether the folder that stands there may be replaced is its writer's to say. `inputs` are files and
     folders that the same command reads: the folder must not hold one, as it would be deleted.
@@ -76,18 +77,18 @@ def check_folder_place(
     with _naming(flag, shown):
         status, real = _status(path), Path(os.path.realpath(path))
         if status is not None and not stat.S_ISDIR(status.st_mode):
-            raise ConfigError(
+            raise PlaceError(
                 f"{flag} {shown}: {_kind(status)} is there; give the name of a folder that is not there yet"
             )
         if os.path.islink(path):
-            raise ConfigError(f"{flag} {shown}: that is a link; it is not followed: give the place itself")
+            raise PlaceError(f"{flag} {shown}: that is a link; it is not followed: give the place itself")
         if real in (here := Path(os.path.realpath(os.curdir)), *here.parents):
-            raise ConfigError(
+            raise PlaceError(
                 f"{flag} {shown}: that is the current folder or one above it; give the name of a new folder"
             )
         for each in inputs:
             if real in (source := Path(os.path.realpath(each)), *source.parents) and source.exists():
-                raise ConfigError(
+                raise PlaceError(
                     f"{flag} {shown}: it holds {path_text(each)}, which is read; give a folder elsewhere"
                 )
         _check_folder(real.parent, flag, shown)
@@ -117,21 +118,21 @@ def _check_name(path: str | os.PathLike, flag: str, *, spare: int = SPARE_NAME) 
     text = os.fspath(path)
     shown = path_text(text) if text.isprintable() and text else repr(path_text(text))
     if not text:
-        raise ConfigError(f"{flag} '': no name is given; give one")
+        raise PlaceError(f"{flag} '': no name is given; give one")
     if "\0" in text:
-        raise ConfigError(f"{flag} {shown}: a NUL is in the name; give one without")
+        raise PlaceError(f"{flag} {shown}: a NUL is in the name; give one without")
     try:
         parts = [len(part) for part in os.fsencode(text).split(b"/")]
         whole = len(os.fsencode(os.path.abspath(text)))
     except UnicodeEncodeError:
-        raise ConfigError(f"{flag} {shown}: no file can have this name here; give another") from None
+        raise PlaceError(f"{flag} {shown}: no file can have this name here; give another") from None
     if (longest := max(parts)) > 255 - SPARE_NAME:
-        raise ConfigError(
+        raise PlaceError(
             f"{flag} {shown[:60]}...: a name of {longest} bytes, at most {255 - SPARE_NAME} are possible; "
             "give a shorter one"
         )
     if whole > 4095 - spare:
-        raise ConfigError(
+        raise PlaceError(
             f"{flag} {shown[:60]}...: a path of {whole:,} bytes, at most {4095 - spare:,} are possible; "
             "give a shorter one"
         )
@@ -144,7 +145,7 @@ def _naming(flag: str, shown: str) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigError(
+        raise PlaceError(
             f"{flag} {shown}: nothing can be written there ({error.strerror or error}); give another place"
         ) from None
 
@@ -170,7 +171,7 @@ def _check_plain(real: Path, status: os.stat_result | None, flag: str, shown: st
     kept = about.st_mode & stat.S_ISVTX and os.name == "posix"
     others = kept and os.geteuid() not in (0, status.st_uid, about.st_uid)  # only its owner may replace it
     if others or not os.access(real, os.W_OK):
-        raise ConfigError(f"{flag} {shown}: the file is there and write-protected; give another name")
+        raise PlaceError(f"{flag} {shown}: the file is there and write-protected; give another name")
 
 
 def _check_folder(folder: Path, flag: str, shown: str) -> Path:
@@ -179,7 +180,7 @@ def _check_folder(folder: Path, flag: str, shown: str) -> Path:
     while _status(folder) is None and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
-        raise ConfigError(f"{flag} {shown}: {path_text(folder)} is no folder; give a place in a folder")
+        raise PlaceError(f"{flag} {shown}: {path_text(folder)} is no folder; give a place in a folder")
     # Made and deleted again: permissions, read-only disks, quotas and /proc have no other common answer.
     probe = folder / f".lucidlm-{os.getpid()}.tmp"
     try:
@@ -192,7 +193,7 @@ def _check_folder(folder: Path, flag: str, shown: str) -> Path:
     except FileExistsError:  # left by a killed process: it could be made
         pass
     except OSError as error:
-        raise ConfigError(
+        raise PlaceError(
             f"{flag} {shown}: nothing can be written in {path_text(folder)} ({error.strerror}); "
             "give another place"
         ) from None
@@ -204,7 +205,7 @@ def _check_space(path: str | os.PathLike, need_bytes: int, flag: str, shown: str
     while not folder.exists():
         folder = folder.parent
     if need_bytes and (free := shutil.disk_usage(folder).free) < need_bytes:
-        raise ConfigError(
+        raise PlaceError(
             f"{flag} {shown}: {free / 1e9:.1f} GB are free there, {need_bytes / 1e9:.1f} GB are needed; "
             "make room or give another place"
         )
@@ -214,13 +215,13 @@ def _check_special(path: str | os.PathLike, status: os.stat_result, flag: str, s
     """Devices and pipes are written to as they are; what cannot be, or should not, is refused."""
     mode = status.st_mode
     if not (stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)):
-        raise ConfigError(f"{flag} {shown}: {_kind(status)} is there; give the name of a file")
+        raise PlaceError(f"{flag} {shown}: {_kind(status)} is there; give the name of a file")
     if stat.S_ISFIFO(mode):
         _check_stream(status, flag, shown)
     elif _is_terminal(path):
-        raise ConfigError(f"{flag} {shown}: that is a terminal; give the name of a file")
+        raise PlaceError(f"{flag} {shown}: that is a terminal; give the name of a file")
     if not os.access(path, os.W_OK):
-        raise ConfigError(f"{flag} {shown}: {_kind(status)} that is write-protected; give the name of a file")
+        raise PlaceError(f"{flag} {shown}: {_kind(status)} that is write-protected; give the name of a file")
 
 
 def _check_stream(status: os.stat_result | None, flag: str, shown: str) -> None:
@@ -228,19 +229,29 @@ def _check_stream(status: os.stat_result | None, flag: str, shown: str) -> None:
     for stream, name in ((sys.__stdout__, "standard output"), (sys.__stderr__, "standard error")):
         with contextlib.suppress(OSError, ValueError):  # closed
             if status and stream and os.path.samestat(status, os.fstat(stream.fileno())):
-                raise ConfigError(
+                raise PlaceError(
                     f"{flag} {shown}: that is this command's {name}, where its own lines go; "
                     "give the name of another file"
                 )
 
 
-def _same_as_any(status: os.stat_result, paths: Iterable[str | os.PathLike]) -> bool:
-    for path in paths:
+def _check_inputs(
+    path: str | os.PathLike,
+    status: os.stat_result,
+    inputs: Iterable[str | os.PathLike],
+    flag: str,
+    shown: str,
+) -> None:
+    """What is read must outlive the command: the file, and all files of a model's or a text's folder."""
+    real = Path(os.path.realpath(path))
+    for each in inputs:
         with contextlib.suppress(OSError, ValueError):
-            # /dev/null and the like are not used up by being read.
-            if stat.S_ISREG(status.st_mode) and os.path.samestat(status, os.stat(path)):
-                return True
-    return False
+            if os.path.samestat(status, os.stat(each)):
+                raise PlaceError(f"{flag} {shown}: that is the file that is read; give another name")
+            if Path(os.path.realpath(each)) in real.parents:
+                raise PlaceError(
+                    f"{flag} {shown}: a file of {path_text(each)}, which is read; give another name"
+                )
 
 
 def _is_terminal(path: str | os.PathLike) -> bool:

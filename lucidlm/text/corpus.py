@@ -19,6 +19,7 @@ import numpy as np
 
 from lucidlm.errors import ConfigError, DataError, RunError
 from lucidlm.runtime.files import MANIFEST, check_manifest, lock, replacing_folder, sha256_of, write_manifest
+from lucidlm.runtime.places import check_folder_place
 from lucidlm.runtime.wording import plural
 from lucidlm.text.excerpts import Excerpt
 from lucidlm.text.leaks import LISTED, find_leaks
@@ -129,6 +130,7 @@ def prepare(
     if isinstance(tokenizer, str) and not automatic and tokenizer != "bytes" and bpe_size(tokenizer) is None:
         tokenizer = Tokenizer.from_spec(tokenizer)  # a wrong spec is an error before the text is read
     refuse_stdin_twice([*_as_list(sources), *_as_list(validation)])
+    check_folder_place(out, "--out", inputs=[*_as_list(sources), *_as_list(validation)])
     out, aliases = Path(out), {}
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock(out))

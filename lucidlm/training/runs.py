@@ -3,12 +3,15 @@
 A checkpoint is a model folder plus state: every tool that opens the run opens each of them too.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import json
+import os
 import shutil
 import signal
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,16 +20,18 @@ import tomlkit
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from lucidlm.errors import ConfigError, DataError, RunError
+from lucidlm.errors import ConfigError, DataError, InUseError, RunError
 from lucidlm.measure.history import METRICS, SAMPLES, History, read_history
 from lucidlm.runtime.files import (
     MANIFEST,
     check_manifest,
     is_locked,
+    lock,
     replacing_folder,
     write_atomically,
     write_manifest,
 )
+from lucidlm.runtime.places import check_folder_place
 from lucidlm.text.corpus import design_in
 from lucidlm.text.pipes import DASH, STDIN
 from lucidlm.training.config import Plan, TrainConfig
@@ -39,6 +44,8 @@ BEGINNING = {"data", ".data.tmp", ".data.old", ".data.lock", "metrics.jsonl", "t
 SIGNALS = {signal.SIGINT: "Ctrl-C (SIGINT)", signal.SIGTERM: "SIGTERM"}
 KEPT_CHECKPOINTS = 2
 """The last one, and the one before: should the last be damaged, the run steps back, not to the start."""
+LONGEST_STEM = 100
+"""Bytes of a run's name where its text gives the name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +128,19 @@ def _numbers_of(history: History) -> dict[str, Any]:
     }
 
 
-def new_run_folder(out: str | None, texts: tuple[str, ...], *, overwrite: bool) -> Path:
+def new_run_folder(
+    out: str | None, texts: tuple[str, ...], *, others: tuple[str, ...] = (), overwrite: bool
+) -> Path:
     """The folder of a new run, not yet made: `out`, or runs/ and the text's name, numbered if that is taken.
 
-    A run that is there already is never touched unasked: RunError, unless with `overwrite`.
+    A run that is there already is never touched unasked: RunError, unless with `overwrite`. PlaceError where
+    no folder can be made, or where one holds a text that is to be read; `others` are read, and name nothing.
     """
     if out is None:
-        stem = Path(texts[0].rstrip("/")).name.split(".")[0] if texts else "story"
-        stem = "stdin" if stem in (DASH, STDIN) else stem
-        stem = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in stem) or "run"
-        folder, number = Path("runs") / stem, 2
-        while _is_taken(folder) and not overwrite:
-            folder, number = Path("runs") / f"{stem}-{number}", number + 1
+        folder = next(each for each in _default_folders(texts) if overwrite or not _is_taken_or_held(each))
     else:
         folder = Path(out)
+    check_folder_place(folder if out is None else out, "--out", inputs=(*texts, *others))
     if _is_taken(folder):
         if not overwrite:
             what = "a run" if (folder / SETTINGS).exists() else "something else"
@@ -146,6 +152,64 @@ def new_run_folder(out: str | None, texts: tuple[str, ...], *, overwrite: bool) 
                 f"{folder} holds no run of lucidlm, so --overwrite will not delete it; choose another --out"
             )
     return folder
+
+
+@contextlib.contextmanager
+def claimed_run_folder(
+    out: str | None,
+    texts: tuple[str, ...],
+    *,
+    others: tuple[str, ...] = (),
+    overwrite: bool,
+    say: Callable[[str], None],
+) -> Generator[Path]:
+    """`new_run_folder`, held for this process until the block ends.
+
+    Where nobody chose the name, a run that another process begins at the same moment takes the name or leaves
+    it: the lock decides, and the other one goes on to the next number.
+    """
+    with contextlib.ExitStack() as held:
+        while True:
+            folder = new_run_folder(out, texts, others=others, overwrite=overwrite)
+            with contextlib.ExitStack() as trying:
+                try:
+                    trying.enter_context(lock(folder))
+                except InUseError:
+                    if out is not None or overwrite:
+                        raise
+                    continue
+                # Another process may have made its run here after the look above and before the lock.
+                if out is None and not overwrite and _is_taken(folder):
+                    continue
+                new_run_folder(str(folder), texts, others=others, overwrite=overwrite)
+                held.enter_context(trying.pop_all())
+                break
+        first = next(_default_folders(texts))
+        if out is None and folder != first:
+            say(f"{first} is taken, so this run goes to {folder}")
+        yield folder
+
+
+def _default_folders(texts: tuple[str, ...]) -> Iterator[Path]:
+    """runs/STEM, runs/STEM-2 ...: names that are short, and plain for every system and every command line."""
+    name = texts[0].rstrip("/") if texts else "story"
+    name = "stdin" if name in (DASH, STDIN) else name if "://" in name else os.path.abspath(name)
+    # The name of a pattern says nothing: books/*.txt is called after its folder.
+    stems = (_plain_stem(part) for part in (Path(name), *Path(name).parents))
+    stem = next(filter(None, stems), "run")
+    yield Path("runs") / stem
+    for number in itertools.count(2):
+        yield Path("runs") / f"{stem}-{number}"
+
+
+def _plain_stem(path: Path) -> str:
+    stem = path.name.split(".")[0] or path.name.lstrip(".").split(".")[0]
+    stem = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in stem).strip("-")
+    return stem.encode("utf-8")[:LONGEST_STEM].decode("utf-8", "ignore")
+
+
+def _is_taken_or_held(folder: Path) -> bool:
+    return _is_taken(folder) or is_locked(folder)
 
 
 def _is_taken(folder: Path) -> bool:

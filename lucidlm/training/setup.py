@@ -29,6 +29,7 @@ from lucidlm.runtime.device import (
     set_threads,
 )
 from lucidlm.runtime.files import MANIFEST, free_bytes, lock, write_atomically
+from lucidlm.runtime.places import check_file_place
 from lucidlm.runtime.wording import plural
 from lucidlm.text.corpus import Corpus, design_in, open_corpus, prepare
 from lucidlm.text.reading import READING
@@ -44,6 +45,7 @@ from lucidlm.training.runs import (
     KEPT_CHECKPOINTS,
     OPTIMIZER,
     SETTINGS,
+    claimed_run_folder,
     last_checkpoint,
     new_run_folder,
     read_settings,
@@ -133,12 +135,19 @@ def start_run(
     """A new run, ready for its first step; `stack` lets go of the folder. What was chosen is said."""
     clock = Clock()
     assert not isinstance(config.text, str)
-    folder = new_run_folder(config.out, config.text, overwrite=overwrite)
+    assert not isinstance(config.val, str)
+    read = {"texts": config.text, "others": config.val}
+    new_run_folder(
+        config.out, **read, overwrite=overwrite
+    )  # a place that cannot be is refused before the work
     # Before the folder is touched: it may be the very one that is to be overwritten.
     base, tokenizer = (None, None) if config.from_ is None else load(config.from_, notice=say)
     former: Path | None = None
     try:
-        stack.enter_context(lock(folder))
+        folder = stack.enter_context(claimed_run_folder(config.out, **read, overwrite=overwrite, say=say))
+    except OSError as error:
+        raise RunError(f"{config.out or 'runs'}: {error.strerror}; choose another --out") from None
+    try:
         if folder.exists():  # a run to be overwritten, or what a killed beginning left: ours alone now
             former = _set_aside(folder)
         folder.mkdir(parents=True)
@@ -207,13 +216,16 @@ def _set_aside(folder: Path) -> Path:
 
 def resume_run(config: TrainConfig, stack: contextlib.ExitStack, say: Say) -> TrainingRun:
     """The run at config.out as its last whole checkpoint left it; everything else comes from its run.toml."""
-    if config.out is None:
+    if not config.out:
         raise ConfigError("--resume needs --out RUN: the folder of the run to go on with")
     folder = Path(config.out)
+    if folder.name in ("", ".."):  # the current folder or one above it: a run has a name
+        folder = folder.resolve()
     if not (folder / SETTINGS).exists():
         raise RunError(
             f"{folder} holds no run: {SETTINGS} is not there; lucidlm runs lists the runs below a folder"
         )
+    check_file_place(folder / SETTINGS, "--out")
     stack.enter_context(lock(folder))
     config, plan = read_settings(folder)
     if plan is None:

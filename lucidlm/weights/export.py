@@ -7,9 +7,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lucidlm.errors import ConfigError, RunError, WeightsError
+from lucidlm.errors import ConfigError, PlaceError, RunError, WeightsError
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.files import free_bytes, lock, replacing_folder
+from lucidlm.runtime.places import check_file_place, check_folder_place, path_text
 from lucidlm.runtime.progress import Progress, half
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.huggingface import StoredModel, open_model, save_model
@@ -37,8 +38,8 @@ def export(
     express, RunError for a place that is taken or has no room. `progress` gets how many tensors are written
     and how many compared, in one count.
     """
-    out = Path(out)
     check_place(out, format)
+    out = Path(out)
     try:
         with lock(out):
             check_place(out, format)  # another process may have been first
@@ -60,20 +61,16 @@ def export(
         ) from None
 
 
-def check_place(out: Path, format: Format) -> None:
+def check_place(out: str | Path, format: Format) -> None:
     """RunError for a place where something is already, ConfigError for a format that is not known."""
     if format not in get_args(Format):
         raise ConfigError(f"--format {format}: not known; there are {', '.join(get_args(Format))}")
-    if not out.name or out.name == "..":
-        raise RunError(f"--out {str(out)!r}: give the name of a new {'folder' if format == 'hf' else 'file'}")
-    try:
-        str(out).encode("utf-8")
-    except UnicodeEncodeError:
-        raise RunError(f"--out {str(out)!r}: its name is no UTF-8; choose another") from None
-    if out.is_symlink():
-        raise RunError(f"{out} is a link; it is not followed: give the place itself")
+    (check_folder_place if format == "hf" else check_file_place)(out, "--out")
+    out = Path(out)
+    if (text := path_text(out)) != str(out):
+        raise PlaceError(f"--out {text}: its name is no UTF-8; choose another")
     if out.exists() and not (format == "hf" and out.is_dir() and not any(out.iterdir())):
-        raise RunError(f"{out} is there already; it is not overwritten: choose another --out")
+        raise PlaceError(f"{out} is there already; it is not overwritten: choose another --out")
 
 
 def _check_same(model: GPT, tokenizer: Tokenizer, folder: Path, progress: Progress | None) -> None:

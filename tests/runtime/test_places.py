@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lucidlm.errors import ConfigError
+from lucidlm.errors import PlaceError
 from lucidlm.runtime import places
 from lucidlm.runtime.places import check_file_place, check_folder_place, path_from_text, path_text
 
@@ -39,7 +39,7 @@ def both(path):
         try:
             check(path, "--out")
             said.append(None)
-        except ConfigError as error:
+        except PlaceError as error:
             said.append(str(error))
     for line in filter(None, said):
         assert line.startswith("--out ")
@@ -101,22 +101,25 @@ def test_a_place_that_holds_what_is_read_is_refused(tmp_path):
     book.touch()
     (tmp_path / "again").hardlink_to(book)
     for place in (book, tmp_path / "again", tmp_path / "texts" / ".." / "texts" / "book.txt"):
-        with pytest.raises(ConfigError, match="file that is read"):
+        with pytest.raises(PlaceError, match="file that is read"):
             check_file_place(place, "--out", inputs=[book])
-    with pytest.raises(ConfigError, match="which is read"):
+    with pytest.raises(PlaceError, match="which is read"):
         check_folder_place(tmp_path / "texts", "--out", inputs=[book])
+    with pytest.raises(PlaceError, match="a file of"):
+        check_file_place(book, "--out", inputs=[tmp_path / "texts"])
+    check_file_place(tmp_path / "texts" / "new", "--out", inputs=[tmp_path / "texts"])
     check_folder_place(tmp_path / "texts" / "prepared", "--out", inputs=[tmp_path / "texts"])
     check_file_place(tmp_path / "new", "--out", inputs=["-", "https://example.org/x", "*.txt", "a\0b"])
 
 
 def test_more_than_the_disk_has_is_refused_with_both_figures(tmp_path):
-    with pytest.raises(ConfigError, match=r"GB are free there, 1000000000\.0 GB are needed"):
+    with pytest.raises(PlaceError, match=r"GB are free there, 1000000000\.0 GB are needed"):
         check_file_place(tmp_path / "a" / "b", "--out", need_bytes=10**18)
 
 
 AS_NOBODY = """
 import os, sys
-from lucidlm.errors import ConfigError
+from lucidlm.errors import PlaceError
 from lucidlm.runtime.places import check_file_place, check_folder_place
 os.setgid(65534), os.setuid(65534)
 files = ["closed/new", "kept", "sticky/other", "/proc/new", "open/new"]
@@ -124,7 +127,7 @@ for check, path in [*((check_file_place, file) for file in files), (check_folder
     try:
         check(path, "--out")
         print(None)
-    except ConfigError as error:
+    except PlaceError as error:
         print(error)
 """
 

@@ -1,8 +1,10 @@
 """A run is never overwritten unasked, its settings come back, a damaged checkpoint is passed over."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ import torch
 from lucidlm.errors import ConfigError, RunError
 from lucidlm.model.config import GPTConfig
 from lucidlm.runtime.files import lock
+from lucidlm.training import runs
 from lucidlm.training.config import OptimConfig, Plan, TrainConfig
 from lucidlm.training.runs import (
     checkpoint_folders,
+    claimed_run_folder,
     last_checkpoint,
     list_runs,
     new_run_folder,
@@ -57,9 +61,16 @@ def _save(run: Path, step: int) -> Path:
         ("https://example.org/files/pg84.txt", "pg84"),
         ("größe.md", "größe"),
         ("-", "stdin"),
+        ("books/*.txt", "books"),
+        ("books/../.", "here"),
+        (f"{'long' * 50}.txt", "long" * 25),
+        ("-- all --.txt", "all"),
+        (os.fsdecode(b"caf\xe9.txt"), "caf"),
     ],
 )
-def test_a_new_run_is_named_after_its_text(text, name):
+def test_a_new_run_is_named_after_its_text(text, name, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     assert new_run_folder(None, (text, "other.txt"), overwrite=False) == Path("runs") / name
 
 
@@ -73,6 +84,51 @@ def test_a_name_that_is_taken_is_numbered_and_nothing_is_made_yet():
         assert folder == Path("runs") / expected
         assert not folder.exists()
         _run(str(folder))
+
+
+def test_a_name_that_nobody_chose_is_numbered_where_another_process_holds_it_and_a_chosen_one_is_not():
+    said = []
+
+    def claim(out=None, **flags):
+        return claimed_run_folder(out, ("book.txt",), say=said.append, **({"overwrite": False} | flags))
+
+    with claim() as first, claim() as second, claim() as third:
+        assert [str(each) for each in (first, second, third)] == ["runs/book", "runs/book-2", "runs/book-3"]
+        assert said == [f"runs/book is taken, so this run goes to runs/book-{number}" for number in (2, 3)]
+        for chosen in ({"out": "runs/book"}, {"overwrite": True}):
+            with pytest.raises(RunError, match="in use by another"), claim(**chosen):
+                pass
+    with claim() as again:
+        assert again == first
+
+
+def test_a_run_that_appears_between_the_look_and_the_lock_is_seen(monkeypatch):
+    real = runs.lock
+
+    @contextlib.contextmanager
+    def late(folder):
+        if not Path("runs/book").exists():
+            _run("runs/book")
+        with real(folder):
+            yield
+
+    monkeypatch.setattr(runs, "lock", late)
+    with claimed_run_folder(None, ("book.txt",), overwrite=False, say=print) as folder:
+        assert folder == Path("runs/book-2")
+    shutil.rmtree("runs")
+    with (
+        pytest.raises(RunError, match="is there already"),
+        claimed_run_folder("runs/book", ("book.txt",), overwrite=False, say=print),
+    ):
+        pass
+
+
+def test_the_folder_that_holds_the_text_is_never_the_run_that_replaces_it():
+    _run("run")
+    (Path("run") / "notes.txt").touch()
+    for read in ({"texts": ("run/notes.txt",)}, {"texts": (), "others": ("run/notes.txt",)}):
+        with pytest.raises(RunError, match="which is read"):
+            new_run_folder("run", **read, overwrite=True)
 
 
 def test_a_run_that_is_there_is_refused_and_stays():
