@@ -10,7 +10,7 @@ from typing import Any
 BYTE_ORDER_MARKS = "byte_order_marks"
 CARRIAGE_RETURNS = "carriage_returns"
 GUTENBERG = "gutenberg_frames"
-JSON = "json"
+JSON, TABLE = "json", "table"
 
 MARK_BYTES = 3
 """Of one byte order mark in UTF-8."""
@@ -20,12 +20,19 @@ _LEFT_OUT = {
     CARRIAGE_RETURNS: ("carriage return of a line end", "carriage returns of line ends"),
     GUTENBERG: ("of Project Gutenberg's headers and footers", "of Project Gutenberg's headers and footers"),
     JSON: ("of JSON around the texts", "of JSON around the texts"),
+    TABLE: ("of a table around the texts", "of a table around the texts"),
 }
 """Why bytes were left out: the key of --json, and what follows one byte, or many, in a line."""
 LONE_RETURNS = "lone_carriage_returns"
 SURROGATES = "lone_surrogates"
 NO_FOOTER, NO_HEADER = "gutenberg_headers_without_footer", "gutenberg_footers_without_header"
 EMPTY_LINES = "empty_documents"
+TRAILING = "bytes_behind_packed_files"
+CUES, TAGS, NOTES = "subtitles", "subtitle_tags", "subtitle_notes"
+DELETED, COMMENTS, FRAMES, HIDDEN = "deleted_passages", "comments", "page_headers", "hidden_passages"
+BY_CONTENT, NOT_PACKED = "files_read_by_content", "files_not_packed_as_named"
+MARKUP = "markup_"
+"""Before the name of a format in `_MARKUP`."""
 OTHER_LABELS = "pages_in_utf8_that_declare_another_encoding"
 _SEEN = {
     LONE_RETURNS: ("carriage return read as a line feed", "carriage returns read as line feeds"),
@@ -38,6 +45,31 @@ _SEEN = {
         "Project Gutenberg footer removed without a header: none was found",
         "Project Gutenberg footers removed without a header: none was found",
     ),
+    TRAILING: (
+        "byte behind the end of a packed file passed over",
+        "bytes behind the end of packed files passed over",
+    ),
+    CUES: (
+        "subtitle kept without its number and times",
+        "subtitles kept without their numbers and times",
+    ),
+    TAGS: ("tag of a subtitle left out", "tags of subtitles left out"),
+    NOTES: ("note or style among subtitles left out", "notes or styles among subtitles left out"),
+    DELETED: (
+        "passage that was deleted under tracked changes left out",
+        "passages that were deleted under tracked changes left out",
+    ),
+    COMMENTS: ("comment left out", "comments left out"),
+    FRAMES: ("page header or footer left out", "page headers and footers left out"),
+    HIDDEN: ("hidden passage left out", "hidden passages left out"),
+    BY_CONTENT: (
+        "file read as what its first bytes say, not as its name says",
+        "files read as what their first bytes say, not as their names say",
+    ),
+    NOT_PACKED: (
+        "file read as it stands: it is not packed as its name says",
+        "files read as they stand: they are not packed as their names say",
+    ),
     OTHER_LABELS: (
         "page read as UTF-8, which it is, though it declares another encoding",
         "pages read as UTF-8, which they are, though they declare another encoding",
@@ -45,9 +77,35 @@ _SEEN = {
     EMPTY_LINES: ("document with an empty text skipped", "documents with an empty text skipped"),
 }
 """What was changed or passed over without bytes of its own."""
+_MARKUP = {
+    "rtf": ("RTF", "save it as .docx, .odt or .txt to have its text alone"),
+    "html": ("HTML", "name it .html to have its text alone"),
+    "xml": ("XML", ""),
+    "sgml": ("SGML", ""),
+    "json": ("JSON", "name it .jsonl or .json and give --field to have its texts alone"),
+    "notebook": ("Jupyter notebook", "jupyter nbconvert --to markdown gives its text"),
+    "latex": ("LaTeX", ""),
+    "rst": ("reStructuredText", ""),
+    "asciidoc": ("AsciiDoc", ""),
+    "org": ("Org", ""),
+    "wikitext": ("wikitext", ""),
+    "yaml": ("YAML", ""),
+    "toml": ("TOML", ""),
+    "ini": ("INI", ""),
+    "mail": ("mail", ""),
+    "log": ("log", ""),
+    "postscript": ("PostScript", "convert it to PDF (ps2pdf) to have its text alone"),
+    "subtitles": ("subtitle", "name it .srt or .vtt if it is that, to have its text alone"),
+}
+for _what, (_format, _better) in _MARKUP.items():
+    _way = f" ({_better})" * bool(_better)
+    _SEEN[MARKUP + _what] = (
+        f"{_format} file read as plain text, markup included{_way}",
+        f"{_format} files read as plain text, markup included{_way}",
+    )
 OTHER_KINDS, EMPTY_FILES, UNREADABLE = "other_kinds", "empty_files", "unreadable"
 BINARY, OTHER_ENCODING, NO_FIELD, DAMAGED = "binary", "other_encoding", "no_field", "damaged"
-NO_TEXT, UNFIT = "no_text", "unfit"
+NO_TEXT, UNFIT, ENCRYPTED = "no_text", "unfit", "encrypted"
 _PASSED = {
     OTHER_KINDS: ("file of another kind", "files of other kinds"),
     EMPTY_FILES: ("empty file", "empty files"),
@@ -59,11 +117,21 @@ _PASSED = {
         "files without the field of the text (--field)",
     ),
     DAMAGED: ("damaged file", "damaged files"),
+    ENCRYPTED: ("encrypted file", "encrypted files"),
     NO_TEXT: ("file without text", "files without text"),
     UNFIT: ("file that cannot be used as text", "files that cannot be used as text"),
 }
 """Why a file of a folder, or a member of an archive, was not read: also what `DataError.reason` may be."""
-_FORMATS = {"html": "HTML", "epub": "EPUB", "pdf": "PDF", "tokens": "GPT-2 tokens"}
+_FORMATS = {
+    "html": "HTML",
+    "epub": "EPUB",
+    "pdf": "PDF",
+    "docx": "Word documents",
+    "odt": "OpenDocument texts",
+    "srt": "subtitles",
+    "vtt": "subtitles",
+    "tokens": "GPT-2 tokens",
+}
 
 
 def utf8_bytes(text: str) -> int:
@@ -90,7 +158,7 @@ class Account:
     decoded: Counter[str] = field(default_factory=Counter)
     """Bytes in another encoding than UTF-8, by encoding."""
     packed: int = 0
-    """Bytes of .gz files."""
+    """Bytes of .gz, .bz2 and .xz files and of archives."""
     first: dict[str, str] = field(default_factory=dict)
     """The first document with each of these."""
     documents: Counter[str] = field(default_factory=Counter)
@@ -174,7 +242,7 @@ class Account:
             for kind, count in self.extracted.items()
         ]
         how += [f"{count:,} bytes are {encoding}" for encoding, count in self.decoded.items()]
-        how += [f"{self.packed:,} bytes are .gz, unpacked"] * bool(self.packed)
+        how += [f"{self.packed:,} bytes are packed"] * bool(self.packed)
         if self.extracted or (how and self.stored != self.read):
             files = "file" if self.files == 1 else f"{self.files:,} files"
             lines.append(
@@ -194,7 +262,7 @@ class Account:
     def _said(self, what: str, count: int, words: tuple[str, str]) -> str:
         """A count with its reason and, of several documents, where."""
         where, documents = "", self.documents[what]
-        if documents and self.documents[""] > 1 and what != JSON:
+        if documents and self.documents[""] > 1 and what not in (JSON, TABLE):
             more = f" and {documents - 1:,} more document{'' if documents == 2 else 's'}"
             where = f" ({self.first[what]}{more if documents > 1 else ''})"
         one = count == (MARK_BYTES if what == BYTE_ORDER_MARKS else 1)

@@ -1,11 +1,8 @@
 """The bytes of a file come in, its text goes out: unpacked, decoded, with LF line ends, free of JSON."""
 
 import codecs
-import gzip
 import io
-import json
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -21,11 +18,11 @@ from lucidlm.text.account import (
     Account,
     utf8_bytes,
 )
+from lucidlm.text.hints import other_encoding, refuse_no_text, wrong_byte
 from lucidlm.text.labels import browser_errors, codec_of_label, codec_of_mark, declared_codec
+from lucidlm.text.packed import unpacked
 
 _BLOCK = 1 << 20
-_FIRST_BLOCK = 1 << 16
-"""How much of a file is looked at for bytes that no text has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,27 +33,24 @@ class File:
     name: str
     """What messages call it: a path, a URL or "stdin"."""
     kind: str
-    """text, html, epub, pdf or jsonl"""
-    gzipped: bool
+    """A value of kinds.SUFFIXES, or an archive's: zip or tar."""
+    packings: tuple[str, ...] = ()
+    """How it is packed (gz, bz2, xz), the outermost first."""
 
 
-def read_blocks(file: File) -> Iterator[bytes]:
+def read_blocks(file: File, account: Account) -> Iterator[bytes]:
     """A file's bytes, unpacked."""
-    count = 0
+    blocks = _stored_blocks(file)
+    for packing in file.packings:
+        blocks = unpacked(blocks, packing, file.name, account)
+    return blocks
+
+
+def _stored_blocks(file: File) -> Iterator[bytes]:
     try:
-        with gzip.open(file.path, "rb") if file.gzipped else file.path.open("rb") as opened:
+        with file.path.open("rb") as opened:
             while block := opened.read(_BLOCK):
-                count += len(block)
                 yield block
-    except EOFError as problem:
-        raise DataError(
-            f"{file.name}: the .gz file is cut off after {count:,} unpacked bytes; copy or download it again"
-        ) from problem
-    except (gzip.BadGzipFile, zlib.error) as problem:
-        raise DataError(
-            f"{file.name}: not a sound .gz file ({problem}, after {count:,} unpacked bytes); "
-            "copy it again, or take .gz off its name if it is not one"
-        ) from problem
     except OSError as problem:
         raise cannot_read(file.name, problem) from problem
 
@@ -89,7 +83,7 @@ def known_encoding(encoding: str) -> str:
 
 def read_text(file: File, encoding: str, account: Account) -> Iterator[str]:
     """The text of a file as it stands there, without a byte order mark."""
-    return decode(read_blocks(file), file.name, encoding, account, unpacked=file.gzipped)
+    return decode(read_blocks(file, account), file.name, encoding, account, unpacked=bool(file.packings))
 
 
 def decode_page(data: bytes, name: str, encoding: str, account: Account) -> tuple[str, str]:
@@ -127,10 +121,11 @@ def decode(
 ) -> Iterator[str]:
     """Bytes as text, a character that two blocks share included; a byte order mark is dropped."""
     decoder = codecs.getincrementaldecoder(encoding)(errors)
+    rest = chain(blocks, [b""])
     count, start = 0, True
-    for block in chain(blocks, [b""]):
+    for block in rest:
         if count == 0:
-            _refuse_binary(block[:_FIRST_BLOCK], name, encoding)
+            refuse_no_text(block, rest, name, encoding)
         count += len(block)
         try:
             text = decoder.decode(block, final=not block)
@@ -138,9 +133,11 @@ def decode(
             # A decoder keeps the bytes of an unfinished character, so the place is known from the end alone.
             place = count - len(problem.object) + problem.start
             where = f"byte {place}" + (" of the unpacked file" if unpacked else "")
-            raise DataError(f"{name}: {where} {_wrong_byte(problem, encoding)}") from problem
+            raise DataError(f"{name}: {where} {wrong_byte(problem, encoding, rest)}") from problem
         except UnicodeError as problem:
-            raise DataError(f"{name}: not {encoding} ({problem}); give another --encoding") from problem
+            raise DataError(
+                f"{name}: not {encoding} ({problem}); {other_encoding(block, rest, encoding)}"
+            ) from problem
         if start and text:
             start = False
             # These two decoders take a mark away themselves, and refuse a text that has none.
@@ -160,28 +157,6 @@ def without_mark(text: str, account: Account) -> str:
 def _count_marks(account: Account, marks: int) -> None:
     account.read += 3 * marks
     account.leave_out(BYTE_ORDER_MARKS, 3 * marks)
-
-
-def _refuse_binary(block: bytes, name: str, encoding: str) -> None:
-    if encoding == "utf-8" and block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        wide = "utf-32" if block.startswith(codecs.BOM_UTF32_LE) else "utf-16"  # FF FE begins both
-        raise DataError(
-            f"{name}: the byte order mark of {wide.upper()} stands at its start; add --encoding {wide}"
-        )
-    if b"\0" in block and "\0" in block.decode(encoding, errors="ignore"):
-        raise DataError(
-            f"{name}: looks like a binary file (byte {block.index(0)} is 0x00); give text, "
-            "or --encoding utf-16-le if it is that"
-        )
-
-
-def _wrong_byte(problem: UnicodeDecodeError, encoding: str) -> str:
-    byte = problem.object[problem.start]
-    # 0x80 to 0x9f are curly quotes and dashes in Windows' table, and nothing that a text has in ISO's.
-    likely = "utf-8" if encoding != "utf-8" else "cp1252" if 0x80 <= byte <= 0x9F else "latin-1"
-    return (
-        f"is 0x{byte:02x}, not {encoding} ({problem.reason}); say what it is, for example --encoding {likely}"
-    )
 
 
 def with_lf(strings: Iterable[str], account: Account) -> Iterator[str]:
@@ -219,45 +194,3 @@ def without_surrogates(text: str, account: Account) -> str:
             text, count = re.subn("[\ud800-\udfff]", "\ufffd", text)
             account.saw(SURROGATES, count)
     return text
-
-
-def split_lines(strings: Iterable[str]) -> Iterator[str]:
-    """The lines of a text without their LF; what Python's splitlines() also takes for line ends is text."""
-    parts: list[str] = []
-    for string in strings:
-        first, *rest = string.split("\n")
-        parts.append(first)
-        for line in rest:
-            yield "".join(parts)
-            parts = [line]
-    yield "".join(parts)
-
-
-def text_of_record(line: str, source: str, field: str) -> str:
-    """The string in this field of a JSON object."""
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as problem:
-        raise DataError(
-            f"{source}: not JSON ({problem.msg} at character {problem.pos + 1}); mend or delete this line"
-        ) from problem
-    except (ValueError, RecursionError) as problem:
-        raise DataError(
-            f"{source}: not JSON that can be read ({problem}); mend or delete this line"
-        ) from problem
-    if not isinstance(record, dict):
-        raise DataError(f"{source}: a JSON object is needed, this is a {_json_type(record)}; mend this line")
-    if field not in record:
-        there = ", ".join(map(repr, list(record)[:20])) or "none"
-        raise DataError(f"{source}: no field {field!r}; there are {there}: choose one by --field")
-    if not isinstance(record[field], str):
-        raise DataError(
-            f"{source}: the field {field!r} is a {_json_type(record[field])}, not a string; "
-            "choose another by --field or mend this line"
-        )
-    return record[field]
-
-
-def _json_type(value: object) -> str:
-    names = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}
-    return names.get(type(value), "number")

@@ -11,46 +11,29 @@ from pathlib import Path
 
 from lucidlm.errors import DataError
 from lucidlm.runtime.download import cache_folder, download, origin_of
-from lucidlm.text.account import CARRIAGE_RETURNS, EMPTY_LINES, JSON, Account, utf8_bytes
+from lucidlm.text.account import CARRIAGE_RETURNS, EMPTY_LINES, JSON, TABLE, Account, utf8_bytes
+from lucidlm.text.archives import ARCHIVES, files_in_archive
 from lucidlm.text.decoding import (
     File,
     cannot_read,
     counted,
     known_encoding,
     read_text,
-    split_lines,
-    text_of_record,
     with_lf,
     without_mark,
     without_surrogates,
 )
 from lucidlm.text.epub import read_epub
 from lucidlm.text.gutenberg import without_frame
+from lucidlm.text.kinds import CONTENT_TYPES, SUFFIXES, by_content, kind_of
 from lucidlm.text.markup import read_html
+from lucidlm.text.office import read_office
 from lucidlm.text.pdf import read_pdf
 from lucidlm.text.pipes import DASH, STDIN, refuse_stdin_twice, spooled_pipe, spooled_stdin
 from lucidlm.text.reading import READING, Reading
+from lucidlm.text.records import read_records
+from lucidlm.text.subtitles import read_subtitles
 from lucidlm.text.token_files import documents_of, text_of
-
-_SUFFIXES = {
-    ".txt": "text",
-    ".md": "text",
-    ".html": "html",
-    ".htm": "html",
-    ".xhtml": "html",
-    ".epub": "epub",
-    ".pdf": "pdf",
-    ".jsonl": "jsonl",
-    ".bin": "tokens",
-}
-_CONTENT_TYPES = {
-    "text/html": "html",
-    "application/xhtml+xml": "html",
-    "application/epub+zip": "epub",
-    "application/pdf": "pdf",
-    "application/jsonl": "jsonl",
-    "application/x-ndjson": "jsonl",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +112,24 @@ def read_documents(
     refuse_stdin_twice(sources)
     files = [file for source in sources for file in _files_of(source, tell)]
     for file in files:
-        if file.kind == "jsonl":
-            yield from _documents_in_lines(file, reading)
-        elif file.kind == "tokens":
-            yield from _documents_in_tokens(file, reading.raw)
-        else:
-            yield _document(
-                file.name, partial(_strings, file, reading.encoding), reading.raw, _account_of(file)
-            )
+        yield from _documents_of(file, reading)
+
+
+def _documents_of(file: File, reading: Reading) -> Iterator[Document]:
+    """The documents of one file, which is what its content says that it is."""
+    noted = Account()
+    file = by_content(file, noted)
+    around = _account_of(file)
+    around.add(noted)
+    match file.kind:
+        case "jsonl" | "json" | "csv" | "tsv":
+            yield from _documents_in_records(file, reading, around)
+        case "tokens":
+            yield from _documents_in_tokens(file, reading.raw, around)
+        case kind if kind in ARCHIVES:
+            yield from _documents_in_archive(file, reading, around)
+        case _:
+            yield _document(file.name, partial(_strings, file, reading.encoding), reading.raw, around)
 
 
 def _account_of(file: File) -> Account:
@@ -145,8 +138,8 @@ def _account_of(file: File) -> Account:
         stored = file.path.stat().st_size
     except OSError as problem:
         raise cannot_read(file.name, problem) from problem
-    account = Account(files=1, stored=stored, packed=stored if file.gzipped else 0)
-    if file.kind not in ("text", "jsonl"):
+    account = Account(files=1, stored=stored, packed=stored if file.packings or file.kind in ARCHIVES else 0)
+    if file.kind not in ("text", "jsonl", "json", "csv", "tsv", *ARCHIVES):
         account.extracted[file.kind] += stored
     return account
 
@@ -182,44 +175,69 @@ def _strings(file: File, encoding: str, account: Account) -> Iterator[str]:
         case "epub":
             return read_epub(file, encoding, account)
         case "pdf":
-            return read_pdf(file)
+            return read_pdf(file, account)
+        case "docx" | "odt":
+            return read_office(file, account)
+        case "srt" | "vtt":
+            return read_subtitles(file, encoding, account)
     return read_text(file, encoding, account)
 
 
-def _documents_in_lines(file: File, reading: Reading) -> Iterator[Document]:
-    """A document for each line of a jsonl file; blank lines and empty texts are passed over, and counted."""
-    around, lines = _account_of(file), Account()
+def _documents_in_records(file: File, reading: Reading, around: Account) -> Iterator[Document]:
+    """A document for each record of a file; what holds no text is passed over, and counted."""
+    frames = TABLE if file.kind in ("csv", "tsv") else JSON
+    whole = Account()
     waiting: Document | None = None  # until the next is found: what lies between counts as the last one's
-    for number, line in enumerate(split_lines(with_lf(read_text(file, reading.encoding, lines), lines)), 1):
-        frame = utf8_bytes(line) + (number > 1)  # the LF before it
-        source, text = f"{file.name}:{number}", ""
-        if line.strip():
-            text = text_of_record(line, source, reading.field)
-            around.saw(EMPTY_LINES, not text)
-            frame -= utf8_bytes(without_surrogates(text, Account()))
+    for record in read_records(file, reading, whole):
+        around.saw(EMPTY_LINES, record.text == "")
+        frame = record.bytes - utf8_bytes(without_surrogates(record.text or "", Account()))
         around.read += frame
-        around.leave_out(JSON, frame)
-        if text:
+        around.leave_out(frames, frame)
+        if record.text:
             if waiting is not None:
                 yield waiting
-            waiting = _document(source, partial(_the_string, text), reading.raw, around)
+            waiting = _document(record.source, partial(_the_string, record.text), reading.raw, around)
             around = Account()
     if waiting is None:
         raise DataError(
-            f"{file.name}: no text in this file ({around.seen[EMPTY_LINES]:,} lines with an empty "
+            f"{file.name}: no text in this file ({around.seen[EMPTY_LINES]:,} records with an empty "
             f"{reading.field!r}); give another"
         )
-    lines.read += lines.left_out[CARRIAGE_RETURNS]
+    whole.read += whole.left_out[CARRIAGE_RETURNS]
     waiting.around.add(around)
-    waiting.around.add(lines)
+    waiting.around.add(whole)
     yield waiting
 
 
-def _documents_in_tokens(file: File, raw: bool) -> Iterator[Document]:
+def _documents_in_archive(file: File, reading: Reading, around: Account) -> Iterator[Document]:
+    """The documents of the files in an archive; a file that does not fit is passed over, and counted."""
+    waiting: Document | None = None  # what is passed over behind it is counted with it
+    for member in files_in_archive(file, around):
+        try:
+            for document in _documents_of(member, reading):
+                for _ in document.pieces():
+                    pass
+        except DataError as problem:
+            around.pass_over(problem.reason, member.name)
+            continue
+        for document in _documents_of(member, reading):
+            document.around.files = document.around.stored = document.around.packed = 0  # the archive's count
+            if waiting is not None:
+                yield waiting
+            document.around.add(around)
+            waiting, around = document, Account()
+    if waiting is None:
+        raise DataError(
+            f"{file.name}: no text in this archive that can be used ({'; '.join(around.lines())})"
+        )
+    waiting.around.add(around)
+    yield waiting
+
+
+def _documents_in_tokens(file: File, raw: bool, around: Account) -> Iterator[Document]:
     """A document for each stretch between two ends of text in a token file."""
-    if file.gzipped:
+    if file.packings:
         raise DataError(f"{file.name}: a token file is read in place; unpack it first (gunzip)")
-    around = _account_of(file)
     for number, (start, end) in enumerate(documents_of(file.path, file.name), 1):
 
         def strings(account: Account, start: int = start, end: int = end) -> Iterator[str]:
@@ -238,7 +256,7 @@ def _files_of(source: str | Path, tell: Callable[[str], None]) -> list[File]:
     if not name:
         raise DataError('a path is empty (""): give a file, a folder, an address or "-" for stdin')
     if name in (DASH, STDIN):
-        return [File(spooled_stdin(), "stdin", "text", gzipped=False)]
+        return [File(spooled_stdin(), "stdin", "text")]
     if name.lower().startswith(("http://", "https://")):
         return [_file_at_address(name, tell)]
     try:
@@ -254,9 +272,9 @@ def _files_at_path(path: Path, tell: Callable[[str], None]) -> list[File]:
     if path.is_dir():
         return _files_in_folder(path, tell)
     if path.is_fifo():
-        return [File(spooled_pipe(path), name, *_kind_of(name))]
+        return [File(spooled_pipe(path), name, *kind_of(name))]
     if path.is_file():
-        return [File(path, name, *_kind_of(name))]
+        return [File(path, name, *kind_of(name))]
     if path.exists():
         raise DataError(f"{path}: neither a file nor a folder; give a file with text in it")
     if glob.has_magic(name):
@@ -282,18 +300,18 @@ def _files_in_folder(folder: Path, tell: Callable[[str], None]) -> list[File]:
     for place, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for path in (Path(place, name) for name in names if not name.startswith(".")):
-            kind, gzipped = _kind_of(path.name, unknown="")
+            kind, packings = kind_of(path.name, unknown="")
             if not kind or not path.is_file():
                 other += 1
             elif path.stat().st_size == 0:
                 empty += 1
             else:
-                taken.append(File(path, str(path), kind, gzipped))
+                taken.append(File(path, str(path), kind, packings))
     skipped = [f"{other:,} of other kinds"] * bool(other) + [f"{empty:,} empty"] * bool(empty)
     if not taken:
         there = f" ({' and '.join(skipped)})" if skipped else ""
         raise DataError(
-            f"{folder}: no text in this folder{there}; known are {' '.join(_SUFFIXES)}, and .gz of them"
+            f"{folder}: no text in this folder{there}; known are {' '.join(SUFFIXES)}, also as .gz .bz2 .xz"
         )
     if skipped:
         tell(f"{folder}: {len(taken):,} files taken, {' and '.join(skipped)} skipped")
@@ -304,22 +322,15 @@ def _raise(problem: OSError) -> None:
     raise problem
 
 
-def _kind_of(name: str, unknown: str = "text") -> tuple[str, bool]:
-    """The kind that a name's suffix tells, and whether it is gzipped. Without such a suffix it is text."""
-    path = Path(name.lower())
-    gzipped = path.suffix == ".gz"
-    return _SUFFIXES.get(Path(path.stem).suffix if gzipped else path.suffix, unknown), gzipped
-
-
 def _file_at_address(url: str, tell: Callable[[str], None]) -> File:
     path = download(url, cache_folder(), progress=tell)
     origin = origin_of(path)
     told = (origin.content_type or "").partition(";")[0].strip().lower() if origin else ""
-    kind, gzipped = _kind_of(urllib.parse.urlsplit(url).path, unknown="")
+    kind, packings = kind_of(urllib.parse.urlsplit(url).path, unknown="")
     if not kind:
-        kind = _CONTENT_TYPES.get(told, "text")
+        kind = CONTENT_TYPES.get(told, "text")
     elif told == "text/html" and kind != "html":
         path.unlink()
         raise DataError(f"{url}: the server sent a web page instead; give the address of the file itself")
     packed = origin is not None and (origin.content_encoding or "").lower() in ("gzip", "x-gzip")
-    return File(path, url, kind, gzipped or packed)
+    return File(path, url, kind, packings or ("gz",) * packed)

@@ -24,7 +24,7 @@ def read_epub(file: File, encoding: str, account: Account) -> Iterator[str]:
     """The pages of an EPUB in the order of its spine."""
     faults = (zipfile.BadZipFile, zlib.error, ElementTree.ParseError, RuntimeError, EOFError, ValueError)
     with sound_file(file.name, "EPUB", *faults):
-        place = io.BytesIO(whole(file)) if file.gzipped else file.path
+        place = io.BytesIO(whole(file, account)) if file.packings else file.path
         with zipfile.ZipFile(place) as archive:
             for page in _pages_of_epub(archive, file.name):
                 data = _member(archive, page, file.name)

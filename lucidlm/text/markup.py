@@ -30,7 +30,7 @@ _CLOSED_AT_ONCE = re.compile(
 
 def read_html(file: File, encoding: str, account: Account) -> Iterator[str]:
     """The visible text of a page: paragraphs apart, every block on lines of its own."""
-    text, used = decode_page(whole(file), file.name, encoding, account)
+    text, used = decode_page(whole(file, account), file.name, encoding, account)
     if used != "utf-8":
         account.decoded[used] += file.path.stat().st_size
     yield visible_text(text)

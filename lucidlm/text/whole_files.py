@@ -4,16 +4,17 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from lucidlm.errors import DataError
+from lucidlm.text.account import Account
 from lucidlm.text.decoding import File, cannot_read, read_blocks
 
 LARGEST = 256 << 20
 """The most that a file may unpack to: none of these formats can be read in pieces."""
 
 
-def whole(file: File) -> bytes:
+def whole(file: File, account: Account) -> bytes:
     """All bytes of a file, unpacked, where they are not too many."""
     data = bytearray()
-    for block in read_blocks(file):
+    for block in read_blocks(file, account):
         data += block
         if len(data) > LARGEST:
             raise too_large(file.name, file.kind)

@@ -109,8 +109,7 @@ def test_a_packed_file_says_both_sizes(tmp_path):
     left_out, how = account.lines()
     assert left_out == "left out 50 of 250 bytes of UTF-8: carriage returns of line ends"
     assert how == (
-        f"{account.packed} bytes of the file gave 250 bytes of UTF-8 "
-        f"({account.packed} bytes are .gz, unpacked)"
+        f"{account.packed} bytes of the file gave 250 bytes of UTF-8 ({account.packed} bytes are packed)"
     )
 
 

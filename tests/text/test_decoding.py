@@ -40,7 +40,7 @@ def refusal(data: bytes, encoding: str = "utf-8", block: int = 1 << 20) -> str:
 
 def stored(path: Path, data: bytes) -> File:
     path.write_bytes(data)
-    return File(path, str(path), "text", gzipped=path.suffix == ".gz")
+    return File(path, str(path), "text", ("gz",) if path.suffix == ".gz" else ())
 
 
 def refusal_of_file(file: File) -> str:
@@ -89,7 +89,6 @@ def test_a_long_string_goes_out_in_pieces(monkeypatch):
 def test_utf16_says_how_to_read_it():
     for encoding in ("utf-16", "utf-32"):
         assert f"--encoding {encoding}" in refusal("Käse".encode(encoding))
-    assert "binary" in refusal("Kase".encode("utf-16-le"))
     assert "BOM" in refusal(b"K\0a\0", "utf-16")
 
 
@@ -108,7 +107,7 @@ def test_an_invalid_byte_is_named_with_its_place(tmp_path, place):
     data = b"x" * place + b"\xe9 caf"
     message = refusal_of_file(stored(tmp_path / "a.txt", data))
     assert f"byte {place} is 0xe9" in message
-    assert "--encoding latin-1" in message
+    assert "--encoding cp1252" in message
     packed = stored(tmp_path / "a.txt.gz", gzip.compress(data, 1))
     assert f"byte {place} of the unpacked file is 0xe9" in refusal_of_file(packed)
 
@@ -121,13 +120,13 @@ def test_the_place_is_right_when_the_bad_character_began_in_the_block_before():
 
 def test_a_likely_encoding_is_named():
     assert "--encoding cp1252" in refusal(b"it\x92s")
-    assert "--encoding latin-1" in refusal(b"caf\xe9 au lait")
-    assert "--encoding utf-8" in refusal(b"it\x81s", "cp1252")
+    assert "--encoding cp1252" in refusal(b"caf\xe9 au lait")
+    assert "--encoding utf-8" in refusal("кот".encode(), "ascii")
 
 
 def test_ascii_control_bytes_are_text_but_nul_bytes_are_not():
     assert decoded(b"\x01\x7f\x1b[0m") == ("\x01\x7f\x1b[0m", {})
-    assert "looks like a binary file (byte 5 is 0x00)" in refusal(b"\x7fELF\x02\0\0\xff")
+    assert "looks like a binary file (byte 5 is 0x00)" in refusal(b"\x7fABC\x02\0\0\xff")
 
 
 def test_a_gz_cut_off_damaged_or_not_one_is_refused(tmp_path):

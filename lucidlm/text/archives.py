@@ -1,0 +1,191 @@
+"""A .zip or .tar file comes in, the files in it go out, unpacked into a temporary folder."""
+
+import atexit
+import functools
+import re
+import shutil
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from lucidlm.errors import DataError
+from lucidlm.text.account import DAMAGED, EMPTY_FILES, ENCRYPTED, OTHER_KINDS, Account
+from lucidlm.text.decoding import File, cannot_read, read_blocks
+from lucidlm.text.kinds import kind_of
+
+ARCHIVES = ("zip", "tar")
+"""The kinds that are archives."""
+LARGEST = 4 << 30
+"""The most that the texts of an archive may unpack to together."""
+_MOST = 100_000
+"""The most members of an archive: a list of millions takes a few MB packed."""
+_BLOCK = 1 << 20
+_FAULTS = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    name: str
+    """As the archive has it: a name, never a place on this machine."""
+    size: int
+    is_file: bool
+    is_encrypted: bool
+    open: Callable[[], IO[bytes]]
+
+
+def files_in_archive(file: File, account: Account) -> list[File]:
+    """The files of known kinds in an archive, by their path in it; others are passed over and counted.
+
+    The rules are those of a folder: what begins with a dot, and what macOS adds, is hidden.
+    """
+    taken: list[File] = []
+    for path, member in _unpacked(
+        file.path, file.path.stat().st_mtime_ns, file.packings, file.kind, file.name
+    ):
+        name = f"{file.name}/{member.name}"
+        kind, packings = kind_of(member.name, unknown="")
+        reason = _reason(member, kind)
+        if reason:
+            account.pass_over(reason, name)
+        elif path is None:
+            account.pass_over(DAMAGED, name)
+        else:
+            taken.append(File(path, name, kind, packings))
+    if not taken:
+        passed = account.passed
+        if passed[ENCRYPTED]:
+            raise DataError(f"{file.name}: encrypted; unpack it with its password and give the files")
+        raise DataError(
+            f"{file.name}: no text in this archive ({passed.total():,} files of other kinds); give its files"
+        )
+    return sorted(taken, key=lambda taken: PurePosixPath(taken.name).parts)
+
+
+def _reason(member: _Member, kind: str) -> str:
+    """Why a member is not read, "" where it is."""
+    if not member.is_file or kind in ("", "tokens"):
+        return OTHER_KINDS
+    if member.is_encrypted:
+        return ENCRYPTED
+    return EMPTY_FILES if member.size == 0 else ""
+
+
+@functools.cache
+def _unpacked(
+    path: Path, changed: int, packings: tuple[str, ...], kind: str, name: str
+) -> list[tuple[Path | None, _Member]]:
+    """The members and where each that is a text lies, None for a damaged one; gone at exit."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="lucidlm-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        place = path
+        if packings:
+            place = folder / "archive"
+            with place.open("wb") as unpacked:
+                for block in _limited(read_blocks(File(path, name, kind, packings), Account()), name):
+                    unpacked.write(block)
+        members = _members_of_zip if kind == "zip" else _members_of_tar
+        found: list[tuple[Path | None, _Member]] = []
+        total = 0
+        for number, member in enumerate(members(place)):
+            if number >= _MOST:
+                raise DataError(f"{name}: more than {_MOST:,} files in it; unpack it and give the folder")
+            if _reason(member, kind_of(member.name, unknown="")[0]):
+                found.append((None, member))
+                continue
+            total += member.size
+            if total > LARGEST:
+                raise _too_much(name)
+            found.append((_written(member, folder / f"{number}"), member))
+        return found
+    except OSError as problem:
+        raise cannot_read(name, problem) from problem
+    except _FAULTS as problem:
+        reason = " ".join(str(problem).split()) or type(problem).__name__
+        raise DataError(
+            f"{name}: not a sound .{kind} file ({reason}); get another copy", reason=DAMAGED
+        ) from problem
+
+
+def _too_much(name: str) -> DataError:
+    return DataError(
+        f"{name}: the texts in it are more than {LARGEST >> 30} GiB; unpack it and give the folder"
+    )
+
+
+def _limited(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
+    count = 0
+    for block in blocks:
+        if (count := count + len(block)) > LARGEST:
+            raise _too_much(name)
+        yield block
+
+
+def _written(member: _Member, path: Path) -> Path | None:
+    """The file that a member was unpacked to; None for one that is damaged."""
+    try:
+        with member.open() as packed, path.open("wb") as file:
+            left = member.size  # what follows the size that the archive tells is no part of it
+            while left and (block := packed.read(min(left, _BLOCK))):
+                file.write(block)
+                left -= len(block)
+    except _FAULTS:
+        return None
+    return path
+
+
+def _members_of_zip(path: Path) -> Iterator[_Member]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            name = _name_in_zip(info)
+            if not info.is_dir() and not _is_hidden(name):
+                yield _Member(
+                    name,
+                    info.file_size,
+                    True,
+                    bool(info.flag_bits & 1),
+                    functools.partial(archive.open, info),
+                )
+
+
+def _name_in_zip(info: zipfile.ZipInfo) -> str:
+    """The name: UTF-8 where it is that, though the archive does not say so, as of many programs."""
+    if info.flag_bits & 0x800:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return info.filename
+
+
+def _members_of_tar(path: Path) -> Iterator[_Member]:
+    with tarfile.open(path, "r:", errors="surrogateescape") as archive:
+        for info in archive:
+            if not info.isdir() and not _is_hidden(info.name):
+                yield _Member(
+                    info.name, info.size, info.isreg(), False, functools.partial(_opened, archive, info)
+                )
+
+
+def _opened(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    opened = archive.extractfile(info)
+    assert opened is not None, "a plain file"
+    return opened
+
+
+def _is_hidden(name: str) -> bool:
+    parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".", "..")]
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)

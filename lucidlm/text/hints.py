@@ -1,0 +1,86 @@
+"""Bytes that are not text in the expected encoding come in, what they are and what to do goes out.
+
+No encoding is named that was not tried: it has decoded these bytes to something like text.
+"""
+
+import codecs
+import re
+from collections.abc import Iterable, Iterator
+
+from lucidlm.errors import DataError
+from lucidlm.text.guesses import likely_encodings
+from lucidlm.text.labels import codec_of_mark
+from lucidlm.text.signatures import not_text
+
+_LOOKED_AT = 1 << 16
+"""How much of a file is looked at for bytes that no text has."""
+_ESCAPED = re.compile(rb"\x1b\$[@B(]")
+"""ISO-2022-JP: ASCII with escape sequences, behind which the same bytes are Japanese."""
+_WIDE = ("utf-16", "utf-32", "cp037", "cp500", "cp1140")
+"""Encodings whose text holds the bytes of ASCII's control characters."""
+_MENDED = 0.1
+"""With fewer wrong characters than this share, a text is UTF-8 with faults."""
+
+
+def refuse_no_text(block: bytes, rest: Iterable[bytes], name: str, encoding: str) -> None:
+    """Raises where a file's first block shows that it is no text in this encoding."""
+    mark = codec_of_mark(block)
+    if encoding == "utf-8" and mark not in (None, "utf-8"):
+        raise DataError(
+            f"{name}: the byte order mark of {str(mark).upper()} stands at its start; add --encoding {mark}"
+        )
+    start = block[:_LOOKED_AT]
+    if not encoding.startswith(_WIDE) and (what := not_text(start)):
+        raise DataError(f"{name}: this is {what.name}; {what.advice}")
+    if encoding == "utf-8" and _ESCAPED.search(start):
+        found = likely_encodings(block, rest)
+        if found and found[0].startswith("iso2022"):
+            raise DataError(f"{name}: its escape sequences are those of ISO-2022-JP; {_try(found)}")
+    if b"\0" in start and "\0" in start.decode(encoding, errors="ignore"):
+        raise DataError(f"{name}: {_about_nul(block, rest, encoding)}")
+
+
+def _about_nul(block: bytes, rest: Iterable[bytes], encoding: str) -> str:
+    where = f"byte {block.index(0)} is 0x00"
+    if found := likely_encodings(block, rest, without=encoding):
+        return f"not {encoding} ({where}, as in wide characters); {_try(found)}"
+    return f"looks like a binary file ({where}); give text, or take the 0x00 out (tr -d '\\000')"
+
+
+def wrong_byte(problem: UnicodeDecodeError, encoding: str, rest: Iterable[bytes]) -> str:
+    """What is wrong with the bytes at which a decoder stopped, and which encodings read them."""
+    byte = problem.object[problem.start]
+    said = f"is 0x{byte:02x}, not {encoding} ({problem.reason})"
+    if what := not_text(problem.object):
+        return f"{said}: this is {what.name}; {what.advice}"
+    # Behind a line end, since what is decoded from elsewhere may begin within a character.
+    begin = problem.object.rfind(b"\n", 0, problem.start) + 1
+    data, rest = bytes(problem.object[begin:]), iter(rest)
+    return f"{said}; {other_encoding(data, rest, encoding)}"
+
+
+def other_encoding(data: bytes, rest: Iterator[bytes] | Iterable[bytes], encoding: str) -> str:
+    """What to do with bytes that are not in this encoding."""
+    if faults := _faults_of_utf8(data) if encoding == "utf-8" else 0:
+        return (
+            f"nearly all of it is UTF-8: mend or delete the wrong bytes ({faults:,} near here; "
+            "iconv -c -f utf-8 -t utf-8 deletes them)"
+        )
+    if found := likely_encodings(data, rest, without=encoding):
+        return _try(found)
+    return "no known encoding makes text of it: give text, or its --encoding if you know it"
+
+
+def _try(encodings: list[str]) -> str:
+    flags = [f"--encoding {encoding}" for encoding in encodings]
+    if len(flags) == 1:
+        return f"add {flags[0]}, in which it reads as text"
+    return f"it reads as text in {len(flags)} encodings, see which is right: {' or '.join(flags)}"
+
+
+def _faults_of_utf8(data: bytes) -> int:
+    """How many wrong characters stand in a text that is UTF-8 else; 0 where it is not."""
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(data)
+    beyond = sum(character > "\x7f" for character in text)
+    faults = text.count("\ufffd") - data.count("\ufffd".encode())
+    return faults if faults <= beyond * _MENDED else 0

@@ -1,0 +1,184 @@
+"""A file's name and first bytes come in, how it is read goes out: its kind and its packing."""
+
+import io
+import re
+import zipfile
+import zlib
+from dataclasses import replace
+from pathlib import PurePath
+
+from lucidlm.errors import DataError
+from lucidlm.text.account import BINARY, BY_CONTENT, MARKUP, NOT_PACKED, Account
+from lucidlm.text.decoding import File, cannot_read, read_blocks
+from lucidlm.text.packed import PACKINGS
+from lucidlm.text.signatures import HEAD, Signature, packing_of, readable_as, what_zip_is
+from lucidlm.text.whole_files import whole
+
+SUFFIXES = {
+    ".txt": "text",
+    ".md": "text",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".epub": "epub",
+    ".pdf": "pdf",
+    ".docx": "docx",
+    ".odt": "odt",
+    ".srt": "srt",
+    ".vtt": "vtt",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".bin": "tokens",
+}
+"""What a folder is searched for."""
+_NAMED_ALONE: dict[str, tuple[str, tuple[str, ...]]] = {
+    ".json": ("json", ()),
+    ".csv": ("csv", ()),
+    ".tsv": ("tsv", ()),
+    ".zip": ("zip", ()),
+    ".tar": ("tar", ()),
+    ".tgz": ("tar", ("gz",)),
+    ".tbz": ("tar", ("bz2",)),
+    ".tbz2": ("tar", ("bz2",)),
+    ".txz": ("tar", ("xz",)),
+}
+"""Beside texts these are settings, lists, or the same texts once more: they are read where they are named."""
+CONTENT_TYPES = {
+    "text/html": "html",
+    "application/xhtml+xml": "html",
+    "application/epub+zip": "epub",
+    "application/pdf": "pdf",
+    "application/jsonl": "jsonl",
+    "application/x-ndjson": "jsonl",
+    "application/json": "json",
+    "text/csv": "csv",
+    "text/tab-separated-values": "tsv",
+    "text/vtt": "vtt",
+    "application/x-subrip": "srt",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
+    "application/vnd.oasis.opendocument.text": "odt",
+}
+_ZIPS = ("epub", "docx", "odt")
+_MARKED_BY_NAME = {
+    ".tex": "latex",
+    ".ltx": "latex",
+    ".ipynb": "notebook",
+    ".rst": "rst",
+    ".adoc": "asciidoc",
+    ".org": "org",
+    ".wiki": "wikitext",
+    ".yaml": "yaml",
+    ".yml": "yaml",
+    ".toml": "toml",
+    ".ini": "ini",
+    ".sgml": "sgml",
+    ".sgm": "sgml",
+    ".svg": "xml",
+    ".fb2": "xml",
+    ".xml": "xml",
+    ".eml": "mail",
+    ".mbox": "mail",
+    ".rtf": "rtf",
+    ".ps": "postscript",
+    ".ass": "subtitles",
+    ".ssa": "subtitles",
+    ".sub": "subtitles",
+    ".log": "log",
+}
+_MARKED_BY_CONTENT = (
+    (re.compile(rb"\{\\rtf\d"), "rtf"),
+    (re.compile(rb"%!PS"), "postscript"),
+    (re.compile(rb"WEBVTT(?:[ \t\r\n]|$)|1\r?\n\d\d:\d\d:\d\d,\d\d\d --> "), "subtitles"),
+    (
+        re.compile(rb"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*(?:<!doctype\s+html\b|<html[\s>])", re.I | re.S),
+        "html",
+    ),
+    (re.compile(rb"<\?xml\s"), "xml"),
+    (re.compile(rb"\\documentclass\b"), "latex"),
+    (re.compile(rb'\{\s*"(?:[^"\\]|\\.)*"\s*:'), "json"),
+)
+
+
+def kind_of(name: str, unknown: str = "text") -> tuple[str, tuple[str, ...]]:
+    """The kind that a name's suffixes tell, and how it is packed. Without such a suffix it is `unknown`.
+
+    With no kind for what is `unknown`, as in a folder, it is searched for texts, not named.
+    """
+    path = PurePath(name.lower())
+    packings: tuple[str, ...] = ()
+    if path.suffix[1:] in PACKINGS:
+        packings, path = (path.suffix[1:],), path.with_suffix("")
+    if unknown and path.suffix in _NAMED_ALONE:
+        kind, inner = _NAMED_ALONE[path.suffix]
+        return kind, packings + inner
+    return SUFFIXES.get(path.suffix, unknown), packings
+
+
+def by_content(file: File, account: Account) -> File:
+    """The file as its first bytes say that it has to be read, where they leave no doubt; that is counted.
+
+    A PDF, a gzip file or a Word document is read as that under any name. What is no text is refused by its
+    name later. Markup that is read as plain text is counted too. Token ids may begin with any bytes.
+    """
+    if file.kind == "tokens":
+        return file
+    read, head = _as_packed(file, account)
+    if (what := readable_as(head)) is not None:
+        what = _what_zip_is(read) if what.kind == "zip" else what
+        if not what.kind:
+            raise DataError(f"{file.name}: this is {what.name}; {what.advice}", reason=BINARY)
+        if what.kind != read.kind and not (what.kind == "zip" and read.kind in _ZIPS):
+            account.saw(BY_CONTENT)
+            return replace(read, kind=what.kind)
+    elif read.kind == "jsonl" and head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        account.saw(BY_CONTENT)
+        return replace(read, kind="json")
+    elif read.kind == "text":
+        return _as_marked(read, head, account)
+    return read
+
+
+def _as_packed(file: File, account: Account) -> tuple[File, bytes]:
+    """The file with the packings that it has, whatever its name says, and its first unpacked bytes."""
+    read = replace(file, packings=())
+    head = _head(read)
+    while (packing := packing_of(head)) and len(read.packings) < 3:
+        read = replace(read, packings=(*read.packings, packing.kind))
+        try:
+            head = _head(read)
+        except DataError:  # which reading will say too
+            head = b""
+    if read.packings != file.packings:
+        account.saw(NOT_PACKED if len(read.packings) < len(file.packings) else BY_CONTENT)
+    return read, head
+
+
+def _head(file: File) -> bytes:
+    head = b""
+    for block in read_blocks(file, Account()):
+        head += block
+        if len(head) >= HEAD:
+            break
+    return head[:HEAD]
+
+
+def _what_zip_is(file: File) -> Signature:
+    try:
+        with zipfile.ZipFile(io.BytesIO(whole(file, Account())) if file.packings else file.path) as archive:
+            return what_zip_is(archive)
+    except OSError as problem:
+        raise cannot_read(file.name, problem) from problem
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, ValueError, EOFError, RuntimeError):
+        return Signature("a zip archive", kind=file.kind if file.kind in _ZIPS else "zip")
+
+
+def _as_marked(file: File, head: bytes, account: Account) -> File:
+    """Plain text, or markup that is read as it stands, which is counted; an .xml file may be a web page."""
+    suffix = PurePath(file.name.lower()).suffix
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    marked = next((what for pattern, what in _MARKED_BY_CONTENT if pattern.match(start)), None)
+    if suffix == ".xml" and marked == "html":
+        return replace(file, kind="html")
+    if marked := _MARKED_BY_NAME.get(suffix) or marked:
+        account.saw(MARKUP + marked)
+    return file

@@ -1,0 +1,110 @@
+"""The blocks of a .gz, .bz2 or .xz file come in, what is packed in them goes out, member after member."""
+
+import bz2
+import lzma
+import zlib
+from collections.abc import Iterable, Iterator
+
+from lucidlm.errors import DataError
+from lucidlm.text.account import TRAILING, Account
+
+PACKINGS = ("gz", "bz2", "xz")
+_BLOCK = 1 << 20
+_START = {"gz": b"\x1f\x8b", "bz2": b"BZh", "xz": b"\xfd7zXZ\0"}
+"""What another member begins with."""
+
+
+def unpacked(blocks: Iterable[bytes], packing: str, name: str, account: Account) -> Iterator[bytes]:
+    """The unpacked bytes, in blocks of a mebibyte at most.
+
+    Several members follow each other, zeros may fill up the end; what else stands behind the last member is
+    passed over and counted, as gzip does.
+    """
+    source = iter(blocks)
+    count = members = 0
+    waiting = next(source, b"")
+    try:
+        while waiting:
+            member = _member(packing)
+            while not member.eof:
+                for block in _taken(member, waiting):
+                    count += len(block)
+                    yield block
+                if member.eof:
+                    break
+                if not (waiting := next(source, b"")):
+                    raise DataError(
+                        f"{name}: the .{packing} file is cut off after {count:,} unpacked bytes; "
+                        "copy or download it again"
+                    )
+            members += 1
+            waiting = _next_member(member.unused_data, source, packing, account)
+    except (
+        zlib.error,
+        OSError,
+        lzma.LZMAError,
+    ) as problem:  # bz2's is an OSError; those of the disk are read before
+        raise DataError(
+            f"{name}: not a sound .{packing} file ({problem}, after {count:,} unpacked bytes); "
+            "copy or download it again"
+        ) from problem
+
+
+def _member(packing: str) -> "_Member":
+    match packing:
+        case "gz":
+            return _Gzip()
+        case "bz2":
+            return bz2.BZ2Decompressor()
+        case _:
+            return lzma.LZMADecompressor()
+
+
+class _Gzip:
+    """zlib's decompressor with the face of the two others: it keeps its input until it is asked again."""
+
+    def __init__(self) -> None:
+        self.inner = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+
+    @property
+    def eof(self) -> bool:
+        return self.inner.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self.inner.unused_data
+
+    @property
+    def needs_input(self) -> bool:
+        return not self.inner.unconsumed_tail
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self.inner.decompress(self.inner.unconsumed_tail + data, max_length)
+
+
+_Member = _Gzip | bz2.BZ2Decompressor | lzma.LZMADecompressor
+
+
+def _taken(member: _Member, data: bytes) -> Iterator[bytes]:
+    """What these bytes unpack to: a block never holds more than its share, whatever is packed in it."""
+    while True:
+        block = member.decompress(data, _BLOCK)
+        data = b""
+        if block:
+            yield block
+        if member.eof or (member.needs_input and len(block) < _BLOCK):  # a full one may leave more inside
+            return
+
+
+def _next_member(rest: bytes, source: Iterator[bytes], packing: str, account: Account) -> bytes:
+    """The bytes from the start of the next member on; b"" at the end of the file."""
+    start = _START[packing]
+    while (more := next(source, b"")) or rest:
+        rest = (rest + more).lstrip(b"\0")
+        if len(rest) >= len(start) or not more:
+            break
+    if rest.startswith(start):
+        return rest
+    trailing = len(rest) + sum(map(len, source))
+    account.saw(TRAILING, trailing)
+    return b""

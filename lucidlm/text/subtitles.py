@@ -1,0 +1,48 @@
+"""Subtitles (.srt, .vtt) come in, what is spoken goes out: numbers, times and tags are counted."""
+
+import html
+import re
+from collections.abc import Iterator
+from itertools import chain, pairwise
+
+from lucidlm.errors import DataError
+from lucidlm.text.account import CUES, NOTES, TAGS, TRAILING, Account
+from lucidlm.text.decoding import File, read_text, with_lf
+from lucidlm.text.records import split_lines
+
+_TIME = r"(?:\d+:)?\d{1,2}:\d{1,2}[,.]\d{1,3}"
+_TIMES = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
+_TAG = re.compile(rf"</?[A-Za-z][^<>]*>|</>|<{_TIME}>|\{{\\[^{{}}]*\}}")
+_BLOCK = re.compile(r"(?:NOTE|STYLE|REGION)(?:\s|$)")
+
+
+def read_subtitles(file: File, encoding: str, account: Account) -> Iterator[str]:
+    """The lines of all subtitles, in the file's order."""
+    inner = Account()
+    lines = split_lines(with_lf(read_text(file, encoding, inner), inner))
+    for line in _spoken(lines, is_vtt=file.kind == "vtt", account=account):
+        text, tags = _TAG.subn("", line)
+        account.saw(TAGS, tags)
+        yield (html.unescape(text) if file.kind == "vtt" else text) + "\n"
+    account.decoded.update(inner.decoded)
+    account.saw(TRAILING, inner.seen[TRAILING])
+    if not account.seen[CUES]:
+        raise DataError(f"{file.name}: no subtitles in it (a line with --> and two times); name it .txt")
+
+
+def _spoken(lines: Iterator[str], *, is_vtt: bool, account: Account) -> Iterator[str]:
+    """Lines of text. A line before the times is a number or name; other blocks end with a blank line."""
+    inside = "block" if is_vtt else "gap"
+    for line, following in pairwise(chain(lines, [""])):
+        if _TIMES.fullmatch(line):
+            account.saw(CUES)
+            inside = "cue"
+        elif _TIMES.fullmatch(following) and (inside != "cue" or line.strip().isdecimal()):
+            continue
+        elif not line.strip():
+            inside = "gap"
+        elif is_vtt and inside == "gap" and _BLOCK.match(line):
+            account.saw(NOTES)
+            inside = "block"
+        elif inside != "block":
+            yield line

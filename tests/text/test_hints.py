@@ -1,0 +1,68 @@
+import re
+import shutil
+import subprocess
+
+import pytest
+from language_samples import SAMPLES
+from written_files import read_one, refusal, written
+
+from lucidlm.text.reading import Reading
+
+ADVISED = re.compile(r"--encoding (\S+?)(?:,|$| or)")
+
+
+def follow(path) -> list[str]:
+    """The texts that come out when the advice of the refusal is followed."""
+    message = refusal(path)
+    flags = ADVISED.findall(message)
+    assert flags, message
+    return [read_one(path, reading=Reading(encoding=flag))[0] for flag in flags]
+
+
+@pytest.mark.parametrize(("language", "encoding"), [
+    ("Russian", "cp1251"), ("Russian", "koi8-r"), ("Japanese", "shift_jis"), ("Japanese", "euc_jp"),
+    ("Japanese", "iso2022_jp"), ("Chinese", "gb2312"), ("Taiwanese", "big5"), ("Korean", "euc_kr"),
+    ("German", "cp1252"), ("German without quotes", "latin-1"), ("German", "mac-roman"),
+    ("Polish", "iso8859-2"), ("German", "utf-16-le"), ("German", "utf-16-be"), ("Chinese", "utf-16-be"),
+    ("Greek", "utf-32-le"), ("Russian", "utf-16"), ("Russian", "utf-32"),
+])  # fmt: skip
+def test_the_advised_encoding_reads_what_was_written(tmp_path, language, encoding):
+    text = (SAMPLES[language][0] + "\n") * 12
+    for before in ("", "An English line comes first.\n" * 40_000 if language == "Russian" else "\n"):
+        texts = follow(written(tmp_path / "a.txt", (before + text).encode(encoding)))
+        assert texts[0] == before + text
+
+
+def test_a_wrong_flag_is_answered_by_the_right_one(tmp_path):
+    chinese = written(tmp_path / "a.txt", ("朱镕基说，喆字不在旧表里。我们明天再说吧。\n" * 5).encode("gbk"))
+    assert "--encoding gb18030" in refusal(chinese, reading=Reading(encoding="gb2312"))
+    russian = written(tmp_path / "b.txt", "Все счастливые семьи похожи друг на друга.\n".encode())
+    for wrong in ("ascii", "cp1252", "utf-16"):
+        assert "--encoding utf-8" in refusal(russian, reading=Reading(encoding=wrong))
+
+
+def test_a_few_wrong_bytes_in_utf8_are_not_called_another_encoding(tmp_path):
+    text = "Все счастливые семьи похожи друг на друга.\n" * 20
+    data = text.encode()
+    place = data.index(b"\n")
+    path = written(tmp_path / "a.txt", data[:place] + b"\xff\x92" + data[place:])
+    message = refusal(path)
+    assert "--encoding" not in message
+    assert "2 near here" in message
+    if shutil.which("iconv"):
+        command = re.search(r"iconv [^;)]+?(?= deletes)", message)[0].split()
+        mended = subprocess.run([*command, str(path)], capture_output=True).stdout
+        assert read_one(written(tmp_path / "b.txt", mended))[0] == text
+
+
+def test_nul_bytes_in_a_text_can_be_taken_out_as_advised(tmp_path):
+    path = written(tmp_path / "a.txt", b"one\0two \xc3\xa9\n" * 30)
+    assert r"tr -d '\000'" in refusal(path)
+    with path.open("rb") as file:
+        mended = subprocess.run(["tr", "-d", r"\000"], stdin=file, capture_output=True, check=True).stdout
+    assert read_one(written(tmp_path / "b.txt", mended))[0] == "onetwo é\n" * 30
+
+
+def test_noise_is_given_no_encoding(tmp_path):
+    noise = bytes(128 + (i * i * 7 + i * 31) % 127 for i in range(3000))
+    assert "--encoding if you know it" in refusal(written(tmp_path / "a.txt", noise))

@@ -1,0 +1,70 @@
+import pytest
+from written_files import read_one, refusal, written
+
+from lucidlm.text.kinds import kind_of
+
+MARKED = {
+    "a.rtf": (r"{\rtf1 text}", "RTF"),
+    "b.txt": (r"{\rtf1 text}", "RTF"),
+    "a.xml": ("<?xml version='1.0'?><doc>text</doc>", "XML"),
+    "a.fb2": ("<FictionBook/>", "XML"),
+    "a.ipynb": ('{"cells": []}', "Jupyter notebook"),
+    "a.tex": (r"\section{One}", "LaTeX"),
+    "c.txt": (r"\documentclass{book}", "LaTeX"),
+    "a.yaml": ("a: 1\n", "YAML"),
+    "a.log": ("12:00 start\n", "log"),
+    "a.eml": ("From: me\n\ntext", "mail"),
+    "d.txt": ("<!-- saved -->\n<!DOCTYPE html><p>text", "HTML"),
+    "e": ("\ufeff<html><body>text", "HTML"),
+    "f.txt": ('{"text": "one"}\n{"text": "two"}\n', "JSON"),
+    "g.txt": ("%!PS-Adobe-3.0\n(text) show", "PostScript"),
+}
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_markup_that_is_read_as_plain_text_is_said_once(tmp_path, name):
+    text, what = MARKED[name]
+    found, notes = read_one(written(tmp_path / name, text))
+    assert found == text.removeprefix("\ufeff")
+    assert (
+        len([note for note in notes if "read as plain text, markup included" in note and what in note]) == 1
+    )
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.py", "a", "README"])
+def test_plain_text_has_no_note(tmp_path, name):
+    for text in ("# A title\n\n<b>bold</b> {words}\n", "{one, two}\n", "1\nline\n", "<3\n"):
+        assert read_one(written(tmp_path / name, text)) == (text, [])
+
+
+def test_an_xml_file_that_is_a_web_page_is_read_as_one(tmp_path):
+    page = "<?xml version='1.0' encoding='utf-8'?>\n<html xmlns='http://www.w3.org/1999/xhtml'><body><p>Seen</p></body></html>"
+    assert read_one(written(tmp_path / "a.xml", page))[0] == "Seen\n"
+
+
+def test_a_name_tells_kind_and_packing():
+    assert kind_of("A.HTML.GZ") == ("html", ("gz",))
+    assert kind_of("a.txt.xz") == kind_of("a.xz") == ("text", ("xz",))
+    assert kind_of("a.tgz") == ("tar", ("gz",))
+    assert kind_of("a.tar.bz2") == ("tar", ("bz2",))
+    assert (
+        kind_of("a.zip", unknown="")[0]
+        == kind_of("a.xml", unknown="")[0]
+        == kind_of(".gz", unknown="")[0]
+        == ""
+    )
+
+
+def test_the_advice_for_a_page_and_for_json_lines_gives_their_texts(tmp_path):
+    assert "name it .html" in read_one(written(tmp_path / "a.txt", "<html><p>Seen"))[1][0]
+    assert read_one(written(tmp_path / "a.html", "<html><p>Seen"))[0] == "Seen\n"
+    assert (
+        "name it .jsonl or .json and give --field"
+        in read_one(written(tmp_path / "b.txt", '{"text": "one"}'))[1][0]
+    )
+    for name in ("b.json", "b.jsonl"):
+        assert read_one(written(tmp_path / name, '{"text": "one"}'))[0] == "one"
+
+
+def test_token_ids_may_begin_as_a_packed_file_does(tmp_path):
+    assert "gzip" not in refusal(written(tmp_path / "a.bin", b"\x1f\x8b\x08"))

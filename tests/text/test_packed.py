@@ -1,0 +1,76 @@
+import bz2
+import gzip
+import lzma
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from written_files import read_one, refusal, written
+
+from lucidlm.errors import DataError
+from lucidlm.text import packed
+from lucidlm.text.account import Account
+from lucidlm.text.packed import unpacked
+
+PACK = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+
+
+def unpack(data: bytes, packing: str, block: int = 1 << 20) -> tuple[bytes, int]:
+    """The unpacked bytes, and how many behind them were passed over."""
+    account = Account()
+    blocks = (data[start : start + block] for start in range(0, len(data), block))
+    return b"".join(unpacked(blocks, packing, "a", account)), account.seen["bytes_behind_packed_files"]
+
+
+@given(
+    parts=st.lists(st.binary(max_size=40), min_size=1, max_size=3),
+    packing=st.sampled_from(sorted(PACK)),
+    block=st.integers(1, 50),
+    zeros=st.integers(0, 9),
+    garbage=st.sampled_from([b"", b"\r\n", b"x", b"\r\n\0\0", b"some text"]),
+)
+def test_members_zeros_and_what_stands_behind_them(parts, packing, block, zeros, garbage):
+    data = b"".join(map(PACK[packing], parts)) + b"\0" * zeros + garbage
+    assert unpack(data, packing, block) == (b"".join(parts), len(garbage))
+
+
+@pytest.mark.parametrize("packing", PACK)
+def test_a_file_that_is_cut_off_or_damaged_is_refused(packing):
+    data = PACK[packing](b"all of it " * 1000)
+    for cut in (len(data) // 2, len(data) - 1):
+        with pytest.raises(DataError, match=f"a: the .{packing} file is cut off"):
+            unpack(data[:cut], packing)
+    with pytest.raises(DataError, match=f"a: not a sound .{packing} file"):
+        unpack(data[:20] + bytes([data[20] ^ 0xFF]) + data[21:], packing)
+    with pytest.raises(DataError, match=f"a: (not a sound|the) .{packing} file"):
+        unpack(data + data[: len(data) // 2], packing)
+
+
+@pytest.mark.parametrize("packing", PACK)
+def test_no_block_is_longer_than_its_share_whatever_is_packed(packing, monkeypatch):
+    monkeypatch.setattr(packed, "_BLOCK", 1000)
+    blocks = list(unpacked([PACK[packing](b"a" * 100_000)], packing, "a", Account()))
+    assert b"".join(blocks) == b"a" * 100_000
+    assert max(map(len, blocks)) <= 1000
+
+
+@pytest.mark.parametrize(("packing", "name"), list(product(PACK, ("a.txt.{}", "a.txt", "a.md.gz"))))
+def test_a_packed_text_is_read_under_any_name(tmp_path, packing, name):
+    path = written(tmp_path / name.format(packing), PACK[packing]("Käse\r\n".encode()) + b"\r\n")
+    text, notes = read_one(path)
+    assert text == "Käse\n"
+    assert "2 bytes behind the end of packed files passed over" in notes
+    by_content = any("first bytes" in note for note in notes)
+    assert by_content == (not path.name.endswith(packing))
+
+
+def test_a_text_that_is_named_like_a_packed_one_is_read_and_that_is_said(tmp_path):
+    text, notes = read_one(written(tmp_path / "a.txt.gz", "plain text"))
+    assert (text, notes[0]) == ("plain text", "1 file read as it stands: it is not packed as its name says")
+
+
+def test_a_damaged_packed_file_is_one_line(tmp_path):
+    for packing, pack in PACK.items():
+        data = pack(b"all of it " * 1000)
+        assert "cut off" in refusal(written(tmp_path / f"a.txt.{packing}", data[:-4]))

@@ -1,0 +1,67 @@
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from written_files import read, read_one, refusal, written
+
+from lucidlm.text.account import Account
+from lucidlm.text.documents import read_texts
+
+LINE = st.text(st.sampled_from("ab é.,-😀"), min_size=1, max_size=9).filter(str.strip)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.lists(LINE, min_size=1, max_size=3), min_size=1, max_size=4), st.booleans(), st.booleans())
+def test_the_lines_of_all_subtitles_are_the_text(tmp_path_factory, subtitles, is_vtt, tagged):
+    path = tmp_path_factory.mktemp("subtitles") / ("a.vtt" if is_vtt else "a.srt")
+    times = "00:00:0{}.000 --> 00:00:0{}.500 align:start" if is_vtt else "00:00:0{},000 --> 00:00:0{},500"
+    written_lines = ["WEBVTT - a title\n"] if is_vtt else []
+    for number, lines in enumerate(subtitles, 1):
+        shown = [f"<i>{line}</i>" if tagged else line for line in lines]
+        written_lines.append("\n".join([str(number), times.format(number, number), *shown]) + "\n")
+    path.write_text("\n".join(written_lines), encoding="utf-8")
+    account = Account()
+    ((_, text),) = read_texts([path], account)
+    assert text == "".join(line + "\n" for lines in subtitles for line in lines)
+    assert account.seen["subtitles"] == len(subtitles)
+    assert account.seen["subtitle_tags"] == 2 * tagged * sum(map(len, subtitles))
+    assert account.extracted[path.suffix[1:]] == account.stored == path.stat().st_size
+    assert account.read == account.text == len(text.encode())
+
+
+def test_srt_as_people_have_it(tmp_path):
+    srt = (
+        '\ufeff1\n00:00:01,000 --> 00:00:02,500\n<font color="#fff">- He said 1 < 2.</font>\n42\n\n'
+        "2\n00:00:03.000-->00:00:04.000 X1:5\n{\\an8}Up here\n3\n00:00:05,000 --> 00:00:06,000\nno gap\n"
+    ).replace("\n", "\r\n")
+    text, notes = read_one(written(tmp_path / "a.srt", srt))
+    assert text == "- He said 1 < 2.\n42\nUp here\nno gap\n"
+    assert notes[:2] == [
+        "3 subtitles kept without their numbers and times",
+        "3 tags of subtitles left out",
+    ]
+
+
+def test_vtt_notes_styles_names_and_entities(tmp_path):
+    vtt = (
+        "WEBVTT\nKind: captions\n\nSTYLE\n::cue { color: red }\n\nNOTE one\ntwo\n\nintro - 1\n"
+        "01:02.000 --> 01:03.000\n<v Mary>Tea &amp; <c.loud>toast</c>\n<01:02.500>now\n\n"
+        "01:04.000 --> 01:05.000\nNOTE well\n"
+    )
+    text, notes = read_one(written(tmp_path / "a.vtt", vtt))
+    assert text == "Tea & toast\nnow\nNOTE well\n"
+    assert "2 notes or styles among subtitles left out" in notes
+
+
+def test_what_has_no_times_is_refused_and_can_be_read_as_advised(tmp_path):
+    assert "name it .txt" in refusal(written(tmp_path / "a.srt", "just a text\n"))
+    assert read(written(tmp_path / "a.txt", "just a text\n")) == ["just a text\n"]
+
+
+def test_subtitles_under_another_name_are_read_as_text_and_that_is_said(tmp_path):
+    srt = "1\n00:00:01,000 --> 00:00:02,000\nHello\n"
+    text, notes = read_one(written(tmp_path / "a.txt", srt))
+    assert text == srt
+    assert notes == [
+        "1 subtitle file read as plain text, markup included "
+        "(name it .srt or .vtt if it is that, to have its text alone)"
+    ]
+    assert read(written(tmp_path / "a.srt", srt)) == ["Hello\n"]
