@@ -23,18 +23,20 @@ import numpy as np
 
 from lucidlm.errors import ConfigError, DataError, WeightsError
 from lucidlm.runtime.files import write_atomically
+from lucidlm.text.tokenizer_files import document_of
 from lucidlm.text.tokenizer_json import (
     END_OF_TEXT,
     begin_of_text_of,
     byte_document,
     changes_text,
+    completed,
     end_of_text_of,
     is_plain,
     library_of,
     plain_document,
-    read_document,
     reason_of,
     table_of,
+    within,
     word_seam_of,
 )
 
@@ -151,11 +153,31 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
-        """The tokenizer of a model folder or of a tokenizer.json; WeightsError where it is not byte-level."""
-        path = Path(path)
-        path = path / "tokenizer.json" if path.is_dir() else path
-        settings = read_document(path.with_name("tokenizer_config.json"), missing={})
-        return _from_document(read_document(path), end_token=settings.get("eos_token"), source=str(path))
+        """The tokenizer of a model folder or of a tokenizer.json; WeightsError where it is not byte-level.
+
+        An older folder has vocab.json and merges.txt instead.
+        """
+        document, end_token, source = document_of(Path(path))
+        return _from_document(document, end_token=end_token, source=str(source))
+
+    def within(self, size: int, source: str = "tokenizer.json") -> tuple["Tokenizer", list[str]]:
+        """The tokenizer for a model of `size` ids, and the names of control tokens that this leaves out.
+
+        Programs add such tokens, for padding, without a row of the model for them. WeightsError where a token
+        that a text may hold has no row.
+        """
+        if self.vocab_size <= size:
+            return self, []
+        try:
+            document, names = within(self.document(), size)
+        except ValueError as error:
+            raise WeightsError(
+                f"{source}: its tokenizer has {self.vocab_size:,} tokens, its model {size:,}, and a text may "
+                f"hold {error}; take the tokenizer that belongs to the model"
+            ) from None
+        control = {token["content"]: token["id"] for token in document["added_tokens"] if token["special"]}
+        end = next((name for name, id in control.items() if id == self.end_of_text), None)
+        return _from_document(document, end_token=end, source=source), names
 
     def encode(self, text: str | Bytes) -> list[int]:
         """The ids of a text. Bytes that are no UTF-8 become single-byte tokens, so any bytes round-trip."""
@@ -281,9 +303,17 @@ class Tokenizer:
             stretch = text[start : escaped.start() if escaped else None]
             ids += encode_short(stretch) if len(stretch) <= 8 else self.encode(stretch)
             if escaped:
-                ids.append(self._byte_ids[ord(escaped[0]) - 0xDC00])
+                ids.append(self._byte_id(ord(escaped[0]) - 0xDC00))
                 start = escaped.end()
         return ids
+
+    def _byte_id(self, byte: int) -> int:
+        if byte not in self._byte_ids:
+            raise DataError(
+                f"byte 0x{byte:02X} has no token in this {self.name} tokenizer, which has only the bytes of "
+                "UTF-8; give text in UTF-8, or take another model"
+            )
+        return self._byte_ids[byte]
 
     @functools.cached_property
     def _byte_ids(self) -> dict[int, int]:
@@ -453,6 +483,7 @@ def _training_texts(texts: Iterable[str], progress) -> Iterator[str]:
 def _from_document(document: dict, *, end_token: object = None, source: str = "tokenizer.json") -> Tokenizer:
     """The tokenizer that a tokenizer.json describes, by the fastest way that gives its ids."""
     try:
+        document = completed(document)
         table, control = table_of(document)
         plain = is_plain(document)
         end_of_text = end_of_text_of(control, end_token)
@@ -460,7 +491,6 @@ def _from_document(document: dict, *, end_token: object = None, source: str = "t
         if ours and begin_of_text_of(document) is None and (known := _known_tokenizer(document, table)):
             return known
         lossless = not changes_text(document)
-        document = {**document, "truncation": None, "padding": None}
         document["model"] = {**document["model"], "dropout": None}
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         raise WeightsError(
@@ -471,13 +501,23 @@ def _from_document(document: dict, *, end_token: object = None, source: str = "t
         f"bpe:{len(table)}" if ours else "custom",
         table,
         end_of_text,
-        encode_text=lambda text: np.array(
-            library.encode_batch_fast([text], add_special_tokens=False)[0].ids, np.uint32
-        ),
+        encode_text=functools.partial(_library_ids, library, source),
         document=lambda: document,
         seam=_GPT2_SEAM if plain else word_seam_of(document, library),
         lossless=lossless,
     )
+
+
+def _library_ids(library, source: str, text: str) -> np.ndarray:
+    try:
+        return np.array(library.encode_batch_fast([text], add_special_tokens=False)[0].ids, np.uint32)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # the library's panics are no Exception
+        raise DataError(
+            f"{source}: the tokenizers library gives up on this text ({reason_of(error)}); "
+            "leave the text out, or take another tokenizer"
+        ) from None
 
 
 def _known_tokenizer(document: dict, table: list[bytes]) -> Tokenizer | None:

@@ -8,18 +8,25 @@ import functools
 import json
 import os
 import re
-from pathlib import Path
 
 from lucidlm.errors import WeightsError
+from lucidlm.text.split_patterns import check_patterns
 
 END_OF_TEXT = "<|endoftext|>"
-LARGEST_FILE = 1 << 26
-"""Bytes of a tokenizer.json: twice what the largest vocabularies in use need."""
+NEVER_IN_UTF8 = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))
+"""Bytes that no text holds: vocabularies that were made without a full alphabet have no token for them."""
+MOST_TOKENS, MOST_ADDED = 1 << 20, 1 << 16
+"""Twice what the largest vocabularies in use have: a million are read in some seconds."""
 # What other patterns split too: the space between two words of plain letters.
 _WORD_SEAM = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])")
 _KEEPING = ("ByteLevel", "Split", "Digits", "Punctuation")
 """Pre-tokenizers that only cut, unless what they cut at is to be removed."""
 _UNCOUNTED = "the bytes that were predicted could not be counted"
+# Of Qwen 2 and 3 (transformers, tokenization_qwen2.py).
+_QWEN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _PLAIN_SPLIT = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 
@@ -71,21 +78,55 @@ def plain_document(vocabulary: dict[str, int], merges: list[list[str]]) -> dict:
     }
 
 
-def read_document(path: Path, missing: dict | None = None) -> dict:
-    """The JSON object of a file, `missing` where it is not there; WeightsError for what is none."""
-    try:
-        if (size := path.stat().st_size) > LARGEST_FILE:
-            raise WeightsError(f"{path}: {size:,} bytes; a tokenizer.json has at most {LARGEST_FILE:,}")
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        if missing is not None:
-            return missing
-        raise WeightsError(f"{path}: not there; give a model folder with tokenizer.json") from None
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: no valid JSON ({reason_of(error)})") from None
-    if not isinstance(document, dict):
-        raise WeightsError(f"{path}: holds a {type(document).__name__}, not a JSON object")
-    return document
+def pieces_document(
+    vocabulary: dict[str, int],
+    merges: list[list[str]],
+    *,
+    added: dict[str, int],
+    special: set[str],
+    begin: str | None,
+    like_qwen: bool,
+    prefix_space: bool,
+) -> dict:
+    """tokenizer.json of the vocabulary and merges of an older folder.
+
+    `special` names its control tokens, `begin` the one that stands before each text.
+    """
+    flags = {"single_word": False, "lstrip": False, "rstrip": False}
+    tokens = {name: id for name, id in vocabulary.items() if name in special} | added
+    described = [
+        {"id": id, "content": name, **flags, "normalized": name not in special, "special": name in special}
+        for name, id in sorted(tokens.items(), key=lambda token: str(token[1]).zfill(9))
+    ]
+    document = plain_document({}, merges)
+    split: dict = {**_PLAIN_SPLIT, "add_prefix_space": prefix_space, "use_regex": not like_qwen}
+    if like_qwen:
+        first = {"type": "Split", "pattern": {"Regex": _QWEN}, "behavior": "Isolated", "invert": False}
+        split = {"type": "Sequence", "pretokenizers": [first, split]}
+        document["normalizer"] = {"type": "NFC"}
+    document["model"]["vocab"] = vocabulary
+    if begin in tokens:
+        document["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [
+                {"SpecialToken": {"id": begin, "type_id": 0}},
+                {"Sequence": {"id": "A", "type_id": 0}},
+            ],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {begin: {"id": begin, "ids": [tokens[begin]], "tokens": [begin]}},
+        }
+    return document | {"added_tokens": described, "pre_tokenizer": split}
+
+
+def completed(document: dict) -> dict:
+    """The document with what older files leave out, as the hub's own gpt2 leaves out the model's type."""
+    model = document["model"]
+    if model.get("type") is None:
+        if not isinstance(model.get("vocab"), dict) or not isinstance(model.get("merges"), list):
+            raise ValueError("its model has no type, and not the vocabulary and merges of a BPE")
+        model = {**model, "type": "BPE"}
+    added = document.get("added_tokens") or []
+    return {**document, "model": model, "added_tokens": added, "truncation": None, "padding": None}
 
 
 def table_of(document: dict) -> tuple[list[bytes], dict[str, int]]:
@@ -97,15 +138,41 @@ def table_of(document: dict) -> tuple[list[bytes], dict[str, int]]:
         raise ValueError("its text is not split into bytes")
     if affixes := [key for key in ("continuing_subword_prefix", "end_of_word_suffix") if model.get(key)]:
         raise ValueError(f"its {affixes[0]} marks where words begin or end, which bytes do not")
+    if (most := max(len(model["vocab"]), len(model["merges"]))) > MOST_TOKENS:
+        raise ValueError(f"it has {most:,} tokens or merges, at most {MOST_TOKENS:,} are read")
     added = {token["content"]: token for token in document.get("added_tokens") or []}
+    if len(added) > MOST_ADDED:
+        raise ValueError(f"it has {len(added):,} added tokens, at most {MOST_ADDED:,} are read")
     tokens = {id: _bytes_of(name) for name, id in model["vocab"].items() if name not in added}
     tokens |= {token["id"]: b"" if token["special"] else name.encode() for name, token in added.items()}
+    if len(tokens) < len(model["vocab"].keys() | added.keys()):
+        raise ValueError("two of its tokens have one id")
     if min(tokens) < 0 or max(tokens) >= 2 * len(tokens) + 1000:
         raise ValueError(f"its ids run from {min(tokens)} to {max(tokens)} for {len(tokens)} tokens")
     table = [tokens.get(id, b"") for id in range(max(tokens) + 1)]
-    if missing := {bytes([byte]) for byte in range(256)} - set(table):
-        raise ValueError(f"{len(missing)} of the 256 bytes have no token")
+    if missing := {bytes([byte]) for byte in range(256) if byte not in NEVER_IN_UTF8} - set(table):
+        raise ValueError(f"{len(missing)} of the bytes that text is made of have no token")
     return table, {name: token["id"] for name, token in added.items() if token["special"]}
+
+
+def within(document: dict, size: int) -> tuple[dict, list[str]]:
+    """The document without control tokens whose ids are `size` or more, and their names.
+
+    ValueError where a token that a text may hold has such an id: the model has no row for it.
+    """
+    beyond = {token["content"]: token for token in document["added_tokens"] if token["id"] >= size}
+    names = [name for name, id in document["model"]["vocab"].items() if id >= size and name not in beyond]
+    names += [name for name, token in beyond.items() if not token["special"]]
+    if names:
+        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        raise ValueError(f"{names[0][:40]!r}{more}")
+    kept = [token for token in document["added_tokens"] if token["content"] not in beyond]
+    vocabulary = {name: id for name, id in document["model"]["vocab"].items() if name not in beyond}
+    document = {**document, "added_tokens": kept, "model": {**document["model"], "vocab": vocabulary}}
+    processor = json.dumps(document.get("post_processor"), ensure_ascii=False)
+    if any(json.dumps(name, ensure_ascii=False) in processor for name in beyond):
+        document["post_processor"] = None  # it puts a token before texts that the model has no row for
+    return document, list(beyond)
 
 
 def changes_text(document: dict) -> bool:
@@ -184,6 +251,9 @@ def library_of(document: dict, source: str):
     try:
         library = tokenizers.Tokenizer.from_str(json.dumps(document))
         library.encode_special_tokens = True
+        check_patterns(
+            step["pattern"]["Regex"] for step in _steps(document) if "Regex" in step.get("pattern", {})
+        )
         library.encode("a b", add_special_tokens=False)
         given = {token["content"]: token["id"] for token in document["added_tokens"]}
         if any(library.token_to_id(name) != id for name, id in given.items()):
@@ -192,7 +262,23 @@ def library_of(document: dict, source: str):
         raise
     except BaseException as error:  # the library's panics are no Exception
         raise WeightsError(f"{source}: the tokenizers library cannot read it ({reason_of(error)})") from None
+    if name := _control_token_of_a_text(document, library):
+        raise WeightsError(
+            f"{source}: its control token {name[:40]!r} is what such text becomes; take another tokenizer"
+        )
     return library
+
+
+def _control_token_of_a_text(document: dict, library) -> str | None:
+    """A control token that merges, or whole words of the vocabulary, make of a text; None where none is."""
+    control = {token["content"]: token["id"] for token in document["added_tokens"] if token["special"]}
+    for name in control.keys() & document["model"]["vocab"].keys():
+        spelled = bytes(_byte_of_character().get(character, 0) for character in name)
+        text = spelled.decode("utf-8", errors="replace")
+        for written in (text, "a" + text):
+            if control[name] in library.encode(written, add_special_tokens=False).ids:
+                return name
+    return None
 
 
 def word_seam_of(document: dict, library) -> re.Pattern | None:

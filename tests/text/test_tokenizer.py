@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from lucidlm.errors import ConfigError, DataError, WeightsError
 from lucidlm.text import tokenizer as module
+from lucidlm.text import tokenizer_json
 from lucidlm.text.tokenizer import END_OF_TEXT, Tokenizer, in_threads, suggest
 
 TEXT = (
@@ -24,6 +25,7 @@ TEXT = (
 )
 ADDED = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 PLAIN = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+EVIL = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
 NAMES = ["gpt2", "bpe", "bytes"]
 
 
@@ -481,10 +483,13 @@ def test_a_tokenizer_that_changes_the_text_says_so(trained, tmp_path):
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [PLAIN, PLAIN]}}, "into bytes twice"),
         ({"pre_tokenizer": None}, "its text is not split into bytes"),
         ({"model__byte_fallback": True}, "its text is not split into bytes"),
-        ({"model__vocab": {"a": 0}}, "255 of the 256 bytes|no token"),
+        ({"model__vocab": {"a": 0}}, "bytes that text is made of have no token"),
         ({"model__vocab__▁the": 7}, "'▁the' is not written in bytes"),
         ({"model__vocab__ab": 10**9}, "ids run from 0 to 1000000000"),
         ({"model": 5}, "only byte-level"),
+        ({"model": {"vocab": [["a", 0.5]], "unk_id": 0}}, "no type, and not the vocabulary and merges"),
+        ({"model__vocab__the": 300}, "two of its tokens have one id"),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [EVIL, PLAIN]}}, "gives up on some texts"),
         ({"added_tokens": [{}]}, "missing or unknown"),
         ({"added_tokens": [{**ADDED, "id": 450, "content": "<x>", "special": True}]}, "do not follow"),
     ],
@@ -492,6 +497,100 @@ def test_a_tokenizer_that_changes_the_text_says_so(trained, tmp_path):
 def test_what_is_not_byte_level_is_refused_with_the_reason(trained, tmp_path, changes, reason):
     with pytest.raises(WeightsError, match=reason):
         loaded(tmp_path, rewritten(trained, **changes))
+
+
+def test_a_model_without_a_type_is_read_by_its_fields_as_the_hubs_own_gpt2(trained, tmp_path):
+    document = rewritten(trained)
+    merges = [" ".join(pair) for pair in document["model"]["merges"]]
+    document["model"] = {
+        "dropout": None, "unk_token": None, "continuing_subword_prefix": "", "end_of_word_suffix": "",
+        "fuse_unk": False, "vocab": document["model"]["vocab"], "merges": merges,
+    }  # fmt: skip
+    del document["pre_tokenizer"]["use_regex"]
+    tokenizer = loaded(tmp_path, document)
+    oracle = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    oracle.encode_special_tokens = True
+    assert tokenizer.encode(TEXT) == oracle.encode(TEXT, add_special_tokens=False).ids
+    assert (tokenizer.decode(tokenizer.encode(TEXT)), tokenizer.end_of_text) == (TEXT, 399)
+    tokenizer.save(tmp_path)
+    assert json.loads((tmp_path / "tokenizer.json").read_text())["model"]["type"] == "BPE"
+
+
+def without_bytes(trained, gone):
+    """The vocabulary without these bytes, its ids closed up, as one that was made without a full alphabet."""
+    document = rewritten(trained)
+    vocabulary = document["model"]["vocab"]
+    for byte in gone:
+        del vocabulary[tokenizer_json.byte_alphabet()[byte]]
+    document["model"]["vocab"] = {name: id for id, name in enumerate(sorted(vocabulary, key=vocabulary.get))}
+    document["added_tokens"][0]["id"] = len(vocabulary) - 1
+    return document
+
+
+def test_bytes_that_no_text_holds_need_no_token(trained, tmp_path):
+    never = [byte for byte in range(256) if byte in (0xC0, 0xC1) or byte > 0xF4]
+    characters = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x110000, 7))))
+    assert {*characters.encode()} == {*range(256)} - {*never}
+    tokenizer = loaded(tmp_path, without_bytes(trained, never))
+    oracle = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    oracle.encode_special_tokens = True
+    for text in (TEXT, characters[:3000] + characters[-3000:]):
+        assert tokenizer.encode(text) == oracle.encode(text, add_special_tokens=False).ids
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.decode_bytes(tokenizer.encode(b"a\x80b")) == b"a\x80b"
+    with pytest.raises(DataError, match="byte 0xFF has no token"):
+        tokenizer.encode(b"a\xffb")
+    with pytest.raises(WeightsError, match="1 of the bytes that text is made of"):
+        loaded(tmp_path, without_bytes(trained, [*never, 0xF0]))
+
+
+def test_a_control_token_that_a_text_becomes_is_refused(trained, tmp_path):
+    """The library takes whole words from the vocabulary, or merges them: bytes of the text would be lost."""
+    document = rewritten(trained)
+    end = document["model"]["vocab"]["Ġthe"]
+    document["added_tokens"].append({"id": end, "content": "Ġthe", "special": True, **ADDED})
+    with pytest.raises(WeightsError, match="its control token 'Ġthe' is what such text becomes"):
+        loaded(tmp_path, document)
+
+
+def test_a_tokenizer_is_cut_to_its_model_where_only_control_tokens_are_lost(trained, tmp_path):
+    document = rewritten(trained)
+    document["added_tokens"].append({"id": 400, "content": "[PAD]", "special": True, **ADDED})
+    whole = loaded(tmp_path, document, eos_token="[PAD]")
+    assert whole.vocab_size == 401
+    cut, names = whole.within(400)
+    assert (cut.vocab_size, names, cut.end_of_text) == (400, ["[PAD]"], 399)
+    assert cut.encode(TEXT + "[PAD]") == whole.encode(TEXT + "[PAD]")
+    assert cut.decode(cut.encode("a [PAD]")) == "a [PAD]"
+    without, names = whole.within(399)
+    assert (without.end_of_text, names) == (None, [END_OF_TEXT, "[PAD]"])
+    same, names = whole.within(500)
+    assert same is whole
+    assert names == []
+    with pytest.raises(WeightsError, match="its model 300, and a text may hold"):
+        whole.within(300)
+    document["added_tokens"][-1]["special"] = False
+    with pytest.raises(WeightsError, match=r"a text may hold '\[PAD\]'"):
+        loaded(tmp_path, document).within(400)
+
+
+def test_more_tokens_than_any_vocabulary_has_are_refused_before_they_are_read(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer_json, "MOST_TOKENS", 390)
+    with pytest.raises(WeightsError, match="400 tokens or merges, at most 390"):
+        loaded(tmp_path, rewritten(trained))
+    monkeypatch.undo()
+    monkeypatch.setattr(tokenizer_json, "MOST_ADDED", 0)
+    with pytest.raises(WeightsError, match="1 added tokens, at most 0"):
+        loaded(tmp_path, rewritten(trained))
+
+
+def test_a_text_on_which_the_library_gives_up_is_one_line(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer_json, "check_patterns", lambda patterns: list(patterns))
+    split = {"type": "Sequence", "pretokenizers": [EVIL, {**PLAIN, "use_regex": False}]}
+    tokenizer = loaded(tmp_path, rewritten(trained, pre_tokenizer=split))
+    with pytest.raises(DataError, match="gives up on this text") as refused:
+        tokenizer.encode("a" * 50 + "!")
+    assert "\n" not in str(refused.value)
 
 
 def test_a_missing_or_broken_file_is_refused(tmp_path):

@@ -1,0 +1,46 @@
+"""Small files of others: a path and a limit go in, all bytes come out; nothing that is no plain file is read.
+
+A config or a vocabulary may be linked to /dev/zero, which never ends, or be a FIFO, which never begins.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from lucidlm.errors import LucidError
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def read_small_file(path: Path, largest: int, error: type[LucidError]) -> bytes:
+    """The bytes of a plain file of at most `largest`, links followed; `error`, in one line, for another.
+
+    FileNotFoundError is left to the caller, who knows what a missing file means.
+    """
+    try:
+        # Without O_NONBLOCK opening a FIFO waits for somebody who writes to it.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as problem:  # ValueError: a NUL in the name
+        reason = getattr(problem, "strerror", None) or problem
+        raise error(f"{path}: {reason}; give a file that can be read") from None
+    mode = os.fstat(descriptor).st_mode
+    if kind := next((name for is_kind, name in _KINDS if is_kind(mode)), None):
+        os.close(descriptor)
+        raise error(f"{path}: {kind}, not a plain file; put the file itself there")
+    with os.fdopen(descriptor, "rb") as file:
+        try:
+            data = file.read(largest + 1)  # not what stat says: a file in /proc has no size, another may grow
+        except OSError as problem:
+            raise error(f"{path}: {problem.strerror or problem}; copy or download it again") from None
+        if len(data) > largest:
+            size = max(os.fstat(descriptor).st_size, len(data))
+            raise error(f"{path}: {size:,} bytes, such a file has at most {largest:,}; it is another file")
+    return data
