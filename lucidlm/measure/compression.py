@@ -268,8 +268,9 @@ def predictions(
     sequence = [] if prefix_id is None else [prefix_id]
     if prefix_id is None and n_tokens:
         sequence.append((yield np.zeros(model.config.vocab_size)))  # nothing is known: all are as probable
-    cache = model.new_cache(1, context_length)
     n_inputs = n_tokens - (prefix_id is None)
+    # No larger than needed: the context of models of others is a hundred times most texts.
+    cache = model.new_cache(1, max(1, min(context_length, n_inputs)))
     for start, first, end in scored_windows(n_inputs, context_length, stride):
         cache.truncate([0])
         unread = sequence[start : first + 1]

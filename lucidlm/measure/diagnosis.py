@@ -96,7 +96,9 @@ class Findings:
         # On the processor, as not every accelerator has float64.
         self.rank_counts = torch.zeros(vocab_size + 1, dtype=torch.int64)
         self.nats_of_id, self.count_of_id = torch.zeros(2, vocab_size, dtype=torch.float64)
-        self.nats_at, self.count_at = torch.zeros(2, context_length, dtype=torch.float64)
+        self.context_length = context_length
+        # They grow with the windows that come: a config.json may claim a context that no memory holds.
+        self.nats_at, self.count_at = torch.zeros(2, min(context_length, 1024), dtype=torch.float64)
         self.bins = torch.zeros(3, BINS, dtype=torch.float64)  # tokens, confidence, right ones
         self.padding_mass = 0.0
 
@@ -113,6 +115,9 @@ class Findings:
         self.rank_counts += torch.bincount(ranks, minlength=self.vocab_size + 1)
         self.nats_of_id.index_add_(0, targets, exact)
         self.count_of_id.index_add_(0, targets, ones)
+        if (missing := position + len(targets) - len(self.nats_at)) > 0:
+            more = torch.zeros(max(missing, len(self.nats_at)), dtype=torch.float64)
+            self.nats_at, self.count_at = (torch.cat((at, more)) for at in (self.nats_at, self.count_at))
         self.nats_at[position : position + len(targets)] += exact
         self.count_at[position : position + len(targets)] += 1
         bins = (confidence * BINS).long().clamp(max=BINS - 1)
@@ -136,8 +141,12 @@ class Findings:
             median_rank=_median(counts),
             calibration_error=float(apart / tokens),
             reliability=reliability,
-            by_position=_groups(np.arange(1, len(nats_at) + 1), nats_at, count_at, base=2),
-            by_frequency=_groups(frequencies, self.nats_of_id.numpy(), own, base=10),
+            by_position=_groups(
+                np.arange(1, len(nats_at) + 1), nats_at, count_at, base=2, largest=self.context_length
+            ),
+            by_frequency=_groups(
+                frequencies, self.nats_of_id.numpy(), own, base=10, largest=int(frequencies.max())
+            ),
             frequency_of="this text" if token_counts is None else "the training text",
             padding_mass=self.padding_mass / float(tokens),
         )
@@ -164,15 +173,18 @@ def _bins(sums: np.ndarray) -> tuple[Bin, ...]:
     )
 
 
-def _groups(keys: np.ndarray, nats: np.ndarray, counts: np.ndarray, *, base: int) -> tuple[Group, ...]:
-    """Losses in groups of keys 0, 1 to base - 1, base to base^2 - 1, ...; groups without a token left out."""
+def _groups(
+    keys: np.ndarray, nats: np.ndarray, counts: np.ndarray, *, base: int, largest: int
+) -> tuple[Group, ...]:
+    """Losses in groups of keys 0, 1 to base - 1, base to base^2 - 1, ...; groups without a token left out.
+
+    No group goes beyond the key `largest`.
+    """
     groups = []
     low, high = 0, 0
     while low <= keys.max():
         of_group = (keys >= low) & (keys <= high)
         if tokens := counts[of_group].sum():
-            groups.append(
-                Group(low, min(high, int(keys.max())), int(tokens), float(nats[of_group].sum() / tokens))
-            )
+            groups.append(Group(low, min(high, largest), int(tokens), float(nats[of_group].sum() / tokens)))
         low, high = high + 1, (high + 1) * base - 1
     return tuple(groups)

@@ -15,10 +15,12 @@ from lucidlm.weights.tensor_files import read_json
 CONFIG = "config.json"
 LARGEST_CONFIG = 1 << 20
 
+# GELU by tanh has as many names as transformers has implementations of it; all are the same function.
+_TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate", "gelu_python_tanh")
 # Values that our models have without a choice, and others for which their numbers would be wrong.
 _FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
     "gpt2": {
-        "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+        "activation_function": _TANH_GELU,
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),
         "add_cross_attention": (False,),
@@ -26,7 +28,7 @@ _FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
         "quantization_config": (None,),
     },
     "modern": {
-        "hidden_act": ("silu",),
+        "hidden_act": ("silu", "swish"),
         "attention_bias": (False,),
         "mlp_bias": (False,),
         "use_sliding_window": (False,),
@@ -174,19 +176,41 @@ def read_config(folder: str | Path) -> GPTConfig:
         raise WeightsError(
             f"{path}: auto_map asks for code of its own to be run; lucidlm runs no code of a model folder"
         )
-    kind = values.get("model_type")
+    kind = _kind_of(values)
     if kind not in ("gpt2", "llama", "qwen3"):
         raise WeightsError(f"{path}: model_type {kind!r:.80} is not known; there are gpt2, llama and qwen3")
     try:
         _check_fixed(values, "gpt2" if kind == "gpt2" else "modern")
         if kind == "gpt2":
-            return _from_gpt2(_GPT2(**values))
+            return _from_gpt2(_GPT2(**_with_todays_names(values)))
         return _from_modern(_Qwen3(**values) if kind == "qwen3" else _Llama(**values))
     except ValidationError as error:
         first = error.errors()[0]
         raise WeightsError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     except ConfigError as error:
         raise WeightsError(f"{path}: {error}") from None
+
+
+def _kind_of(values: dict[str, Any]) -> object:
+    """model_type; of a file from before there was one, what its architecture or GPT-2's own fields say."""
+    if values.get("model_type") is not None:
+        return values["model_type"]
+    architectures = values.get("architectures")
+    for name in architectures if isinstance(architectures, list) else ():
+        for kind in ("gpt2", "llama", "qwen3"):
+            if str(name).lower().startswith(kind):
+                return kind
+    # Files of GPT, GPT-J and CTRL have these too, and one of their own. Weights of other names are refused.
+    of_others = values.keys() & {"afn", "rotary_dim", "dff"}
+    if not architectures and not of_others and values.keys() >= {"n_embd", "n_layer", "n_head"}:
+        return "gpt2"
+    return None
+
+
+def _with_todays_names(values: dict[str, Any]) -> dict[str, Any]:
+    """A GPT-2 config.json of 2019 names the vocabulary's size otherwise, and has the context as n_ctx too."""
+    older = {"vocab_size_or_config_json_file": "vocab_size", "n_ctx": "n_positions"}
+    return {older[name]: values[name] for name in older if name in values} | values
 
 
 def document_prefix_id(folder: str | Path) -> int | None:

@@ -5,6 +5,7 @@ our models. Tensors go in and out one by one: besides the model, one of them is 
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -17,6 +18,7 @@ from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.files import replacing_file, write_atomically
 from lucidlm.runtime.progress import Progress, counted
+from lucidlm.runtime.wording import plural
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.hf_config import CONFIG, config_of, document_prefix_id, read_config
 from lucidlm.weights.names import assemble, match, to_huggingface
@@ -31,6 +33,8 @@ class StoredModel:
     document_prefix_id: int | None
     parameters: dict[str, list[StoredTensor]]
     """Our name -> what it is made of."""
+    left_out: tuple[str, ...] = ()
+    """Tensors of heads for other tasks, which are not read."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -130,7 +134,8 @@ def open_model(folder: str | Path) -> StoredModel:
         raise WeightsError(
             f"{folder / CONFIG}: no memory holds a model of these sizes; it is damaged"
         ) from None
-    return StoredModel(config, prefix, match(stored, config, shapes))
+    matched = match(stored, config, shapes)
+    return StoredModel(config, prefix, matched.parameters, matched.left_out)
 
 
 def load_model(
@@ -138,14 +143,20 @@ def load_model(
     *,
     device: str = "cpu",
     dtype: torch.dtype | None = torch.float32,
+    notice: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> GPT:
     """The model of a folder, in eval mode; WeightsError with path and reason for one that cannot be used.
 
-    dtype None: as it is stored; float32 for a mixture that neither type holds. `progress` gets how many
-    tensors are read.
+    dtype None: as it is stored; float32 for a mixture that neither type holds. `notice` gets a line where
+    tensors are left out, `progress` how many are read.
     """
     stored = open_model(folder)
+    if stored.left_out and notice:
+        notice(
+            f"{folder}: left out {plural(len(stored.left_out), 'tensor')} of a head for another task "
+            f"({', '.join(stored.left_out[:3])})"
+        )
     dtype = dtype or stored.dtype
     model = GPT.empty(stored.config)
     names = [name for name in model.state_dict() if name != "head.weight" or not stored.config.tied_head]

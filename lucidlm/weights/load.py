@@ -10,6 +10,7 @@ from lucidlm.errors import WeightsError
 from lucidlm.model.config import PRESETS, preset
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.progress import Progress
+from lucidlm.runtime.wording import plural
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.hf_config import CONFIG
 from lucidlm.weights.huggingface import load_model
@@ -85,19 +86,19 @@ def _load_huggingface(
             raise WeightsError(f"{folder}: this run has no weights yet; wait for its first checkpoint")
         notice(f"{folder}: the best weights of this run")
     check_model(folder)
-    model = load_model(folder, device=device, dtype=dtype, progress=progress)
+    model = load_model(folder, device=device, dtype=dtype, notice=notice, progress=progress)
     fetched = folder != Path(name) and name.partition("@")[0].removeprefix("openai-community/") in PUBLISHED
     if model.document_prefix_id is None and fetched:
         # OpenAI put end-of-text between all documents; the hub's config.json does not say so.
         model.document_prefix_id = 50256
-    tokenizer = Tokenizer.load(folder)
+    tokenizer, beyond = Tokenizer.load(folder).within(model.config.vocab_size, str(folder))
+    if beyond:
+        notice(
+            f"{folder}: left out {plural(len(beyond), 'control token')} of the tokenizer without a row in "
+            f"the model ({', '.join(beyond[:3])}{', ...' * (len(beyond) > 3)})"
+        )
     if model.document_prefix_id is None:
         model.document_prefix_id = tokenizer.begin_of_text  # Llama 3's: what it was trained with
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise WeightsError(
-            f"{folder}: its tokenizer has {tokenizer.vocab_size:,} tokens, "
-            f"its model {model.config.vocab_size:,}; they do not belong together"
-        )
     return model, tokenizer
 
 

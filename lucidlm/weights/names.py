@@ -6,7 +6,7 @@ C channels, H heads, G heads of keys and values, D head size. Our query, key and
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from lucidlm.errors import WeightsError
 from lucidlm.model.config import GPTConfig
-from lucidlm.weights.tensor_files import StoredTensor
+from lucidlm.runtime.wording import plural
+from lucidlm.weights.tensor_files import DTYPES, StoredTensor
 
 GPT2 = {
     "token_embedding.weight": "transformer.wte.weight",
@@ -58,8 +59,12 @@ MODERN = {
 
 TRANSPOSED = re.compile(r"\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight$")
 """GPT-2's four matrices of a block are stored [in, out]: OpenAI's Conv1D."""
-NO_WEIGHT = re.compile(r"\.attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
-"""Older files hold the causal mask and the angles of positions as if they were weights."""
+NO_WEIGHT = re.compile(
+    r"(^|\.)(attn\.(masked_)?bias|rotary_emb\.(original_)?(inv_freq|cos_cached|sin_cached)|position_ids)$"
+)
+"""Older files hold the causal mask and the angles of positions as if they were weights, in any dtype."""
+OTHER_HEAD = re.compile(r"(score|classifier|qa_outputs|multiple_choice_head|v_head|value_head)\.[\w.]+")
+"""Heads that transformers and trl put beside a language model's, for other tasks: its logits need none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,16 @@ class Entry:
     """Rows of each of theirs, where there are several."""
     shape: tuple[int, ...]
     """Ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """What a folder's tensors are to a model."""
+
+    parameters: dict[str, list[StoredTensor]]
+    """Of each of ours the tensors that it is made of; a tied head has those of the embedding."""
+    left_out: tuple[str, ...]
+    """Names of the tensors of heads for other tasks."""
 
 
 def entries(config: GPTConfig, shapes: dict[str, tuple[int, ...]]) -> list[Entry]:
@@ -106,13 +121,17 @@ def to_huggingface(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, 
 
 def match(
     stored: Mapping[str, StoredTensor], config: GPTConfig, shapes: dict[str, tuple[int, ...]]
-) -> dict[str, list[StoredTensor]]:
-    """The stored tensors that each of our parameters is made of; a tied head has those of the embedding.
+) -> Matched:
+    """The stored tensors that each of our parameters is made of.
 
-    WeightsError for one that is missing, misshapen or left over. Of a tensor that may be there and says
-    nothing new (a second copy of the tied matrix, a bias of zeros) the numbers are read and compared.
+    WeightsError for one that is missing, misshapen, of a dtype that no weight has, or left over. Of a tensor
+    that may be there and says nothing new (a second copy of the tied matrix, a bias of zeros) the numbers are
+    read and compared.
     """
     left = _by_canonical_name(stored, config)
+    other_heads = tuple(name for name in left if OTHER_HEAD.fullmatch(name))
+    for name in other_heads:
+        del left[name]
     table = MODERN if config.family == "modern" else GPT2
     if config.tied_head and table["token_embedding.weight"] not in left and "lm_head.weight" in left:
         # safetensors' own save_model keeps one name of a matrix that has two: the last.
@@ -122,11 +141,9 @@ def match(
         matched[entry.ours] = []
         for name, rows in zip(entry.theirs, entry.sizes, strict=True):
             if name not in left:
-                where = next(iter(stored.values())).path if stored else "the folder"
-                raise WeightsError(
-                    f"{where}: {name} is missing; the file is not whole, or config.json is another's"
-                )
+                raise _missing(name, stored, left, other_heads)
             tensor = left.pop(name)
+            tensor.check_dtype()  # of the weights alone, before anything is read
             expected = (rows, *entry.shape[1:])
             expected = expected[::-1] if TRANSPOSED.search(name) else expected
             if tensor.shape != expected:
@@ -137,9 +154,33 @@ def match(
             matched[entry.ours].append(tensor)
     if config.tied_head:
         matched["head.weight"] = matched["token_embedding.weight"]
-    for name, tensor in left.items():
-        _check_surplus(name, tensor, matched["token_embedding.weight"][0], config)
-    return matched
+    _check_left(left, matched["token_embedding.weight"][0], config)
+    return Matched(matched, other_heads)
+
+
+def _missing(
+    name: str,
+    stored: Mapping[str, StoredTensor],
+    left: Mapping[str, StoredTensor],
+    other_heads: tuple[str, ...],
+) -> WeightsError:
+    """The error for a tensor that is not there, with what is there in its place."""
+    where = next(iter(stored.values())).path if stored else "the folder"
+    if name == "lm_head.weight" and other_heads:
+        return WeightsError(
+            f"{where}: {name} is missing, {other_heads[0]} is there: this is a model for another task; "
+            "take the language model that it was made from"
+        )
+    module = name.removesuffix("weight")
+    packed = [
+        each for other, each in left.items() if other.startswith(module) and each.stored_as not in DTYPES
+    ]
+    if packed:
+        return WeightsError(
+            f"{where}: {name} is missing, {packed[0].name[:80]!r} is there as {packed[0].stored_as}; take a "
+            "checkpoint that is not quantised"
+        )
+    return WeightsError(f"{where}: {name} is missing; the file is not whole, or config.json is another's")
 
 
 def assemble(stored: list[StoredTensor]) -> Tensor:
@@ -159,31 +200,61 @@ def assemble(stored: list[StoredTensor]) -> Tensor:
 def _by_canonical_name(stored: Mapping[str, StoredTensor], config: GPTConfig) -> dict[str, StoredTensor]:
     """Without what is no weight; a model that was saved without its head lacks the prefix of all names."""
     prefix, starts = ("transformer.", ("wte", "wpe", "h", "ln_f"))
+    embedding = "wte.weight"
     if config.family == "modern":
-        prefix, starts = ("model.", ("embed_tokens", "layers", "norm"))
+        prefix, starts, embedding = ("model.", ("embed_tokens", "layers", "norm"), "embed_tokens.weight")
+    wrapper = _wrapper_of(stored, (prefix + embedding, embedding, "lm_head.weight"))
     found: dict[str, StoredTensor] = {}
     for name, tensor in stored.items():
         if NO_WEIGHT.search(name):
             continue
-        canonical = prefix + name if name.split(".")[0] in starts else name
+        canonical = name.removeprefix(wrapper)
+        canonical = prefix + canonical if canonical.split(".")[0] in starts else canonical
         if canonical in found:
-            raise WeightsError(f"{tensor.path}: {canonical} is there twice, with and without its prefix")
+            raise WeightsError(
+                f"{tensor.path}: {canonical} is there twice, as {tensor.name[:80]!r} and as "
+                f"{found[canonical].name[:80]!r}; keep one"
+            )
         found[canonical] = tensor
     return found
 
 
-def _check_surplus(name: str, tensor: StoredTensor, embedding: StoredTensor, config: GPTConfig) -> None:
+def _wrapper_of(names: Iterable[str], known: tuple[str, ...]) -> str:
+    """What stands before all names of a model that was saved inside another module, such as "module."."""
+    names = set(names)
+    for end in known:
+        if before := [name.removesuffix(end) for name in names if name == end or name.endswith("." + end)]:
+            return min(before, key=len)
+    return ""
+
+
+def _check_left(left: Mapping[str, StoredTensor], embedding: StoredTensor, config: GPTConfig) -> None:
+    """WeightsError where a tensor that no parameter is made of is neither known nor a repetition."""
+    unknown = [each for name, each in left.items() if not _says_nothing_new(name, each, embedding, config)]
+    if not unknown:
+        return
+    names = ", ".join(repr(tensor.name[:80]) for tensor in unknown[:3]) + ", ..." * (len(unknown) > 3)
+    which = f"{names} belongs" if len(unknown) == 1 else f"{len(unknown):,} tensors ({names}) belong"
+    raise WeightsError(
+        f"{unknown[0].path}: {which} to no part of a {config.family} model of "
+        f"{plural(config.n_layers, 'layer')} as config.json says it"
+    )
+
+
+def _says_nothing_new(name: str, tensor: StoredTensor, embedding: StoredTensor, config: GPTConfig) -> bool:
+    """Whether a tensor beside the parameters repeats what is known; WeightsError where it denies it."""
     if config.tied_head and name == "lm_head.weight":
-        if tensor.shape == embedding.shape and torch.equal(tensor.read(), embedding.read()):
-            return
+        if tensor.shape == embedding.shape and torch.equal(_numbers(tensor), _numbers(embedding)):
+            return True
         raise WeightsError(
             f"{tensor.path}: lm_head.weight is not the embedding, though config.json ties them; "
             "set tie_word_embeddings to false there if the file is right"
         )
     unused_bias = config.family == "gpt2" and not config.qkv_bias and name.endswith("attn.c_attn.bias")
-    if unused_bias and not tensor.read().any():
-        return
-    raise WeightsError(
-        f"{tensor.path}: {tensor.name[:80]!r} belongs to no part of a {config.family} model of "
-        f"{config.n_layers:,} layers as config.json says it"
-    )
+    return unused_bias and not _numbers(tensor).any()
+
+
+def _numbers(tensor: StoredTensor) -> Tensor:
+    """What a tensor holds, in the widest dtype: two copies may be stored in two."""
+    tensor.check_dtype()
+    return tensor.read().to(torch.float64)

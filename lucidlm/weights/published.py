@@ -12,6 +12,7 @@ from pathlib import Path
 from lucidlm.errors import DataError, WeightsError
 from lucidlm.runtime.download import cache_folder, download
 from lucidlm.runtime.files import write_atomically
+from lucidlm.text.tokenizer_files import TOKENIZER_FILES
 
 OPENAI = "https://openaipublic.blob.core.windows.net/gpt-2/models"
 PUBLISHED = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}
@@ -75,8 +76,7 @@ def hub_folder(name: str, *, notice: Say) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     repository, _, revision = name.partition("@")
-    wanted = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"]
-    wanted += ["tokenizer_config.json"]
+    wanted = ["config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES]
     try:
         found = Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted))
     except LocalEntryNotFoundError:
@@ -87,6 +87,12 @@ def hub_folder(name: str, *, notice: Say) -> Path:
         ) from None
     except (HfHubHTTPError, ValueError, OSError) as problem:
         raise WeightsError(f"{name}: the hub does not give it ({_first_line(problem)})") from None
+    if not any(found.glob("*.safetensors")):
+        raise WeightsError(
+            f"{name}: the hub has no safetensors of it, and pickled weights are never read; name a revision "
+            f"that has some ({repository}@REVISION), or download all of it into a folder: `lucidlm info "
+            "FOLDER` says how to convert it"
+        )
     # The folder's name is the commit: the next run can ask for this very one.
     notice(f"{name}: commit {found.name} of the hub's copy; {repository}@{found.name} pins it")
     return found

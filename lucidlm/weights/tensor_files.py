@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import re
+import shlex
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch import Tensor
 from lucidlm.errors import WeightsError
 from lucidlm.runtime.files import SETTLED_NS
 from lucidlm.runtime.progress import Progress, counted
+from lucidlm.runtime.small_files import read_small_file
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -40,6 +42,15 @@ _AGAIN = "copy or download it again"
 # Beside the index, under a plain name: no path leads elsewhere. (The hub's cache has links under such names.)
 _SHARD = re.compile(r"[A-Za-z0-9_][\w.-]*\.safetensors", re.ASCII)
 
+# Run by whoever wants it: torch's reader of plain tensors, and a copy of each, as the writer refuses two
+# names of one matrix. Both libraries are here.
+_CONVERSION = (
+    "import glob, torch, safetensors.torch as s; s.save_file({k: v.clone().contiguous() "
+    'for f in glob.glob("pytorch_model*.bin") '
+    'for k, v in torch.load(f, map_location="cpu", weights_only=True).items()}, '
+    f'"{WEIGHTS}", metadata={{"format": "pt"}})'
+)
+
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
@@ -48,7 +59,22 @@ class StoredTensor:
     name: str
     path: Path
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    stored_as: str
+    """safetensors' name of its dtype, which may be one that no weight has."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """WeightsError for one that no weight has."""
+        self.check_dtype()
+        return DTYPES[self.stored_as]
+
+    def check_dtype(self) -> None:
+        """WeightsError for a dtype that no weight has: what is no weight may be of any."""
+        if self.stored_as not in DTYPES:
+            raise WeightsError(
+                f"{self.path}: {self.name[:80]!r} is stored as {self.stored_as}; weights are read as "
+                f"{', '.join(DTYPES)}: take a checkpoint that is not quantised"
+            )
 
     def read(self) -> Tensor:
         """The tensor, mapped: a copy of it is the caller's, and soon, as the file may change."""
@@ -186,7 +212,7 @@ def find_tensors(folder: Path) -> dict[str, StoredTensor]:
     if single.exists():
         return _tensors_of(single)
     if not (folder / INDEX).exists():
-        raise WeightsError(f"{single}: not there; {_what_else(folder)}")
+        raise WeightsError(f"{single}: not there; {what_else(folder)}")
     places = read_json(folder / INDEX, LARGEST_INDEX).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
         raise WeightsError(f"{folder / INDEX}: it has no weight_map of names; copy or download it again")
@@ -215,15 +241,9 @@ def find_tensors(folder: Path) -> dict[str, StoredTensor]:
 def read_json(path: Path, largest: int) -> dict[str, Any]:
     """A JSON object; WeightsError for a file that is none, or that has more bytes than `largest`."""
     try:
-        if (size := path.stat().st_size) > largest:
-            raise WeightsError(
-                f"{path}: {size:,} bytes, a model's has at most {largest:,}; it is another file"
-            )
-        values = json.loads(path.read_bytes().decode("utf-8"))
+        values = json.loads(read_small_file(path, largest, WeightsError).decode("utf-8"))
     except FileNotFoundError:
         raise WeightsError(f"{path}: not there; {path.parent} is no model folder") from None
-    except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror or error}; give a file that can be read") from None
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: not valid JSON ({error}); copy or download it again") from None
     if not isinstance(values, dict):
@@ -237,12 +257,7 @@ def _tensors_of(path: Path) -> dict[str, StoredTensor]:
     with _opened(path) as file:
         for name in file.keys():  # noqa: SIM118 (a file is no dictionary)
             about = file.get_slice(name)
-            if (dtype := about.get_dtype()) not in DTYPES:
-                raise WeightsError(
-                    f"{path}: {name[:80]!r} is stored as {dtype}; weights are read as {', '.join(DTYPES)}: "
-                    "take a checkpoint that is not quantised"
-                )
-            found[name] = StoredTensor(name, path, tuple(about.get_shape()), DTYPES[dtype])
+            found[name] = StoredTensor(name, path, tuple(about.get_shape()), about.get_dtype())
     return found
 
 
@@ -251,6 +266,8 @@ def _opened(path: Path) -> Generator[Any]:
     """A safetensors file, mapped; WeightsError for what is none, or not whole."""
     from safetensors import SafetensorError, safe_open
 
+    if not path.is_file():  # opening a FIFO would wait for somebody who writes to it
+        raise WeightsError(f"{path}: not a plain file; copy or download it again")
     try:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -261,7 +278,18 @@ def _opened(path: Path) -> Generator[Any]:
         ) from None
 
 
-def _what_else(folder: Path) -> str:
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
-        return "there are pickled weights, which are never read: convert them to safetensors"
+def what_else(folder: Path) -> str:
+    """What to do about a folder without safetensors: how to convert the pickled weights in it, if any are."""
+    if pickled := sorted(folder.glob("pytorch_model*.bin")):
+        return (
+            f"pickled weights ({pickled[0].name}) are never read; if you trust their source, convert them in "
+            f"that folder: python -c {shlex.quote(_CONVERSION)}"
+        )
+    if pickled := sorted(
+        path for end in ("*.bin", "*.pt*", "*.ckpt", "*.msgpack") for path in folder.glob(end)
+    ):
+        return (
+            f"{pickled[0].name} is never read, as pickled weights run code; store its tensors as {WEIGHTS}, "
+            "under transformers' names, by safetensors.torch.save_file"
+        )
     return "copy or download the folder again"

@@ -298,7 +298,7 @@ def test_a_hundred_thousand_tensors_are_refused_within_the_limits(tied, limited)
         tied, lambda tensors: tensors.update({f"more.{n}": torch.zeros(1) for n in range(100_000)})
     )
     started = time.perf_counter()
-    assert "belongs to no part" in refusal(tied)
+    assert "to no part" in refusal(tied)
     assert time.perf_counter() - started < 5
 
 

@@ -177,7 +177,7 @@ def only_pickle(folder):
         (cut_weights, "safetensors"),
         (only_pickle, "pickled"),
         (damage_weights(lambda tensors: tensors.pop("transformer.wte.weight")), "missing"),
-        (damage_weights(lambda tensors: tensors.update(more=torch.ones(1))), "belongs to no part"),
+        (damage_weights(lambda tensors: tensors.update(more=torch.ones(1))), "to no part"),
         (damage_weights(lambda tensors: tensors.update({"lm_head.weight": torch.ones(3, 3)})), "makes it"),
         (damage_weights(lambda tensors: tensors["transformer.ln_f.bias"].fill_(torch.nan)), "NaN"),
         (damage_config(auto_map={"AutoModel": "evil.Model"}), "auto_map"),
