@@ -51,7 +51,7 @@ from lucidlm.training.runs import (
     read_settings,
     write_settings,
 )
-from lucidlm.training.validation import Samples, choose_samples
+from lucidlm.training.validation import Samples, check_scorable, choose_samples
 from lucidlm.weights.huggingface import load_model
 from lucidlm.weights.load import load
 
@@ -158,6 +158,7 @@ def start_run(
         metrics = Metrics(folder, tensorboard=config.tensorboard, warn=say)
         device, notes = _settle(config)
         corpus = _corpus_of(config, folder, say, tokenizer)
+        check_scorable(corpus)
         if plan is None:
             # Without a time limit nothing that a probe's speed decides may change the weights.
             float32, note = fastest_exact_float32(device) if config.timed else UNTIMED_FLOAT32

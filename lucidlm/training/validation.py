@@ -3,13 +3,14 @@
 None of it draws from the generators that training draws from: with or without it, the weights are the same.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from lucidlm.errors import DataError
 from lucidlm.measure.evaluation import Evaluation, evaluate_documents
 from lucidlm.measure.history import Validation
 from lucidlm.measure.intervals import Design
@@ -44,11 +45,13 @@ class Samples:
 def choose_samples(corpus: Corpus, *, tokens: int, prompt: str | None) -> Samples:
     """At most about `tokens` tokens of each side, the same ones for the same corpus."""
     validation = sample_of(corpus, tokens=tokens)
-    training = sample_documents(train_documents(corpus), total=corpus.train_tokens, tokens=tokens)
+    documents = scorable(train_documents(corpus), corpus.tokenizer)
+    training = sample_documents(documents, total=corpus.train_tokens, tokens=tokens)
+    long = (excerpt.ids for excerpt in validation if len(excerpt.ids) > 1)
     return Samples(
         validation=validation,
         training=training,
-        probe=validation[0].ids[:PROBE_TOKENS],
+        probe=next(long, validation[0].ids)[:PROBE_TOKENS],
         prompt=first_words(corpus.tokenizer, validation[0].ids) if prompt is None else prompt,
     )
 
@@ -61,11 +64,30 @@ def sample_of(corpus: Corpus, *, tokens: int) -> list[Excerpt]:
     """
     total = corpus.validation_tokens
     if corpus.design == "strata" and tokens < total:
-        pieces = list(validation_documents(corpus))
+        pieces = list(scorable(validation_documents(corpus), corpus.tokenizer))
         count = round(len(pieces) * tokens / total)
         if count >= FEWEST_PIECES:
             return [pieces[place] for place in ((np.arange(count) + 0.5) * len(pieces) / count).astype(int)]
-    return sample_documents(validation_documents(corpus), total=total, tokens=tokens)
+    documents = scorable(validation_documents(corpus), corpus.tokenizer)
+    return sample_documents(documents, total=total, tokens=tokens)
+
+
+def scorable(documents: Iterable[np.ndarray | Excerpt], tokenizer: Tokenizer) -> Iterator[Excerpt]:
+    """Those of which a token can be scored: without an end-of-text before it, a document's first cannot."""
+    for excerpt in map(as_excerpt, documents):
+        if tokenizer.end_of_text is not None or len(excerpt.before) + len(excerpt.ids) > 1:
+            yield excerpt
+
+
+def check_scorable(corpus: Corpus) -> None:
+    """DataError where the text to train on, or the held-out one, has no token that can be scored."""
+    sides = (("training", train_documents(corpus)), ("validation", validation_documents(corpus)))
+    for side, documents in sides:
+        if next(scorable(documents, corpus.tokenizer), None) is None:
+            raise DataError(
+                f"{side} text: each document is one token, and {corpus.tokenizer.name} has no end-of-text to "
+                "predict it from; give longer documents, or --tokenizer bytes"
+            )
 
 
 def sample_documents(documents: Iterable[np.ndarray | Excerpt], *, total: int, tokens: int) -> list[Excerpt]:
@@ -113,12 +135,13 @@ def fraction_of(corpus: Corpus, *, tokens: int | None = None) -> float:
 
 def first_words(tokenizer: Tokenizer, ids: np.ndarray, *, words: int = 5) -> str:
     """The first words after the first end of a sentence: what a text's own sample should go on from."""
-    text = tokenizer.decode(ids[:400])
+    text = rest = tokenizer.decode(ids[:400])
     for mark in (". ", "\n"):
         if mark in text:
-            text = text.split(mark, 1)[1]
+            rest = text.split(mark, 1)[1]
             break
-    return " ".join(text.split()[:words])
+    # Where nothing follows it, the text's own; an empty prompt would need an end-of-text.
+    return " ".join(rest.split()[:words]) or " ".join(text.split()[:words]) or text[:1]
 
 
 def validate(
@@ -152,7 +175,10 @@ def write_sample(model: GPT, tokenizer: Tokenizer, samples: Samples, *, step: in
         [samples.probe], context_length=context, stride=context, prefix_id=prefix_of(model, "auto")
     )
     pieces = scored_logits(model, windows)
-    nats = torch.cat([cross_entropy(piece.logits, piece.targets) for piece in pieces])
+    # A probe of one token that nothing stands before has none that can be scored.
+    nats = torch.cat(
+        [torch.zeros(0), *(cross_entropy(piece.logits, piece.targets).cpu() for piece in pieces)]
+    )
     return {
         "step": step,
         "prompt": samples.prompt,
