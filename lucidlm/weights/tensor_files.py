@@ -183,7 +183,7 @@ def _unsealed_sha256(path: Path, start: bytes, seal: str) -> str:
 def _start_of(path: Path) -> bytes:
     """The bytes before the tensors: length and header, as much as is there of a file that is cut off."""
     if path.exists() and not path.is_file():
-        raise WeightsError(f"{path}: no plain file; {_AGAIN}")
+        raise WeightsError(f"{path}: not a plain file; {_AGAIN}")
     try:
         with open(path, "rb") as file:
             length = file.read(8)
