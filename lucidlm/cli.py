@@ -741,10 +741,15 @@ def info(model: str, *, json: Annotated[bool, Parameter(negative="")] = False) -
     """
     from lucidlm.measure.history import METRICS, read_history
     from lucidlm.measure.verdict import course_of
+    from lucidlm.model.config import PRESETS
     from lucidlm.training.runs import state_of
     from lucidlm.training.setup import design_of_run
+    from lucidlm.weights.load import load
 
-    loaded, tokenizer, _ = _load(model, Compute(device="cpu"))
+    if model in PRESETS:  # its shape says all, and random weights of it may need more memory than there is
+        loaded, tokenizer = load(model, device="meta", notice=say)
+    else:
+        loaded, tokenizer, _ = _load(model, Compute(device="cpu"))
     values = {"model": model, "parameters": loaded.n_parameters} | loaded.config.to_dict()
     values |= {"tokenizer": tokenizer.name, "document_prefix_id": loaded.document_prefix_id}
     if (Path(model) / METRICS).exists():

@@ -18,6 +18,7 @@ from cyclopts import CycloptsError, MissingArgumentError, UnknownOptionError
 
 from lucidlm.errors import LucidError
 from lucidlm.runtime.console import say
+from lucidlm.runtime.memory import is_out_of_memory, out_of_memory_line
 
 FLAG = re.compile(r"--?[A-Za-z][\w.-]*(=.*)?", re.DOTALL)
 """What is meant as a flag; any other argument that begins with a dash is a text: "- item one", "---", "-"."""
@@ -110,6 +111,9 @@ def answered(work: Callable[[], int], arguments: Arguments, *, debug: bool) -> i
     except Exception as error:
         if debug:
             raise
+        if is_out_of_memory(error):
+            say(f"lucidlm: {out_of_memory_line()}")
+            return 2
         say(f"lucidlm: {_internal(error)}")
         return 1
 
@@ -129,6 +133,9 @@ def _said(error: BaseException, arguments: Arguments) -> int:
         return error.exit_code
     if isinstance(error, FileNotFoundError) and not _here():
         say("lucidlm: the current folder was deleted; change to one that exists (cd) and try again")
+        return 2
+    if is_out_of_memory(error):
+        say(f"lucidlm: {out_of_memory_line()}")
         return 2
     # A disk that is full or a folder that may not be written is nobody's bug: one line says which.
     say(f"lucidlm: {error}")

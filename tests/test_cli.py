@@ -960,3 +960,25 @@ def test_waiting_threads_leave_the_processor_soon_unless_the_user_says_otherwise
         capture_output=True, encoding="utf-8", timeout=60, check=False,
     )  # fmt: skip
     assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr  # what the library itself says that it read
+
+
+def test_memory_that_cannot_be_had_is_one_line_in_every_verb(call, trained, monkeypatch):
+    from lucidlm.runtime import memory
+
+    commands = [["evaluate", "run"], ["generate", "run"], ["export", "run", "--out", "none"]]
+    commands += [["train", "book.txt", "--steps", "1", "--preset", "modern-1m", "--out", "none"]]
+    with monkeypatch.context() as little:
+        little.setattr(memory, "free_memory", lambda: memory.Free(1_000_000, "a limit"))
+        for command in commands:
+            refused = call(*command)
+            assert refused.code == 2
+            assert "1 MB are free (a limit)" in refused.lines[-1]
+        assert "1,557,611,200" in call("info", "gpt2-1558m").out
+
+    def fail(*arguments, **named):
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+    monkeypatch.setattr("lucidlm.measure.explanation.explain_texts", fail)
+    failed = call("explain", "run", "the river")
+    assert failed.code == 2
+    assert failed.lines[-1].startswith("lucidlm: out of memory")

@@ -31,6 +31,7 @@ from lucidlm.text.corpus import FEW_TOKENS, Corpus, train_documents
 from lucidlm.text.windows import Windows
 from lucidlm.training.clock import Clock
 from lucidlm.training.config import OptimConfig, Plan, Recipe, TrainConfig, trapezoid
+from lucidlm.training.footprint import check_fits, training_bytes
 from lucidlm.training.optim import make_optimizers
 from lucidlm.training.prediction import Compressibility, Prediction, compressibility, predict
 from lucidlm.training.step import train_step
@@ -145,6 +146,16 @@ def make_plan(
     optim = _recipe(config, model)
     batch_size = _batch_size(config, model)
     micro_batch = min(batch_size, config.micro_batch or _micro_batch(model, device))
+    given = min(corpus.train_bytes, baseline_bytes(minutes))
+    check_fits(
+        config,
+        model,
+        optim,
+        batch_size=batch_size,
+        micro_batch=micro_batch,
+        device=device,
+        later=BASELINES_BYTES + BASELINES_BYTES_A_BYTE * given,
+    )
     speed = _measure(config, corpus, model, optim, device, batch_size=batch_size, micro_batch=micro_batch)
     windows = Windows(corpus.train, model.context_length)
     most_epochs = _most_epochs(corpus.train_bytes)
@@ -193,7 +204,7 @@ def make_plan(
         epochs=epochs,
         minutes=minutes,
         capped=steps == most_steps,
-        memory=memory_bytes(plan, device, given=min(corpus.train_bytes, baseline_bytes(minutes))),
+        memory=memory_bytes(plan, device, given=given),
         predicted=predict(text, plan),
     )
     return Planned(plan, lines, deadline_s, most_steps, final_tokens, text, speed.alone_s)
@@ -500,12 +511,9 @@ def memory_bytes(plan: Plan, device: torch.device, *, given: int) -> int:
             judging = max(judging, ONEDNN_BYTES)
         later = 2 * 4 * model.n_parameters + LOOP_BYTES + judging
         return max(peak_memory_bytes(device), resident_bytes() + later)
-    moments = 2 if plan.optim.name == "adamw" else 1.3
-    weights = 4 * model.n_parameters * (2 + moments)
-    width = 2 if plan.dtype == "bfloat16" else 4
-    activations = 34 * width * plan.micro_batch * model.context_length * model.emb_dim * model.n_layers
-    chunk = min(plan.micro_batch * model.context_length, max(256, 2**26 // model.vocab_size))
-    return int(weights + activations + 3 * 4 * chunk * model.vocab_size)
+    return training_bytes(
+        model, plan.optim.name, micro_batch=plan.micro_batch, device=device.type, dtype=plan.dtype
+    )
 
 
 def _lines(

@@ -37,6 +37,7 @@ from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.text.windows import Windows
 from lucidlm.training.clock import Clock
 from lucidlm.training.config import Plan, TrainConfig
+from lucidlm.training.footprint import check_fits, check_preset
 from lucidlm.training.metrics import Metrics, forget_after
 from lucidlm.training.optim import Optimizers, load_optimizer_tensors, make_optimizers
 from lucidlm.training.plan import DEFAULT_MINUTES, make_plan
@@ -157,6 +158,7 @@ def start_run(
         config = replace(config, out=str(folder))
         metrics = Metrics(folder, tensorboard=config.tensorboard, warn=say)
         device, notes = _settle(config)
+        check_preset(config, device)
         corpus = _corpus_of(config, folder, say, tokenizer)
         check_scorable(corpus)
         if plan is None:
@@ -173,6 +175,7 @@ def start_run(
             alone_s, text = planned.alone_s, planned.text
         else:
             most_steps, final_tokens, alone_s, text = plan.steps, sys.maxsize, None, None
+            _check_memory(config, plan, device)
             say(f"plan: from the settings file, {plural(plan.steps, 'step')}; the clock is not looked at")
         _apply(plan)
         _check_room(folder, plan)
@@ -240,6 +243,7 @@ def resume_run(config: TrainConfig, stack: contextlib.ExitStack, say: Say) -> Tr
     device, _ = _settle(config)
     _apply(plan)
     corpus = corpus_of_run(folder)
+    _check_memory(config, plan, device, resumed=True)
     model = load_model(checkpoint.folder, device=str(device))
     if model.config != plan.model:
         raise RunError(
@@ -472,6 +476,19 @@ def _compiled(model: GPT, plan: Plan, say: Say) -> Callable[[Tensor], Tensor]:
         reason = str(error).strip().splitlines()[0][:200]
         say(f"torch.compile does not work here, training without it ({type(error).__name__}: {reason})")
         return model.hidden
+
+
+def _check_memory(config: TrainConfig, plan: Plan, device: torch.device, *, resumed: bool = False) -> None:
+    """ConfigError if a plan that was made before does not fit into what is free now."""
+    check_fits(
+        config,
+        plan.model,
+        plan.optim,
+        batch_size=plan.batch_size,
+        micro_batch=plan.micro_batch,
+        device=device,
+        resumed=resumed,
+    )
 
 
 def _check_room(folder: Path, plan: Plan) -> None:

@@ -17,6 +17,7 @@ from lucidlm.errors import WeightsError
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.files import replacing_file, write_atomically
+from lucidlm.runtime.memory import check_weights
 from lucidlm.runtime.progress import Progress, counted
 from lucidlm.runtime.wording import plural
 from lucidlm.text.tokenizer import Tokenizer
@@ -158,6 +159,7 @@ def load_model(
             f"({', '.join(stored.left_out[:3])})"
         )
     dtype = dtype or stored.dtype
+    check_weights(str(folder), stored.config.n_parameters, dtype, device)
     model = GPT.empty(stored.config)
     names = [name for name in model.state_dict() if name != "head.weight" or not stored.config.tied_head]
     state = {name: stored.read(name, device=device, dtype=dtype) for name in counted(names, progress)}

@@ -9,6 +9,7 @@ import torch
 from lucidlm.errors import WeightsError
 from lucidlm.model.config import PRESETS, preset
 from lucidlm.model.gpt import GPT
+from lucidlm.runtime.memory import check_weights
 from lucidlm.runtime.progress import Progress
 from lucidlm.runtime.wording import plural
 from lucidlm.text.tokenizer import Tokenizer
@@ -104,10 +105,13 @@ def _load_huggingface(
 
 def _random(name: str, *, seed: int, device: str, dtype: torch.dtype) -> tuple[GPT, Tokenizer]:
     config = preset(name)
+    tokenizer = Tokenizer.bytes() if config.vocab_size == 257 else Tokenizer.gpt2()
+    if device == "meta":
+        return GPT.empty(config).eval(), tokenizer
+    check_weights(name, config.n_parameters, torch.float32, "cpu")  # drawn on the CPU, in float32
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = GPT(config)
-    tokenizer = Tokenizer.bytes() if config.vocab_size == 257 else Tokenizer.gpt2()
     return model.to(device=device, dtype=dtype).eval(), tokenizer
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from lucidlm.errors import ConfigError, WeightsError
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
+from lucidlm.runtime.memory import check_weights
 from lucidlm.runtime.progress import Progress, counted, half
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.text.tokenizer_json import END_OF_TEXT, byte_alphabet
@@ -109,6 +110,7 @@ def load_openai(
             f"{folder / ENCODER}: {tokenizer.vocab_size:,} tokens, but n_vocab of {HPARAMS} is "
             f"{config.vocab_size:,}; they do not belong together, download the folder again"
         )
+    check_weights(str(folder), config.n_parameters, dtype, device)
     # Read, not mapped: mapped pages count as memory, and a mapped file that shrinks ends the process.
     with _told(folder / DATA), open(folder / DATA, "rb") as file:
         stored = sorted(tensors.values(), key=lambda tensor: tensor.offset)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lucidlm.errors import WeightsError
 from lucidlm.runtime.files import SETTLED_NS
+from lucidlm.runtime.memory import is_out_of_memory
 from lucidlm.runtime.progress import Progress, counted
 from lucidlm.runtime.small_files import read_small_file
 
@@ -272,6 +273,8 @@ def _opened(path: Path) -> Generator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise  # nothing is wrong with the file
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(
             f"{path}: not a whole safetensors file ({reason}); copy or download it again"

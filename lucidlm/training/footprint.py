@@ -1,0 +1,131 @@
+"""What a training run needs of memory: shape and batch in, bytes out, and a line where they are not free."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from lucidlm.errors import ConfigError
+from lucidlm.model.config import PRESETS, GPTConfig
+from lucidlm.runtime.memory import Free, free_on, size
+from lucidlm.training.config import Recipe, TrainConfig
+
+KEPT_A_TOKEN = 34
+"""Numbers of the model's width that a token and layer keep for the way back (Korthikanti 2022, 4.1)."""
+
+
+def training_bytes(model: GPTConfig, optim: str, *, micro_batch: int, device: str, dtype: str) -> int:
+    """The bytes that a step holds at its fullest, without what the process holds before it begins.
+
+    On a CPU with the copy of the best weights, which of a model on a GPU is kept on the CPU.
+    """
+    n = model.n_parameters
+    in_blocks = n - (1 if model.tied_head else 2) * model.vocab_size * model.emb_dim
+    moments = 2 * n - (in_blocks if optim == "muon" else 0)
+    copies = 3 if device == "cpu" else 2
+    width = 2 if dtype == "bfloat16" and device != "cpu" else 4
+    tokens = micro_batch * model.context_length
+    activations = KEPT_A_TOKEN * width * tokens * model.emb_dim * model.n_layers
+    chunk = min(tokens, max(256, 2**26 // model.vocab_size))  # of the loss: logits and their gradients
+    return 4 * (copies * n + moments) + activations + 3 * 4 * chunk * model.vocab_size
+
+
+def check_preset(config: TrainConfig, device: torch.device) -> None:
+    """ConfigError for a preset whose blocks alone do not fit: before a text is read, or a token learnt."""
+    if config.preset in PRESETS and (free := free_on(device)) is not None:
+        shape = replace(PRESETS[config.preset], vocab_size=1)
+        optim = config.optim.name or ("muon" if shape.family == "modern" else "adamw")
+        need = training_bytes(shape, optim, micro_batch=0, device=device.type, dtype="float32")
+        if need > free.bytes:
+            raise _refusal(f"--preset {config.preset}", need, free, _smaller_presets(config, shape, free))
+
+
+def check_fits(
+    config: TrainConfig,
+    model: GPTConfig,
+    optim: Recipe,
+    *,
+    batch_size: int,
+    micro_batch: int,
+    device: torch.device,
+    later: int = 0,
+    resumed: bool = False,
+) -> None:
+    """ConfigError for a plan that needs more memory than is free; its advice fits, where anything does.
+
+    `later` are bytes that are needed when training has ended and a step's own are free again. Of a run that
+    is resumed nothing can be changed.
+    """
+    free = free_on(device)
+    if free is None:
+        return
+
+    def need(shape: GPTConfig, windows: int) -> int:
+        return training_bytes(
+            shape, optim.name, micro_batch=windows, device=device.type, dtype=_dtype(config, device)
+        )
+
+    least = need(model, 0) + later
+    if (most := max(need(model, micro_batch), least)) <= free.bytes:
+        return
+    advice = (
+        "make memory free, as a resumed run keeps its plan"
+        if resumed
+        else _less_at_once(config, model, free, need, batch_size=batch_size, micro_batch=micro_batch)
+    )
+    if advice is None or least > free.bytes:
+        advice = _smaller_presets(config, model, free, later=later)
+    raise _refusal(f"a model of {model.n_parameters:,} parameters", most, free, advice)
+
+
+def _dtype(config: TrainConfig, device: torch.device) -> str:
+    return ("bfloat16" if device.type == "cuda" else "float32") if config.dtype == "auto" else config.dtype
+
+
+def _less_at_once(
+    config: TrainConfig,
+    model: GPTConfig,
+    free: Free,
+    need: Callable[[GPTConfig, int], int],
+    *,
+    batch_size: int,
+    micro_batch: int,
+) -> str | None:
+    """The most windows at once that fit, or the longest context; None where neither is enough."""
+    for windows in range(micro_batch - 1, 0, -1):
+        if need(model, windows) <= free.bytes:
+            return f"--micro-batch {windows} fits"
+    context = model.context_length // 2
+    while context >= 64:
+        shorter = replace(model, context_length=context)
+        if need(shorter, 1) <= free.bytes:
+            return f"--context-length {context} --micro-batch 1 fits"
+        context //= 2
+    return None
+
+
+def _smaller_presets(config: TrainConfig, model: GPTConfig, free: Free, *, later: int = 0) -> str:
+    """The largest preset that fits with its own vocabulary, of the same family where there is one."""
+    if config.from_ is not None:
+        return "start from a smaller model (--from), or make memory free"
+
+    def fits(shape: GPTConfig) -> bool:
+        need = training_bytes(shape, "adamw", micro_batch=1, device="cpu", dtype="float32") + later
+        # A tenth for what the estimate leaves out, and for what is allocated until the plan is made.
+        return shape.n_parameters < model.n_parameters and 1.1 * need <= free.bytes
+
+    fitting = [
+        (shape.family == model.family, shape.n_parameters, name)
+        for name, shape in PRESETS.items()
+        if fits(shape) and name != "lecture"  # which is the course's, and no smaller choice of anything
+    ]
+    if not fitting:
+        return "no preset is small enough: make memory free"
+    return f"--preset {max(fitting)[2]} --micro-batch 1 fits"
+
+
+def _refusal(what: str, need: int, free: Free, advice: str) -> ConfigError:
+    return ConfigError(
+        f"{what}: training needs at least {size(need)} of memory, {size(free.bytes)} are free "
+        f"({free.limit}); {advice}"
+    )

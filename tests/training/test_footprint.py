@@ -1,0 +1,98 @@
+"""What cannot fit is refused before it is allocated, and the advice that is given is followed and fits."""
+
+import pytest
+import torch
+
+from lucidlm.errors import ConfigError
+from lucidlm.model.config import PRESETS, preset
+from lucidlm.training import footprint
+from lucidlm.training.config import TrainConfig
+from lucidlm.training.footprint import check_fits, check_preset, training_bytes
+from lucidlm.training.plan import GPT2, MODERN
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """free(gigabytes): so much is left."""
+
+    def left(gigabytes):
+        monkeypatch.setattr(
+            footprint, "free_on", lambda device: footprint.Free(int(gigabytes * 1e9), "a limit")
+        )
+
+    return left
+
+
+def check(config, shape, *, micro_batch=8, optim=GPT2, **others):
+    check_fits(config, shape, optim, batch_size=16, micro_batch=micro_batch, device=CPU, **others)
+
+
+def refusal(*arguments, **named):
+    with pytest.raises(ConfigError, match=r"needs at least .* are free \(a limit\)") as caught:
+        check(*arguments, **named)
+    return str(caught.value).rpartition("; ")[2]
+
+
+def test_weights_gradients_moments_and_the_best_copy_are_the_least_that_a_model_takes():
+    shape = PRESETS["gpt2-124m"]
+    least = training_bytes(shape, "adamw", micro_batch=0, device="cpu", dtype="float32")
+    assert least == pytest.approx(20 * shape.n_parameters)
+    muon = training_bytes(PRESETS["modern-10m"], "muon", micro_batch=0, device="cpu", dtype="float32")
+    assert 16 < muon / PRESETS["modern-10m"].n_parameters < 17
+    assert (
+        training_bytes(shape, "adamw", micro_batch=0, device="cuda", dtype="bfloat16")
+        == 16 * shape.n_parameters
+    )
+
+
+def test_windows_that_do_not_fit_at_once_are_refused_and_the_number_that_is_advised_fits(free):
+    shape = PRESETS["gpt2-124m"]
+    config = TrainConfig(preset="gpt2-124m")
+    free(6)
+    flag, windows, fits = refusal(config, shape, micro_batch=64).split()
+    assert (flag, fits) == ("--micro-batch", "fits")
+    check(config, shape, micro_batch=int(windows))
+    refusal(config, shape, micro_batch=int(windows) + 1)
+
+
+def test_a_context_that_is_too_long_is_halved_until_it_fits(free):
+    shape = preset("gpt2-124m", context_length=65_536)
+    config = TrainConfig(preset="gpt2-124m")
+    free(6)
+    advice = refusal(config, shape, micro_batch=1).split()
+    assert advice[0] == "--context-length"
+    check(config, preset("gpt2-124m", context_length=int(advice[1])), micro_batch=int(advice[3]))
+
+
+@pytest.mark.parametrize("gigabytes", [0.2, 1, 5, 14])
+def test_the_preset_that_is_advised_is_the_largest_that_fits_and_passes_both_checks(free, gigabytes):
+    free(gigabytes)
+    config = TrainConfig(preset="gpt2-1558m")
+    with pytest.raises(ConfigError, match="--preset gpt2-1558m") as caught:
+        check_preset(config, CPU)
+    advised = str(caught.value).rpartition("; ")[2].split()
+    assert advised == refusal(config, PRESETS["gpt2-1558m"]).split()
+    assert advised[:1] + advised[2:] == ["--preset", "--micro-batch", "1", "fits"]
+    check_preset(TrainConfig(preset=advised[1]), CPU)
+    optim = GPT2 if advised[1].startswith("gpt2") else MODERN
+    check(TrainConfig(preset=advised[1]), PRESETS[advised[1]], micro_batch=1, optim=optim)
+    assert advised[1] == {0.2: "modern-3m", 1: "modern-10m", 5: "gpt2-124m", 14: "gpt2-355m"}[gigabytes]
+
+
+def test_where_nothing_fits_and_where_nothing_may_change_the_advice_says_so(free):
+    free(0.01)
+    assert "make memory free" in refusal(TrainConfig(preset="gpt2-124m"), PRESETS["gpt2-124m"])
+    assert "smaller model" in refusal(TrainConfig(from_="gpt2"), PRESETS["gpt2-124m"])
+    free(6)
+    assert "keeps its plan" in refusal(TrainConfig(), PRESETS["gpt2-124m"], micro_batch=64, resumed=True)
+
+
+def test_what_comes_after_training_counts_too_and_what_fits_is_not_refused(free):
+    shape = PRESETS["modern-1m"]
+    need = training_bytes(shape, "muon", micro_batch=0, device="cpu", dtype="float32")
+    free((need + 200_000_000) / 1e9)
+    check(TrainConfig(), shape, micro_batch=1, optim=MODERN, later=200_000_000)
+    refusal(TrainConfig(), shape, micro_batch=1, optim=MODERN, later=200_000_001)
+    check_preset(TrainConfig(), CPU)
