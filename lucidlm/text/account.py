@@ -26,6 +26,7 @@ _LEFT_OUT = {
 LONE_RETURNS = "lone_carriage_returns"
 SURROGATES = "lone_surrogates"
 NO_FOOTER, NO_HEADER = "gutenberg_headers_without_footer", "gutenberg_footers_without_header"
+MARKS_KEPT = "gutenberg_marks_kept"
 EMPTY_LINES = "empty_documents"
 TRAILING = "bytes_behind_packed_files"
 CUES, TAGS, NOTES = "subtitles", "subtitle_tags", "subtitle_notes"
@@ -44,6 +45,10 @@ _SEEN = {
     NO_HEADER: (
         "Project Gutenberg footer removed without a header: none was found",
         "Project Gutenberg footers removed without a header: none was found",
+    ),
+    MARKS_KEPT: (
+        "line that marks a Project Gutenberg header or footer kept: what it marks is not sure to be one",
+        "lines that mark Project Gutenberg headers or footers kept: what they mark is not sure to be one",
     ),
     TRAILING: (
         "byte behind the end of a packed file passed over",

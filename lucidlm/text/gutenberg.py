@@ -3,25 +3,31 @@
 import re
 from collections.abc import Iterable, Iterator
 
-from lucidlm.text.account import GUTENBERG, NO_FOOTER, NO_HEADER, Account, utf8_bytes
+from lucidlm.text.account import GUTENBERG, MARKS_KEPT, NO_FOOTER, NO_HEADER, Account, utf8_bytes
 
 _FRAME = 1 << 16
 """The longest header or footer in characters: what claims to be longer is text."""
 _MARK = 1 << 10
 """The longest line that marks an end of the frame, with a title that runs over several lines."""
+_NEAR = 2000
+"""Characters from the start of a text within which a header names Project Gutenberg for the first time."""
+_BRIEF = 1000
+"""Characters that may follow a line "End of Project Gutenberg's ..." without naming it once more."""
+_WORDS = ("TART OF", "tart of", "tart Of", "MALL PRINT", "mall print", "mall Print")
+"""Of the marks of a header, as they begin or do not begin with a capital."""
+_OF = r"OF (?:THE |THIS )?(?:COPYRIGHTED )?PROJECT GUTENBERG"
+_BARE_END = rf"END {_OF}(?:['’]S|[ \t]+(?:E-?(?:BOOK|TEXT)|EDITION))"
 _HEADER_MARK = re.compile(
-    r"^[ \t]*(?:(?P<start>\*{1,4}[ \t]*START OF (?:THE |THIS )?PROJECT GUTENBERG"
+    rf"^[ \t]*(?:(?P<start>\*+[ \t]*START {_OF}"
     r"(?:[^\n]*?(?:\n(?![ \t]*\n)[^\n]+?){0,4}?\*{3}[ \t]*$)?)"  # a long title runs over several lines
-    r"|(?P<small>\*+[ \t]*END[ \t]*\*?[ \t]*THE SMALL PRINT)"
-    r"|(?P<end>\*{1,4}[ \t]*END OF (?:THE |THIS )?PROJECT GUTENBERG"
-    r"|END OF (?:THE |THIS )?PROJECT GUTENBERG(?:['’]S|[ \t]+E-?(?:BOOK|TEXT))))[^\n]*\n?",
+    r"|(?P<small>\*+[ \t]*END[ \t]*\*?[ \t]*(?:OF )?THE SMALL PRINT)"
+    rf"|(?P<end>\*+[ \t]*END {_OF}|{_BARE_END}))[^\n]*\n?",
     re.IGNORECASE | re.MULTILINE,
 )
 _FOOTER_MARK = re.compile(
-    r"^[ \t]*(?:\*{1,4}[ \t]*END OF (?:THE |THIS )?PROJECT GUTENBERG"
-    r"|END OF (?:THE |THIS )?PROJECT GUTENBERG(?:['’]S|[ \t]+E-?(?:BOOK|TEXT)))[^\n]*",
-    re.IGNORECASE | re.MULTILINE,
+    rf"^[ \t]*(?:\*+[ \t]*END {_OF}|(?P<bare>{_BARE_END}))[^\n]*", re.IGNORECASE | re.MULTILINE
 )
+_ANY_MARK = re.compile(rf"^[ \t]*(?:\*+[ \t]*(?:START|END) {_OF}|{_BARE_END})", re.IGNORECASE | re.MULTILINE)
 
 
 def without_frame(strings: Iterable[str], account: Account) -> Iterator[str]:
@@ -33,24 +39,31 @@ def without_frame(strings: Iterable[str], account: Account) -> Iterator[str]:
     account.leave_out(GUTENBERG, frame.removed)
     if bool(frame.headers) != bool(frame.footers):
         account.saw(NO_FOOTER if frame.headers else NO_HEADER, frame.headers + frame.footers)
+    account.saw(MARKS_KEPT, frame.marks_kept)
 
 
 class _Frame:
     """Project Gutenberg's headers and footers in a stream of text: several, if books were joined in one file.
 
-    A header or a footer is short. So a mark is not believed that would take more than 64 Ki characters with
-    it: a book in the middle of a corpus must not take the rest of the corpus.
+    A mark is believed only with evidence. A header or a footer is short: what would take more than 64 Ki
+    characters with it is text, as a book in the middle of a corpus must not take the rest of the corpus. A
+    header names Project Gutenberg near its start. A line that says "End of Project Gutenberg's ..." without
+    asterisks is a footer behind a header, where little follows, or where the licence does. Marks that are
+    kept are counted.
     """
 
     def __init__(self) -> None:
         self.buffer = ""
         self.inside = "header"
-        self.within_line = False
-        self.headers = self.footers = self.removed = 0
+        self.within_line = self.names = False
+        self.starts: bool | None = None
+        self.headers = self.footers = self.removed = self.marks_kept = 0
 
     def feed(self, piece: str, *, last: bool = False) -> str:
         """What is surely text; the rest waits for the next piece."""
         self.buffer += piece
+        # Looked for once, as the buffer only becomes shorter below.
+        self.names, self.starts = _names_gutenberg(self.buffer), None
         kept: list[str] = []
         while self.buffer:
             if self.inside == "text":
@@ -68,7 +81,7 @@ class _Frame:
         """Moves text from the buffer to `kept`; whether it has stopped at a footer."""
         # The start of the buffer may lie in the middle of a long line, where no mark can stand.
         start = self.buffer.find("\n") + 1 if self.within_line else 0
-        if (start or not self.within_line) and _names_gutenberg(self.buffer):
+        if (start or not self.within_line) and self.names:
             mark = _FOOTER_MARK.search(self.buffer, start)
             if mark and (last or mark.end() < len(self.buffer)):
                 self._take(mark.start(), kept)
@@ -83,14 +96,16 @@ class _Frame:
         return False
 
     def _drop_header(self) -> None:
-        end = _end_of_header(self.buffer[: _FRAME + _MARK])
+        end = _end_of_header(self.buffer[: _FRAME + _MARK]) if self._may_start() else 0
         self.headers += end > 0
         self._drop(end)
         self.inside = "text"
 
     def _drop_footer(self, kept: list[str], last: bool) -> None:
-        following = _end_of_header(self.buffer[: _FRAME + _MARK], after_footer=True)
-        if following or (last and len(self.buffer) <= _FRAME):
+        start = self.buffer[: _FRAME + _MARK]
+        following = _end_of_header(start, after_footer=True) if self._may_start() else 0
+        at_end = last and len(self.buffer) <= _FRAME
+        if following or (at_end and (self.headers or _is_footer(self.buffer))):
             end = following or len(self.buffer)
             self.footers += 1
             self.headers += following > 0
@@ -99,11 +114,21 @@ class _Frame:
             self._take(self.buffer.find("\n") + 1 or len(self.buffer), kept)
         self.inside = "text"
 
+    def _may_start(self) -> bool:
+        """Whether a header's words stand in the buffer."""
+        if self.starts is None:
+            self.starts = any(words in self.buffer for words in _WORDS)
+        return self.starts
+
     def _take(self, end: int, kept: list[str]) -> None:
         if end:
+            begins_line = not self.within_line
             self.within_line = self.buffer[end - 1] != "\n"
-        kept.append(self.buffer[:end])
-        self.buffer = self.buffer[end:]
+            taken = self.buffer[:end]
+            if self.names and _names_gutenberg(taken):
+                self.marks_kept += sum(mark.start() > 0 or begins_line for mark in _ANY_MARK.finditer(taken))
+            kept.append(taken)
+            self.buffer = self.buffer[end:]
 
     def _drop(self, end: int) -> None:
         self.removed += utf8_bytes(self.buffer[:end])
@@ -115,7 +140,8 @@ def _end_of_header(text: str, *, after_footer: bool = False) -> int:
 
     Its last line is START OF, or END THE SMALL PRINT, or whichever of the two comes later.
     """
-    if not any(words in text for words in ("START OF", "Start of", "SMALL PRINT")):
+    # Prose that a header stands behind is no part of it.
+    if not after_footer and not _names_gutenberg(text[: _NEAR + _MARK]):
         return 0
     end, seen = 0, set()
     for mark in _HEADER_MARK.finditer(text):
@@ -132,6 +158,13 @@ def _end_of_header(text: str, *, after_footer: bool = False) -> int:
     return end
 
 
+def _is_footer(text: str) -> bool:
+    """Whether what stands from a mark to the end is a footer, of a text without a header."""
+    mark = _FOOTER_MARK.match(text)
+    rest = text[mark.end() :] if mark else ""
+    return bool(mark and not mark["bare"]) or len(rest.strip()) <= _BRIEF or _names_gutenberg(rest)
+
+
 def _names_gutenberg(text: str) -> bool:
     """Whether the patterns are worth trying: a plain search is a hundred times faster."""
-    return "PROJECT GUTENBERG" in text or "Project Gutenberg" in text
+    return "utenberg" in text or "UTENBERG" in text

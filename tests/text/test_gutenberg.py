@@ -24,6 +24,10 @@ STARTS = [
     "*END THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\n",
     "*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*\n\n*** START OF THE PROJECT GUTENBERG EBOOK A ***\n",
     "*** START OF THE PROJECT GUTENBERG EBOOK A ***\n\nsmall\n*END*THE SMALL PRINT!*END*\n",
+    "*** start of the project gutenberg ebook a book ***\n",
+    "***** START OF THE COPYRIGHTED PROJECT GUTENBERG EBOOK A BOOK *****\n",
+    "***END OF THE SMALL PRINT!***\n",
+    "*end*the small print! for public domain etexts*ver.04.29.93*end*\n",
 ]
 ENDS = [
     "*** END OF THE PROJECT GUTENBERG EBOOK A BOOK ***\n",
@@ -31,6 +35,9 @@ ENDS = [
     "End of the Project Gutenberg EBook of A Book, by B\n\n*** END OF THIS PROJECT GUTENBERG EBOOK A ***\n",
     "End of Project Gutenberg's A Book, by B\n",
     "End of The Project Gutenberg Etext of A Book\n",
+    "*** end of the project gutenberg ebook a book ***\n",
+    "END OF PROJECT GUTENBERG'S A BOOK\n",
+    "end of the project gutenberg edition of a book\n",
 ]
 
 
@@ -91,7 +98,7 @@ def test_several_books_in_one_file_lose_their_frames_alone():
 def test_a_frame_in_the_middle_of_a_corpus_does_not_take_the_rest_with_it():
     before, after = "other text\n" * 10_000, "and more text\n" * 10_000
     corpus = before + HEADER + STARTS[0] + STORY + ENDS[0] + LICENCE + after
-    assert unframed(corpus) == (corpus, {})
+    assert unframed(corpus) == (corpus, {"gutenberg_marks_kept": 2})
 
 
 def test_a_mention_of_gutenberg_is_text():
@@ -101,10 +108,32 @@ def test_a_mention_of_gutenberg_is_text():
 
 def test_many_end_lines_take_linear_time():
     text = (ENDS[0] + "text\n" * 5) * 8_000 + "x\n" * 50_000
-    assert unframed(text) == (text, {})
+    assert unframed(text) == (text, {"gutenberg_marks_kept": 8_000})
 
 
 def test_small_print_behind_a_footer_without_asterisks_does_not_take_the_book_with_it():
     book = "A short story. " * 20
     footer = "End of Project Gutenberg's A Short Story\n\n*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*\n"
     assert "".join(without_frame([f"{book}\n{footer}"], Account())).strip() == book.strip()
+
+
+def test_prose_before_a_header_is_kept_and_the_mark_is_said():
+    prose = "A story of somebody else, told at length.\n" * 100
+    text = prose + HEADER + STARTS[0] + STORY
+    assert unframed(text) == (text, {"gutenberg_marks_kept": 1})
+
+
+def test_an_essay_about_the_end_of_project_gutenberg_is_text():
+    essay = (
+        "It was a spring.\n\nEnd of Project Gutenberg's monopoly: a summer.\n" + "More of the essay.\n" * 200
+    )
+    assert unframed(essay) == (essay, {"gutenberg_marks_kept": 1})
+    short = STORY + "End of Project Gutenberg's A Book\n\n"
+    assert unframed(short)[0] == STORY
+    licensed = STORY + ENDS[3] + LICENCE + "Project Gutenberg is a trademark.\n"
+    assert unframed(licensed)[0] == STORY
+
+
+def test_small_print_of_somebody_else_is_text():
+    text = "Our offer\n\n*END*THE SMALL PRINT*\n\nand the rest\n"
+    assert unframed(text) == (text, {})
