@@ -72,6 +72,18 @@ def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def quick_judging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model generates little at validations and at the end: what is made of it has tests of its own."""
+    from lucidlm.measure import judgement
+    from lucidlm.training import validation
+
+    monkeypatch.setattr(judgement, "PROMPTS", 2)
+    monkeypatch.setattr(judgement, "WRITTEN_TEXTS", 1)
+    monkeypatch.setattr(judgement, "WRITTEN_TOKENS", 32)
+    monkeypatch.setattr(validation, "SAMPLE_CHARACTERS", 20)
+
+
+@pytest.fixture
 def make_config() -> Callable[..., TrainConfig]:
     """make_config(**changes): a request for a run on the made-up book, on one CPU thread in float32."""
 

@@ -24,7 +24,7 @@ from lucidlm.training.loop import train
 from lucidlm.training.prediction import Compressibility, predict
 from lucidlm.training.runs import checkpoint_folders, read_settings, write_settings
 
-pytestmark = pytest.mark.usefixtures("here", "quick_probes")
+pytestmark = pytest.mark.usefixtures("here", "quick_probes", "quick_judging")
 
 
 @pytest.fixture(scope="module")
