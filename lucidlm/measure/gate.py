@@ -4,7 +4,6 @@ import json
 import math
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -16,6 +15,7 @@ from lucidlm.measure.protocols import Protocol
 from lucidlm.measure.scoring import checked_window, prefix_of
 from lucidlm.measure.seen import NO_INTERVAL
 from lucidlm.model.gpt import GPT
+from lucidlm.runtime.small_files import LARGEST_RECORD
 
 NO_DIFFERENCE = 1e-4
 """Bits per byte that are no difference: what is printed, and more than other threads or kernels change."""
@@ -196,7 +196,8 @@ def _joint(evaluation: Evaluation, stored: StoredResult) -> float | None:
 def read_result(path: str | os.PathLike) -> StoredResult:
     """A stored result; DataError where the file is none."""
     try:
-        data = Path(path).read_bytes()
+        with open(path, "rb") as file:  # a pipe too: --against <(lucidlm evaluate ...)
+            data = file.read(LARGEST_RECORD)
     except OSError as problem:
         raise DataError(
             f"{path}: cannot be read ({problem.strerror or problem}); store a result with: lucidlm evaluate "

@@ -15,6 +15,7 @@ import numpy as np
 
 from lucidlm.errors import RunError
 from lucidlm.measure.trend import CERTAIN_RISE, medians_of_three, noise_of
+from lucidlm.runtime.small_files import lines_of
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
@@ -112,18 +113,17 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a .jsonl file; a last line that a crash tore is left out."""
     if not path.exists():
         return
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                event = json.loads(line)
-                if not isinstance(event, dict):
-                    raise ValueError("not an object")
-                yield event
-            except ValueError:  # not UTF-8, or not JSON
-                if line.endswith(b"\n"):
-                    raise RunError(
-                        f"{path}:{number}: not a line of JSON; delete this line to go on without it"
-                    ) from None
+    for number, line in enumerate(lines_of(path, RunError), start=1):
+        try:
+            event = json.loads(line)
+            if not isinstance(event, dict):
+                raise ValueError("not an object")
+            yield event
+        except (ValueError, RecursionError):  # not UTF-8, or not JSON
+            if line.endswith(b"\n"):
+                raise RunError(
+                    f"{path}:{number}: not a line of JSON; delete this line to go on without it"
+                ) from None
 
 
 def read_history(run: Path) -> History:

@@ -4,10 +4,12 @@ import hashlib
 import http.client
 import json
 import os
+import queue
 import re
 import socket
 import ssl
 import sys
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -20,10 +22,16 @@ from typing import BinaryIO
 from filelock import FileLock
 
 from lucidlm.errors import DataError
+from lucidlm.runtime.small_files import read_small_json
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 3
 _TIMEOUT_S = 30.0
+"""Without a byte for so long a connection is broken."""
+_ANSWER_S = 120.0
+"""After so long the headers must be here, redirections included: a byte now and then is no answer."""
+_PATIENCE_S, _SLOWEST = 60.0, 500
+"""A transfer that brings fewer bytes a second over so many seconds is given up."""
 _RESUMABLE_STATUS = (429, 500, 502, 503, 504)
 
 
@@ -101,8 +109,8 @@ def download(
 def origin_of(path: Path) -> Origin | None:
     """What the server said of a downloaded file; None if nothing legible is kept beside it."""
     try:
-        return Origin(**json.loads(_beside(path, ".json").read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
+        return Origin(**read_small_json(_beside(path, ".json"), DataError, 1 << 20))
+    except (OSError, DataError, ValueError, TypeError):
         return None
 
 
@@ -200,10 +208,11 @@ def _receive(
     tell: Callable[[str], None],
 ) -> None:
     """Writes the answer's body, counting: too little is a break, too much is refused."""
-    told = time.monotonic()
+    told = since = time.monotonic()
+    came = 0
     while True:
         try:
-            block = response.read(_BLOCK)
+            block = response.read1(_BLOCK)  # what is here: read would wait for all of a block
         except (http.client.HTTPException, OSError) as problem:
             file.write(getattr(problem, "partial", b""))
             raise _BrokenOffError(f"the connection broke off ({_reason(problem)})") from problem
@@ -212,6 +221,15 @@ def _receive(
         have += len(block)
         _refuse_over(url, have, max_bytes)
         file.write(block)
+        came += len(block)
+        if (seconds := time.monotonic() - since) > _PATIENCE_S:
+            if came < _SLOWEST * seconds:
+                raise DataError(
+                    f"{url}: {came:,} bytes in {seconds:.0f} seconds, the slowest that is waited for is "
+                    f"{_SLOWEST:,} a second; run the command again to go on from there, or download the file "
+                    "yourself and give its path"
+                )
+            since, came = time.monotonic(), 0
         if time.monotonic() - told > 1:
             told = time.monotonic()
             tell(f"{url}: {have / 1e6:,.1f}" + (f" of {total / 1e6:,.1f} MB" if total else " MB"))
@@ -244,7 +262,7 @@ def _accept(url: str, target: Path, sha256: str | None, size: int | None) -> Non
 def _asked(url: str, address: str, headers: dict[str, str], part: Path) -> http.client.HTTPResponse:
     """The server's answer; what cannot get better by asking again is an error at once."""
     try:
-        return _opener(address).open(urllib.request.Request(address, headers=headers), timeout=_TIMEOUT_S)
+        return _answer_of(urllib.request.Request(address, headers=headers))
     except urllib.error.HTTPError as answer:
         with answer:
             if answer.code == 416:
@@ -265,15 +283,63 @@ def _asked(url: str, address: str, headers: dict[str, str], part: Path) -> http.
         raise _BrokenOffError(f"cannot be reached ({_reason(problem.reason)})") from problem
     except (http.client.HTTPException, OSError) as problem:
         raise _BrokenOffError(f"the server gave no proper answer ({_reason(problem)})") from problem
+    except (ValueError, OverflowError) as problem:  # of urllib, for an address or a port that is none
+        raise DataError(
+            f"{url}: leads on to an address that is none ({_reason(problem)}); "
+            "download the file yourself and give its path"
+        ) from problem
+
+
+def _answer_of(request: urllib.request.Request) -> http.client.HTTPResponse:
+    """The answer once its headers are here; TimeoutError where they take too long, a byte now and then."""
+    found: queue.SimpleQueue = queue.SimpleQueue()
+    given_up = threading.Event()
+
+    def ask() -> None:
+        try:
+            response = _opener(request.full_url).open(request, timeout=_TIMEOUT_S)
+        except BaseException as problem:
+            found.put(problem)
+            return
+        found.put(response)
+        if given_up.is_set():
+            response.close()
+
+    # In a thread, as nothing but its end stops urllib from waiting for the next byte of a header.
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = found.get(timeout=_ANSWER_S)
+    except queue.Empty:
+        given_up.set()
+        raise TimeoutError(f"no headers within {_ANSWER_S:.0f} seconds") from None
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
 
 
 class _OnlyAsSafe(urllib.request.HTTPRedirectHandler):
-    """Follows a redirection, but never from https down to http; urllib itself refuses file: and the like."""
+    """Follows a redirection to http or https, and never from https down to http."""
+
+    def http_error_302(self, req, fp, code, msg, headers):
+        try:
+            return super().http_error_302(req, fp, code, msg, headers)
+        except urllib.error.HTTPError:
+            raise  # it holds the answer, and is closed where it is read
+        except BaseException:
+            fp.close()
+            raise
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if not newurl.lower().startswith(("http:", "https:")):  # urllib itself would go on to ftp
+            raise DataError(
+                f"{req.full_url}: leads on to {newurl[:200]}, which is neither http nor https; "
+                "download the file yourself and give its path"
+            )
         if req.type == "https" and not newurl.lower().startswith("https:"):
             raise DataError(
-                f"{req.full_url}: leads on to {newurl}, which is not encrypted; "
+                f"{req.full_url}: leads on to {newurl[:200]}, which is not encrypted; "
                 "download the file yourself and give its path"
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -299,17 +365,17 @@ def _write_origin(path: Path, origin: Origin) -> None:
 
 
 def _length(response: http.client.HTTPResponse) -> int | None:
-    said = response.headers["Content-Length"]
-    return int(said) if said and said.isdigit() else None
+    said = re.fullmatch(r"[0-9]{1,18}", response.headers["Content-Length"] or "")
+    return int(said[0]) if said else None
 
 
 def _range_start(response: http.client.HTTPResponse) -> int | None:
-    said = re.match(r"bytes (\d+)-", response.headers["Content-Range"] or "")
+    said = re.match(r"bytes ([0-9]{1,18})-", response.headers["Content-Range"] or "")
     return int(said[1]) if said else None
 
 
 def _range_total(response: http.client.HTTPResponse) -> int | None:
-    said = re.match(r"bytes \d+-\d+/(\d+)", response.headers["Content-Range"] or "")
+    said = re.match(r"bytes [0-9]{1,18}-[0-9]{1,18}/([0-9]{1,18})", response.headers["Content-Range"] or "")
     return int(said[1]) if said else None
 
 

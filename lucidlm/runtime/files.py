@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from lucidlm.errors import DataError, InUseError, RunError
 from lucidlm.runtime.places import path_text, plain_target
+from lucidlm.runtime.small_files import read_small_json
 
 MANIFEST = "manifest.json"
 READER_S = 10.0
@@ -225,14 +226,12 @@ def read_manifest(folder: str | os.PathLike, *, way_out: str = "") -> dict:
     path = Path(folder) / MANIFEST
     way_out = way_out or f"write {path.parent} anew"
     try:
-        if not path.is_file():  # nor a device that would be read without end
-            raise FileNotFoundError
-        manifest = json.loads(path.read_bytes())
+        manifest = read_small_json(path, DataError)
     except FileNotFoundError:
         raise DataError(
             f"{path}: not there; {path.parent} is no finished folder of lucidlm, {way_out}"
         ) from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise DataError(f"{path}: not valid JSON; {way_out}") from None
     files = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(files, dict):

@@ -3,12 +3,18 @@
 A config or a vocabulary may be linked to /dev/zero, which never ends, or be a FIFO, which never begins.
 """
 
+import itertools
+import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from lucidlm.errors import LucidError
 
+LARGEST_RECORD = 1 << 26
+"""Bytes of a manifest, or of a line of JSON: more than any run writes."""
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a FIFO"),
@@ -23,6 +29,18 @@ def read_small_file(path: Path, largest: int, error: type[LucidError]) -> bytes:
 
     FileNotFoundError is left to the caller, who knows what a missing file means.
     """
+    with _opened(path, error) as file:
+        try:
+            data = file.read(largest + 1)  # not what stat says: a file in /proc has no size, another may grow
+        except OSError as problem:
+            raise error(f"{path}: {problem.strerror or problem}; copy or download it again") from None
+        if len(data) > largest:
+            size = max(os.fstat(file.fileno()).st_size, len(data))
+            raise error(f"{path}: {size:,} bytes, such a file has at most {largest:,}; it is another file")
+    return data
+
+
+def _opened(path: Path, error: type[LucidError]) -> BinaryIO:
     try:
         # Without O_NONBLOCK opening a FIFO waits for somebody who writes to it.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -35,12 +53,24 @@ def read_small_file(path: Path, largest: int, error: type[LucidError]) -> bytes:
     if kind := next((name for is_kind, name in _KINDS if is_kind(mode)), None):
         os.close(descriptor)
         raise error(f"{path}: {kind}, not a plain file; put the file itself there")
-    with os.fdopen(descriptor, "rb") as file:
-        try:
-            data = file.read(largest + 1)  # not what stat says: a file in /proc has no size, another may grow
-        except OSError as problem:
-            raise error(f"{path}: {problem.strerror or problem}; copy or download it again") from None
-        if len(data) > largest:
-            size = max(os.fstat(descriptor).st_size, len(data))
-            raise error(f"{path}: {size:,} bytes, such a file has at most {largest:,}; it is another file")
-    return data
+    return os.fdopen(descriptor, "rb")
+
+
+def read_small_json(path: Path, error: type[LucidError], largest: int = LARGEST_RECORD) -> Any:
+    """What a file of JSON of at most `largest` bytes holds; ValueError for what is none."""
+    try:
+        return json.loads(read_small_file(path, largest, error))
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def lines_of(path: Path, error: type[LucidError], longest: int = LARGEST_RECORD) -> Iterator[bytes]:
+    """The lines of a plain file that may grow; `error` for another kind of file or a longer line."""
+    with _opened(path, error) as file:
+        for number in itertools.count(1):
+            line = file.readline(longest + 1)
+            if len(line) > longest:
+                raise error(f"{path}:{number:,}: a line of more than {longest:,} bytes; it is another file")
+            if not line:
+                return
+            yield line

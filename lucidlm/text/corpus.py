@@ -20,6 +20,7 @@ import numpy as np
 from lucidlm.errors import ConfigError, DataError, RunError
 from lucidlm.runtime.files import MANIFEST, check_manifest, lock, replacing_folder, sha256_of, write_manifest
 from lucidlm.runtime.places import check_folder_place
+from lucidlm.runtime.small_files import read_small_json
 from lucidlm.runtime.wording import plural
 from lucidlm.text.excerpts import Excerpt
 from lucidlm.text.leaks import LISTED, find_leaks
@@ -315,10 +316,10 @@ def _standing(out: Path, key: str | None) -> tuple[Corpus | None, str]:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None, "new"
     try:
-        manifest = json.loads((out / MANIFEST).read_bytes())
+        manifest = read_small_json(out / MANIFEST, DataError)
         ours = manifest["kind"] == _KIND
         foreign = {path.name for path in out.iterdir()} - {*manifest["files"], MANIFEST}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, DataError, ValueError, KeyError, TypeError):
         ours, manifest, foreign = False, {}, set()
     if not ours or foreign:
         reason = f"holds {min(foreign)}, which is not of it" if foreign else "is no prepared folder"

@@ -10,6 +10,8 @@ from lucidlm.text.account import TRAILING, Account
 
 PACKINGS = ("gz", "bz2", "xz")
 _BLOCK = 1 << 20
+_MOST_MEMORY = 1 << 28
+"""What an .xz file may ask for: four times what its highest preset needs."""
 _START = {"gz": b"\x1f\x8b", "bz2": b"BZh", "xz": b"\xfd7zXZ\0"}
 """What another member begins with."""
 
@@ -57,7 +59,7 @@ def _member(packing: str) -> "_Member":
         case "bz2":
             return bz2.BZ2Decompressor()
         case _:
-            return lzma.LZMADecompressor()
+            return lzma.LZMADecompressor(memlimit=_MOST_MEMORY)
 
 
 class _Gzip:

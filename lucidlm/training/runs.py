@@ -32,11 +32,14 @@ from lucidlm.runtime.files import (
     write_manifest,
 )
 from lucidlm.runtime.places import check_folder_place
+from lucidlm.runtime.small_files import read_small_file, read_small_json
 from lucidlm.text.corpus import design_in
 from lucidlm.text.pipes import DASH, STDIN
 from lucidlm.training.config import Plan, TrainConfig
 
 SETTINGS = "run.toml"
+LARGEST_SETTINGS = 1 << 20
+"""Bytes of run.toml."""
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
 BEGINNING = {"data", ".data.tmp", ".data.old", ".data.lock", "metrics.jsonl", "tensorboard"}
@@ -252,8 +255,8 @@ def read_settings(path: Path) -> tuple[TrainConfig, Plan | None]:
 def _split_before(run: Path) -> str:
     """How a run held text out whose run.toml does not say: before --split there was one way."""
     try:
-        design = design_in(json.loads((run / "data" / MANIFEST).read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError):
+        design = design_in(read_small_json(run / "data" / MANIFEST, RunError))
+    except (OSError, RunError, ValueError, KeyError, TypeError):
         return "end"
     return "auto" if design == "given" else design
 
@@ -261,7 +264,7 @@ def _split_before(run: Path) -> str:
 def read_toml(path: Path) -> dict[str, Any]:
     """What a settings file holds, unchecked."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_small_file(path, LARGEST_SETTINGS, RunError).decode("utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path}: not there; give the folder of a run, or a .toml file of settings") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -335,7 +338,7 @@ def last_checkpoint(run: Path) -> Checkpoint:
     for folder in reversed(checkpoint_folders(run)):
         try:
             check_manifest(folder)
-            state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            state = read_small_json(folder / STATE, DataError)
             return Checkpoint(folder, state["step"], state, tuple(damage))
         except (DataError, OSError, ValueError, KeyError, TypeError) as error:
             damage.append(f"{folder.name} is damaged ({error}); going one step back")

@@ -30,6 +30,7 @@ from lucidlm.runtime.device import (
 )
 from lucidlm.runtime.files import MANIFEST, free_bytes, lock, write_atomically
 from lucidlm.runtime.places import check_file_place
+from lucidlm.runtime.small_files import read_small_json
 from lucidlm.runtime.wording import plural
 from lucidlm.text.corpus import Corpus, design_in, open_corpus, prepare
 from lucidlm.text.reading import READING
@@ -434,7 +435,7 @@ def corpus_of_run(folder: Path) -> Corpus:
     try:
         if not (data / PREPARED).exists():
             return open_corpus(data)
-        record = json.loads((data / PREPARED).read_text(encoding="utf-8"))
+        record = read_small_json(data / PREPARED, RunError)
         corpus = open_corpus(Path(record["path"]))
     except DataError as error:
         raise RunError(f"{folder}: its text is not what it was trained on: {error}") from error
@@ -454,10 +455,9 @@ def design_of_run(folder: Path) -> str:
     data = folder / CORPUS
     try:
         if (data / PREPARED).exists():
-            data = Path(json.loads((data / PREPARED).read_text(encoding="utf-8"))["path"])
-        manifest = json.loads((data / MANIFEST).read_text(encoding="utf-8"))
-        return design_in(manifest)
-    except (OSError, ValueError, KeyError, TypeError):
+            data = Path(read_small_json(data / PREPARED, RunError)["path"])
+        return design_in(read_small_json(data / MANIFEST, RunError))
+    except (OSError, RunError, ValueError, KeyError, TypeError):
         return "given"
 
 

@@ -53,6 +53,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {first}-{len(body) - 1}/{len(body)}"
             body, status = body[first:], 206
             headers["Content-Length"] = str(len(body))
+        if mood in ("drips", "drips headers"):
+            return self.drip(body if mood == "drips" else b"X-More: 1\r\n" * 1000, mood == "drips")
         if mood == "breaks off":
             body = body[: len(body) // 2]
         if mood == "too long":
@@ -62,6 +64,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if mood == "no length":
             del headers["Content-Length"]
         return self.answer(status, body, headers)
+
+    def drip(self, data, headers):
+        """A byte now and then, until the other side has had enough."""
+        self.send_response(200)
+        if headers:
+            self.end_headers()
+        self.wfile.flush()
+        for byte in data[:200]:
+            threading.Event().wait(0.02)
+            try:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+            except OSError:
+                return
 
     def answer(self, status, body, headers):
         self.send_response(status)
@@ -313,3 +329,46 @@ def test_the_cache_lies_where_the_platform_has_it(monkeypatch, tmp_path):
     for platform, folder in expected.items():
         monkeypatch.setattr(sys, "platform", platform)
         assert cache_folder() == folder
+
+
+def test_a_server_that_drips_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_PATIENCE_S", 0.2)
+    server.moods, server.etag = ["drips"], '"one"'
+    assert "the slowest that is waited for is 500 a second" in refusal(server.url(), tmp_path)
+    monkeypatch.setattr(module, "_ANSWER_S", 0.2)
+    server.moods = ["drips headers"] * 3
+    assert "no headers within" in refusal(server.url(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("ftp://127.0.0.1/book.txt", "neither http nor https"),
+        ("FTP://127.0.0.1/book.txt", "neither http nor https"),
+        ("file:///etc/passwd", "answered 302"),
+        ("gopher://127.0.0.1/", "answered 302"),
+        ("http://[bad/", "an address that is none"),
+        ("http://127.0.0.1:99999999/", "an address that is none|no proper answer|cannot be reached"),
+    ],
+)
+def test_redirections_that_lead_astray_are_one_line(server, tmp_path, address, reason):
+    server.moods = [f"to {address}"] * 3
+    assert re.search(reason, refusal(server.url(), tmp_path))
+    assert left(tmp_path) == []
+
+
+def test_redirections_without_end_are_one_line(server, tmp_path):
+    server.moods = [f"to {server.url()}"] * 60
+    assert "infinite loop" in refusal(server.url(), tmp_path)
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "\u00b2", "-5", "many"])
+def test_a_length_that_is_no_number_is_not_believed(server, tmp_path, length):
+    server.headers["Content-Length"] = length
+    server.etag = None
+    assert download(server.url(), tmp_path).read_bytes() == BODY
+
+
+def test_headers_beyond_all_measure_are_one_line(server, tmp_path):
+    server.headers |= {f"X-{number}": "a" for number in range(200)}
+    assert "no proper answer" in refusal(server.url(), tmp_path)

@@ -3,8 +3,12 @@ import time
 
 import pytest
 
-from lucidlm.errors import DataError, WeightsError
-from lucidlm.runtime.small_files import read_small_file
+from lucidlm.errors import DataError, LucidError, WeightsError
+from lucidlm.measure.history import read_history
+from lucidlm.runtime.files import read_manifest
+from lucidlm.runtime.small_files import lines_of, read_small_file, read_small_json
+from lucidlm.training.runs import last_checkpoint, read_toml
+from lucidlm.training.setup import design_of_run
 
 
 def test_a_plain_file_and_a_link_to_one_are_read(tmp_path):
@@ -40,3 +44,34 @@ def test_a_file_without_a_size_is_still_limited():
         pytest.skip("needs /proc")
     with pytest.raises(DataError, match="at most 100"):
         read_small_file(path, 100, DataError)
+
+
+def test_lines_are_limited_one_by_one_and_json_in_depth(tmp_path):
+    (tmp_path / "a").write_bytes(b"1\n22\n333")
+    assert list(lines_of(tmp_path / "a", DataError)) == [b"1\n", b"22\n", b"333"]
+    with pytest.raises(DataError, match="a:2: a line of more than 2 bytes"):
+        list(lines_of(tmp_path / "a", DataError, 2))
+    (tmp_path / "b").write_bytes(b"[" * 100_000)
+    with pytest.raises(ValueError):
+        read_small_json(tmp_path / "b", DataError)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs and devices")
+@pytest.mark.parametrize("kind", ["/dev/zero", "fifo"])
+def test_a_runs_own_files_are_read_with_the_same_limits(tmp_path, kind):
+    """One line, or what is said of a file that is not there, and at once."""
+
+    def put(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(path) if kind == "fifo" else path.symlink_to(kind)
+
+    for name in ("metrics.jsonl", "run.toml", "manifest.json", "data/manifest.json", "data/prepared.json"):
+        put(tmp_path / name)
+    put(tmp_path / "checkpoints" / "step_000001" / "manifest.json")
+    start = time.monotonic()
+    for read in (read_history, lambda run: read_toml(run / "run.toml"), read_manifest, last_checkpoint):
+        with pytest.raises(LucidError) as refused:
+            read(tmp_path)
+        assert "\n" not in str(refused.value)
+    assert design_of_run(tmp_path) == "given"
+    assert time.monotonic() - start < 10
