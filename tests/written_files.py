@@ -8,7 +8,9 @@ import pytest
 from pypdf import PdfWriter
 
 from lucidlm.errors import DataError
-from lucidlm.text.documents import read_documents
+from lucidlm.text.account import Account
+from lucidlm.text.documents import read_documents, read_texts
+from lucidlm.text.reading import Reading
 
 
 def read(*sources, **options):
@@ -33,34 +35,54 @@ def written(path: Path, data: str | bytes) -> Path:
     return path
 
 
-def epub(pages: dict[str, str | bytes], spine=None, folder="OEBPS/", hrefs=None, extra=None) -> bytes:
-    """An EPUB of `pages`, in the order of `spine`."""
-    hrefs = hrefs or {}
-    names = list(pages)
-    items = "".join(
-        f'<item id="i{names.index(name)}" href="{hrefs.get(name, name)}" media-type="application/xhtml+xml"/>'
-        for name in names
-    )
-    order = "".join(f'<itemref idref="i{names.index(name)}"/>' for name in spine or names)
-    package = (
-        '<?xml version="1.0"?><package xmlns="http://www.idpf.org/2007/opf" version="3.0">'
-        f'<manifest>{items}<item id="pic" href="a.png" media-type="image/png"/></manifest>'
-        f'<spine>{order}<itemref idref="pic"/></spine></package>'
-    )
-    container = (
-        '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles>'
-        f'<rootfile full-path="{folder}content.opf"/></rootfiles></container>'
-    )
+CONTAINER = (
+    '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles>'
+    '<rootfile full-path="{}" media-type="application/oebps-package+xml"/></rootfiles></container>'
+)
+
+
+def zipped(members: dict[str, str | bytes]) -> bytes:
+    """A zip archive."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("mimetype", "application/epub+zip")
-        archive.writestr("META-INF/container.xml", container)
-        archive.writestr(f"{folder}content.opf", package)
-        for name, page in pages.items():
-            archive.writestr(folder + name, page)
-        for name, data in (extra or {}).items():
+        for name, data in members.items():
             archive.writestr(name, data)
     return file.getvalue()
+
+
+def package(items: dict[str, str], spine: list[str], types: dict[str, str] | None = None) -> str:
+    """A package file: `items` are ids and names, `spine` ids."""
+    media = {"": "application/xhtml+xml", **(types or {})}
+    manifest = "".join(
+        f'<item id="{key}" href="{name}" media-type="{media.get(key, media[""])}"/>'
+        for key, name in items.items()
+    )
+    order = "".join(f'<itemref idref="{key}"/>' for key in spine)
+    return (
+        '<?xml version="1.0"?><package xmlns="http://www.idpf.org/2007/opf" version="3.0">'
+        f"<manifest>{manifest}</manifest><spine>{order}</spine></package>"
+    )
+
+
+def epub(pages: dict[str, str | bytes], spine=None, folder="OEBPS/", hrefs=None, extra=None) -> bytes:
+    """An EPUB of `pages`, in the order of `spine`."""
+    names = list(pages)
+    items = {f"i{number}": (hrefs or {}).get(name, name) for number, name in enumerate(names)}
+    order = [f"i{names.index(name)}" for name in spine or names]
+    return zipped({
+        "mimetype": "application/epub+zip",
+        "META-INF/container.xml": CONTAINER.format(f"{folder}content.opf"),
+        f"{folder}content.opf": package(items, order),
+        **{folder + name: page for name, page in pages.items()},
+        **(extra or {}),
+    })  # fmt: skip
+
+
+def accounted(path: Path | str, **options) -> tuple[str, dict[str, int]]:
+    """The text of a file, and all counts of what was changed, left out or passed over."""
+    account = Account()
+    ((_, text),) = read_texts([path], account, reading=Reading(**options))
+    return text, {**account.seen, **account.passed}
 
 
 def encryption(*names: str) -> str:

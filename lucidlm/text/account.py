@@ -35,7 +35,34 @@ BY_CONTENT, NOT_PACKED = "files_read_by_content", "files_not_packed_as_named"
 MARKUP = "markup_"
 """Before the name of a format in `_MARKUP`."""
 OTHER_LABELS = "pages_in_utf8_that_declare_another_encoding"
+HIDDEN_TEXT, CONTROLS, SOFT_HYPHENS = "characters_of_hidden_text", "control_characters", "soft_hyphens"
+DEEP_TAGS = "deeply_nested_tags"
+NO_CONTAINER, NO_PACKAGE, NO_SPINE = "epubs_without_container", "epubs_without_package", "epubs_without_spine"
+FLAGGED_PAGES = "pages_in_the_encoding_asked_for"
 _SEEN = {
+    HIDDEN_TEXT: ("character of hidden text left out", "characters of hidden text left out"),
+    CONTROLS: ("control character removed", "control characters removed"),
+    SOFT_HYPHENS: ("soft hyphen removed", "soft hyphens removed"),
+    DEEP_TAGS: (
+        "tag nested too deep ignored, its text kept",
+        "tags nested too deep ignored, their text kept",
+    ),
+    NO_CONTAINER: (
+        "EPUB whose container names no package: the first one in it is read",
+        "EPUBs whose container names no package: the first one in them is read",
+    ),
+    NO_PACKAGE: (
+        "EPUB whose package names no page: read in the order of its archive",
+        "EPUBs whose package names no page: read in the order of their archive",
+    ),
+    NO_SPINE: (
+        "EPUB without a spine: read in the order of its manifest",
+        "EPUBs without a spine: read in the order of their manifest",
+    ),
+    FLAGGED_PAGES: (
+        "page that is not UTF-8 read in the encoding of --encoding",
+        "pages that are not UTF-8 read in the encoding of --encoding",
+    ),
     LONE_RETURNS: ("carriage return read as a line feed", "carriage returns read as line feeds"),
     SURROGATES: ("lone surrogate replaced by U+FFFD", "lone surrogates replaced by U+FFFD"),
     NO_FOOTER: (
@@ -111,6 +138,10 @@ for _what, (_format, _better) in _MARKUP.items():
 OTHER_KINDS, EMPTY_FILES, UNREADABLE = "other_kinds", "empty_files", "unreadable"
 BINARY, OTHER_ENCODING, NO_FIELD, DAMAGED = "binary", "other_encoding", "no_field", "damaged"
 NO_TEXT, UNFIT, ENCRYPTED = "no_text", "unfit", "encrypted"
+MISSING_PAGES, UNKNOWN_PAGES = "pages_missing", "pages_not_in_manifest"
+NO_TEXT_PAGES, BLANK_PAGES, DAMAGED_PAGES = "pages_of_another_kind", "pages_without_text", "damaged_pages"
+ENCRYPTED_PAGES, REPEATED_PAGES, UNLISTED_PAGES = "encrypted_pages", "repeated_pages", "pages_not_in_spine"
+OTHER_VERSIONS = "other_versions"
 _PASSED = {
     OTHER_KINDS: ("file of another kind", "files of other kinds"),
     EMPTY_FILES: ("empty file", "empty files"),
@@ -124,6 +155,15 @@ _PASSED = {
     DAMAGED: ("damaged file", "damaged files"),
     ENCRYPTED: ("encrypted file", "encrypted files"),
     NO_TEXT: ("file without text", "files without text"),
+    MISSING_PAGES: ("page that is missing", "pages that are missing"),
+    UNKNOWN_PAGES: ("page of a spine that the manifest lacks", "pages of a spine that the manifest lacks"),
+    NO_TEXT_PAGES: ("page that is not text", "pages that are not text"),
+    BLANK_PAGES: ("page without text", "pages without text"),
+    DAMAGED_PAGES: ("damaged page", "damaged pages"),
+    ENCRYPTED_PAGES: ("encrypted page", "encrypted pages"),
+    REPEATED_PAGES: ("page that is listed again", "pages that are listed again"),
+    UNLISTED_PAGES: ("page that is not in the reading order", "pages that are not in the reading order"),
+    OTHER_VERSIONS: ("other version of a book", "other versions of a book"),
     UNFIT: ("file that cannot be used as text", "files that cannot be used as text"),
 }
 """Why a file of a folder, or a member of an archive, was not read: also what `DataError.reason` may be."""

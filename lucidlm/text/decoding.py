@@ -12,6 +12,7 @@ from lucidlm.errors import ConfigError, DataError
 from lucidlm.text.account import (
     BYTE_ORDER_MARKS,
     CARRIAGE_RETURNS,
+    CONTROLS,
     LONE_RETURNS,
     OTHER_LABELS,
     SURROGATES,
@@ -94,16 +95,21 @@ def decode_page(data: bytes, name: str, encoding: str, account: Account) -> tupl
     drops is not counted: a page's bytes are not its text's.
     """
     used = codec_of_mark(data) or (codec_of_label(encoding) or encoding)
+    if (nuls := data.count(0)) and nuls <= len(data) // 64 and not used.startswith(("utf-16", "utf-32")):
+        # HTML drops a NUL. More of them are the other halves of UTF-16, or no page at all.
+        data = data.replace(b"\0", b"")
+        account.saw(CONTROLS, nuls)
     if used == "utf-8" and not codec_of_mark(data) and (declared := declared_codec(data) or "utf-8") != used:
         # ISO-2022's and HZ's bytes are all ASCII, so that they are always UTF-8 too.
-        if declared.startswith(("iso2022", "hz")) or not _is_utf8(data):
+        if declared.startswith(("iso2022", "hz")) or not is_utf8(data):
             used = declared
         else:
             account.saw(OTHER_LABELS, not data.isascii())
     return "".join(decode([data], name, used, Account(), errors=browser_errors())), used
 
 
-def _is_utf8(data: bytes) -> bool:
+def is_utf8(data: bytes) -> bool:
+    """Whether these bytes are UTF-8, none of them NUL."""
     try:
         return b"\0" not in data and bool(data.decode())
     except UnicodeDecodeError:

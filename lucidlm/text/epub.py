@@ -1,94 +1,296 @@
-"""An EPUB comes in, the text of its pages goes out in the order of its spine."""
+"""An EPUB comes in, the text of its pages goes out in the order of its spine; what is not read is counted.
+
+Pages are read by what they hold and not by what they are declared as, names as nearly as they are found, a
+book without a spine in the order of its manifest. Copy protection and a book without any page are errors.
+"""
 
 import io
 import posixpath
+import re
+import unicodedata
 import urllib.parse
 import zipfile
 import zlib
 from collections.abc import Iterator
-from xml.etree import ElementTree
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from lucidlm.errors import DataError
-from lucidlm.text import whole_files
-from lucidlm.text.account import Account
-from lucidlm.text.decoding import File, decode_page
-from lucidlm.text.markup import visible_text
-from lucidlm.text.whole_files import sound_file, too_large, whole
+from lucidlm.text.account import (
+    BLANK_PAGES,
+    DAMAGED,
+    DAMAGED_PAGES,
+    ENCRYPTED,
+    ENCRYPTED_PAGES,
+    FLAGGED_PAGES,
+    MISSING_PAGES,
+    NO_CONTAINER,
+    NO_PACKAGE,
+    NO_SPINE,
+    NO_TEXT_PAGES,
+    OTHER_VERSIONS,
+    REPEATED_PAGES,
+    UNKNOWN_PAGES,
+    UNLISTED_PAGES,
+    Account,
+)
+from lucidlm.text.decoding import File, decode_page, is_utf8
+from lucidlm.text.labels import codec_of_mark
+from lucidlm.text.markup import elements_of, visible_text
+from lucidlm.text.whole_files import LARGEST_PAGE, sound_file, too_large, whole
 
-_CONTAINER = "{urn:oasis:names:tc:opendocument:xmlns:container}"
-_PACKAGE = "{http://www.idpf.org/2007/opf}"
-_CIPHER = "{http://www.w3.org/2001/04/xmlenc#}CipherReference"
+_LARGEST_PACKAGE = 8 << 20
+"""A package lists files: this much is a hundred thousand of them."""
+_PAGE = re.compile(r"\.(x?html?|xht|txt)$", re.IGNORECASE)
+_PAGE_TYPE = re.compile(r"text/(?!css|javascript)|application/(xhtml|xml|x-dtbook)", re.IGNORECASE)
+_MARKUP = re.compile(r"\s*<[?!a-zA-Z]")
+_WIDE = re.compile(rb"\xff\xfe|\xfe\xff|<\0|\0<")
+_PICTURE = re.compile(rb"%PDF|GIF8|\xff\xd8\xff|\x89PNG|RIFF|OggS|ID3")
+_END_OF_ARCHIVE = b"PK\5\6"
+_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """An entry of a manifest."""
+
+    href: str
+    media_type: str
+    fallback: str
+
+
+@dataclass(slots=True)
+class _Package:
+    """What a package file says: its files by id, the reading order as ids."""
+
+    name: str
+    items: dict[str, _Item] = field(default_factory=dict)
+    spine: list[str] = field(default_factory=list)
 
 
 def read_epub(file: File, encoding: str, account: Account) -> Iterator[str]:
-    """The pages of an EPUB in the order of its spine."""
-    faults = (zipfile.BadZipFile, zlib.error, ElementTree.ParseError, RuntimeError, EOFError, ValueError)
-    with sound_file(file.name, "EPUB", *faults):
-        place = io.BytesIO(whole(file, account)) if file.packings else file.path
-        with zipfile.ZipFile(place) as archive:
-            for page in _pages_of_epub(archive, file.name):
-                data = _member(archive, page, file.name)
-                text, _ = decode_page(data, f"{file.name} ({page})", encoding, account)
-                if visible := visible_text(text):
-                    yield visible + "\n"
+    """The pages of an EPUB in their order: UTF-8 or what they declare, else in `encoding`."""
+    with sound_file(file.name, "EPUB", *_FAULTS), _opened(file, account) as archive:
+        yield from _Book(archive, file.name, encoding, account).pages()
 
 
-def _pages_of_epub(archive: zipfile.ZipFile, name: str) -> list[str]:
-    """Names of the pages in the archive: none of them encrypted, not too much together."""
-    root = _xml(archive, "META-INF/container.xml", name).find(f".//{_CONTAINER}rootfile")
-    if root is None:
-        raise DataError(f"{name}: a damaged EPUB (it names no package); get another copy")
-    package_name = root.get("full-path", "")
-    package = _xml(archive, package_name, name)
-    items = {item.get("id"): item for item in package.iter(f"{_PACKAGE}item")}
-    spine = [items.get(reference.get("idref")) for reference in package.iter(f"{_PACKAGE}itemref")]
-    pages = [
-        _name_in_archive(archive, package_name, item.get("href", ""), name)
-        for item in spine
-        if item is not None and item.get("media-type") in ("application/xhtml+xml", "text/html")
-    ]
-    _refuse_encrypted(archive, pages, name)
-    if sum(archive.getinfo(page).file_size for page in pages) > whole_files.LARGEST:
-        raise too_large(name, "epub")
-    return pages
+def _opened(file: File, account: Account) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(io.BytesIO(whole(file, account)) if file.packings else file.path)
+    except zipfile.BadZipFile:
+        data = whole(file, Account())
+        end = data.rfind(_END_OF_ARCHIVE)
+        if end < 0:
+            raise
+        # Something was written behind it. The last two of its 22 bytes are the length of a comment.
+        end += 22 + int.from_bytes(data[end + 20 : end + 22], "little")
+        return zipfile.ZipFile(io.BytesIO(data[:end]))
 
 
-def _name_in_archive(archive: zipfile.ZipFile, package: str, href: str, name: str) -> str:
-    href = href.partition("#")[0]
-    for spelling in (href, urllib.parse.unquote(href)):
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(package), spelling))
-        if path.startswith(("../", "/")):
-            raise DataError(f"{name}: the page {href!r} points outside of the EPUB; get another copy")
-        if path in archive.NameToInfo:
-            return path
-    raise DataError(f"{name}: a damaged EPUB (the page {href!r} is missing); get another copy")
+class _Book:
+    """One EPUB while it is read."""
+
+    def __init__(self, archive: zipfile.ZipFile, name: str, encoding: str, account: Account) -> None:
+        self.archive = archive
+        self.name = name
+        self.encoding = encoding
+        self.account = account
+        self.unpacked = 0
+
+    def pages(self) -> Iterator[str]:
+        """The text of each page that has some."""
+        pages = self._pages()
+        if not pages and not self.account.passed:
+            raise DataError(f"{self.name}: not an EPUB (it holds no page); get another copy", reason=DAMAGED)
+        self._refuse_protected(pages)
+        for page in pages:
+            if page in self._encrypted:
+                self._pass_over(ENCRYPTED_PAGES, page)
+            elif text := self._text_of(page):
+                yield text + "\n"
+
+    def _pages(self) -> list[str]:
+        """Members of the archive: of the first package that has some, or else as they stand there."""
+        packages = self._packages()
+        for number, package in enumerate(packages, 1):
+            if pages := self._pages_of(package):
+                for other in packages[number:]:
+                    self._pass_over(OTHER_VERSIONS, other.name)
+                return pages
+        pages = [name for name in self.archive.namelist() if _PAGE.search(name) and "META-INF/" not in name]
+        self.account.saw(NO_PACKAGE, bool(pages))
+        return pages
+
+    def _packages(self) -> list[_Package]:
+        """The packages that the container names, or else those that are there."""
+        named: dict[str, bool] = {}
+        for name, attributes in self._elements(self._member("META-INF/container.xml")):
+            if name == "rootfile" and (member := self._member(attributes.get("full-path", ""))):
+                is_package = "package" in attributes.get("media-type", "package")
+                named.setdefault(member, is_package or member.lower().endswith(".opf"))
+        there = sorted((name for name in named), key=lambda name: not named[name])  # a PDF may stand first
+        if not any(named.values()):
+            found = [name for name in self.archive.namelist() if name.lower().endswith(".opf")]
+            self.account.saw(NO_CONTAINER, bool(found))
+            there = sorted(found, key=lambda name: name.count("/")) + there
+        return [self._package(name) for name in there]
+
+    def _package(self, member: str) -> _Package:
+        package = _Package(member)
+        for name, attributes in self._elements(member):
+            if name == "item" and (key := attributes.get("id", "").strip()):
+                item = [attributes.get(what, "").strip() for what in ("href", "media-type", "fallback")]
+                package.items.setdefault(key, _Item(*item))
+            elif name == "itemref":
+                package.spine.append(attributes.get("idref", "").strip())
+        return package
+
+    def _pages_of(self, package: _Package) -> list[str]:
+        """Members of the archive in the order of the spine, or of the manifest where no spine is of use."""
+        pages: dict[str, None] = {}
+        found: dict[str, str] = {}
+        for key in package.spine:
+            if key not in package.items:
+                self._pass_over(UNKNOWN_PAGES, key)
+                continue
+            page = found.get(key) or self._readable(package, key)
+            found[key] = page
+            if page and page in pages:
+                self._pass_over(REPEATED_PAGES, page)
+            elif page:
+                pages[page] = None
+        named = set(package.spine) if pages else set()
+        others = [
+            page
+            for key, item in package.items.items()
+            if key not in named
+            and (_PAGE_TYPE.match(item.media_type) or _PAGE.search(item.href))
+            and (page := self._member(item.href, package.name)) not in pages
+            and page
+        ]
+        if pages:
+            for page in others:
+                self._pass_over(UNLISTED_PAGES, page)
+            return list(pages)
+        self.account.saw(NO_SPINE, bool(others))
+        return list(dict.fromkeys(others))
+
+    def _readable(self, package: _Package, key: str) -> str:
+        """The member of an item, or of what it names to fall back on, that is text; "" for none."""
+        tried: set[str] = set()
+        reason, first = MISSING_PAGES, package.items[key].href
+        while key in package.items and key not in tried:
+            tried.add(key)
+            item = package.items[key]
+            if member := self._member(item.href, package.name):
+                if self._is_text(member):
+                    return member
+                reason = NO_TEXT_PAGES
+            key = item.fallback
+        self._pass_over(reason, first)
+        return ""
+
+    def _is_text(self, member: str) -> bool:
+        """Whether a member begins like text; of one that cannot be opened its reader is to say so."""
+        try:
+            with self.archive.open(self.archive.NameToInfo[member]) as opened:
+                head = opened.read(1024)
+        except (*_FAULTS, OSError):
+            return True
+        if member in self._encrypted:
+            return True
+        return bool(_WIDE.match(head)) or not (b"\0" in head or _PICTURE.match(head))
+
+    def _text_of(self, member: str) -> str:
+        try:
+            data = self._read(member)
+        except (*_FAULTS, OSError):
+            self._pass_over(DAMAGED_PAGES, member)
+            return ""
+        # A page that is UTF-8 stays that: --encoding is for the others.
+        flagged = self.encoding != "utf-8" and not is_utf8(data)
+        encoding = self.encoding if flagged else "utf-8"
+        text, _ = decode_page(data, f"{self.name} ({member})", encoding, self.account)
+        self.account.saw(FLAGGED_PAGES, flagged and not codec_of_mark(data))
+        if _MARKUP.match(text) or re.search(r"\.x?html?$", member, re.IGNORECASE):
+            text = visible_text(text, self.account, f"{self.name} ({member})")
+        else:
+            text = text.strip("\r\n") + "\n"
+        if not text.strip():
+            self._pass_over(BLANK_PAGES, member)
+            return ""
+        return text
+
+    def _read(self, member: str) -> bytes:
+        info = self.archive.NameToInfo[member]
+        self.unpacked += info.file_size
+        if self.unpacked > LARGEST_PAGE:
+            raise too_large(self.name, "epub", LARGEST_PAGE)
+        return self.archive.read(info)  # never more than file_size, whatever is packed
+
+    @cached_property
+    def _encrypted(self) -> set[str]:
+        """Members under lock: by the archive's own mark or by META-INF/encryption.xml."""
+        locked = {name for name, info in self.archive.NameToInfo.items() if info.flag_bits & 1}
+        for name, attributes in self._elements(self._member("META-INF/encryption.xml")):
+            if name == "cipherreference" and (member := self._member(attributes.get("uri", ""))):
+                locked.add(member)
+        return locked
+
+    def _refuse_protected(self, pages: list[str]) -> None:
+        """Copy protection is an error; fonts may be scrambled, and so may less than half of the pages."""
+        locked = sum(page in self._encrypted for page in pages)
+        if locked and 2 * locked >= len(pages):
+            raise DataError(
+                f"{self.name}: copy-protected (DRM: {locked:,} of {len(pages):,} pages are encrypted); "
+                "give a copy without protection",
+                reason=ENCRYPTED,
+            )
+
+    def _elements(self, member: str) -> list[tuple[str, dict[str, str]]]:
+        """The elements of an XML file in their order, as local names with attributes; none of no file."""
+        if not member:
+            return []
+        if self.archive.NameToInfo[member].file_size > _LARGEST_PACKAGE:
+            raise too_large(f"{self.name} ({member})", "package", _LARGEST_PACKAGE)
+        try:
+            data = self._read(member).lstrip()
+        except (*_FAULTS, OSError):
+            self._pass_over(DAMAGED_PAGES, member)
+            return []
+        try:
+            text, _ = decode_page(data, member, "utf-8", Account())
+        except DataError:
+            text = data.decode("latin-1")  # its names are all that is read of it
+        return elements_of(text)
+
+    def _member(self, href: str, package: str = "") -> str:
+        """The name in the archive that a reference means: as it is, else as nearly as one is found; or ""."""
+        plain = href.partition("#")[0].replace("\\", "/")
+        for spelling in dict.fromkeys((plain, urllib.parse.unquote(plain))):
+            below = posixpath.normpath(posixpath.join(posixpath.dirname(package), spelling))
+            for path in (_within(below), _within(posixpath.normpath(spelling))):
+                if path in self.archive.NameToInfo:
+                    return path
+                if (near := _folded(path)) in self._near_names:
+                    return self._near_names[near]
+        return ""
+
+    @cached_property
+    def _near_names(self) -> dict[str, str]:
+        return {_folded(name): name for name in self.archive.namelist() if not name.endswith("/")}
+
+    def _pass_over(self, reason: str, member: str) -> None:
+        self.account.pass_over(reason, f"{member} in {self.name}")
 
 
-def _refuse_encrypted(archive: zipfile.ZipFile, pages: list[str], name: str) -> None:
-    """Copy protection is an error; fonts alone may be scrambled."""
-    locked = {page for page in pages if archive.getinfo(page).flag_bits & 1}
-    if "META-INF/encryption.xml" in archive.NameToInfo:
-        encryption = _xml(archive, "META-INF/encryption.xml", name)
-        scrambled = {urllib.parse.unquote(place.get("URI", "")) for place in encryption.iter(_CIPHER)}
-        locked |= scrambled.intersection(pages)
-    if locked:
-        raise DataError(
-            f"{name}: copy-protected (DRM: {len(locked)} of {len(pages)} pages are encrypted); "
-            "give a copy without protection"
-        )
+def _within(path: str) -> str:
+    """A path in the archive: its root is the root, and nothing is above it."""
+    while path.startswith(("../", "/")):
+        path = path.removeprefix("..").removeprefix("/")
+    return path
 
 
-def _xml(archive: zipfile.ZipFile, member: str, name: str) -> ElementTree.Element:
-    data = _member(archive, member, name)
-    if b"<!ENTITY" in data:  # a few lines of them can unpack to gigabytes
-        raise DataError(f"{name}: {member} defines entities, which an EPUB has no need of; get another copy")
-    return ElementTree.fromstring(data)
-
-
-def _member(archive: zipfile.ZipFile, member: str, name: str) -> bytes:
-    info = archive.NameToInfo.get(member)
-    if info is None:
-        raise DataError(f"{name}: not an EPUB, or a damaged one ({member!r} is missing); get another copy")
-    if info.file_size > whole_files.LARGEST:
-        raise too_large(name, "epub")
-    return archive.read(info)  # never more than file_size, whatever is packed
+def _folded(name: str) -> str:
+    """A name without its case, its slashes' direction and the ways to write an accent."""
+    return unicodedata.normalize("NFC", urllib.parse.unquote(name).replace("\\", "/")).casefold().lstrip("/")

@@ -6,7 +6,8 @@ import pytest
 from written_files import epub, pdf, read, refusal, written
 
 from lucidlm.errors import DataError
-from lucidlm.text import whole_files as module
+from lucidlm.text import epub as epub_reader
+from lucidlm.text import markup, whole_files
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -37,7 +38,10 @@ def test_a_page_an_epub_and_a_pdf_may_be_gzipped(tmp_path):
 
 
 def test_what_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "LARGEST", 1 << 20)
+    for module in (markup, epub_reader):
+        monkeypatch.setattr(module, "LARGEST_PAGE", 1 << 20)
+    monkeypatch.setattr(whole_files, "LARGEST", 1 << 20)
+    assert "too much" in refusal(written(tmp_path / "a.pdf.gz", gzip.compress(b"x" * (2 << 20))))
     assert "too much" in refusal(written(tmp_path / "a.html.gz", gzip.compress(b"x" * (2 << 20))))
     assert "too much" in refusal(written(tmp_path / "a.epub", epub({"a.xhtml": "x" * (2 << 20)})))
     many = {f"{n}.xhtml": "x" * 300_000 for n in range(4)}
