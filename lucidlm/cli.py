@@ -122,6 +122,12 @@ def train(
         raise LucidError("--resume takes everything from the run's run.toml: give --out and nothing else")
     if texts:
         settings = replace(settings, text=texts)
+        _refuse_models(
+            texts,
+            "to go on with it: lucidlm train --resume --out {0}; to start from its weights: "
+            "lucidlm train TEXT --from {0}",
+            prepared=len(texts) == 1,
+        )
     asked, plan = read_settings(Path(config)) if config and not resume else (settings, None)
     with TrainingDisplay() as display:
         if plan is not None and settings != replace(asked, out=settings.out):
@@ -204,6 +210,7 @@ def evaluate(
     from lucidlm.training.setup import corpus_of_run, is_run
 
     _check_reading(reading, texts)
+    _refuse_models(texts, f"to compare two models: lucidlm compare {model} {{0}}")
     if csv is not None and by is None:
         raise LucidError("--csv needs --by document")
     _check_places([model, *texts, baseline], html=html, csv=csv)
@@ -343,7 +350,7 @@ def explain(
         given_text(text, account, f"text {number}", reading=reading) for number, text in enumerate(texts, 1)
     ]
     if file is not None:
-        given += (text for _, text in read_texts([file], account, reading=reading, progress=_say_skipped))
+        given += (text for _, text in read_texts([file], account, reading=reading))
     if not given:
         raise LucidError(
             'nothing to explain: give a text in quotes, or --file; lucidlm explain lecture "every effort"'
@@ -497,6 +504,7 @@ def compare(
     from lucidlm.text.documents import read_texts
 
     _check_reading(reading, texts)
+    _refuse_models(texts, f"commas join the runs of one recipe: lucidlm compare {model_a} {model_b},{{0}}")
     names = (_names(model_a), _names(model_b))
     runs = [name for each in names for name in each]
     if len(runs) > 2:
@@ -508,7 +516,7 @@ def compare(
     tokenizer, dtype = a[0][1:]
     account, design, fraction = Account(), None, 0.0
     if texts:
-        read = read_texts(texts, account, reading=reading, progress=_say_skipped)
+        read = read_texts(texts, account, reading=reading)
         given = (text for _, text in read)
     else:
         excerpts, design, fraction = _own_validation_text(names[0][0])
@@ -903,8 +911,11 @@ def _load_as_stored(model: str, stored: Stored) -> "tuple[GPT, Tokenizer]":
 def _file_bytes(path: str) -> bytes:
     """A file's bytes, or a DataError that says why not."""
     from lucidlm.errors import DataError
+    from lucidlm.text.own_folders import own_folder
     from lucidlm.text.pipes import readable
 
+    if Path(path).is_dir():
+        raise DataError(f"{path} is {own_folder(path) or 'a folder'}, not a file; give a file")
     try:
         return readable(path).read_bytes()
     except (OSError, ValueError) as error:
@@ -921,7 +932,7 @@ def _documents(
     from lucidlm.text.documents import read_texts
 
     def read() -> Iterator[str]:
-        for source, text in read_texts(texts, account, reading=reading, progress=_say_skipped):
+        for source, text in read_texts(texts, account, reading=reading):
             sources.append(source)
             yield text
 
@@ -948,10 +959,17 @@ def _check_places(inputs: Sequence[str | None], **places: str | None) -> None:
             raise LucidError(f"--{other} and --{flag} are one file, {place}; give each a file of its own")
 
 
-def _say_skipped(line: str) -> None:
-    """Files of a folder that were passed over; not the progress of a download."""
-    if line.endswith("skipped"):
-        say(line)
+def _refuse_models(texts: Sequence[str], way_out: str, *, prepared: bool = False) -> None:
+    """LucidError for a run or a model that is given as a text, with what was meant, before one is loaded."""
+    from lucidlm.text.own_folders import PREPARED, own_folder
+    from lucidlm.text.sources import no_text
+
+    for text in texts:
+        kind = own_folder(text)
+        if kind == PREPARED and not prepared:
+            raise LucidError(no_text(text, kind))
+        if kind not in (None, PREPARED):
+            raise LucidError(f"{text} is {kind}, not a text; {way_out.replace('{0}', text)}")
 
 
 def _seen(model: str, texts: Sequence[str], reading: Reading, *, held_out_of: str) -> "Seen | None":

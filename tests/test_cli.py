@@ -215,6 +215,74 @@ def test_a_prepared_folder_is_not_read_anew(call, home):
     assert "--field body: ready was prepared without it" in refused.lines[-1]
 
 
+@pytest.mark.parametrize(("command", "told"), [
+    (("compare", "run", "modern-1m", "own"),
+     "commas join the runs of one recipe: lucidlm compare run modern-1m,own"),
+    (("evaluate", "run", "own"), "to compare two models: lucidlm compare run own"),
+    (("train", "own"), "to go on with it: lucidlm train --resume --out own; to start from its weights: "
+                       "lucidlm train TEXT --from own"),
+    (("train", "book.txt", "own"), "lucidlm train --resume --out own"),
+    (("train", "book.txt", "--val", "own"), "give a file or a folder of texts"),
+    (("prepare", "own", "--out", "prepared own"), "give a file or a folder of texts"),
+    (("explain", "run", "--file", "own"), "give a file or a folder of texts"),
+])  # fmt: skip
+def test_a_run_that_is_given_as_a_text_is_refused_with_what_was_meant(call, home, trained, command, told):
+    if not (home / "own").exists():
+        shutil.copytree(home / "run", home / "own")
+    refused = call(*command)
+    assert refused.code == 2
+    assert refused.lines[-1].startswith("lucidlm: own is a run, not a text; ")
+    assert told in refused.lines[-1]
+
+
+def test_a_text_with_runs_beside_it_is_the_text_that_they_were_trained_on(
+    call, home, trained, monkeypatch, tmp_path
+):
+    shutil.copytree(home / "run", tmp_path / "runs" / "run")
+    shutil.copy(home / "book.txt", tmp_path)
+    (tmp_path / "latin.txt").write_bytes("Größe".encode("latin-1"))
+    monkeypatch.chdir(tmp_path)
+    made = call("prepare", ".", "--tokenizer", "bytes", "--out", "runs/again/data")  # as training does it
+    assert made.code == 0, made.err
+    assert "skipped 1 file in another encoding (latin.txt)" in made.err
+    former, manifest = (
+        json.loads(Path(f"runs/{run}/data/manifest.json").read_text()) for run in ("run", "again")
+    )
+    assert [entry["path"] for entry in manifest["sources"]] == ["book.txt"]
+    assert manifest["key"] == former["key"]
+    # In its way: the former, and its own beginning.
+    assert manifest["read"]["passed_over"]["own_folders"] == {"count": 2, "first": "runs/again"}
+
+
+@pytest.mark.torture
+def test_training_twice_on_the_current_folder_is_training_on_the_same_text(call, home, monkeypatch, tmp_path):
+    shutil.copy(home / "book.txt", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        made = call("train", ".", "--steps", "1", *QUICK)
+        assert made.code == 0, made.err
+    first, second = (
+        json.loads(path.read_text()) for path in sorted(Path("runs").glob("*/data/manifest.json"))
+    )
+    assert first["key"] == second["key"]
+    assert first["sources"] == second["sources"]
+
+
+def test_what_a_folder_has_besides_texts_is_said_by_each_verb(answer, home):
+    (home / "mixed").mkdir()
+    shutil.copy(home / "other.txt", home / "mixed")
+    (home / "mixed" / "app.log").write_text("started")
+    (home / "mixed" / "broken.pdf").write_bytes(b"%PDF-")
+    for command in (
+        ("evaluate", "run", "--no-baselines"),
+        ("compare", "run", "run"),
+        ("explain", "run", "--file"),
+    ):
+        printed = answer(*command, "mixed").out
+        assert "skipped 1 file of another kind (mixed/app.log)" in printed
+        assert "skipped 1 damaged file (mixed/broken.pdf)" in printed
+
+
 def test_documents_are_listed_the_worst_first_in_table_csv_and_json(answer, home):
     texts = ["Nobody knew the house.", "ZQX! 123 {}", *(f"Past a river {n}." for n in range(30))]
     lines = [json.dumps({"text": text}) for text in texts]

@@ -31,6 +31,7 @@ def refusal(*sources, **options) -> str:
 
 
 def written(path: Path, data: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data.encode() if isinstance(data, str) else data)
     return path
 

@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from lucidlm.runtime.wording import one_line
+
 BYTE_ORDER_MARKS = "byte_order_marks"
 CARRIAGE_RETURNS = "carriage_returns"
 GUTENBERG = "gutenberg_frames"
@@ -25,6 +27,7 @@ _LEFT_OUT = {
 """Why bytes were left out: the key of --json, and what follows one byte, or many, in a line."""
 LONE_RETURNS = "lone_carriage_returns"
 SURROGATES = "lone_surrogates"
+NO_UTF8 = "bytes_that_are_no_utf8"
 NO_FOOTER, NO_HEADER = "gutenberg_headers_without_footer", "gutenberg_footers_without_header"
 MARKS_KEPT = "gutenberg_marks_kept"
 EMPTY_LINES = "empty_documents"
@@ -65,6 +68,10 @@ _SEEN = {
     ),
     LONE_RETURNS: ("carriage return read as a line feed", "carriage returns read as line feeds"),
     SURROGATES: ("lone surrogate replaced by U+FFFD", "lone surrogates replaced by U+FFFD"),
+    NO_UTF8: (
+        "place where tokens spell no UTF-8 replaced by U+FFFD",
+        "places where tokens spell no UTF-8 replaced by U+FFFD",
+    ),
     NO_FOOTER: (
         "Project Gutenberg header removed without a footer: none was found",
         "Project Gutenberg headers removed without a footer: none was found",
@@ -135,15 +142,26 @@ for _what, (_format, _better) in _MARKUP.items():
         f"{_format} file read as plain text, markup included{_way}",
         f"{_format} files read as plain text, markup included{_way}",
     )
+GIVEN_TWICE, HIDDEN_FILES, OWN_FOLDERS = "given_twice", "hidden", "own_folders"
+LINKED_FOLDERS, LOOSE_LINKS, SPECIAL = "linked_folders", "loose_links", "special"
 OTHER_KINDS, EMPTY_FILES, UNREADABLE = "other_kinds", "empty_files", "unreadable"
 BINARY, OTHER_ENCODING, NO_FIELD, DAMAGED = "binary", "other_encoding", "no_field", "damaged"
-NO_TEXT, UNFIT, ENCRYPTED = "no_text", "unfit", "encrypted"
+NO_TEXT, NO_TOKENS, UNFIT, ENCRYPTED = "no_text", "no_tokens", "unfit", "encrypted"
 MISSING_PAGES, UNKNOWN_PAGES = "pages_missing", "pages_not_in_manifest"
 NO_TEXT_PAGES, BLANK_PAGES, DAMAGED_PAGES = "pages_of_another_kind", "pages_without_text", "damaged_pages"
 ENCRYPTED_PAGES, REPEATED_PAGES, UNLISTED_PAGES = "encrypted_pages", "repeated_pages", "pages_not_in_spine"
 OTHER_VERSIONS = "other_versions"
 _PASSED = {
     OTHER_KINDS: ("file of another kind", "files of other kinds"),
+    HIDDEN_FILES: ("hidden file or folder", "hidden files or folders"),
+    OWN_FOLDERS: (
+        "folder that is a run, a model or a prepared text",
+        "folders that are runs, models or prepared texts",
+    ),
+    LINKED_FOLDERS: ("link to a folder", "links to folders"),
+    LOOSE_LINKS: ("link that leads nowhere", "links that lead nowhere"),
+    SPECIAL: ("socket, pipe or device", "sockets, pipes or devices"),
+    GIVEN_TWICE: ("file that is given twice", "files that are given twice"),
     EMPTY_FILES: ("empty file", "empty files"),
     UNREADABLE: ("file or folder that cannot be read", "files or folders that cannot be read"),
     BINARY: ("binary file", "binary files"),
@@ -164,6 +182,7 @@ _PASSED = {
     REPEATED_PAGES: ("page that is listed again", "pages that are listed again"),
     UNLISTED_PAGES: ("page that is not in the reading order", "pages that are not in the reading order"),
     OTHER_VERSIONS: ("other version of a book", "other versions of a book"),
+    NO_TOKENS: (".bin file without token ids of GPT-2", ".bin files without token ids of GPT-2"),
     UNFIT: ("file that cannot be used as text", "files that cannot be used as text"),
 }
 """Why a file of a folder, or a member of an archive, was not read: also what `DataError.reason` may be."""
@@ -301,7 +320,9 @@ class Account:
         for reason, words in _PASSED.items():
             if count := self.passed[reason]:
                 more = f" and {count - 1:,} more" if count > 1 else ""
-                lines.append(f"skipped {count:,} {words[count > 1]} ({self.first_passed[reason]}{more})")
+                lines.append(
+                    f"skipped {count:,} {words[count > 1]} ({one_line(self.first_passed[reason])}{more})"
+                )
         return lines
 
     def _said(self, what: str, count: int, words: tuple[str, str]) -> str:
@@ -309,7 +330,7 @@ class Account:
         where, documents = "", self.documents[what]
         if documents and self.documents[""] > 1 and what not in (JSON, TABLE):
             more = f" and {documents - 1:,} more document{'' if documents == 2 else 's'}"
-            where = f" ({self.first[what]}{more if documents > 1 else ''})"
+            where = f" ({one_line(self.first[what])}{more if documents > 1 else ''})"
         one = count == (MARK_BYTES if what == BYTE_ORDER_MARKS else 1)
         return f"{count:,} {words[not one]}{where}"
 

@@ -10,9 +10,8 @@ import importlib.resources
 import json
 import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from glob import glob, has_magic
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +21,13 @@ from lucidlm.runtime.files import MANIFEST, check_manifest, lock, replacing_fold
 from lucidlm.runtime.places import check_folder_place
 from lucidlm.runtime.small_files import read_small_json
 from lucidlm.runtime.wording import plural
+from lucidlm.text.account import Account
+from lucidlm.text.decoding import File, cannot_read
 from lucidlm.text.excerpts import Excerpt
 from lucidlm.text.leaks import LISTED, find_leaks
 from lucidlm.text.pipes import refuse_stdin_twice
 from lucidlm.text.reading import READING, Reading
+from lucidlm.text.sources import find_files
 from lucidlm.text.split import Design, Part, Split, split
 from lucidlm.text.spool import Progress, Spool
 from lucidlm.text.tokenizer import Tokenizer, bpe_size, in_threads, suggest
@@ -139,15 +141,15 @@ def prepare(
             texts += [stack.enter_context(_bundled_story())]
             aliases[str(texts[0])] = "the bundled story"
         order = _Order(texts, _as_list(validation), tokenizer, validation_fraction, split, reading, aliases)
-        files = [_files_of(order.texts, out), _files_of(order.held_out, out)]
-        key = _key(order.settings, files)
-        standing, status = _standing(out, key)
+        progress, account = progress or (lambda stage, done, total: None), Account()
+        parts = [_contents(_found(sources, account, progress)) for sources in (order.texts, order.held_out)]
+        standing, status = _standing(out, order.settings, parts)
         if standing:
             return standing
         with replacing_folder(out) as folder:
-            described = _write_parts(folder, order, progress or (lambda stage, done, total: None))
-            _check_unchanged(files)
-            made_from = {"key": key, "settings": order.settings, **_sources(files, aliases)}
+            described, read = _write_parts(folder, order, parts, account, progress)
+            _check_unchanged(content for part in parts for content in part if content.file.path in read)
+            made_from = _sources(parts, order.settings, read, aliases)
             write_manifest(folder, {"kind": _KIND, "version": _VERSION, **made_from, **described})
     return replace(open_corpus(out), status=status)
 
@@ -253,66 +255,87 @@ def _as_list(sources: Sources | None) -> list[str | Path]:
     return [sources] if isinstance(sources, str | Path) else list(sources)
 
 
+def _found(sources: list[str | Path], account: Account, progress: Progress) -> list[File]:
+    return find_files(sources, account, tell=lambda line: progress(line, 0, None))
+
+
 def _bundled_story() -> contextlib.AbstractContextManager[Path]:
     return importlib.resources.as_file(importlib.resources.files("lucidlm.text") / "assets" / "story.txt")
 
 
-def _files_of(sources: list[str | Path], out: Path) -> list[dict] | None:
-    """Path, size and SHA-256 of each file of the sources; None where one is no file (stdin, an address)."""
-    found: list[Path] = []
-    for source in map(str, sources):
-        path = Path(source)
-        if path.is_file():
-            found.append(path)
-        elif path.is_dir():
-            found += sorted(_visible_files(path, out))
-        elif has_magic(source) and "://" not in source:
-            for match in map(Path, sorted(glob(source, recursive=True))):
-                found += [match] if match.is_file() else sorted(_visible_files(match, out))
-        else:
-            return None
-    return [_file(path) for path in found]
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """A file of the sources, and what was in it before it was read."""
+
+    file: File
+    size: int
+    time: int
+    sha256: str | None
+    """None for a file of a folder that cannot be read, and will be passed over."""
+
+    @property
+    def key(self) -> list[str | None]:
+        """The suffix says how a file is read; where it lies does not matter."""
+        return [Path(self.file.name).name, self.sha256]
 
 
-def _visible_files(folder: Path, out: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.is_file() and out.absolute() not in path.absolute().parents:
-            yield path
+def _contents(files: list[File]) -> list[_Content]:
+    found = []
+    for file in files:
+        try:
+            status = file.path.stat()
+            found.append(_Content(file, status.st_size, status.st_mtime_ns, sha256_of(file.path)))
+        except OSError as problem:
+            if not file.source:
+                raise cannot_read(file.name, problem) from problem
+            found.append(_Content(file, 0, 0, None))
+    return found
 
 
-def _file(path: Path) -> dict:
-    status = path.stat()
-    return {"path": str(path), "size": status.st_size, "time": status.st_mtime_ns, "sha256": sha256_of(path)}
+def _check_unchanged(contents: Iterable[_Content]) -> None:
+    for content in contents:
+        try:
+            status = os.stat(content.file.path)
+        except OSError as problem:
+            raise cannot_read(content.file.name, problem) from problem
+        if (status.st_size, status.st_mtime_ns) != (content.size, content.time):
+            raise DataError(
+                f"{content.file.name}: changed while it was being read; run again when it is complete"
+            )
 
 
-def _check_unchanged(files: list[list[dict] | None]) -> None:
-    for file in (file for part in files for file in part or []):
-        status = os.stat(file["path"])
-        if (status.st_size, status.st_mtime_ns) != (file["size"], file["time"]):
-            raise DataError(f"{file['path']}: changed while it was being read; run again when it is complete")
-
-
-def _sources(files: list[list[dict] | None], aliases: dict[str, str]) -> dict:
-    keys = ("path", "size", "sha256")
-    named = [
-        [{**file, "path": aliases.get(file["path"], file["path"])} for file in part or []] for part in files
+def _sources(parts: list[list[_Content]], settings: dict, read: set[Path], aliases: dict[str, str]) -> dict:
+    """What the manifest says of the files: the key and the lists are of those that were read, alone."""
+    taken = [[content for content in part if content.file.path in read] for part in parts]
+    listed = [
+        [
+            {
+                "path": aliases.get(content.file.name, content.file.name),
+                "size": content.size,
+                "sha256": content.sha256,
+            }
+            for content in part
+        ]
+        for part in taken
     ]
-    listed = [[{key: file[key] for key in keys} for file in part] for part in named]
-    return {"sources": listed[0], "validation_sources": listed[1]}
+    refused = [content.key for part in parts for content in part if content.file.path not in read]
+    return {
+        "key": _key(settings, taken),
+        "settings": settings,
+        "sources": listed[0],
+        "validation_sources": listed[1],
+        "refused": refused,
+    }
 
 
-def _key(settings: dict, files: list[list[dict] | None]) -> str | None:
-    """One hash of all that the folder is made from; None where that is not known before reading."""
-    if None in files:
-        return None
-    # The suffix says how a file is read; where it lies does not matter.
-    contents = [[(Path(file["path"]).name, file["sha256"]) for file in part or []] for part in files]
+def _key(settings: dict, parts: list[list[_Content]]) -> str:
+    """One hash of all that the folder is made from."""
+    contents = [[content.key for content in part] for part in parts]
     return hashlib.sha256(json.dumps([_VERSION, settings, contents], sort_keys=True).encode()).hexdigest()
 
 
-def _standing(out: Path, key: str | None) -> tuple[Corpus | None, str]:
-    """The corpus in `out` if it is that of `key`, and otherwise what is to be done there."""
+def _standing(out: Path, settings: dict, parts: list[list[_Content]]) -> tuple[Corpus | None, str]:
+    """The corpus in `out` if it is that of these files, and otherwise what is to be done there."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None, "new"
     try:
@@ -326,7 +349,11 @@ def _standing(out: Path, key: str | None) -> tuple[Corpus | None, str]:
         raise RunError(
             f"{out} exists and {reason}; it is not overwritten: choose another --out or move it away"
         )
-    if key is None or manifest.get("key") != key:
+    # A file that did not fit before does not fit now, as long as it is the same.
+    refused = manifest.get("refused")
+    refused = refused if isinstance(refused, list) else []
+    fitting = [[content for content in part if content.key not in refused] for part in parts]
+    if manifest.get("key") != _key(settings, fitting):
         return None, "redone: the text or a setting has changed"
     try:
         return open_corpus(out), "reused"
@@ -337,13 +364,19 @@ def _standing(out: Path, key: str | None) -> tuple[Corpus | None, str]:
 # Tokens
 
 
-def _write_parts(folder: Path, order: _Order, progress: Progress) -> dict:
-    """Read, split, check, encode and write both parts; what the manifest says about them."""
+def _write_parts(
+    folder: Path, order: _Order, parts: list[list[_Content]], account: Account, progress: Progress
+) -> tuple[dict, set[Path]]:
+    """Read, split, check, encode and write both parts; what the manifest says about them, and what was read.
+
+    `account` knows what the walk through the sources has passed over.
+    """
     with contextlib.closing(Spool(folder / "spool", progress, order.aliases)) as spool:
-        for sources in (order.texts, order.held_out):
-            spool.fill(sources, order.reading)
+        spool.account.add(account)
+        for part in parts:
+            spool.fill([content.file for content in part], order.reading)
         spool.notes += spool.account.lines()
-        return _write_spooled(folder, order, spool)
+        return _write_spooled(folder, order, spool), spool.read
 
 
 def _write_spooled(folder: Path, order: _Order, spool: Spool) -> dict:

@@ -14,8 +14,10 @@ from lucidlm.text.account import (
     CARRIAGE_RETURNS,
     CONTROLS,
     LONE_RETURNS,
+    OTHER_ENCODING,
     OTHER_LABELS,
     SURROGATES,
+    UNREADABLE,
     Account,
     utf8_bytes,
 )
@@ -37,6 +39,8 @@ class File:
     """A value of kinds.SUFFIXES, or an archive's: zip or tar."""
     packings: tuple[str, ...] = ()
     """How it is packed (gz, bz2, xz), the outermost first."""
+    source: str = ""
+    """The folder or pattern that it was found in; "" for one that a user named, which must be read."""
 
 
 def read_blocks(file: File, account: Account) -> Iterator[bytes]:
@@ -60,7 +64,8 @@ def cannot_read(name: str, problem: OSError) -> DataError:
     """The error for a file that the system does not let us read."""
     advice = "allow reading it" if isinstance(problem, PermissionError) else "check the path and the disk"
     return DataError(
-        f"{name}: cannot be read ({problem.strerror or problem}); {advice}, or give another file"
+        f"{name}: cannot be read ({problem.strerror or problem}); {advice}, or give another file",
+        reason=UNREADABLE,
     )
 
 
@@ -139,10 +144,13 @@ def decode(
             # A decoder keeps the bytes of an unfinished character, so the place is known from the end alone.
             place = count - len(problem.object) + problem.start
             where = f"byte {place}" + (" of the unpacked file" if unpacked else "")
-            raise DataError(f"{name}: {where} {wrong_byte(problem, encoding, rest)}") from problem
+            raise DataError(
+                f"{name}: {where} {wrong_byte(problem, encoding, rest)}", reason=OTHER_ENCODING
+            ) from problem
         except UnicodeError as problem:
             raise DataError(
-                f"{name}: not {encoding} ({problem}); {other_encoding(block, rest, encoding)}"
+                f"{name}: not {encoding} ({problem}); {other_encoding(block, rest, encoding)}",
+                reason=OTHER_ENCODING,
             ) from problem
         if start and text:
             start = False

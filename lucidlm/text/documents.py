@@ -1,17 +1,22 @@
-"""Files, folders, globs, addresses and stdin come in, documents go out: clean text, and what was left out."""
+"""Files, folders, patterns and addresses come in, documents go out: clean text, and what was left out."""
 
-import difflib
-import glob
-import os
-import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 from lucidlm.errors import DataError
-from lucidlm.runtime.download import cache_folder, download, origin_of
-from lucidlm.text.account import CARRIAGE_RETURNS, EMPTY_LINES, JSON, TABLE, Account, utf8_bytes
+from lucidlm.text.account import (
+    CARRIAGE_RETURNS,
+    EMPTY_LINES,
+    JSON,
+    NO_TEXT,
+    NO_TOKENS,
+    TABLE,
+    Account,
+    utf8_bytes,
+)
 from lucidlm.text.archives import ARCHIVES, files_in_archive
 from lucidlm.text.decoding import (
     File,
@@ -25,15 +30,18 @@ from lucidlm.text.decoding import (
 )
 from lucidlm.text.epub import read_epub
 from lucidlm.text.gutenberg import without_frame
-from lucidlm.text.kinds import CONTENT_TYPES, SUFFIXES, by_content, kind_of
+from lucidlm.text.kinds import by_content
 from lucidlm.text.markup import read_html
 from lucidlm.text.office import read_office
 from lucidlm.text.pdf import read_pdf
-from lucidlm.text.pipes import DASH, STDIN, refuse_stdin_twice, spooled_pipe, spooled_stdin
 from lucidlm.text.reading import READING, Reading
 from lucidlm.text.records import read_records
+from lucidlm.text.sources import find_files
 from lucidlm.text.subtitles import read_subtitles
 from lucidlm.text.token_files import documents_of, text_of
+
+KEPT_CHARACTERS = 1 << 24
+"""Text of one file that is kept from the reading that checks it; a larger one is read once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,8 @@ class Document:
     """Reads the text anew at each call, in pieces of about a million characters at most."""
     account: Account = field(default_factory=Account)
     """What was left out or changed; complete once `pieces()` has been read to its end."""
+    path: Path | None = None
+    """The file that it is of; None for a text that was given as a string."""
     around: Account = field(default_factory=Account)
     """What stands in its file beside the documents' texts: each file's is spread over its documents."""
 
@@ -74,7 +84,7 @@ def read_texts(
     progress: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[str, str]]:
     """Source and text of each document; `account` is complete when all are read."""
-    for document in read_documents(sources, reading=reading, progress=progress):
+    for document in read_documents(sources, account, reading=reading, progress=progress):
         text = document.text()
         document.add_to(account)
         yield document.source, text
@@ -86,7 +96,7 @@ def given_text(
     """A text that was given as a string, cleaned as a file of it would be, so that both have one number."""
     if not text:
         return ""  # what to do about that, the caller knows
-    document = _document(name, lambda own: [without_mark(text, own)], reading.raw)
+    document = _document(None, lambda own: [without_mark(text, own)], reading.raw, source=name)
     cleaned = document.text()
     document.add_to(account)
     return cleaned
@@ -94,25 +104,71 @@ def given_text(
 
 def read_documents(
     sources: Sequence[str | Path],
+    account: Account | None = None,
     *,
     reading: Reading = READING,
     progress: Callable[[str], None] | None = None,
 ) -> Iterator[Document]:
     """The documents of files, folders, globs, addresses and "-" (stdin), always in the same order.
 
-    All sources are found before the first is read. Line ends become LF and Project Gutenberg's frame is
-    taken off, unless `reading.raw`; nothing else is touched. A document of a jsonl file holds its text in
-    memory.
+    All sources are found before the first is read; what was passed over is counted in `account`. Line ends
+    become LF and Project Gutenberg's frame is taken off, unless `reading.raw`; nothing else is touched. A
+    document of a jsonl file holds its text in memory.
     """
-    tell = progress or (lambda line: None)
-    reading = replace(reading, encoding=known_encoding(reading.encoding))
+    account = Account() if account is None else account
     sources = [sources] if isinstance(sources, str | Path) else sources
     if not sources:
         raise DataError('no text to read: give a file, a folder, an address or "-" for stdin')
-    refuse_stdin_twice(sources)
-    files = [file for source in sources for file in _files_of(source, tell)]
-    for file in files:
-        yield from _documents_of(file, reading)
+    files = find_files(sources, account, tell=progress)
+    yield from documents_of_files(files, account, reading=reading)
+
+
+def documents_of_files(
+    files: Iterable[File], account: Account, *, reading: Reading = READING
+) -> Iterator[Document]:
+    """The documents of these files; a file of a folder that does not fit is counted in `account` instead.
+
+    A file that a user named must fit, and something in each folder: DataError.
+    """
+    reading = replace(reading, encoding=known_encoding(reading.encoding))
+    for source, group in groupby(files, key=lambda file: file.source):
+        taken, refused, first = 0, 0, ""
+        for file in group:
+            if not source:
+                yield from _documents_of(file, reading)
+                continue
+            try:
+                documents = _checked(file, reading)
+            except DataError as problem:
+                account.pass_over(problem.reason, file.name)
+                refused, first = refused + 1, first or str(problem)
+                continue
+            taken += 1
+            yield from documents
+        if refused and not taken:
+            raise DataError(_nothing_left(source, refused, first))
+
+
+def _nothing_left(source: str, refused: int, first: str) -> str:
+    if refused == 1:
+        return f"{source}: its only file cannot be used as text: {first}"
+    return f"{source}: none of its {refused:,} files can be used as text; the first: {first}"
+
+
+def _checked(file: File, reading: Reading) -> Iterable[Document]:
+    """The documents of a file that was read to its end once: DataError where any of it does not fit."""
+    kept, size = list[Document](), 0
+    for document in _documents_of(file, reading):
+        pieces = list[str]()
+        for piece in document.pieces():
+            size += len(piece)
+            if size <= KEPT_CHARACTERS:
+                pieces.append(piece)
+        if size <= KEPT_CHARACTERS:
+            kept.append(replace(document, pieces=partial(iter, pieces)))
+        else:
+            kept.clear()
+    return kept if size <= KEPT_CHARACTERS else _documents_of(file, reading)
 
 
 def _documents_of(file: File, reading: Reading) -> Iterator[Document]:
@@ -129,7 +185,8 @@ def _documents_of(file: File, reading: Reading) -> Iterator[Document]:
         case kind if kind in ARCHIVES:
             yield from _documents_in_archive(file, reading, around)
         case _:
-            yield _document(file.name, partial(_strings, file, reading.encoding), reading.raw, around)
+            strings = partial(_strings, file, reading.encoding)
+            yield _document(file, strings, reading.raw, around=around)
 
 
 def _account_of(file: File) -> Account:
@@ -145,12 +202,14 @@ def _account_of(file: File) -> Account:
 
 
 def _document(
-    source: str,
+    file: File | None,
     strings: Callable[[Account], Iterable[str]],
     raw: bool,
+    *,
+    source: str | None = None,
     around: Account | None = None,
 ) -> Document:
-    account = Account()
+    account, source = Account(), source or (file.name if file else "")
 
     def pieces() -> Iterator[str]:
         account.clear()
@@ -162,9 +221,12 @@ def _document(
                 yield piece
         if empty:
             why = f" after: {'; '.join(account.lines())}" if account.lines() else ""
-            raise DataError(f"{source}: the text is empty (0 characters){why}; give a file with text in it")
+            raise DataError(
+                f"{source}: the text is empty (0 characters){why}; give a file with text in it",
+                reason=NO_TEXT,
+            )
 
-    return Document(source, pieces, account, around or Account())
+    return Document(source, pieces, account, file.path if file else None, around or Account())
 
 
 def _strings(file: File, encoding: str, account: Account) -> Iterator[str]:
@@ -196,12 +258,14 @@ def _documents_in_records(file: File, reading: Reading, around: Account) -> Iter
         if record.text:
             if waiting is not None:
                 yield waiting
-            waiting = _document(record.source, partial(_the_string, record.text), reading.raw, around)
+            strings = partial(_the_string, record.text)
+            waiting = _document(file, strings, reading.raw, source=record.source, around=around)
             around = Account()
     if waiting is None:
         raise DataError(
             f"{file.name}: no text in this file ({around.seen[EMPTY_LINES]:,} records with an empty "
-            f"{reading.field!r}); give another"
+            f"{reading.field!r}); give another",
+            reason=NO_TEXT,
         )
     whole.read += whole.left_out[CARRIAGE_RETURNS]
     waiting.around.add(around)
@@ -214,21 +278,20 @@ def _documents_in_archive(file: File, reading: Reading, around: Account) -> Iter
     waiting: Document | None = None  # what is passed over behind it is counted with it
     for member in files_in_archive(file, around):
         try:
-            for document in _documents_of(member, reading):
-                for _ in document.pieces():
-                    pass
+            documents = _checked(member, reading)
         except DataError as problem:
             around.pass_over(problem.reason, member.name)
             continue
-        for document in _documents_of(member, reading):
+        for document in documents:
             document.around.files = document.around.stored = document.around.packed = 0  # the archive's count
             if waiting is not None:
                 yield waiting
             document.around.add(around)
-            waiting, around = document, Account()
+            waiting, around = replace(document, path=file.path), Account()
     if waiting is None:
         raise DataError(
-            f"{file.name}: no text in this archive that can be used ({'; '.join(around.lines())})"
+            f"{file.name}: no text in this archive that can be used ({'; '.join(around.lines())})",
+            reason=NO_TEXT,
         )
     waiting.around.add(around)
     yield waiting
@@ -237,100 +300,17 @@ def _documents_in_archive(file: File, reading: Reading, around: Account) -> Iter
 def _documents_in_tokens(file: File, raw: bool, around: Account) -> Iterator[Document]:
     """A document for each stretch between two ends of text in a token file."""
     if file.packings:
-        raise DataError(f"{file.name}: a token file is read in place; unpack it first (gunzip)")
+        raise DataError(
+            f"{file.name}: a token file is read in place; unpack it first (gunzip)", reason=NO_TOKENS
+        )
     for number, (start, end) in enumerate(documents_of(file.path, file.name), 1):
 
         def strings(account: Account, start: int = start, end: int = end) -> Iterator[str]:
-            return text_of(file.path, file.name, start, end)
+            return text_of(file.path, file.name, start, end, account)
 
-        yield _document(f"{file.name}:{number}", strings, raw, around)
+        yield _document(file, strings, raw, source=f"{file.name}:{number}", around=around)
         around = Account()
 
 
 def _the_string(text: str, account: Account) -> Iterator[str]:
     yield text
-
-
-def _files_of(source: str | Path, tell: Callable[[str], None]) -> list[File]:
-    name = str(source)
-    if not name:
-        raise DataError('a path is empty (""): give a file, a folder, an address or "-" for stdin')
-    if name in (DASH, STDIN):
-        return [File(spooled_stdin(), "stdin", "text")]
-    if name.lower().startswith(("http://", "https://")):
-        return [_file_at_address(name, tell)]
-    try:
-        return _files_at_path(Path(name), tell)
-    except OSError as problem:
-        raise cannot_read(name, problem) from problem
-    except ValueError as problem:
-        raise DataError(f"{name!r}: not a path ({problem}); check how it is written") from problem
-
-
-def _files_at_path(path: Path, tell: Callable[[str], None]) -> list[File]:
-    name = str(path)
-    if path.is_dir():
-        return _files_in_folder(path, tell)
-    if path.is_fifo():
-        return [File(spooled_pipe(path), name, *kind_of(name))]
-    if path.is_file():
-        return [File(path, name, *kind_of(name))]
-    if path.exists():
-        raise DataError(f"{path}: neither a file nor a folder; give a file with text in it")
-    if glob.has_magic(name):
-        found = sorted(glob.glob(name, recursive=True))
-        if not found:
-            raise DataError(f"{path}: no file matches; check the pattern, or give the folder itself")
-        return [file for match in found for file in _files_at_path(Path(match), tell)]
-    raise DataError(_not_there(path))
-
-
-def _not_there(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"{path}: no such file, and no folder {path.parent} either; check the path"
-    near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
-    return f"{path}: no such file; " + (
-        f"did you mean {path.parent / near[0]}?" if near else "check the path"
-    )
-
-
-def _files_in_folder(folder: Path, tell: Callable[[str], None]) -> list[File]:
-    """Files of known kinds, by path. A link to a folder is not followed, because it may lead back."""
-    taken, other, empty = [], 0, 0
-    for place, folders, names in os.walk(folder, onerror=_raise):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in (Path(place, name) for name in names if not name.startswith(".")):
-            kind, packings = kind_of(path.name, unknown="")
-            if not kind or not path.is_file():
-                other += 1
-            elif path.stat().st_size == 0:
-                empty += 1
-            else:
-                taken.append(File(path, str(path), kind, packings))
-    skipped = [f"{other:,} of other kinds"] * bool(other) + [f"{empty:,} empty"] * bool(empty)
-    if not taken:
-        there = f" ({' and '.join(skipped)})" if skipped else ""
-        raise DataError(
-            f"{folder}: no text in this folder{there}; known are {' '.join(SUFFIXES)}, also as .gz .bz2 .xz"
-        )
-    if skipped:
-        tell(f"{folder}: {len(taken):,} files taken, {' and '.join(skipped)} skipped")
-    return sorted(taken, key=lambda file: file.path.parts)
-
-
-def _raise(problem: OSError) -> None:
-    raise problem
-
-
-def _file_at_address(url: str, tell: Callable[[str], None]) -> File:
-    path = download(url, cache_folder(), progress=tell)
-    origin = origin_of(path)
-    told = (origin.content_type or "").partition(";")[0].strip().lower() if origin else ""
-    kind, packings = kind_of(urllib.parse.urlsplit(url).path, unknown="")
-    if not kind:
-        kind = CONTENT_TYPES.get(told, "text")
-    elif told == "text/html" and kind != "html":
-        path.unlink()
-        raise DataError(f"{url}: the server sent a web page instead; give the address of the file itself")
-    packed = origin is not None and (origin.content_encoding or "").lower() in ("gzip", "x-gzip")
-    return File(path, url, kind, packings or ("gz",) * packed)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from lucidlm.errors import DataError
+from lucidlm.text.account import BINARY, OTHER_ENCODING
 from lucidlm.text.guesses import likely_encodings
 from lucidlm.text.labels import codec_of_mark
 from lucidlm.text.signatures import not_text
@@ -27,24 +28,28 @@ def refuse_no_text(block: bytes, rest: Iterable[bytes], name: str, encoding: str
     mark = codec_of_mark(block)
     if encoding == "utf-8" and mark not in (None, "utf-8"):
         raise DataError(
-            f"{name}: the byte order mark of {str(mark).upper()} stands at its start; add --encoding {mark}"
+            f"{name}: the byte order mark of {str(mark).upper()} stands at its start; add --encoding {mark}",
+            reason=OTHER_ENCODING,
         )
     start = block[:_LOOKED_AT]
     if not encoding.startswith(_WIDE) and (what := not_text(start)):
-        raise DataError(f"{name}: this is {what.name}; {what.advice}")
+        raise DataError(f"{name}: this is {what.name}; {what.advice}", reason=BINARY)
     if encoding == "utf-8" and _ESCAPED.search(start):
         found = likely_encodings(block, rest)
         if found and found[0].startswith("iso2022"):
-            raise DataError(f"{name}: its escape sequences are those of ISO-2022-JP; {_try(found)}")
+            raise DataError(
+                f"{name}: its escape sequences are those of ISO-2022-JP; {_try(found)}", reason=OTHER_ENCODING
+            )
     if b"\0" in start and "\0" in start.decode(encoding, errors="ignore"):
-        raise DataError(f"{name}: {_about_nul(block, rest, encoding)}")
+        wide, said = _about_nul(block, rest, encoding)
+        raise DataError(f"{name}: {said}", reason=OTHER_ENCODING if wide else BINARY)
 
 
-def _about_nul(block: bytes, rest: Iterable[bytes], encoding: str) -> str:
+def _about_nul(block: bytes, rest: Iterable[bytes], encoding: str) -> tuple[bool, str]:
     where = f"byte {block.index(0)} is 0x00"
     if found := likely_encodings(block, rest, without=encoding):
-        return f"not {encoding} ({where}, as in wide characters); {_try(found)}"
-    return f"looks like a binary file ({where}); give text, or take the 0x00 out (tr -d '\\000')"
+        return True, f"not {encoding} ({where}, as in wide characters); {_try(found)}"
+    return False, f"looks like a binary file ({where}); give text, or take the 0x00 out (tr -d '\\000')"
 
 
 def wrong_byte(problem: UnicodeDecodeError, encoding: str, rest: Iterable[bytes]) -> str:

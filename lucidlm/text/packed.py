@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 from lucidlm.errors import DataError
-from lucidlm.text.account import TRAILING, Account
+from lucidlm.text.account import DAMAGED, TRAILING, Account
 
 PACKINGS = ("gz", "bz2", "xz")
 _BLOCK = 1 << 20
@@ -37,7 +37,8 @@ def unpacked(blocks: Iterable[bytes], packing: str, name: str, account: Account)
                 if not (waiting := next(source, b"")):
                     raise DataError(
                         f"{name}: the .{packing} file is cut off after {count:,} unpacked bytes; "
-                        "copy or download it again"
+                        "copy or download it again",
+                        reason=DAMAGED,
                     )
             members += 1
             waiting = _next_member(member.unused_data, source, packing, account)
@@ -48,7 +49,8 @@ def unpacked(blocks: Iterable[bytes], packing: str, name: str, account: Account)
     ) as problem:  # bz2's is an OSError; those of the disk are read before
         raise DataError(
             f"{name}: not a sound .{packing} file ({problem}, after {count:,} unpacked bytes); "
-            "copy or download it again"
+            "copy or download it again",
+            reason=DAMAGED,
         ) from problem
 
 

@@ -8,7 +8,7 @@ from itertools import chain, islice
 from typing import Any
 
 from lucidlm.errors import DataError
-from lucidlm.text.account import BY_CONTENT, NO_FIELD, Account, utf8_bytes
+from lucidlm.text.account import BY_CONTENT, DAMAGED, NO_FIELD, Account, utf8_bytes
 from lucidlm.text.decoding import File, read_text, with_lf
 from lucidlm.text.reading import READING, Reading
 from lucidlm.text.whole_files import LARGEST, too_large
@@ -64,7 +64,10 @@ def text_of_record(line: str, source: str, field: str) -> str:
     """The string in this field of a JSON object."""
     record = _parsed(line, source, "mend or delete this line")
     if not isinstance(record, dict):
-        raise DataError(f"{source}: a JSON object is needed, this is a {_json_type(record)}; mend this line")
+        raise DataError(
+            f"{source}: a JSON object is needed, this is a {_json_type(record)}; mend this line",
+            reason=NO_FIELD,
+        )
     return text_in(record, source, field)
 
 
@@ -89,10 +92,12 @@ def _parsed(text: str, source: str, advice: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as problem:
         raise DataError(
-            f"{source}: not JSON ({problem.msg} at character {problem.pos + 1}); {advice}"
+            f"{source}: not JSON ({problem.msg} at character {problem.pos + 1}); {advice}", reason=DAMAGED
         ) from problem
     except (ValueError, RecursionError) as problem:
-        raise DataError(f"{source}: not JSON that can be read ({problem}); {advice}") from problem
+        raise DataError(
+            f"{source}: not JSON that can be read ({problem}); {advice}", reason=DAMAGED
+        ) from problem
 
 
 def _json_type(value: object) -> str:
@@ -124,7 +129,9 @@ def _in_json(strings: Iterable[str], file: File, reading: Reading, account: Acco
         ]
     else:
         what = "an empty list" if found == [] else f"a {_json_type(found)}"
-        raise DataError(f"{name}: {what}; an array of objects or strings is needed, or one object")
+        raise DataError(
+            f"{name}: {what}; an array of objects or strings is needed, or one object", reason=NO_FIELD
+        )
     for number, (source, text) in enumerate(texts):
         # All that stands around the texts is counted with the first of them.
         around = size - sum(utf8_bytes(text) for _, text in texts) if number == 0 else 0
@@ -186,7 +193,8 @@ def _in_rows(strings: Iterable[str], file: File, field: str) -> Iterator[Record]
         elif len(row) != len(columns):
             raise DataError(
                 f"{source}: {len(row):,} cells, {len(columns):,} in the first row; put quotes around "
-                f"cells that hold a {_said(delimiter)}, or mend this row"
+                f"cells that hold a {_said(delimiter)}, or mend this row",
+                reason=DAMAGED,
             )
         else:
             yield Record(source, row[column], counter.taken())
@@ -230,12 +238,16 @@ def _next_row(rows: Iterator[list[str]], name: str) -> list[str] | None:
         return next(rows, None)
     except csv.Error as problem:
         line = getattr(rows, "line_num", 0)
-        raise DataError(f"{name}:{line}: not a sound row ({problem}); mend its quotes") from problem
+        raise DataError(
+            f"{name}:{line}: not a sound row ({problem}); mend its quotes", reason=DAMAGED
+        ) from problem
 
 
 def _column_of(row: list[str], field: str, name: str) -> int:
     if row.count(field) > 1:
-        raise DataError(f"{name}: {row.count(field)} columns are named {field!r}; rename one")
+        raise DataError(
+            f"{name}: {row.count(field)} columns are named {field!r}; rename one", reason=NO_FIELD
+        )
     if field in row:
         return row.index(field)
     if field.isdecimal() and 1 <= int(field) <= len(row):

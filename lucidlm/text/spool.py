@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from lucidlm.runtime.wording import one_line
 from lucidlm.text.account import Account
-from lucidlm.text.documents import Document, read_documents
+from lucidlm.text.decoding import File
+from lucidlm.text.documents import Document, documents_of_files
 from lucidlm.text.reading import Reading
 
 Progress = Callable[[str, int, int | None], None]
@@ -34,13 +36,15 @@ class Spool:
         self.notes: list[str] = []
         self.account = Account()
         """What was left out of all the files."""
+        self.read: set[Path] = set()
+        """The files whose text is here."""
         for kind in ("text", "index", "names"):
             self._path(kind).touch()
         self._reader = open(self._path("text"), "rb")  # noqa: SIM115
 
-    def fill(self, sources: list[str | Path], reading: Reading) -> None:
-        """Append the documents of these sources."""
-        documents = read_documents(sources, reading=reading, progress=self._tell) if sources else ()
+    def fill(self, files: Iterable[File], reading: Reading) -> None:
+        """Append the documents of these files."""
+        documents = documents_of_files(files, self.account, reading=reading)
         count = 0
         with contextlib.ExitStack() as stack:
             text, index, names = (
@@ -49,7 +53,9 @@ class Spool:
             for document in documents:
                 index.write(self._append(document, text))
                 name = self.aliases.get(document.source, document.source)
-                names.write(name.replace("\n", " ").encode("utf-8", "replace") + b"\n")
+                names.write(one_line(name).encode() + b"\n")
+                assert document.path is not None
+                self.read.add(document.path)
                 document.add_to(self.account, name)
                 count += 1
         self.parts.append(count)
@@ -97,8 +103,3 @@ class Spool:
             self.progress("read", text.tell(), None)
         entry = (offset, text.tell() - offset, characters, digest.digest()[:16])
         return np.array(entry, INDEX).tobytes()
-
-    def _tell(self, line: str) -> None:
-        if line.endswith("skipped"):
-            self.notes.append(line)
-        self.progress(line, 0, None)

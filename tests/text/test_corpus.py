@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from lucidlm.text import corpus as module
 from lucidlm.text import split
 from lucidlm.text import spool as spooling
 from lucidlm.text.corpus import open_corpus, prepare, train_documents, validation_documents
+from lucidlm.text.decoding import File
 from lucidlm.text.excerpts import ids_of
 from lucidlm.text.reading import READING
 from lucidlm.text.tokenizer import Tokenizer
@@ -265,7 +267,7 @@ def test_a_large_text_is_sampled_evenly_for_the_vocabulary(book, tmp_path, monke
     monkeypatch.setattr(module, "TRAINING_SAMPLE", 2000)
     monkeypatch.setattr(spooling, "BLOCK", 100)
     spool = spooling.Spool(tmp_path / "spool", lambda *_: None, {})
-    spool.fill([book], READING)
+    spool.fill([File(book, "book", "text")], READING)
     part = split._whole(spool.index(), np.array([True]))
     sample = list(module._sample(spool, part))
     assert sum(map(len, sample)) == pytest.approx(2000, abs=150)
@@ -419,6 +421,77 @@ def test_notes_of_the_documents_are_passed_on_and_counted(tmp_path):
         f"left out {left_out} of the files' {stored:,} bytes: carriage returns of line ends "
         f"({texts / 'a.txt'} and 2 more documents)"
     )
+
+
+PICTURE = b"\x89PNG\r\n\x1a\n\0\0"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of two texts, and of files that are none."""
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for name in "ab":
+        (texts / f"{name}.txt").write_text(words(ord(name), 200))
+    (texts / "id_rsa").write_bytes(b"secret")
+    (texts / "app.log").write_bytes(b"started\n")
+    return texts
+
+
+def test_the_manifest_lists_and_the_key_depends_on_what_was_read_alone(folder, tmp_path):
+    def prepared():
+        corpus = prepare(folder, tmp_path / "out", tokenizer="bytes")
+        manifest = {name: corpus.manifest[name] for name in ("key", "sources", "train", "split")}
+        return manifest, corpus.manifest["read"]["passed_over"], corpus.status
+
+    manifest, passed, status = prepared()
+    assert [Path(entry["path"]).name for entry in manifest["sources"]] == ["a.txt", "b.txt"]
+    assert (passed, status) == ({"other_kinds": {"count": 2, "first": str(folder / "app.log")}}, "new")
+    (folder / "id_rsa").write_bytes(b"another")
+    assert prepared() == (manifest, passed, "reused")
+    (folder / "broken.txt").write_bytes(PICTURE)
+    again, passed, status = prepared()
+    assert (again, status) == (manifest, "redone: the text or a setting has changed")
+    assert passed["binary"] == {"count": 1, "first": str(folder / "broken.txt")}
+    assert prepared() == (manifest, passed, "reused")
+    (folder / "broken.txt").write_text("mended")
+    assert len(prepared()[0]["sources"]) == 3
+
+
+def test_a_file_that_grows_stops_the_work_only_if_it_is_read(folder, tmp_path):
+    (folder / "broken.txt").write_bytes(PICTURE)
+
+    def grow(name):
+        def progress(stage, done, total):
+            with open(folder / name, "ab") as file:
+                file.write(b"\0more")
+
+        return progress
+
+    for name in ("app.log", "broken.txt"):
+        assert prepare(folder, tmp_path / name, tokenizer="bytes", progress=grow(name)).status == "new"
+    with pytest.raises(DataError, match=r"a.txt: changed while it was being read"):
+        prepare(folder, tmp_path / "out", tokenizer="bytes", progress=grow("a.txt"))
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no such names here")
+def test_a_name_that_is_no_utf8_stands_in_the_manifest_as_text(folder, tmp_path):
+    name = os.fsdecode(b"caf\xe9.txt")
+    (folder / name).write_text(words(3, 50))
+    manifest = prepare(folder, tmp_path / "out", tokenizer="bytes").manifest
+    shown = str(folder / r"caf\xe9.txt")
+    assert shown in [entry["path"] for entry in manifest["sources"]]
+    assert shown in [entry["source"] for entry in manifest["documents"]]
+    alone = prepare(folder / name, tmp_path / "alone", tokenizer="bytes").manifest
+    assert alone["sources"][0]["path"] == shown
+
+
+def test_prepared_text_and_what_is_being_prepared_are_no_texts_of_the_folder_they_are_in(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    first = prepare(".", "ready", tokenizer="bytes").manifest
+    second = prepare(".", "ready again", tokenizer="bytes").manifest
+    assert second["key"] == first["key"]
+    assert second["read"]["passed_over"]["own_folders"] == {"count": 1, "first": "ready"}
 
 
 KILLED = """

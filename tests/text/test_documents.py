@@ -1,15 +1,12 @@
 import codecs
 import gzip
 import json
-import os
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from lucidlm.errors import ConfigError, DataError, LucidError
+from lucidlm.errors import ConfigError, LucidError
 from lucidlm.text import decoding, documents
 from lucidlm.text.account import Account
 from lucidlm.text.documents import read_documents
@@ -114,106 +111,9 @@ def test_white_space_is_a_text(tmp_path):
     assert read(written(tmp_path / "a.txt", " \n")) == [" \n"]
 
 
-def test_a_missing_file_suggests_the_nearest_name(tmp_path):
-    written(tmp_path / "the-verdict.txt", "x")
-    message = refusal(tmp_path / "the-verdikt.txt")
-    assert f"did you mean {tmp_path / 'the-verdict.txt'}?" in message
-    assert "no folder" in refusal(tmp_path / "nowhere" / "a.txt")
-    assert "no such file" in refusal(tmp_path / "zzz")
-
-
-def test_all_sources_are_found_before_the_first_is_read(tmp_path):
-    good = written(tmp_path / "a.txt", "x")
-    with pytest.raises(DataError, match="missing"):
-        next(read_documents([good, tmp_path / "missing.txt"]))
-
-
-def test_no_source_an_empty_one_and_an_impossible_one_are_refused():
-    assert "no text to read" in refusal()
-    assert "empty" in refusal("")
-    assert refusal("a\0b")
-    assert refusal("x" * 5000)
-
-
 def test_a_single_path_is_not_taken_apart_into_letters(tmp_path):
     path = written(tmp_path / "a.txt", "x")
     assert [document.text() for document in read_documents(str(path))] == ["x"]
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_is_refused(tmp_path):
-    path = written(tmp_path / "a.txt", "x")
-    path.chmod(0)
-    assert "Permission denied" in refusal(path)
-
-
-def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path):
-    for name in ("b.txt", "a/z.md", "a.txt", "a/b/c.txt", "Z.TXT", "page.html.gz"):
-        data = b"<p>page" if "html" in name else name.encode()
-        written(tmp_path / name, gzip.compress(data) if name.endswith("gz") else data)
-    for name in ("picture.png", "script.py", "README"):
-        written(tmp_path / name, "no")
-    for name in (".hidden.txt", ".git/x.txt", "a/.x/y.txt"):
-        written(tmp_path / name, "hidden")
-    written(tmp_path / "empty.txt", "")
-    told = []
-    assert read(tmp_path, progress=told.append) == [
-        "Z.TXT", "a/b/c.txt", "a/z.md", "a.txt", "b.txt", "page\n"
-    ]  # fmt: skip
-    assert told == [f"{tmp_path}: 6 files taken, 3 of other kinds and 1 empty skipped"]
-
-
-def test_a_folder_without_text_is_refused(tmp_path):
-    written(tmp_path / "a.png", "x")
-    assert "no text in this folder (1 of other kinds)" in refusal(tmp_path)
-
-
-def test_a_link_that_leads_back_ends(tmp_path):
-    written(tmp_path / "a" / "a.txt", "x")
-    try:
-        (tmp_path / "a" / "back").symlink_to(tmp_path, target_is_directory=True)
-    except OSError:
-        pytest.skip("no links here")
-    assert read(tmp_path) == ["x"]
-
-
-def test_a_pattern_is_expanded_sorted_and_must_match(tmp_path):
-    for name in ("b", "a", "c"):
-        written(tmp_path / f"{name}.txt", name)
-    assert read(tmp_path / "*.txt") == ["a", "b", "c"]
-    assert "no file matches" in refusal(tmp_path / "*.md")
-    assert read(written(tmp_path / "[a].txt", "literal")) == ["literal"]
-
-
-def test_stdin_can_be_read_twice_and_leaves_nothing_behind(tmp_path):
-    program = (
-        "from lucidlm.text.documents import read_documents\n"
-        "for _ in range(2):\n"
-        "    (d,) = read_documents(['-'])\n"
-        "    print(d.source, repr(d.text()), repr(d.text()))\n"
-    )
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "TMP": str(tmp_path), "TEMP": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        input="Käse\r\n".encode(),
-        capture_output=True,
-        env=environment,
-        check=True,
-    )
-    assert done.stdout.decode().split("\n")[:2] == ["stdin 'Käse\\n' 'Käse\\n'"] * 2
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_named_pipe_can_be_read_twice(tmp_path):
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    writer = subprocess.Popen(
-        [sys.executable, "-c", "import sys; open(sys.argv[1], 'w').write('once')", str(pipe)]
-    )
-    (document,) = read_documents([pipe])
-    assert document.text() == document.text() == "once"
-    assert writer.wait() == 0
 
 
 def test_gz_is_unpacked(tmp_path):
@@ -312,32 +212,53 @@ def test_half_a_surrogate_pair_is_replaced_and_said(tmp_path):
     assert notes[1:] == ["1 lone surrogate replaced by U+FFFD"]
 
 
-@pytest.fixture
-def fetched(tmp_path, monkeypatch):
-    """Puts `data` where download() would, with what the server said; the transfer has tests of its own."""
-
-    def put(data: bytes, **said: str) -> None:
-        path = written(tmp_path / "cache" / "file", data)
-        path.with_name("file.json").write_text(json.dumps({"url": "http://x", **said}))
-        monkeypatch.setattr(documents, "download", lambda url, folder, *, progress: path)
-
-    return put
+BAD_FILES = {
+    "binary": ("picture.txt", b"\x89PNG\r\n\x1a\n\0\0"),
+    "other_encoding": ("latin.txt", "Größe".encode("latin-1")),
+    "no_field": ("events.jsonl", b'{"text": "x"}\n{"event": "click"}\n'),
+    "damaged": ("broken.pdf", b"%PDF-1.7 broken"),
+    "no_text": ("empty.txt.gz", gzip.compress(b"")),
+    "no_tokens": ("LICENSE.bin", b"MIT License, with all rights."),
+}
 
 
-def test_the_kind_of_an_address_is_its_suffix_else_what_the_server_says(fetched):
-    fetched(b"<p>x", content_type="text/html; charset=utf-8")
-    assert read_one("https://example.org/wiki/Page?a=b.txt")[0] == "x\n"
-    assert read_one("https://example.org/page.html")[0] == "x\n"
-    fetched(b"<p>x", content_type="text/plain")
-    assert read_one("https://example.org/ebooks/1342.txt.utf-8") == ("<p>x", [])
-    assert read_one("https://example.org/a.html#top")[0] == "x\n"
-    fetched(gzip.compress(b"x"), content_type="text/plain", content_encoding="gzip")
-    assert read_one("https://example.org/a.txt")[0] == "x"
-    fetched(gzip.compress(b"x"), content_type="application/gzip")
-    (document,) = read_documents(["https://example.org/a.txt.gz"])
-    assert (document.source, document.text()) == ("https://example.org/a.txt.gz", "x")
+@pytest.mark.parametrize("reason", BAD_FILES)
+def test_a_file_that_does_not_fit_is_passed_over_in_a_folder_and_refused_where_it_is_named(tmp_path, reason):
+    name, data = BAD_FILES[reason]
+    bad = written(tmp_path / "texts" / name, data)
+    written(tmp_path / "texts" / "a.txt", "one")
+    written(tmp_path / "texts" / "z.jsonl", '{"text": "two"}')
+    for source in (bad.parent, bad.parent / "*"):
+        for _ in range(2):  # it is the same in each reading
+            account = Account()
+            assert [document.text() for document in read_documents([source], account)] == ["one", "two"]
+            assert (account.passed, account.first_passed) == ({reason: 1}, {reason: str(bad)})
+    assert refusal(bad).startswith(f"{bad}")
+    (bad.parent / "a.txt").unlink()
+    (bad.parent / "z.jsonl").unlink()
+    assert refusal(bad.parent).startswith(f"{bad.parent}: its only file cannot be used as text: {bad}")
 
 
-def test_a_web_page_in_place_of_a_text_is_refused(fetched):
-    fetched(b"<p>Sign in", content_type="text/html")
-    assert "sent a web page instead" in refusal("https://example.org/a.txt")
+def test_where_no_file_of_a_folder_fits_the_first_says_why(tmp_path):
+    for name, data in BAD_FILES.values():
+        written(tmp_path / "texts" / name, data)
+    written(tmp_path / "a.txt", "one")
+    message = refusal(tmp_path / "a.txt", tmp_path / "texts")
+    assert message.startswith(f"{tmp_path / 'texts'}: none of its 6 files can be used as text; the first: ")
+
+
+@pytest.mark.parametrize("kept", [0, 3, 1 << 24])
+def test_a_file_of_a_folder_is_given_out_alike_whether_its_text_was_kept_or_not(tmp_path, monkeypatch, kept):
+    monkeypatch.setattr(documents, "KEPT_CHARACTERS", kept)
+    written(tmp_path / "a.txt", codecs.BOM_UTF8 + b"one\r\n")
+    written(tmp_path / "b.jsonl", '{"text": "a\\r\\n"}\n\n{"text": ""}\n{"text": "four"}\n')
+    account = Account()
+    texts = []
+    for document in read_documents([tmp_path]):
+        texts.append(document.text())
+        assert document.text() == texts[-1]
+        document.add_to(account)
+    assert texts == ["one\n", "a\n", "four"]
+    assert account.read == account.stored == sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert account.text == len("one\na\nfour")
+    assert account.seen == {"empty_documents": 1}

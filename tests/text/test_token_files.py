@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from written_files import refusal
 
 from lucidlm.errors import DataError
 from lucidlm.text.corpus import prepare
@@ -61,7 +62,7 @@ def test_prepared_with_gpt2_the_ids_are_those_of_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"abc", "no row of 16-bit"),
+        (b"\1bc", "no row of 16-bit"),
         (b"", "no row of 16-bit"),
         (np.array([60000, 3], "<u2").tobytes(), "token id 60000 is beyond GPT-2's"),
         (np.array([50256] * 4, "<u2").tobytes(), "no token but end-of-text"),
@@ -88,3 +89,26 @@ def test_a_gzipped_one_is_to_be_unpacked_first(tmp_path):
     (tmp_path / "train.bin.gz").write_bytes(b"x")
     with pytest.raises(DataError, match="unpack"):
         texts_in(tmp_path / "train.bin.gz")
+
+
+@pytest.mark.parametrize("text", ["MIT License", "Größe\n", "x" * 70_000])
+def test_a_text_that_is_named_bin_is_refused_with_what_to_do(tmp_path, text):
+    (tmp_path / "a.bin").write_text(text, encoding="utf-8")
+    message = refusal(tmp_path / "a.bin")
+    assert "rename it to end in .txt" in message
+    (tmp_path / "a.bin").rename(tmp_path / "a.txt")
+    assert texts_in(tmp_path / "a.txt") == [text]
+
+
+@pytest.mark.parametrize("ids", [range(65), range(256)])
+def test_ids_of_characters_or_bytes_are_no_ids_of_gpt2(tmp_path, ids):
+    np.array([*ids] * 8, "<u2").tofile(tmp_path / "a.bin")
+    assert "not GPT-2's but characters or bytes" in refusal(tmp_path / "a.bin")
+
+
+def test_tokens_that_spell_no_utf8_are_counted(tmp_path):
+    ids = [*Tokenizer.gpt2().encode("A \ufffd of its own, and then "), 127, 1000]  # 127 is the byte 0xe9's
+    np.array(ids, "<u2").tofile(tmp_path / "a.bin")
+    (document,) = read_documents([tmp_path / "a.bin"])
+    assert document.text().count("\ufffd") == 2
+    assert document.account.seen == {"bytes_that_are_no_utf8": 1}

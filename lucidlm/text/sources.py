@@ -1,0 +1,314 @@
+"""Which files a source is: paths, patterns, addresses and "-" come in, files and what was passed over go out.
+
+The one answer to that question: what is read, what is hashed and what a manifest lists are these files.
+"""
+
+import difflib
+import fnmatch
+import glob
+import os
+import shlex
+import stat
+import urllib.parse
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from lucidlm.errors import DataError
+from lucidlm.runtime.download import cache_folder, download, origin_of
+from lucidlm.runtime.places import path_text
+from lucidlm.text.account import (
+    EMPTY_FILES,
+    GIVEN_TWICE,
+    HIDDEN_FILES,
+    LINKED_FOLDERS,
+    LOOSE_LINKS,
+    OTHER_KINDS,
+    OWN_FOLDERS,
+    SPECIAL,
+    UNREADABLE,
+    Account,
+)
+from lucidlm.text.decoding import File, cannot_read
+from lucidlm.text.kinds import CONTENT_TYPES, SUFFIXES, kind_of
+from lucidlm.text.own_folders import MODEL, PREPARED, is_temporary, own_folder, own_kind
+from lucidlm.text.pipes import DASH, STDIN, refuse_stdin_twice, spooled_pipe, spooled_stdin
+
+_PROBE = 1 << 16
+"""How much of a file is looked at before a pattern for files of its kind is offered."""
+
+Tell = Callable[[str], None]
+
+
+def find_files(sources: Sequence[str | Path], account: Account, *, tell: Tell | None = None) -> list[File]:
+    """The files of all sources, those of a folder or pattern by path, none twice.
+
+    A file that a user names must be there. In a folder or pattern what is no file to read is passed over, and
+    counted in `account`; a source with nothing to read is a DataError. `tell` hears of downloads.
+    """
+    refuse_stdin_twice(sources)
+    found: dict[str, File] = {}
+    for source in sources:
+        for file in _files_of(source, account, tell or (lambda line: None)):
+            if found.setdefault(os.path.realpath(file.path), file) is not file:
+                account.pass_over(GIVEN_TWICE, file.name)
+    return list(found.values())
+
+
+def _files_of(source: str | Path, account: Account, tell: Tell) -> list[File]:
+    name = str(source)
+    if not name:
+        raise DataError('a path is empty (""): give a file, a folder, an address or "-" for stdin')
+    if name in (DASH, STDIN):
+        return [File(spooled_stdin(), "stdin", "text")]
+    if name.lower().startswith(("http://", "https://")):
+        return [_file_at_address(name, tell)]
+    shown = path_text(name)
+    try:
+        return _files_at_path(Path(name), shown, account)
+    except OSError as problem:
+        raise cannot_read(shown, problem) from problem
+    except ValueError as problem:
+        raise DataError(f"{shown!r}: not a path ({problem}); check how it is written") from problem
+
+
+def _files_at_path(path: Path, name: str, account: Account) -> list[File]:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as problem:
+        if os.path.islink(path) and not isinstance(problem, PermissionError):
+            raise DataError(f"{name}: a link that leads nowhere; mend it or give another file") from problem
+        if glob.has_magic(name):
+            return _in_pattern(path, account)
+        if isinstance(problem, FileNotFoundError | NotADirectoryError):
+            raise DataError(_not_there(path)) from None
+        raise
+    if stat.S_ISDIR(mode):
+        return _in_folder(path, account)
+    if stat.S_ISFIFO(mode):
+        return [File(spooled_pipe(path), name, *kind_of(name))]
+    if stat.S_ISREG(mode):
+        return [File(path, name, *kind_of(name))]
+    raise DataError(f"{name}: neither a file nor a folder; give a file with text in it")
+
+
+def _not_there(path: Path) -> str:
+    name, folder = path_text(path), path_text(path.parent)
+    if not path.parent.is_dir():
+        return f"{name}: no such file, and no folder {folder} either; check the path"
+    near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
+    return f"{name}: no such file; " + (
+        f"did you mean {path_text(path.parent / near[0])}?" if near else "check the path"
+    )
+
+
+# Folders
+
+
+def _in_folder(folder: Path, account: Account) -> list[File]:
+    """Files of known kinds below a folder that a user gave."""
+    if kind := own_folder(folder):
+        raise DataError(no_text(folder, kind))
+    name, passed = path_text(folder), Account()
+    found = list(_walk(folder, name, passed))
+    if not found:
+        there = f" ({'; '.join(passed.passed_lines())})" if passed.passed else ""
+        raise DataError(
+            f"{name}: no text in this folder{there}; known are {' '.join(SUFFIXES)}, also as .gz .bz2 .xz"
+            f"{_offer(folder)}"
+        )
+    account.add(passed)
+    return sorted(found, key=lambda file: file.path.parts)
+
+
+def no_text(path: str | Path, kind: str) -> str:
+    """What to say where a run, a model or a prepared text is given as a text."""
+    name = path_text(path)
+    pattern = shlex.quote(os.path.join(glob.escape(name), "*.md"))
+    if kind == PREPARED:
+        return f"{name} is {kind}, whose text is tokens; give the text that it was made from"
+    files = f", or a pattern for files in it ({pattern})" if kind == MODEL else ""
+    return f"{name} is {kind}, not a text; give a file or a folder of texts{files}"
+
+
+def _walk(top: Path, source: str, account: Account) -> Iterator[File]:
+    """Files of known kinds below a folder. A link to a folder is not followed, because it may lead back."""
+    waiting = [top]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:
+            if folder == top:
+                raise
+            account.pass_over(UNREADABLE, path_text(folder))
+            continue
+        if folder != top and own_kind([entry.name for entry in entries]):
+            account.pass_over(OWN_FOLDERS, path_text(folder))
+            continue
+        folders = []
+        for entry in entries:
+            path = folder / entry.name
+            if is_temporary(entry.name):
+                continue
+            if entry.name.startswith("."):
+                account.pass_over(HIDDEN_FILES, path_text(path))
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(path)
+            elif file := _file_in_folder(path, source, account, unknown=""):
+                yield file
+        waiting += reversed(folders)
+
+
+def _file_in_folder(path: Path, source: str, account: Account, *, unknown: str) -> File | None:
+    """A file of a folder or a pattern, if it is one to read; `unknown` is the kind of unknown suffixes."""
+    name = path_text(path)
+    try:
+        status = os.stat(path)
+    except OSError as problem:
+        account.pass_over(UNREADABLE if isinstance(problem, PermissionError) else LOOSE_LINKS, name)
+        return None
+    kind, packings = kind_of(path.name, unknown)
+    if stat.S_ISDIR(status.st_mode):
+        account.pass_over(LINKED_FOLDERS, name)
+    elif not stat.S_ISREG(status.st_mode):
+        account.pass_over(SPECIAL, name)
+    elif not kind:
+        account.pass_over(OTHER_KINDS, name)
+    elif status.st_size == 0:
+        account.pass_over(EMPTY_FILES, name)
+    else:
+        return File(path, name, kind, packings, source)
+    return None
+
+
+def _offer(folder: Path) -> str:
+    """A pattern for the most frequent files of unknown kinds that are text; "" where there are none."""
+    below = os.path.join(glob.escape(str(folder)), "**")
+    files = [path for path in _matches(below, Account()) if path.suffix and os.path.isfile(path)]
+    for suffix, _ in Counter(path.suffix for path in files).most_common():
+        if any(_looks_like_text(path) for path in [path for path in files if path.suffix == suffix][:5]):
+            pattern = os.path.join(below, f"*{glob.escape(suffix)}")
+            return f"; others are read as text by a pattern: {shlex.quote(path_text(pattern))}"
+    return ""
+
+
+def _looks_like_text(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            block = file.read(_PROBE)
+    except OSError:
+        return False
+    # A character may be cut at the end of the block.
+    return (
+        bool(block) and b"\0" not in block and len(block.decode("utf-8", "ignore").encode()) > len(block) - 4
+    )
+
+
+# Patterns
+
+
+def _in_pattern(pattern: Path, account: Account) -> list[File]:
+    """Files that a pattern matches, of whatever kind, and those of known kinds in folders that it matches."""
+    name, passed = path_text(pattern), Account()
+    matches = _matches(pattern, passed)
+    if not matches and not passed.passed:
+        raise DataError(f"{name}: no file matches; check the pattern, or give the folder itself")
+    holding = {folder for match in matches for folder in match.parents}
+    found = []
+    for match in matches:
+        if not os.path.isdir(match):
+            found += filter(None, [_file_in_folder(match, name, passed, unknown="text")])
+        elif match not in holding:  # what the pattern matches in a folder is all that is meant of it
+            found += _walked(match, name, passed)
+    if not found:
+        there = f" ({'; '.join(passed.passed_lines())})" if passed.passed else ""
+        raise DataError(f"{name}: no text in what matches{there}; check the pattern")
+    account.add(passed)
+    return sorted(found, key=lambda file: file.path.parts)
+
+
+def _walked(folder: Path, source: str, account: Account) -> list[File]:
+    try:
+        return list(_walk(folder, source, account))
+    except OSError:
+        account.pass_over(UNREADABLE, path_text(folder))
+        return []
+
+
+def _matches(pattern: str | Path, account: Account) -> list[Path]:
+    """Paths that a pattern matches, sorted, as a shell does it: * leaves hidden names out, ** any folders.
+
+    Unlike glob, ** follows no links, which may lead back, and no runs, models or prepared texts are entered.
+    """
+    anchor = Path(pattern).anchor
+    parts = Path(pattern).parts[bool(anchor) :]
+    found: set[Path] = set()
+    waiting, seen = [(Path(anchor), parts)], set()
+    left_out: dict[str, str] = {}  # with the reason: a folder may be come to in several ways
+    while waiting:
+        folder, parts = waiting.pop()
+        if (folder, parts) in seen:
+            continue
+        seen.add((folder, parts))
+        if not parts:
+            found.add(folder)
+            continue
+        first, rest = parts[0], parts[1:]
+        if not glob.has_magic(first):
+            if os.path.lexists(folder / first):
+                waiting.append((folder / first, rest))
+            continue
+        if first == "**":
+            waiting.append((folder, rest))
+        for entry in _entries(folder, left_out):
+            path = folder / entry.name
+            if entry.name.startswith(".") and not first.startswith("."):
+                continue
+            if first != "**" and not fnmatch.fnmatch(entry.name, first):
+                continue
+            is_folder = _is_folder(entry, follow=first != "**")
+            if is_folder and own_folder(path):
+                left_out[path_text(path)] = OWN_FOLDERS
+            elif first == "**":
+                if is_folder:
+                    waiting.append((path, parts))
+                elif not rest:
+                    found.add(path)
+            elif is_folder or not rest:
+                waiting.append((path, rest))
+    found.discard(Path(anchor))
+    for name, reason in sorted(left_out.items()):
+        account.pass_over(reason, name)
+    return sorted(found, key=lambda path: path.parts)
+
+
+def _entries(folder: Path, left_out: dict[str, str]) -> list[os.DirEntry]:
+    try:
+        return list(os.scandir(folder))
+    except PermissionError:
+        left_out[path_text(folder)] = UNREADABLE
+    except OSError:  # no folder
+        pass
+    return []
+
+
+def _is_folder(entry: os.DirEntry, *, follow: bool) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=follow)
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _file_at_address(url: str, tell: Tell) -> File:
+    path = download(url, cache_folder(), progress=tell)
+    origin = origin_of(path)
+    told = (origin.content_type or "").partition(";")[0].strip().lower() if origin else ""
+    kind, packings = kind_of(urllib.parse.urlsplit(url).path, unknown="")
+    if not kind:
+        kind = CONTENT_TYPES.get(told, "text")
+    elif told == "text/html" and kind != "html":
+        path.unlink()
+        raise DataError(f"{url}: the server sent a web page instead; give the address of the file itself")
+    packed = origin is not None and (origin.content_encoding or "").lower() in ("gzip", "x-gzip")
+    return File(path, url, kind, packings or ("gz",) * packed)
