@@ -37,6 +37,7 @@ DELETED, COMMENTS, FRAMES, HIDDEN = "deleted_passages", "comments", "page_header
 BY_CONTENT, NOT_PACKED = "files_read_by_content", "files_not_packed_as_named"
 MARKUP = "markup_"
 """Before the name of a format in `_MARKUP`."""
+BETTER_ENCODING = "files_that_read_better_in_another_encoding"
 OTHER_LABELS = "pages_in_utf8_that_declare_another_encoding"
 HIDDEN_TEXT, CONTROLS, SOFT_HYPHENS = "characters_of_hidden_text", "control_characters", "soft_hyphens"
 DEEP_TAGS = "deeply_nested_tags"
@@ -108,6 +109,10 @@ _SEEN = {
     NOT_PACKED: (
         "file read as it stands: it is not packed as its name says",
         "files read as they stand: they are not packed as their names say",
+    ),
+    BETTER_ENCODING: (
+        "file that reads better in another encoding than the given one (leave --encoding out to see which)",
+        "files that read better in another encoding than the given one (leave --encoding out to see which)",
     ),
     OTHER_LABELS: (
         "page read as UTF-8, which it is, though it declares another encoding",

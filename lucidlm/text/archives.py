@@ -14,7 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from lucidlm.errors import DataError
-from lucidlm.text.account import DAMAGED, EMPTY_FILES, ENCRYPTED, OTHER_KINDS, Account
+from lucidlm.runtime.places import path_text
+from lucidlm.runtime.wording import one_line
+from lucidlm.text.account import DAMAGED, EMPTY_FILES, ENCRYPTED, HIDDEN_FILES, NO_TEXT, OTHER_KINDS, Account
 from lucidlm.text.decoding import File, cannot_read, read_blocks
 from lucidlm.text.kinds import kind_of
 
@@ -55,9 +57,9 @@ def files_in_archive(file: File, account: Account) -> list[File]:
     for path, member in _unpacked(
         file.path, file.path.stat().st_mtime_ns, file.packings, file.kind, file.name
     ):
-        name = f"{file.name}/{member.name}"
-        kind, packings = kind_of(member.name, unknown="")
-        reason = _reason(member, kind)
+        name = f"{file.name}/{one_line(path_text(member.name))}"
+        kind, packings = kind_of(member.name, unknown="", in_folder=True)
+        reason = _reason(member)
         if reason:
             account.pass_over(reason, name)
         elif path is None:
@@ -65,17 +67,22 @@ def files_in_archive(file: File, account: Account) -> list[File]:
         else:
             taken.append(File(path, name, kind, packings))
     if not taken:
-        passed = account.passed
-        if passed[ENCRYPTED]:
-            raise DataError(f"{file.name}: encrypted; unpack it with its password and give the files")
+        if account.passed[ENCRYPTED]:
+            raise DataError(
+                f"{file.name}: encrypted; unpack it with its password and give the files", reason=DAMAGED
+            )
+        there = "; ".join(account.passed_lines()) or "nothing in it"
         raise DataError(
-            f"{file.name}: no text in this archive ({passed.total():,} files of other kinds); give its files"
+            f"{file.name}: no text in this archive ({there}); unpack it and give files of it", reason=NO_TEXT
         )
     return sorted(taken, key=lambda taken: PurePosixPath(taken.name).parts)
 
 
-def _reason(member: _Member, kind: str) -> str:
+def _reason(member: _Member) -> str:
     """Why a member is not read, "" where it is."""
+    kind, _ = kind_of(member.name, unknown="", in_folder=True)
+    if _is_hidden(member.name):
+        return HIDDEN_FILES
     if not member.is_file or kind in ("", "tokens"):
         return OTHER_KINDS
     if member.is_encrypted:
@@ -103,7 +110,7 @@ def _unpacked(
         for number, member in enumerate(members(place)):
             if number >= _MOST:
                 raise DataError(f"{name}: more than {_MOST:,} files in it; unpack it and give the folder")
-            if _reason(member, kind_of(member.name, unknown="")[0]):
+            if _reason(member):
                 found.append((None, member))
                 continue
             total += member.size
@@ -151,7 +158,7 @@ def _members_of_zip(path: Path) -> Iterator[_Member]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             name = _name_in_zip(info)
-            if not info.is_dir() and not _is_hidden(name):
+            if name and not name.endswith("/"):
                 yield _Member(
                     name,
                     info.file_size,
@@ -174,7 +181,7 @@ def _name_in_zip(info: zipfile.ZipInfo) -> str:
 def _members_of_tar(path: Path) -> Iterator[_Member]:
     with tarfile.open(path, "r:", errors="surrogateescape") as archive:
         for info in archive:
-            if not info.isdir() and not _is_hidden(info.name):
+            if not info.isdir():
                 yield _Member(
                     info.name, info.size, info.isreg(), False, functools.partial(_opened, archive, info)
                 )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lucidlm.errors import ConfigError, DataError
 from lucidlm.text.account import (
+    BETTER_ENCODING,
     BYTE_ORDER_MARKS,
     CARRIAGE_RETURNS,
     CONTROLS,
@@ -21,6 +22,7 @@ from lucidlm.text.account import (
     Account,
     utf8_bytes,
 )
+from lucidlm.text.guesses import reads_better_otherwise
 from lucidlm.text.hints import other_encoding, refuse_no_text, wrong_byte
 from lucidlm.text.labels import browser_errors, codec_of_label, codec_of_mark, declared_codec
 from lucidlm.text.packed import unpacked
@@ -137,6 +139,8 @@ def decode(
     for block in rest:
         if count == 0:
             refuse_no_text(block, rest, name, encoding)
+            if encoding != "utf-8" and errors == "strict":
+                account.saw(BETTER_ENCODING, reads_better_otherwise(block[:_BLOCK], encoding))
         count += len(block)
         try:
             text = decoder.decode(block, final=not block)

@@ -17,6 +17,8 @@ from itertools import pairwise
 
 _SAMPLE = 1 << 14
 """Bytes that are looked at: lines with characters beyond ASCII."""
+_GLANCE = 1 << 11
+"""Bytes that are enough to see that a given encoding is wrong, in a millisecond or two."""
 _MOST = 1 << 24
 """Bytes that a candidate must decode."""
 _DOUBT = 10.0
@@ -122,18 +124,30 @@ def likely_encodings(first: bytes, rest: Iterable[bytes] = (), *, without: str =
     return [codec for cost, codec in ranked if cost <= ranked[0][0] + _DOUBT][:3]
 
 
-def _sample_of(data: bytes) -> bytes:
+def reads_better_otherwise(block: bytes, encoding: str) -> bool:
+    """Whether another encoding makes far better text of a file's first bytes than the one that was given."""
+    sample = _sample_of(block, _GLANCE)
+    given = _decoded(sample, encoding, cut=True)
+    beyond = len(sample) if b"\0" in sample else sum(byte > 0x7F for byte in sample)
+    if given is None or not beyond:
+        return False
+    best = next(iter(likely_encodings(sample)), encoding)
+    text = _decoded(sample, best, cut=True)
+    return text is not None and text != given and _bits(given) - _bits(text) > max(40.0, 2.0 * beyond)
+
+
+def _sample_of(data: bytes, size: int = _SAMPLE) -> bytes:
     """Lines with bytes beyond ASCII, or the start where there are none or NULs, as wide characters have."""
     if b"\0" in data or data.isascii():
-        return data[: _SAMPLE & ~3]
+        return data[: size & ~3]
     sample = bytearray()
     for line in data.split(b"\n"):
-        if len(sample) >= _SAMPLE:
+        if len(sample) >= size:
             break
         if not line.isascii():
-            sample += line[:_SAMPLE] + b"\n"
+            sample += line[:size] + b"\n"
     # Wide characters without a NUL among them (Chinese) do not survive the choice of lines.
-    return bytes(sample) if b"\n" in data[:_SAMPLE] else data[: _SAMPLE & ~3]
+    return bytes(sample) if b"\n" in data[:size] else data[: size & ~3]
 
 
 def _decoded(data: bytes, codec: str, *, cut: bool) -> str | None:

@@ -99,16 +99,16 @@ _MARKED_BY_CONTENT = (
 )
 
 
-def kind_of(name: str, unknown: str = "text") -> tuple[str, tuple[str, ...]]:
+def kind_of(name: str, unknown: str = "text", *, in_folder: bool = False) -> tuple[str, tuple[str, ...]]:
     """The kind that a name's suffixes tell, and how it is packed. Without such a suffix it is `unknown`.
 
-    With no kind for what is `unknown`, as in a folder, it is searched for texts, not named.
+    A folder is searched for fewer kinds than there are for a file that a user names.
     """
     path = PurePath(name.lower())
     packings: tuple[str, ...] = ()
     if path.suffix[1:] in PACKINGS:
         packings, path = (path.suffix[1:],), path.with_suffix("")
-    if unknown and path.suffix in _NAMED_ALONE:
+    if not in_folder and path.suffix in _NAMED_ALONE:
         kind, inner = _NAMED_ALONE[path.suffix]
         return kind, packings + inner
     return SUFFIXES.get(path.suffix, unknown), packings

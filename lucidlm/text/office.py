@@ -18,7 +18,9 @@ from lucidlm.text.decoding import File
 from lucidlm.text.whole_files import sound_file, whole
 
 _LARGEST = 128 << 20
-"""The most that one part of a document may unpack to: an XML tree takes ten times as much memory."""
+"""The most that one part of a document may unpack to: a document of a thousand pages has a tenth of that."""
+_MOST_ELEMENTS = 2_000_000
+"""In one part: each takes 100 to 500 bytes of memory, however few it takes in the file."""
 _WORD_SIGNS = {"tab": "\t", "ptab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "\u2011"}
 _WORD_NOTES = {"footnoteReference": "footnote", "endnoteReference": "endnote"}
 _WORD_PASSED = frozenset(
@@ -80,6 +82,11 @@ class _Document:
                 reason=DAMAGED,
             )
         data = self.archive.read(info)  # never more than file_size, whatever is packed
+        if data.count(b"<") > 2 * _MOST_ELEMENTS:
+            raise DataError(
+                f"{self.name}: {member} has more than {_MOST_ELEMENTS:,} elements; save it as .txt",
+                reason=DAMAGED,
+            )
         if b"<!ENTITY" in data or b"<\0!\0E\0N\0T\0" in data:  # a few lines of them can unpack to gigabytes
             raise DataError(f"{self.name}: {member} defines entities; get another copy", reason=DAMAGED)
         return ElementTree.fromstring(data)

@@ -10,7 +10,7 @@ class Reading:
     encoding: str = "utf-8"
     """Encoding of the texts."""
     field: str = "text"
-    """The field of a .jsonl line that holds the text."""
+    """The field that holds the text: of .jsonl and .json, a column of .csv and .tsv."""
     raw: bool = False
     """Leave Project Gutenberg's header and footer in."""
 

@@ -11,7 +11,7 @@ from lucidlm.errors import DataError
 from lucidlm.text.account import BY_CONTENT, DAMAGED, NO_FIELD, Account, utf8_bytes
 from lucidlm.text.decoding import File, read_text, with_lf
 from lucidlm.text.reading import READING, Reading
-from lucidlm.text.whole_files import LARGEST, too_large
+from lucidlm.text.whole_files import LARGEST
 
 _DELIMITERS = {"csv": ",;\t|", "tsv": "\t"}
 _SNIFFED = 1 << 16
@@ -113,7 +113,10 @@ def _in_json(strings: Iterable[str], file: File, reading: Reading, account: Acco
         parts.append(string)
         size += utf8_bytes(string)
         if size > LARGEST:
-            raise too_large(name, "json (a .jsonl file may have any size)")
+            raise DataError(
+                f"{name}: more than {LARGEST >> 20} MiB, which is too much for one .json file; "
+                "write it as .jsonl, a line for each text"
+            )
     whole = "".join(parts)
     if _is_json_lines(whole):
         account.saw(BY_CONTENT)

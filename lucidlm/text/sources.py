@@ -168,7 +168,7 @@ def _file_in_folder(path: Path, source: str, account: Account, *, unknown: str) 
     except OSError as problem:
         account.pass_over(UNREADABLE if isinstance(problem, PermissionError) else LOOSE_LINKS, name)
         return None
-    kind, packings = kind_of(path.name, unknown)
+    kind, packings = kind_of(path.name, unknown, in_folder=not unknown)
     if stat.S_ISDIR(status.st_mode):
         account.pass_over(LINKED_FOLDERS, name)
     elif not stat.S_ISREG(status.st_mode):

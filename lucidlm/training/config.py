@@ -109,7 +109,7 @@ class TrainConfig:
     encoding: str = "utf-8"
     """Encoding of the texts."""
     field: str = "text"
-    """The field of a .jsonl line that holds the text."""
+    """The field that holds the text: of .jsonl and .json, a column of .csv and .tsv."""
     raw: bool = False
     """Leave Project Gutenberg's header and footer in."""
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)

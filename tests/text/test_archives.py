@@ -79,7 +79,7 @@ def test_members_of_all_kinds_are_read_by_the_rules_of_a_folder(tmp_path):
     for name, data in (("a.zip", zipped(members)), ("a.tar", tarred(members))):
         found, account = counted(written(tmp_path / name, data))
         assert [text for _, text in found] == ["packed", "page\n", "one", "two"]
-        assert dict(account.passed) == {"other_kinds": 1, "no_field": 1}
+        assert dict(account.passed) == {"other_kinds": 1, "no_field": 1, "hidden": 3}
         assert account.first_passed["no_field"].endswith("events.jsonl")
 
 

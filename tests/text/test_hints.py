@@ -66,3 +66,19 @@ def test_nul_bytes_in_a_text_can_be_taken_out_as_advised(tmp_path):
 def test_noise_is_given_no_encoding(tmp_path):
     noise = bytes(128 + (i * i * 7 + i * 31) % 127 for i in range(3000))
     assert "--encoding if you know it" in refusal(written(tmp_path / "a.txt", noise))
+
+
+@pytest.mark.parametrize(("language", "encoding", "given", "better"), [
+    ("Russian", "utf-8", "cp1251", True), ("Russian", "koi8-r", "cp1251", True),
+    ("German", "utf-8", "cp1252", True), ("German without quotes", "utf-16-be", "utf-16-le", True),
+    ("Japanese", "cp932", "latin-1", True), ("German", "cp1252", "latin-1", True),
+    ("Russian", "cp1251", "cp1251", False), ("German", "cp1252", "cp1252", False),
+    ("French", "latin-1", "cp1252", False), ("Japanese", "utf-16-be", "utf-16-be", False),
+    ("Taiwanese", "big5", "big5", False),
+])  # fmt: skip
+def test_an_encoding_that_makes_worse_text_is_said(tmp_path, language, encoding, given, better):
+    path = written(tmp_path / "a.txt", (SAMPLES[language][0] + "\n").encode(encoding))
+    said = [note for note in read_one(path, reading=Reading(encoding=given))[1] if "reads better" in note]
+    assert bool(said) == better
+    if better and encoding != "utf-8":
+        assert f"--encoding {encoding}" in refusal(path)  # as the note says, without the flag

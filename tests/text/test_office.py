@@ -128,5 +128,7 @@ def test_what_is_damaged_encrypted_or_too_large_is_one_line(tmp_path, monkeypatc
         written(tmp_path / "f.docx", docx("<w:ins>" * 5000 + "</w:ins>" * 5000))
     )
     assert "empty (0 characters)" in refusal(written(tmp_path / "g.docx", docx("")))
+    monkeypatch.setattr(office, "_MOST_ELEMENTS", 10)
+    assert "more than 10 elements" in refusal(written(tmp_path / "i.docx", docx(p("x") * 20)))
     monkeypatch.setattr(office, "_LARGEST", 100)
     assert "unpacks to more than" in refusal(written(tmp_path / "h.docx", docx(p("x" * 200))))
