@@ -91,22 +91,36 @@ def encryption(*names: str) -> str:
     return f'<encryption xmlns="http://www.w3.org/2001/04/xmlenc#">{data}</encryption>'
 
 
-def pdf(*pages: str) -> bytes:
-    """A PDF with one line of text a page, built by hand."""
+def pdf(*pages: str, glyphs: dict[str, str] | None = None, kids: str = "", stream: str = "") -> bytes:
+    """A PDF with one line of text a page, built by hand.
+
+    `glyphs`: what the font says that characters are; `kids`: another list of pages, "4 0 R" is the first;
+    `stream`: entries of the streams of pages that begin with "broken".
+    """
     count = len(pages)
-    kids = " ".join(f"{4 + 2 * n} 0 R" for n in range(count))
+    kids = kids or " ".join(f"{4 + 2 * n} 0 R" for n in range(count))
+    font = f"/ToUnicode {4 + 2 * count} 0 R " if glyphs else ""
     objects = [
         "<< /Type /Catalog /Pages 2 0 R >>",
         f"<< /Type /Pages /Kids [{kids}] /Count {count} >>",
-        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
+        f"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica {font}/Encoding /WinAnsiEncoding >>",
     ]
     for n, page in enumerate(pages):
-        stream = f"BT /F1 12 Tf 72 720 Td ({page}) Tj ET" if page else ""
+        line = f"BT /F1 12 Tf 72 720 Td ({page}) Tj ET" if page else ""
         objects.append(
             f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents {5 + 2 * n} 0 R "
             "/Resources << /Font << /F1 3 0 R >> >> >>"
         )
-        objects.append(f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream")
+        entries = stream if page.startswith("broken") else ""
+        objects.append(f"<< /Length {len(line)} {entries} >>\nstream\n{line}\nendstream")
+    if glyphs:
+        lines = "".join(
+            f"<{ord(code):02x}> <{text.encode('utf-16-be', 'surrogatepass').hex()}>\n"
+            for code, text in glyphs.items()
+        )
+        codes = "1 begincodespacerange\n<00> <ff>\nendcodespacerange\n"
+        cmap = f"{codes}{len(glyphs)} beginbfchar\n{lines}endbfchar"
+        objects.append(f"<< /Length {len(cmap)} >>\nstream\n{cmap}\nendstream")
     data, places = b"%PDF-1.4\n", []
     for number, body in enumerate(objects, 1):
         places.append(len(data))

@@ -42,11 +42,20 @@ OTHER_LABELS = "pages_in_utf8_that_declare_another_encoding"
 HIDDEN_TEXT, CONTROLS, SOFT_HYPHENS = "characters_of_hidden_text", "control_characters", "soft_hyphens"
 DEEP_TAGS = "deeply_nested_tags"
 NO_CONTAINER, NO_PACKAGE, NO_SPINE = "epubs_without_container", "epubs_without_package", "epubs_without_spine"
+LETTER_FORMS, UNKNOWN_GLYPHS = "letter_forms", "unknown_glyphs"
 FLAGGED_PAGES = "pages_in_the_encoding_asked_for"
 _SEEN = {
     HIDDEN_TEXT: ("character of hidden text left out", "characters of hidden text left out"),
     CONTROLS: ("control character removed", "control characters removed"),
     SOFT_HYPHENS: ("soft hyphen removed", "soft hyphens removed"),
+    LETTER_FORMS: (
+        "ligature or other form of letters written as letters",
+        "ligatures and other forms of letters written as letters",
+    ),
+    UNKNOWN_GLYPHS: (
+        "glyph without a character replaced by U+FFFD",
+        "glyphs without characters replaced by U+FFFD",
+    ),
     DEEP_TAGS: (
         "tag nested too deep ignored, its text kept",
         "tags nested too deep ignored, their text kept",

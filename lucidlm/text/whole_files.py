@@ -37,7 +37,7 @@ def sound_file(name: str, kind: str, *faults: type[Exception]) -> Generator[None
     """Turns what a parser says of a damaged file into a line for the user."""
     try:
         yield
-    except DataError:
+    except (DataError, MemoryError):
         raise
     except OSError as problem:
         raise cannot_read(name, problem) from problem
