@@ -24,6 +24,7 @@ from lucidlm.edge import (
 )
 from lucidlm.errors import LucidError
 from lucidlm.runtime.console import say, show, show_generated, show_json, show_json_text, sound_streams
+from lucidlm.runtime.signals import ending
 from lucidlm.text.reading import READING, Reading
 from lucidlm.training.config import TrainConfig
 
@@ -44,6 +45,7 @@ app = App(
     help="From any text to a language model whose quality is a number you can trust.",
     help_format="plaintext",
     version=__version__,
+    suppress_keyboard_interrupt=False,  # main says what was interrupted, and by which signal
 )
 
 
@@ -129,6 +131,11 @@ def train(
             prepared=len(texts) == 1,
         )
     asked, plan = read_settings(Path(config)) if config and not resume else (settings, None)
+
+    def answer(result: "TrainResult") -> None:
+        show_json(_summary(result)) if json else show(f"\n{result.judgement}")
+        sys.stdout.flush()
+
     with TrainingDisplay() as display:
         if plan is not None and settings != replace(asked, out=settings.out):
             display.say(f"{config} is changed by the flags given, so the plan is made anew")
@@ -141,9 +148,13 @@ def train(
             say=display.say,
             watch=display.watch,
             stages=display.stage,
+            answer=answer,
         )
-    show_json(_summary(result)) if json else show(_closing_lines(result))
-    return 128 + result.interrupted if result.interrupted else 0
+    if result.judgement is None and json:
+        show_json(_summary(result))
+    elif not json:
+        show(_closing_lines(result))
+    return 128 + result.interrupted if result.interrupted else 1 if result.problems else 0
 
 
 @app.command
@@ -264,14 +275,6 @@ def evaluate(
         )
     if texts:
         result = replace(result, evaluation=replace(result.evaluation, account=account))
-    if html:
-        report.write_report(
-            html,
-            result,
-            title=f"{model} on {', '.join(texts)}" if texts else model,
-            run=None if texts else run,
-        )
-        say(f"{html}: open it in a browser")
     verdicts = [gate.below_limit(result.evaluation, limit)] if limit is not None else []
     verdicts += [gate.no_worse(result.evaluation, stored)] if stored is not None else []
     values = {"gate": [verdict.to_dict() for verdict in verdicts]} if verdicts else {}
@@ -281,13 +284,23 @@ def evaluate(
         names = sources if texts else held_out_names(corpus_of_run(Path(model)), of.documents)
         scores = document_scores.score_documents(of.by_document, names, by_bytes=of.bytes_scored > 0)
         values["by_document"] = [score.to_dict() for score in scores]
-    if csv:
-        document_scores.write_csv(csv, scores)
-        say(f"{csv}: {document_scores.counted(scores, kind)}")
     show_json(result.to_dict() | values) if json else show(result)
     if scores and not json:
         show("\n".join(["", *document_scores.table(scores, kind=kind)]))
-    return _gate_code(verdicts)
+    sys.stdout.flush()  # what was computed is told before anything else can go wrong
+    code = _gate_code(verdicts)
+    if csv:
+        document_scores.write_csv(csv, scores)
+        say(f"{csv}: {document_scores.counted(scores, kind)}")
+    if html:
+        report.write_report(
+            html,
+            result,
+            title=f"{model} on {', '.join(texts)}" if texts else model,
+            run=None if texts else run,
+        )
+        say(f"{html}: open it in a browser")
+    return code
 
 
 def _gate_code(verdicts: "list[Verdict]") -> int:
@@ -369,9 +382,6 @@ def explain(
         progress=counter("tokens explained"),
     )
     result = replace(result, account=account)
-    if html:
-        result.write_html(html, model=model)
-        say(f"{html}: open it in a browser")
     if json:
         for line in result.json_lines():
             show_json_text(line)
@@ -379,6 +389,10 @@ def explain(
         show("\n".join(steps(result)))
     else:
         print_token_lines(result)
+    sys.stdout.flush()
+    if html:
+        result.write_html(html, model=model)
+        say(f"{html}: open it in a browser")
 
 
 @app.command
@@ -537,10 +551,11 @@ def compare(
     result = replace(result, account=account) if texts else result
     seen = {name: _seen(name, texts, reading, held_out_of=runs[0]) for name in runs}
     result = replace(result, seen=seen)
+    show_json(result.to_dict()) if json else show(result)
+    sys.stdout.flush()
     if html:
         result.write_html(html)
         say(f"{html}: open it in a browser")
-    show_json(result.to_dict()) if json else show(result)
 
 
 @app.command
@@ -833,7 +848,8 @@ def _run(arguments: Arguments) -> int:
     values = {name: arguments.restored(value) for name, value in bound.arguments.items()}
     refuse_dash_as_place(values)
     bound.arguments.update(values)
-    result = verb(*bound.args, **bound.kwargs, **unparsed)
+    with ending():
+        result = verb(*bound.args, **bound.kwargs, **unparsed)
     return result if isinstance(result, int) else 0
 
 
@@ -1046,13 +1062,14 @@ def _summary(result: "TrainResult") -> dict[str, Any]:
 
 def _closing_lines(result: "TrainResult") -> str:
     if result.interrupted:
-        return f"interrupted at step {result.step:,}; go on with: lucidlm train --resume --out {result.run}"
-    lines = [
-        "",
-        str(result.judgement),
-        "",
-        f"{result.run}/report.html shows all this with curves and samples",
-    ]
+        doing = "" if result.judgement is None else " while its report was written"
+        return (
+            f"interrupted at step {result.step:,}{doing}; "
+            f"go on with: lucidlm train --resume --out {result.run}"
+        )
+    lines = [""]
+    if not result.problems:
+        lines += [f"{result.run}/report.html shows all this with curves and samples"]
     lines += [f"the run is in {result.run} ({result.time_s:.0f} s). Next:"]
     lines += [f'    lucidlm generate {result.run} "Once"', f"    lucidlm evaluate {result.run} OTHER_TEXT"]
     lines += [f'    lucidlm explain {result.run} "any sentence"']

@@ -6,6 +6,7 @@ import inspect
 import itertools
 import os
 import re
+import signal
 import sys
 import tempfile
 import traceback
@@ -19,6 +20,7 @@ from cyclopts import CycloptsError, MissingArgumentError, UnknownOptionError
 from lucidlm.errors import LucidError
 from lucidlm.runtime.console import say
 from lucidlm.runtime.memory import is_out_of_memory, out_of_memory_line
+from lucidlm.runtime.signals import Interrupted
 
 FLAG = re.compile(r"--?[A-Za-z][\w.-]*(=.*)?", re.DOTALL)
 """What is meant as a flag; any other argument that begins with a dash is a text: "- item one", "---", "-"."""
@@ -121,8 +123,9 @@ def answered(work: Callable[[], int], arguments: Arguments, *, debug: bool) -> i
 def _said(error: BaseException, arguments: Arguments) -> int:
     """Writes the line of an expected error; returns its exit code."""
     if isinstance(error, KeyboardInterrupt):
-        say("lucidlm: interrupted before there was anything to save")
-        return 130
+        interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
+        say(f"lucidlm: {interrupted}")
+        return 128 + interrupted.number
     if isinstance(error, BrokenPipeError):
         return 0  # whoever read our output has enough of it (`| head`)
     if isinstance(error, CycloptsError):

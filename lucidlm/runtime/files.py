@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -26,6 +27,8 @@ SETTLED_NS = 2_000_000_000
 
 _HASHES: dict[tuple[int, ...], str] = {}
 """Hashes of files as they stood: a verb asks for that of one file several times."""
+_TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp", re.DOTALL)
+"""Name of a file that is being written: its own, and its process."""
 
 
 def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
@@ -66,6 +69,7 @@ def _replacing(target: Path) -> Generator[Path]:
     """A temporary file beside a plain one, with the mode and owner of that; it takes its place at the end."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(target)
+    sweep_beside(target)
     former = target.stat() if target.exists() else None
     try:
         # Made here: the kernel applies the umask, and what was nobody else's to read is not for a moment.
@@ -171,10 +175,12 @@ def replacing_folder(path: str | os.PathLike) -> Generator[Path]:
                 os.replace(previous, path)
             raise
     except BaseException:
-        _delete(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)  # the first error is the one to tell
         raise
     _sync_folder(path.parent)
-    _delete(previous)
+    shutil.rmtree(
+        previous, ignore_errors=True
+    )  # the new folder stands: what is left of the old is swept later
 
 
 def sha256_of(path: str | os.PathLike) -> str:
@@ -287,6 +293,16 @@ def free_bytes(path: str | os.PathLike) -> int:
     return shutil.disk_usage(path).free
 
 
+def largest_file_bytes() -> int | None:
+    """The size that a file of this process may have (ulimit -f); None where there is no limit."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
 @contextlib.contextmanager
 def lock(path: str | os.PathLike) -> Generator[None]:
     """Hold `path` for this process until the block ends; InUseError at once if another holds it.
@@ -344,13 +360,20 @@ def _lock_file(path: str | os.PathLike) -> Path:
 
 def _lives(file: Path) -> bool:
     """Whether the process that wrote the lock is there."""
-    if os.name == "nt":  # where signal 0 is Ctrl-C, and a file that cannot be opened is held
+    try:
+        return _process_lives(int(file.read_text()))
+    except (OSError, ValueError):
+        return os.name == "nt"  # where a file that cannot be opened is held
+
+
+def _process_lives(number: int) -> bool:
+    if os.name == "nt":  # where signal 0 is Ctrl-C
         return True
     try:
-        os.kill(int(file.read_text()), 0)
+        os.kill(number, 0)
     except PermissionError:  # somebody else's process
         return True
-    except (OSError, ValueError):
+    except (OSError, OverflowError):
         return False
     return True
 
@@ -359,6 +382,34 @@ def _owner(file: Path) -> str:
     with contextlib.suppress(OSError, ValueError):
         return f" (pid {int(file.read_text())})"
     return ""
+
+
+def name_of_temporary(name: str) -> str | None:
+    """The name of the file that a temporary one of this name was to become; None for other names."""
+    found = _TEMPORARY.fullmatch(name)
+    return found[1] if found else None
+
+
+def sweep_beside(path: Path) -> None:
+    """Deletes what killed processes left of writing this file; a process that lives may still be writing."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(path.parent):
+            found = _TEMPORARY.fullmatch(entry.name)
+            if found and found[1] == path.name and not _process_lives(int(found[2])):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def sweep_folder(folder: Path) -> None:
+    """Deletes all that killed processes left of writing files in it: for a folder that this process holds.
+
+    No process is asked whether it lives: in a container the next one often has the same number.
+    """
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
 
 
 def _delete(folder: Path) -> None:
@@ -371,7 +422,7 @@ def _sync_tree(folder: Path) -> None:
         if file.is_dir():
             _sync_folder(file)
         elif file.is_file():
-            with open(file, "rb+") as opened:
+            with naming(file), open(file, "rb+") as opened:
                 os.fsync(opened.fileno())
     _sync_folder(folder)
 
@@ -381,7 +432,8 @@ def _sync_folder(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(folder):
+            os.fsync(descriptor)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network disks cannot sync folders
             raise

@@ -31,7 +31,7 @@ from lucidlm.text.sources import find_files
 from lucidlm.text.split import Design, Part, Split, split
 from lucidlm.text.spool import Progress, Spool
 from lucidlm.text.tokenizer import Tokenizer, bpe_size, in_threads, suggest
-from lucidlm.text.windows import TokenFile, write_tokens
+from lucidlm.text.windows import TokenFile, write_array, write_tokens
 
 Sources = str | Path | Sequence[str | Path]
 
@@ -402,7 +402,9 @@ def _write_spooled(folder: Path, order: _Order, spool: Spool) -> dict:
             "tokens": tokens,
         }
     if divided.design == "strata":
-        np.save(folder / PLACES, _places(train, validation, [*starts["train"], counts["train"]["tokens"]]))
+        write_array(
+            folder / PLACES, _places(train, validation, [*starts["train"], counts["train"]["tokens"]])
+        )
     marks = len(starts["validation"]) if tokenizer.end_of_text is not None else 0
     if (tokens := counts["validation"]["tokens"] - marks) < FEW_TOKENS:
         spool.notes.append(f"the held-out text is only {plural(tokens, 'token')}: its loss is uncertain")
@@ -525,7 +527,7 @@ def _encode(
     tokens = write_tokens(path, arrays(), tokenizer.vocab_size)
     if tokens < 2:
         raise DataError(f"{name}: {tokens} tokens of the 2 that are needed; add text or give --val")
-    np.save(folder / f"{name}_documents.npy", np.array(documents, np.uint64))
+    write_array(folder / f"{name}_documents.npy", np.array(documents, np.uint64))
     return tokens, stretches.tolist()
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from lucidlm.errors import DataError
+from lucidlm.runtime.files import naming
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +96,7 @@ def write_tokens(path: str | os.PathLike, arrays: Iterable[np.ndarray], vocab_si
     """
     dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
     tokens = 0
-    with open(path, "wb") as file:
+    with naming(path), open(path, "wb") as file:
         file.write(_header(0, dtype))
         for array in arrays:
             ids = np.asarray(array)
@@ -105,6 +106,14 @@ def write_tokens(path: str | os.PathLike, arrays: Iterable[np.ndarray], vocab_si
         file.seek(0)
         file.write(_header(tokens, dtype))
     return tokens
+
+
+def write_array(path: str | os.PathLike, array: np.ndarray) -> None:
+    """Write an .npy file. np.save leaves its last buffer to C, which says nothing of a disk that is full."""
+    held = io.BytesIO()
+    np.save(held, array)
+    with naming(path), open(path, "wb") as file:
+        file.write(held.getbuffer())
 
 
 class Windows:

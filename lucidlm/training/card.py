@@ -7,7 +7,7 @@ from lucidlm.runtime.files import write_atomically
 from lucidlm.runtime.wording import plural
 
 if TYPE_CHECKING:
-    from lucidlm.training.setup import TrainingRun
+    from lucidlm.training.state import TrainingRun
 
 
 def write_card(run: "TrainingRun", judgement: Judgement) -> None:

@@ -2,10 +2,8 @@
 
 import contextlib
 import json
-import signal
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,23 +14,22 @@ from lucidlm.measure.history import Final, Step, Validation, read_history
 from lucidlm.measure.judgement import Judgement, Stages, judge
 from lucidlm.measure.report import REPORT, write_report
 from lucidlm.measure.verdict import course_of
+from lucidlm.model.gpt import GPT
 from lucidlm.runtime.device import set_threads, synchronise
+from lucidlm.runtime.signals import Interrupted, doing, ending, held, released
 from lucidlm.runtime.wording import plural
 from lucidlm.training.card import write_card
 from lucidlm.training.config import Plan, TrainConfig, learning_rate_factor, shortened
 from lucidlm.training.lineage import held_out_seen_by
-from lucidlm.training.optim import optimizer_tensors
 from lucidlm.training.plan import baseline_bytes
 from lucidlm.training.prediction import predict
-from lucidlm.training.runs import save_checkpoint, write_settings
-from lucidlm.training.setup import ENVIRONMENT, TrainingRun, has_passed_its_best, resume_run, start_run
+from lucidlm.training.runs import write_settings
+from lucidlm.training.saving import checkpoint_due, save
+from lucidlm.training.setup import ENVIRONMENT, has_passed_its_best, resume_run, start_run
+from lucidlm.training.state import TrainingRun
 from lucidlm.training.step import train_step
 from lucidlm.training.validation import design_of, fraction_of, sample_of, validate, write_sample
-from lucidlm.weights.huggingface import load_model, save_model
-
-SAVING_SHARE = 0.05
-"""Checkpoints take at most this share of the time."""
-
+from lucidlm.weights.huggingface import load_model
 
 STALLED = 1.5
 """Several threads that take so many times as long as one stand in each other's way."""
@@ -64,6 +61,8 @@ class TrainResult:
     time_s: float
     interrupted: int = 0
     """The signal that ended it, 0 for none: the run goes on from its checkpoint with --resume."""
+    problems: tuple[str, ...] = ()
+    """What could not be written, with the reason: the last checkpoint, the report, the model card."""
 
     @property
     def evaluation(self) -> Evaluation | None:
@@ -80,26 +79,32 @@ def train(
     say: Callable[[str], None] | None = None,
     watch: Callable[[Report], None] | None = None,
     stages: Stages | None = None,
+    answer: Callable[[TrainResult], None] | None = None,
 ) -> TrainResult:
     """Trains to the end of the plan and returns where the run is and how good it became.
 
     With `plan`, exactly that is done, whatever the clock says. With `resume`, config.out names the run and
-    all else comes from its run.toml. SIGINT and SIGTERM end the run after the step under way, with a
-    checkpoint. `say` gets lines for a person, `watch` every step's report, `stages` how far the judging at
-    the end is. Raises a LucidError that says what to change.
+    all else comes from its run.toml. SIGINT, SIGTERM and SIGHUP end the run after the step under way, with a
+    checkpoint; before the first step there is nothing to save, and Interrupted is raised. `say` gets lines
+    for a person, `watch` every step's report, `stages` how far the judging at the end is, `answer` the result
+    before the report is written, so that nothing that goes wrong from there on can lose it. Raises a
+    LucidError that says what to change.
     """
     say = say or (lambda line: None)
     with contextlib.ExitStack() as stack:
-        run = (
-            resume_run(config, stack, say)
-            if resume
-            else start_run(config, plan, stack, say, overwrite=overwrite)
-        )
-        stop = stack.enter_context(_signals())
-        for report in train_steps(run, stop=lambda: bool(stop.signal)):
-            if watch is not None:
-                watch(report)
-        return finish(run, interrupted=stop.signal if run.unfinished else 0, stages=stages)
+        stack.enter_context(ending())
+        if resume:
+            again = f"before it went on: lucidlm train --resume --out {config.out} begins again where it was"
+            with doing(again):
+                run = resume_run(config, stack, say)
+        else:
+            with doing("before the first step, nothing was trained: run the same command again"):
+                run = start_run(config, plan, stack, say, overwrite=overwrite)
+        with held() as signalled:
+            for report in train_steps(run, stop=lambda: bool(signalled.number)):
+                if watch is not None:
+                    watch(report)
+            return finish(run, interrupted=signalled.number, say=say, stages=stages, answer=answer)
 
 
 def train_steps(run: TrainingRun, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
@@ -108,44 +113,103 @@ def train_steps(run: TrainingRun, *, stop: Callable[[], bool] = lambda: False) -
     Validations, samples and checkpoints are written on the way. Ends early when `stop` says so or when the
     validation loss has passed its best for good.
     """
-    if run.step == 0 and not run.validations:
+    if run.validation_pending and not stop():
         yield _validated(run, _report(run, None))
-    while run.unfinished and not run.stopped_early:
+    while run.unfinished and not stop():
         report = _one_step(run)
         if _validation_due(run):
-            report = _validated(run, report)
+            run.validation_pending = True
+            if not stop():  # else a resumed run begins with it
+                report = _validated(run, report)
         for note in (_leave_stalled_threads(run), _keep_to_the_minutes(run)):
             if note:
                 report = replace(report, steps=run.plan.steps, notes=(*report.notes, note))
-        stopping = stop()
-        if stopping or _checkpoint_due(run):
-            report = replace(report, notes=(*report.notes, *_checkpoint(run)))
+        if checkpoint_due(run) or stop():
+            report = replace(report, notes=(*report.notes, *save(run)))
         yield report
-        if stopping:
-            return
 
 
-def finish(run: TrainingRun, *, interrupted: int = 0, stages: Stages | None = None) -> TrainResult:
-    """Writes the best weights, judges them, writes the model card and the report, and says how it went."""
+def finish(
+    run: TrainingRun,
+    *,
+    interrupted: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+    stages: Stages | None = None,
+    answer: Callable[[TrainResult], None] | None = None,
+) -> TrainResult:
+    """Writes the last weights, judges the best, tells the result, writes model card and report.
+
+    A signal ends the judging too; --resume judges then. What cannot be written is said, and is among the
+    result's problems.
+    """
+    for note in save(run):
+        say(note)
+    problems = () if run.unsaved is None else (_unsaved(run),)
     judgement = None
-    if not interrupted:
-        _checkpoint(run)
-        judgement = replace(_judge_best(run, stages), seen=held_out_seen_by(str(run.folder), run.folder))
-        write_card(run, judgement)
-        _write_report(run, judgement)
+    if not interrupted and not run.validation_pending:
+        try:
+            with released():
+                judgement = _judge_best(run, stages)
+        except Interrupted as signalled:
+            interrupted = signalled.number
+    result = _ended(run, judgement, interrupted=interrupted, problems=problems)
+    if judgement is None:
+        for problem in problems:
+            say(problem)
+        return result
+    if answer is not None:
+        answer(result)
+    try:
+        with released():
+            pages = _write_pages(run, judgement)
+    except Interrupted as signalled:
+        pages, result = (), replace(result, interrupted=signalled.number)
+    result = replace(result, problems=(*problems, *pages))
+    for problem in result.problems:
+        say(problem)
+    return result
+
+
+def _unsaved(run: TrainingRun) -> str:
+    """What is lost with a last save that failed, and how to go on."""
+    return (
+        f"the weights of step {run.step:,} are lost: {run.unsaved}; make room, then "
+        f"lucidlm train --resume --out {run.folder} goes on from step {run.saved[0]:,}"
+    )
+
+
+def _ended(
+    run: TrainingRun, judgement: Judgement | None, *, interrupted: int, problems: tuple[str, ...]
+) -> TrainResult:
+    """The end as metrics.jsonl has it, and the result."""
     end = {"step": run.step, "interrupted": interrupted, "time_s": run.clock.elapsed_s}
     run.metrics.event("end", end | ({"final": asdict(_final(judgement.evaluation))} if judgement else {}))
     run.metrics.close()
-    history = read_history(run.folder)
     return TrainResult(
         run=run.folder,
         step=run.step,
-        best=history.best,
+        best=run.best,
         judgement=judgement,
-        verdict=judgement.verdict if judgement else str(course_of(history)),
+        verdict=judgement.verdict if judgement else str(course_of(read_history(run.folder))),
         time_s=run.clock.elapsed_s,
         interrupted=interrupted,
+        problems=problems,
     )
+
+
+def _write_pages(run: TrainingRun, judgement: Judgement) -> tuple[str, ...]:
+    """Model card and report; a line for each that cannot be written."""
+    problems = []
+    for name, write in (("README.md", write_card), (REPORT, _write_report)):
+        try:
+            write(run, judgement)
+        except OSError as error:
+            reason = error.strerror or error
+            problems.append(
+                f"{run.folder / name} could not be written ({reason}); the run is whole without it: "
+                f"make room, then lucidlm train --resume --out {run.folder} judges it again and writes it"
+            )
+    return tuple(problems)
 
 
 def _final(evaluation: Evaluation) -> Final:
@@ -204,10 +268,12 @@ def _one_step(run: TrainingRun) -> Report:
 
 
 def _report(run: TrainingRun, line: Step | None) -> Report:
+    """What is told of a step; `line` None where none was done, as before the first."""
     left = (run.plan.steps - run.step) * run.clock.seconds_per_step
     if line is None:
+        epoch = run.windows.epoch_at(run.step, run.plan.batch_size)
         line = Step(
-            step=run.step, epoch=0.0, tokens=0, loss_nats=float("nan"), learning_rate_factor=0.0,
+            step=run.step, epoch=epoch, tokens=run.tokens, loss_nats=float("nan"), learning_rate_factor=0.0,
             grad_norm=0.0, tokens_per_s=0.0, mfu=None, time_s=run.clock.elapsed_s,
         )  # fmt: skip
     return Report(line, run.plan.steps, left)
@@ -220,24 +286,32 @@ def _validation_due(run: TrainingRun) -> bool:
 
 
 def _validated(run: TrainingRun, report: Report) -> Report:
-    """The report with the losses after its step; better weights than all before are kept in memory."""
+    """The report with the losses after its step; better weights than all before are kept in memory.
+
+    A signal ends it: it changes no weight, so that a resumed run can begin with it.
+    """
     began = time.perf_counter()
-    validation = validate(
-        run.model,
-        run.corpus.tokenizer,
-        run.samples,
-        step=run.step,
-        epoch=report.step.epoch,
-        time_s=run.clock.elapsed_s,
-    )
+    try:
+        with released():
+            validation = validate(
+                run.model,
+                run.corpus.tokenizer,
+                run.samples,
+                step=run.step,
+                epoch=report.step.epoch,
+                time_s=run.clock.elapsed_s,
+            )
+            evaluated = validation.validation_tokens + validation.training_tokens
+            run.evaluated_per_s = evaluated / max(1e-9, time.perf_counter() - began)
+            sample = write_sample(run.model, run.corpus.tokenizer, run.samples, step=run.step)
+    except Interrupted:
+        return report
     validation = replace(validation, heldout_tokens=run.corpus.heldout_tokens)
-    evaluated = validation.validation_tokens + validation.training_tokens
-    run.evaluated_per_s = evaluated / max(1e-9, time.perf_counter() - began)
-    sample = write_sample(run.model, run.corpus.tokenizer, run.samples, step=run.step)
     run.metrics.validation(validation)
     run.metrics.sample(sample)
     best = min((earlier.validation_loss_nats for earlier in run.validations), default=float("inf"))
     run.validations.append(validation)
+    run.validation_pending = False
     if validation.validation_loss_nats < best:
         run.best_state = {
             name: tensor.detach().cpu().clone() for name, tensor in run.model.state_dict().items()
@@ -313,48 +387,16 @@ def _far_behind(run: TrainingRun, possible: int, *, share_of_time: float) -> boo
     return possible < run.plan.steps * (0.7 if share_of_time < 0.8 else 0.97)
 
 
-def _checkpoint_due(run: TrainingRun) -> bool:
-    since = time.perf_counter() - run.saved_at
-    return since >= max(run.config.checkpoint_seconds, run.saving_s / SAVING_SHARE)
-
-
-def _checkpoint(run: TrainingRun) -> tuple[str, ...]:
-    """Saves best and last. Where that fails midway the run goes on with what it has, and says so."""
-    started = time.perf_counter()
-    tokenizer, prefix = run.corpus.tokenizer, run.model.document_prefix_id
-    try:
-        if run.best_state is not None:
-            save_model(run.model, tokenizer, run.folder, document_prefix_id=prefix, state=run.best_state)
-            run.best_state = None
-        save_checkpoint(
-            run.folder,
-            run.step,
-            save_model=lambda folder: save_model(run.model, tokenizer, folder, document_prefix_id=prefix),
-            optimizer=optimizer_tensors(run.model, run.optimizers),
-            state={"tokens": run.tokens, "validations": [asdict(each) for each in run.validations]},
-        )
-    except OSError as error:
-        if not run.unfinished:
-            raise
-        return (
-            f"no checkpoint at step {run.step:,}: {error.strerror or error}; training goes on, make room",
-        )
-    finally:
-        run.saved_at = time.perf_counter()
-        run.saving_s = run.saved_at - started
-    return ()
-
-
 def _judge_best(run: TrainingRun, stages: Stages | None) -> Judgement:
     """The best weights, read back, on the validation text: all of it if there is time for that."""
-    model = load_model(run.folder, device=str(run.model.device))
+    model = _best_model(run)
     total = run.corpus.validation_tokens
     tokens = run.final_tokens
     if run.clock.deadline_s is not None and run.evaluated_per_s:
         # However slow the machine has become, this must not take more than a fiftieth over the time.
         seconds = max(run.clock.left_s(reserve_s=run.judging_s), run.clock.deadline_s / 50)
         tokens = min(tokens, max(1024, int(seconds * run.evaluated_per_s)))
-    return judge(
+    judgement = judge(
         model,
         run.corpus.tokenizer,
         sample_of(run.corpus, tokens=tokens),
@@ -367,6 +409,21 @@ def _judge_best(run: TrainingRun, stages: Stages | None) -> Judgement:
         limit_bytes=baseline_bytes(run.config.minutes),
         progress=stages,
     )
+    return replace(judgement, seen=held_out_seen_by(str(run.folder), run.folder))
+
+
+def _best_model(run: TrainingRun) -> GPT:
+    """The best weights, as they were saved; where that failed, as they are in memory."""
+    if run.best_state is None:
+        return load_model(run.folder, device=str(run.model.device))
+    model = GPT.empty(run.model.config)
+    model.load_state_dict(
+        {name: tensor.to(run.model.device) for name, tensor in run.best_state.items()}, assign=True
+    )
+    if run.model.config.tied_head:
+        model.head.weight = model.token_embedding.weight
+    model.document_prefix_id = run.model.document_prefix_id
+    return model.eval()
 
 
 def _write_report(run: TrainingRun, judgement: Judgement) -> None:
@@ -381,32 +438,3 @@ def _write_report(run: TrainingRun, judgement: Judgement) -> None:
         run=run.folder,
         environment=json.loads((run.folder / ENVIRONMENT).read_text(encoding="utf-8")),
     )
-
-
-@dataclass(slots=True)
-class _Stop:
-    """The signal that came, 0 before one did."""
-
-    signal: int = 0
-
-
-@contextlib.contextmanager
-def _signals() -> Generator[_Stop]:
-    """Inside, the first SIGINT or SIGTERM is kept for the loop to see; the second ends the process."""
-    stop = _Stop()
-
-    def note(number: int, frame: object) -> None:
-        if stop.signal:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        stop.signal = number
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may listen to signals
-        return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

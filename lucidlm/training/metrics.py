@@ -6,7 +6,7 @@ A full disk must not cost a training run: the first line that cannot be written 
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -76,18 +76,25 @@ class Metrics:
             self.failed = True
 
 
-def forget_after(run: Path, step: int) -> None:
-    """Drops the lines of steps after `step`, which a resumed run will write again, and a torn last line."""
+def forget_after(run: Path, step: int, *, validated: Collection[int]) -> None:
+    """Drops the lines that a resumed run will write again, and a torn last line.
+
+    Those are of the steps after `step`, and of validations that are not in the checkpoint: it may have been
+    saved before the validation of its step.
+    """
     for name in (METRICS, SAMPLES):
         if (run / name).exists():
-            kept = [event for event in read_events(run / name) if _is_kept(event, step)]
+            kept = [event for event in read_events(run / name) if _is_kept(event, step, validated)]
             lines = (json.dumps(event, ensure_ascii=False) + "\n" for event in kept)
             write_atomically(run / name, "".join(lines))
 
 
-def _is_kept(event: dict[str, Any], step: int) -> bool:
+def _is_kept(event: dict[str, Any], step: int, validated: Collection[int]) -> bool:
     """Changes of the plan stay: they hold for the resumed run, which does not make them again."""
-    return event.get("event") == "plan" or (event.get("step", 0) <= step and event.get("event") != "end")
+    kind = event.get("event", "sample")
+    if kind in ("validation", "sample"):
+        return event.get("step", 0) in validated
+    return kind == "plan" or (event.get("step", 0) <= step and kind != "end")
 
 
 def _tensorboard_writer(run: Path) -> Any:

@@ -5,11 +5,11 @@ A checkpoint is a model folder plus state: every tool that opens the run opens e
 
 import contextlib
 import dataclasses
+import glob
 import itertools
 import json
 import os
 import shutil
-import signal
 import tomllib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -27,24 +27,27 @@ from lucidlm.runtime.files import (
     check_manifest,
     is_locked,
     lock,
+    name_of_temporary,
     replacing_folder,
+    sweep_folder,
     write_atomically,
     write_manifest,
 )
 from lucidlm.runtime.places import check_folder_place
+from lucidlm.runtime.signals import name_of
 from lucidlm.runtime.small_files import read_small_file, read_small_json
 from lucidlm.text.corpus import design_in
 from lucidlm.text.pipes import DASH, STDIN
 from lucidlm.training.config import Plan, TrainConfig
+from lucidlm.weights.tensor_files import write_tensors
 
 SETTINGS = "run.toml"
 LARGEST_SETTINGS = 1 << 20
 """Bytes of run.toml."""
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
-BEGINNING = {"data", ".data.tmp", ".data.old", ".data.lock", "metrics.jsonl", "tensorboard"}
+BEGINNING = {"data", ".data.tmp", ".data.old", ".data.lock", "metrics.jsonl", "tensorboard", "env.json"}
 """What stands in a run's folder before its run.toml does: nobody's work is lost with it."""
-SIGNALS = {signal.SIGINT: "Ctrl-C (SIGINT)", signal.SIGTERM: "SIGTERM"}
 KEPT_CHECKPOINTS = 2
 """The last one, and the one before: should the last be damaged, the run steps back, not to the start."""
 LONGEST_STEM = 100
@@ -80,7 +83,7 @@ class RunState:
             return f"{run} is training now, at {at}: its numbers are not final."
         if self.status == "interrupted":
             how = (
-                f"by {SIGNALS.get(self.signal, f'signal {self.signal}')}"
+                f"by {name_of(self.signal)}"
                 if self.signal
                 else "without an end (killed, or the machine stopped)"
             )
@@ -143,6 +146,7 @@ def new_run_folder(
         folder = next(each for each in _default_folders(texts) if overwrite or not _is_taken_or_held(each))
     else:
         folder = Path(out)
+    bring_back(folder)
     check_folder_place(folder if out is None else out, "--out", inputs=(*texts, *others))
     if _is_taken(folder):
         if not overwrite:
@@ -212,6 +216,7 @@ def _plain_stem(path: Path) -> str:
 
 
 def _is_taken_or_held(folder: Path) -> bool:
+    bring_back(folder)
     return _is_taken(folder) or is_locked(folder)
 
 
@@ -219,9 +224,37 @@ def _is_taken(folder: Path) -> bool:
     """Whether something stands there that is not just what a beginning that was killed has left."""
     if not folder.exists():
         return False
-    if not folder.is_dir():
-        return True
-    return not {path.name for path in folder.iterdir()} <= BEGINNING
+    return not (folder.is_dir() and all(_is_of_a_beginning(path.name) for path in folder.iterdir()))
+
+
+def _is_of_a_beginning(name: str) -> bool:
+    return name in BEGINNING or name_of_temporary(name) in {*BEGINNING, SETTINGS}
+
+
+def set_aside(folder: Path) -> Path:
+    """The folder under a name that nobody has: it comes back if what is to replace it cannot begin."""
+    number = 1
+    while (former := folder.with_name(f".{folder.name}.former-{number}")).exists():
+        number += 1
+    return folder.rename(former)
+
+
+def bring_back(folder: Path) -> None:
+    """The run that --overwrite had set aside, where its successor was killed before its first checkpoint.
+
+    Where the successor has one, what was to be overwritten is deleted at last.
+    """
+    aside = sorted(folder.parent.glob(f".{glob.escape(folder.name)}.former-*"))
+    if not aside:
+        return
+    with contextlib.suppress(RunError), lock(folder):  # held: the successor is beginning now
+        for former in aside:
+            ours = not _is_taken(folder) or (folder / SETTINGS).exists()
+            if (former / SETTINGS).exists() and ours and not checkpoint_folders(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                former.rename(folder)
+            else:
+                shutil.rmtree(former, ignore_errors=True)
 
 
 def write_settings(run: Path, config: TrainConfig, plan: Plan) -> None:
@@ -311,13 +344,10 @@ def save_checkpoint(
     state: dict[str, Any],
 ) -> Path:
     """Writes checkpoints/step_NNNNNN, whole or not at all, and drops all but the last two."""
-    from safetensors.torch import save_file
-
     folder = run / "checkpoints" / f"step_{step:06d}"
     with replacing_folder(folder) as temporary:
         save_model(temporary)
-        save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, temporary / OPTIMIZER)
-        (temporary / OPTIMIZER).chmod(0o644)
+        write_tensors(temporary / OPTIMIZER, optimizer)
         write_atomically(temporary / STATE, json.dumps({"step": step} | state))
         write_manifest(temporary, {"step": step})
     for old in checkpoint_folders(run)[:-KEPT_CHECKPOINTS]:
@@ -325,11 +355,26 @@ def save_checkpoint(
     return folder
 
 
+def sweep(run: Path) -> None:
+    """Deletes what killed saves left in a run's folder, which this process holds.
+
+    A checkpoint that was moved aside comes back where the one that was to take its place never did.
+    """
+    checkpoints = run / "checkpoints"
+    for folder in (run, run / "data", checkpoints, *checkpoint_folders(run)):
+        sweep_folder(folder)
+    for aside in checkpoints.glob(".step_*.old"):
+        if not (standing := checkpoints / aside.name[1 : -len(".old")]).exists():
+            aside.rename(standing)
+    leftovers = [*checkpoints.glob(".step_*.tmp"), *checkpoints.glob(".step_*.old")]
+    for leftover in (*leftovers, run / ".data.tmp", run / ".data.old"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
 def checkpoint_folders(run: Path) -> list[Path]:
     """The run's checkpoints, the oldest first."""
-    return sorted(
-        (run / "checkpoints").glob("step_*"), key=lambda folder: int(folder.name.removeprefix("step_"))
-    )
+    found = (folder for folder in (run / "checkpoints").glob("step_*") if folder.name[5:].isdecimal())
+    return sorted(found, key=lambda folder: int(folder.name[5:]))
 
 
 def last_checkpoint(run: Path) -> Checkpoint:

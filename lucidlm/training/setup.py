@@ -6,9 +6,8 @@ import os
 import platform
 import shutil
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +27,7 @@ from lucidlm.runtime.device import (
     set_float32,
     set_threads,
 )
-from lucidlm.runtime.files import MANIFEST, free_bytes, lock, write_atomically
+from lucidlm.runtime.files import MANIFEST, free_bytes, largest_file_bytes, lock, write_atomically
 from lucidlm.runtime.places import check_file_place
 from lucidlm.runtime.small_files import read_small_json
 from lucidlm.runtime.wording import plural
@@ -40,20 +39,24 @@ from lucidlm.training.clock import Clock
 from lucidlm.training.config import Plan, TrainConfig
 from lucidlm.training.footprint import check_fits, check_preset
 from lucidlm.training.metrics import Metrics, forget_after
-from lucidlm.training.optim import Optimizers, load_optimizer_tensors, make_optimizers
+from lucidlm.training.optim import load_optimizer_tensors, make_optimizers
 from lucidlm.training.plan import DEFAULT_MINUTES, make_plan
-from lucidlm.training.prediction import Compressibility
 from lucidlm.training.runs import (
     KEPT_CHECKPOINTS,
     OPTIMIZER,
     SETTINGS,
+    bring_back,
     claimed_run_folder,
     last_checkpoint,
     new_run_folder,
     read_settings,
+    set_aside,
+    sweep,
     write_settings,
 )
-from lucidlm.training.validation import Samples, check_scorable, choose_samples
+from lucidlm.training.saving import save_first
+from lucidlm.training.state import TrainingRun
+from lucidlm.training.validation import check_scorable, choose_samples
 from lucidlm.weights.huggingface import load_model
 from lucidlm.weights.load import load
 
@@ -62,73 +65,12 @@ UNTIMED_FLOAT32: tuple[Literal["stock"], str] = (
     "stock",
     "float32: PyTorch's own kernels, no --minutes given",
 )
+HEADER_BYTES = 1 << 16
+"""More than the names and shapes in a file of tensors take."""
 PREPARED = "prepared.json"
 ENVIRONMENT = "env.json"
 
 Say = Callable[[str], None]
-
-
-@dataclass(slots=True, kw_only=True)
-class TrainingRun:
-    """A training under way: what its loop keeps from step to step."""
-
-    folder: Path
-    config: TrainConfig
-    plan: Plan
-    corpus: Corpus
-    windows: Windows
-    samples: Samples
-    model: GPT
-    optimizers: Optimizers
-    hidden: Callable[[Tensor], Tensor]
-    """model.hidden, or its compiled form."""
-    dtype: torch.dtype
-    peak_flops_per_s: float
-    metrics: Metrics
-    clock: Clock
-    most_steps: int
-    """More than these the text does not bear, however much time is left."""
-    final_tokens: int
-    """Tokens of validation text that there is time to evaluate at the end."""
-    step: int = 0
-    tokens: int = 0
-    validations: list[Validation] = field(default_factory=list)
-    best_state: dict[str, Tensor] | None = None
-    """The best weights, where they are not yet in the run's folder."""
-    stopped_early: bool = False
-    evaluated_per_s: float = 0.0
-    """Tokens a second at the last validation."""
-    alone_s: float | None = None
-    """Seconds of a step on one thread, where the plan has tried that."""
-    text: Compressibility | None = None
-    """What the plan has measured of the text; None for a run that was given its plan."""
-    last_seconds: list[float] = field(default_factory=list)
-    """Seconds of the last three steps."""
-    saved_at: float = field(default_factory=time.perf_counter)
-    saving_s: float = 0.0
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether steps of the plan are left."""
-        return self.step < self.plan.steps and not self.stopped_early
-
-    @property
-    def best(self) -> Validation | None:
-        """The validation with the lowest loss so far."""
-        return min(self.validations, key=lambda each: each.validation_loss_nats, default=None)
-
-    @property
-    def reserve_s(self) -> float:
-        """Seconds that the last save and the evaluation at the end will take, by what they took before."""
-        tokens = min(self.final_tokens, self.corpus.validation_tokens)
-        evaluating_s = tokens / self.evaluated_per_s if self.evaluated_per_s else 0.0
-        evaluating_s = min(evaluating_s, 0.05 * (self.clock.deadline_s or 0.0))
-        return 1.0 + 2 * self.saving_s + evaluating_s + self.judging_s
-
-    @property
-    def judging_s(self) -> float:
-        """Seconds for the baselines and for the model's own writing, at the end."""
-        return 0.03 * (self.clock.deadline_s or 0.0)
 
 
 def start_run(
@@ -151,9 +93,11 @@ def start_run(
         raise RunError(f"{config.out or 'runs'}: {error.strerror}; choose another --out") from None
     try:
         if folder.exists():  # a run to be overwritten, or what a killed beginning left: ours alone now
-            former = _set_aside(folder)
+            former = set_aside(folder)
         folder.mkdir(parents=True)
     except OSError as error:
+        if former is not None:
+            former.rename(folder)
         raise RunError(f"{folder} cannot be made ({error.strerror}); choose another --out") from None
     try:
         config = replace(config, out=str(folder))
@@ -180,8 +124,8 @@ def start_run(
             say(f"plan: from the settings file, {plural(plan.steps, 'step')}; the clock is not looked at")
         _apply(plan)
         _check_room(folder, plan)
-        write_settings(folder, config, plan)
         _write_environment(folder, config, corpus, notes)
+        write_settings(folder, config, plan)  # the last: with it, a run has begun
         torch.manual_seed(config.seed)
         model = GPT(plan.model).to(device)
         if base is not None:
@@ -200,23 +144,17 @@ def start_run(
             final_tokens=final_tokens,
         )
         run.alone_s, run.text = alone_s, text
+        save_first(run)
     except BaseException:
         # Nothing was trained: a folder in the way of the next try would help nobody.
         shutil.rmtree(folder, ignore_errors=True)
         if former is not None:
-            former.rename(folder)
+            with contextlib.suppress(OSError):  # else it comes back when the folder is named again
+                former.rename(folder)
         raise
     if former is not None:
         shutil.rmtree(former, ignore_errors=True)
     return run
-
-
-def _set_aside(folder: Path) -> Path:
-    """The folder under a name that nobody has: it comes back if what is to replace it cannot begin."""
-    number = 1
-    while (former := folder.with_name(f".{folder.name}.former-{number}")).exists():
-        number += 1
-    return folder.rename(former)
 
 
 def resume_run(config: TrainConfig, stack: contextlib.ExitStack, say: Say) -> TrainingRun:
@@ -226,12 +164,14 @@ def resume_run(config: TrainConfig, stack: contextlib.ExitStack, say: Say) -> Tr
     folder = Path(config.out)
     if folder.name in ("", ".."):  # the current folder or one above it: a run has a name
         folder = folder.resolve()
+    bring_back(folder)
     if not (folder / SETTINGS).exists():
         raise RunError(
             f"{folder} holds no run: {SETTINGS} is not there; lucidlm runs lists the runs below a folder"
         )
     check_file_place(folder / SETTINGS, "--out")
     stack.enter_context(lock(folder))
+    sweep(folder)
     config, plan = read_settings(folder)
     if plan is None:
         raise RunError(f"{folder / SETTINGS} has no plan: the run never began; train anew with --overwrite")
@@ -239,7 +179,8 @@ def resume_run(config: TrainConfig, stack: contextlib.ExitStack, say: Say) -> Tr
     checkpoint = last_checkpoint(folder)
     for note in checkpoint.notes:
         say(note)
-    forget_after(folder, checkpoint.step)
+    validations = [Validation(**values) for values in checkpoint.state["validations"]]
+    forget_after(folder, checkpoint.step, validated={each.step for each in validations})
     metrics = Metrics(folder, tensorboard=config.tensorboard, warn=say)
     device, _ = _settle(config)
     _apply(plan)
@@ -267,7 +208,9 @@ def resume_run(config: TrainConfig, stack: contextlib.ExitStack, say: Say) -> Tr
 
     load_optimizer_tensors(model, run.optimizers, load_file(checkpoint.folder / OPTIMIZER))
     run.step, run.tokens = checkpoint.step, checkpoint.state["tokens"]
-    run.validations = [Validation(**values) for values in checkpoint.state["validations"]]
+    run.validations = validations
+    run.validation_pending = checkpoint.state.get("validation_pending", False)
+    run.saved = run.step, len(validations)
     run.stopped_early = has_passed_its_best(run)
     say(f"resuming {folder} at step {run.step:,} of {plan.steps:,}")
     return run
@@ -492,7 +435,10 @@ def _check_memory(config: TrainConfig, plan: Plan, device: torch.device, *, resu
 
 
 def _check_room(folder: Path, plan: Plan) -> None:
-    """RunError if the disk cannot hold the best weights and the checkpoints that a save has at one time."""
+    """RunError if the disk cannot hold the best weights and the checkpoints that a save has at one time.
+
+    And if the process may not write files that are so large.
+    """
     weights = 4 * plan.model.n_parameters
     need = weights + (KEPT_CHECKPOINTS + 1) * 3 * weights
     free = free_bytes(folder)
@@ -500,6 +446,12 @@ def _check_room(folder: Path, plan: Plan) -> None:
         raise RunError(
             f"{folder}: {free / 2**30:.1f} GiB are free, this run needs {need / 2**30:.1f} GiB for its "
             "checkpoints; make room or choose another --out"
+        )
+    largest = 2 * weights + HEADER_BYTES  # AdamW's two moments of each weight, in one file
+    if (limit := largest_file_bytes()) is not None and limit < largest:
+        raise RunError(
+            f"{folder}: files of at most {limit:,} bytes may be written (ulimit -f), this run needs "
+            f"up to {largest:,}; raise the limit (ulimit -f unlimited), or choose a smaller model (--preset)"
         )
 
 

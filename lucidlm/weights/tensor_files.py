@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lucidlm.errors import WeightsError
-from lucidlm.runtime.files import SETTLED_NS
+from lucidlm.runtime.files import SETTLED_NS, naming
 from lucidlm.runtime.memory import is_out_of_memory
 from lucidlm.runtime.progress import Progress, counted
 from lucidlm.runtime.small_files import read_small_file
@@ -107,10 +107,11 @@ def write_tensors(
     text += b" " * (-len(text) % 8)  # readers that map the file want numbers at multiples of their size
     start = len(text).to_bytes(8, "little") + text
     seal = hashlib.sha256(start)
-    with open(path, "wb") as file:
+    with naming(path), open(path, "wb") as file:
         file.write(start)
         for tensor in counted(tensors.values(), progress):
-            data = tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data
+            # In one row: a single number has no other view as bytes.
+            data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
             file.write(data)
             seal.update(data)
         file.seek(start.index(_UNSEALED.encode("ascii")))

@@ -17,12 +17,12 @@ import pytest
 
 from lucidlm.errors import ConfigError, RunError
 from lucidlm.measure.history import read_history
-from lucidlm.training import loop, metrics, setup
+from lucidlm.training import loop, metrics, saving, setup
 from lucidlm.training import plan as planning
 from lucidlm.training.config import Plan, learning_rate_factor, trapezoid
 from lucidlm.training.loop import train
 from lucidlm.training.prediction import Compressibility, predict
-from lucidlm.training.runs import checkpoint_folders, read_settings, write_settings
+from lucidlm.training.runs import checkpoint_folders, read_settings, save_checkpoint, write_settings
 
 pytestmark = pytest.mark.usefixtures("here", "quick_probes", "quick_judging")
 
@@ -49,7 +49,7 @@ def undisturbed(make_config, finished: dict[Plan, Path], tmp_path_factory) -> Ca
 @pytest.fixture
 def save_always(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint after every step, however long a save takes."""
-    monkeypatch.setattr(loop, "SAVING_SHARE", 1e9)
+    monkeypatch.setattr(saving, "SAVING_SHARE", 1e9)
 
 
 def _last(run: str | Path) -> Path:
@@ -166,7 +166,7 @@ def test_an_interrupted_and_resumed_run_is_bitwise_the_uninterrupted_one(
     whole = undisturbed(plan)
     # Step 5 lies between two validations and in the middle of an epoch.
     stopped = train(make_config(), plan=plan, watch=_stop_after(5, signal.SIGINT))
-    assert (stopped.interrupted, stopped.step, stopped.evaluation) == (signal.SIGINT, 6, None)
+    assert (stopped.interrupted, stopped.step, stopped.evaluation) == (signal.SIGINT, 5, None)
     assert read_history(stopped.run).final is None
     finished = train(make_config(), resume=True)
     assert (finished.interrupted, finished.step) == (0, 8)
@@ -217,8 +217,8 @@ def test_resuming_from_a_damaged_checkpoint_goes_one_step_back_says_so_and_ends_
     newest.write_bytes(newest.read_bytes()[:-8])
     said = []
     train(make_config(), resume=True, say=said.append)
-    assert any("step_000006 is damaged" in line for line in said)
-    assert any("at step 5" in line for line in said)
+    assert any("step_000005 is damaged" in line for line in said)
+    assert any("at step 4" in line for line in said)
     assert fingerprint(_last("run")) == fingerprint(_last(whole))
     assert timeless(Path("run")) == timeless(whole)
 
@@ -241,7 +241,7 @@ def test_only_two_checkpoints_are_kept(make_config, make_tiny_plan, save_always)
         plan=make_tiny_plan(),
         watch=lambda report: seen.add(len(checkpoint_folders(Path("run")))),
     )
-    assert seen == {0, 1, 2}
+    assert seen == {1, 2}
     assert [folder.name for folder in checkpoint_folders(Path("run"))] == ["step_000007", "step_000008"]
 
 
@@ -253,7 +253,7 @@ def test_the_root_holds_the_best_weights_and_the_last_checkpoint_the_last(
     train(make_config(), plan=make_tiny_plan(validate_every=2))
     history = read_history(Path("run"))
     assert history.best.step == 2
-    train(make_config(out="short"), plan=read_settings(Path("run"))[1], watch=_stop_after(1, signal.SIGINT))
+    train(make_config(out="short"), plan=read_settings(Path("run"))[1], watch=_stop_after(2, signal.SIGINT))
     from safetensors.numpy import load_file
 
     best, second = load_file("run/model.safetensors"), load_file(_last("short") / "model.safetensors")
@@ -370,32 +370,83 @@ def test_a_save_that_fails_midway_is_a_note_and_the_run_goes_on(
     make_config, make_tiny_plan, undisturbed, monkeypatch, save_always, fingerprint
 ):
     whole = undisturbed(make_tiny_plan())
-    real, calls = loop.save_checkpoint, []
+    real, failing = saving.save_checkpoint, {2: 28, 3: 28, 4: 28, 5: 5}
 
     def sometimes(run, step, **named):
-        calls.append(step)
-        if step in (3, 4):
-            raise OSError(28, "No space left on device")
+        if step in failing:
+            raise OSError(failing[step], os.strerror(failing[step]), f"run/.step_{step}.tmp/x")
         return real(run, step, **named)
 
-    monkeypatch.setattr(loop, "save_checkpoint", sometimes)
+    monkeypatch.setattr(saving, "save_checkpoint", sometimes)
     reports = []
     result = train(make_config(checkpoint_seconds=0), plan=make_tiny_plan(), watch=reports.append)
-    assert result.step == 8
-    assert {3, 4} <= set(calls)
+    assert (result.step, result.problems) == (8, ())
     noted = {report.step.step: " ".join(report.notes) for report in reports if report.notes}
-    assert noted.keys() == {3, 4}
-    assert "No space left" in noted[3]
+    assert noted.keys() == {2, 5, 6}  # each reason once
+    assert "run/.step_2.tmp/x: No space left on device" in noted[2]
+    assert "Input/output error" in noted[5]
+    assert "saved again" in noted[6]
     assert fingerprint(_last("run")) == fingerprint(_last(whole))
 
 
-def test_a_last_save_that_fails_is_an_error(make_config, make_tiny_plan, monkeypatch):
-    def never(run, step, **named):
-        raise OSError(28, "No space left on device")
+@pytest.fixture
+def no_more_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full after the first save."""
+    real = saving.save_checkpoint
 
-    monkeypatch.setattr(loop, "save_checkpoint", never)
-    with pytest.raises(OSError, match="No space left"):
-        train(make_config(), plan=make_tiny_plan(steps=2))
+    def full(run, step, **named):
+        if step:
+            raise OSError(28, "No space left on device", "run/x")
+        return real(run, step, **named)
+
+    monkeypatch.setattr(saving, "save_checkpoint", full)
+
+
+@pytest.mark.usefixtures("no_more_saves")
+def test_after_a_last_save_that_fails_the_result_is_told_then_what_is_lost_and_the_advice_works(
+    make_config, make_tiny_plan, undisturbed, fingerprint, monkeypatch
+):
+    whole, told = undisturbed(make_tiny_plan()), []
+    result = train(
+        make_config(checkpoint_seconds=0), plan=make_tiny_plan(), say=told.append, answer=told.append
+    )
+    answered = next(place for place, each in enumerate(told) if isinstance(each, loop.TrainResult))
+    assert told[answered].evaluation == result.evaluation
+    assert told[answered + 1 :] == list(result.problems)
+    assert len(result.problems) == 1
+    assert "step 8 are lost: run/x: No space left on device" in result.problems[0]
+    assert "lucidlm train --resume --out run goes on from step 0" in result.problems[0]
+    monkeypatch.setattr(saving, "save_checkpoint", save_checkpoint)
+    assert train(make_config(), resume=True).problems == ()
+    assert fingerprint(_last("run")) == fingerprint(_last(whole))
+
+
+@pytest.mark.usefixtures("no_more_saves")
+def test_what_was_not_saved_at_the_end_is_judged_from_memory(
+    make_config, make_tiny_plan, undisturbed, monkeypatch
+):
+    def never(*arguments, **named):
+        raise OSError(28, "No space left on device", "run/model.safetensors")
+
+    def watch(report):
+        monkeypatch.setattr(saving, "save_model", never)
+
+    result = train(make_config(), plan=make_tiny_plan(), watch=watch)
+    events = read_history(undisturbed(make_tiny_plan())).final
+    assert result.evaluation.loss_nats == events.loss_nats
+    assert result.problems
+
+
+def test_a_first_save_that_fails_ends_the_run_before_it_trained_and_leaves_no_folder(
+    make_config, make_tiny_plan, monkeypatch
+):
+    def never(run, step, **named):
+        raise OSError(27, "File too large", "run/x")
+
+    monkeypatch.setattr(saving, "save_checkpoint", never)
+    with pytest.raises(RunError, match=r"run: .*run/x: File too large.*nothing was trained; .*another --out"):
+        train(make_config(), plan=make_tiny_plan())
+    assert not Path("run").exists()
 
 
 def test_a_second_trainer_on_the_folder_is_refused_at_once_and_a_dead_ones_lock_is_not(
@@ -642,33 +693,12 @@ def test_signals_end_the_command_with_their_code_and_a_checkpoint_and_resuming_i
     assert timeless(Path("run")) == timeless(Path("whole"))
 
 
-TWO_SIGNALS = """
-import signal
-from lucidlm.training.loop import _signals
-with _signals() as stop:
-    signal.raise_signal(signal.SIGINT)
-    assert stop.signal == signal.SIGINT
-    print("noted", flush=True)
-    signal.raise_signal(signal.SIGINT)
-    print("still here", flush=True)
-"""
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
-def test_the_first_interrupt_is_noted_and_the_second_ends_the_process_at_once():
-    done = subprocess.run(
-        [sys.executable, "-c", TWO_SIGNALS], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.stdout == "noted\n"
-    assert done.returncode == -signal.SIGINT
-
-
 KILLED_AGAIN_AND_AGAIN = """
 import os, random, signal, sys, time
 from dataclasses import replace
 from pathlib import Path
 import torch
-from lucidlm.training import loop, setup
+from lucidlm.training import saving, setup
 from lucidlm.training.loop import train
 from lucidlm.training.prediction import Compressibility, predict
 from lucidlm.training.runs import checkpoint_folders, read_settings
@@ -676,7 +706,7 @@ from lucidlm.runtime.device import Probe
 from lucidlm.runtime import files
 
 torch.set_num_threads(1)
-loop.SAVING_SHARE = 1e9
+saving.SAVING_SHARE = 1e9
 setup.probe_matmul = lambda device, dtype: Probe("float32", 1e9, 0.0)
 setup.fastest_exact_float32 = lambda device: ("stock", "float32: as PyTorch has it")
 config, plan = read_settings(Path("settings/run.toml"))

@@ -1,0 +1,198 @@
+"""Signals that end the work: SIGINT, SIGTERM and SIGHUP come in; an exception or a note goes to what runs.
+
+The first signal raises Interrupted wherever the main thread is; inside `held` it is only noted, for work that
+must come to a good point first, such as an optimizer step or a save. The second one ends the process at once.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field
+
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+NAMES = {signal.SIGINT: "Ctrl-C (SIGINT)"}
+ONE_SIGNAL_S = 0.1
+"""The same signal twice within this time is one: timeout(1) sends it to the process and to its group."""
+PATIENCE_S = 1.5
+"""Seconds that the main thread may take to see a signal: more, and it is deep in one call of C."""
+
+NOTHING_LOST = "before there was anything to save: run the same command again"
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that ends the work, raised where the main thread was."""
+
+    def __init__(self, number: int, note: str = NOTHING_LOST) -> None:
+        super().__init__(number)
+        self.number, self.note = number, note
+
+    def __str__(self) -> str:
+        """One line for a person: what was going on, and how to go on."""
+        return f"interrupted by {name_of(self.number)} {self.note}"
+
+
+def name_of(number: int) -> str:
+    """What a person calls a signal."""
+    try:
+        return NAMES.get(signal.Signals(number), signal.Signals(number).name)
+    except ValueError:
+        return f"signal {number}"
+
+
+@dataclass(slots=True)
+class Signalled:
+    """Which signal came, and what it may do now."""
+
+    number: int = 0
+    """The first one; 0 before one came."""
+    holding: int = 0
+    """Over 0: a signal is noted and raises nothing."""
+    seen: threading.Event = field(default_factory=threading.Event)
+    """Set when the main thread knows of it."""
+    note: str = NOTHING_LOST
+    """What is going on now, what a signal would lose, and how to go on."""
+
+
+_now: Signalled | None = None
+"""That of the process while a block of `ending` runs: handlers are the process's too."""
+
+
+@contextlib.contextmanager
+def ending() -> Generator[Signalled]:
+    """Inside, signals end the work as the module says; off the main thread, which alone hears them, nothing.
+
+    Blocks within each other are one. A SIGHUP that is ignored stays so: that is what nohup means.
+    """
+    global _now
+    if _now is not None or threading.current_thread() is not threading.main_thread():
+        yield _now if threading.current_thread() is threading.main_thread() and _now else Signalled()
+        return
+    _now = state = Signalled()
+    numbers = [each for each in ENDING if each == signal.SIGINT or signal.getsignal(each) != signal.SIG_IGN]
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        with _watched(state):
+            for number in numbers:
+                signal.signal(number, _noting(state))
+            yield state
+    finally:
+        _now = None
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextlib.contextmanager
+def held() -> Generator[Signalled]:
+    """Inside, the first signal is only noted: what runs looks at `number`, or calls `check` afterwards."""
+    state = _own()
+    state.holding += 1
+    try:
+        yield state
+    finally:
+        state.holding -= 1
+
+
+@contextlib.contextmanager
+def released() -> Generator[None]:
+    """Inside, a signal raises again though all around is `held`: for work that may be dropped half done."""
+    state = _own()
+    before, state.holding = state.holding, 0
+    try:
+        check()
+        yield
+    finally:
+        state.holding = before
+
+
+@contextlib.contextmanager
+def doing(note: str) -> Generator[None]:
+    """What a signal's line says inside: "while ...", and how to go on."""
+    state = _own()
+    before, state.note = state.note, note
+    try:
+        yield
+    finally:
+        state.note = before
+
+
+def check() -> None:
+    """Raises Interrupted if a signal came that nobody has acted on."""
+    state = _own()
+    if state.number and not state.holding:
+        raise Interrupted(state.number, state.note)
+
+
+def _own() -> Signalled:
+    """The process's, for the main thread inside of `ending`; elsewhere one that no signal reaches."""
+    main = threading.current_thread() is threading.main_thread()
+    return _now if _now is not None and main else Signalled()
+
+
+def _noting(state: Signalled):
+    """What the main thread does when it sees a signal."""
+
+    def handle(number: int, frame: object) -> None:
+        state.seen.set()
+        if state.number:
+            return  # a second one is the watcher's
+        state.number = number
+        if not state.holding:
+            raise Interrupted(number, state.note)
+
+    return handle
+
+
+@contextlib.contextmanager
+def _watched(state: Signalled) -> Generator[None]:
+    """A thread that hears of signals at once, while the main thread may be deep in a call of C for seconds.
+
+    It ends the process at the second signal, and at the first where the main thread does not come to see it
+    and nothing is to be saved. What is being written then are temporary files, which the next run sweeps.
+    """
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    watcher = threading.Thread(target=_watch, args=(ours, state), name="signals", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        theirs.close()
+        watcher.join()
+        ours.close()
+
+
+def _watch(ours: socket.socket, state: Signalled) -> None:
+    first, came = 0, 0.0
+    while True:
+        waiting = first and not state.seen.is_set() and not state.holding
+        ours.settimeout(max(0.01, came + PATIENCE_S - time.monotonic()) if waiting else None)
+        try:
+            data = ours.recv(1)
+        except TimeoutError:
+            if not state.seen.is_set() and not state.holding:
+                _end(first, f"lucidlm: {Interrupted(first, state.note)}\n")
+            continue
+        if not data:  # the block has ended
+            return
+        number = data[0]
+        if number not in ENDING:
+            continue
+        if first and not (number == first and time.monotonic() - came < ONE_SIGNAL_S):
+            _end(number, "")
+        if not first:
+            first, came = number, time.monotonic()
+
+
+def _end(number: int, line: str) -> None:
+    """Ends the process now, whatever its threads do."""
+    with contextlib.suppress(OSError, ValueError, AssertionError):
+        assert sys.__stderr__ is not None
+        os.write(sys.__stderr__.fileno(), line.encode())
+    os._exit(128 + number)

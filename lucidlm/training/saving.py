@@ -1,0 +1,99 @@
+"""A training under way in, its best weights and its last checkpoint on the disk out; or the reason why not.
+
+A save that fails costs no training: what was saved before stands, the reason is told once, and the next save
+tries again.
+"""
+
+import time
+from dataclasses import asdict
+
+from lucidlm.errors import RunError
+from lucidlm.runtime.memory import is_out_of_memory
+from lucidlm.training.optim import optimizer_tensors
+from lucidlm.training.runs import save_checkpoint, sweep
+from lucidlm.training.state import TrainingRun
+from lucidlm.weights.huggingface import save_model
+
+SAVING_SHARE = 0.05
+"""Checkpoints take at most this share of the time."""
+
+
+def checkpoint_due(run: TrainingRun) -> bool:
+    """Whether it is time for the next one: by the clock, and by what the last one took."""
+    since = time.perf_counter() - run.saved_at
+    return since >= max(run.config.checkpoint_seconds, run.saving_s / SAVING_SHARE)
+
+
+def save_first(run: TrainingRun) -> None:
+    """The run as it begins: from here on it can be opened and resumed. RunError where it cannot be saved."""
+    run.best_state = run.model.state_dict()
+    if (reason := _try(run)) is not None:
+        raise RunError(
+            f"{run.folder}: the first checkpoint cannot be written ({reason}), so nothing was trained; "
+            "make room or choose another --out"
+        )
+
+
+def save(run: TrainingRun) -> tuple[str, ...]:
+    """Saves the best weights and a checkpoint of this step, unless they are saved; notes for a person.
+
+    A reason why that fails is told when it is new. `run.unsaved` has it until a save succeeds.
+    """
+    if run.saved == _state_of(run) and run.best_state is None:
+        return ()
+    before, run.unsaved = run.unsaved, _try(run)
+    if run.unsaved is None:
+        return () if before is None else (f"saved again, at step {run.step:,}",)
+    if before is not None and _kind(before) == _kind(run.unsaved):
+        return ()
+    return (
+        f"no checkpoint at step {run.step:,}: {run.unsaved}; training goes on, and each save tries again: "
+        f"make room (the last checkpoint is of step {run.saved[0]:,})",
+    )
+
+
+def _try(run: TrainingRun) -> str | None:
+    """One save; the reason, with a path, if it failed. What it wrote until then is gone or swept later."""
+    started = time.perf_counter()
+    tokenizer, prefix = run.corpus.tokenizer, run.model.document_prefix_id
+    try:
+        sweep(run.folder)
+        if run.best_state is not None:
+            save_model(run.model, tokenizer, run.folder, document_prefix_id=prefix, state=run.best_state)
+            run.best_state = None
+        save_checkpoint(
+            run.folder,
+            run.step,
+            save_model=lambda folder: save_model(run.model, tokenizer, folder, document_prefix_id=prefix),
+            optimizer=optimizer_tensors(run.model, run.optimizers),
+            state={
+                "tokens": run.tokens,
+                "validations": [asdict(each) for each in run.validations],
+                "validation_pending": run.validation_pending,
+            },
+        )
+        run.saved = _state_of(run)
+    except (OSError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, OSError) and not is_out_of_memory(error):
+            raise
+        return _reason(error)
+    finally:
+        run.saved_at = time.perf_counter()
+        run.saving_s = run.saved_at - started
+    return None
+
+
+def _state_of(run: TrainingRun) -> tuple[int, int]:
+    """What tells one state of a run from the next: its step, and how often it was validated."""
+    return run.step, len(run.validations)
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return "no memory is left"
+    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+
+
+def _kind(reason: str) -> str:
+    """The reason without its path, which has the step in its name."""
+    return reason.rpartition(": ")[2]

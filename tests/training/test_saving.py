@@ -1,0 +1,234 @@
+"""What stops a save, a page or a beginning costs no training: it is said, and what the line advises works."""
+
+import errno
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from lucidlm.errors import RunError
+from lucidlm.measure.judgement import without_training_text
+from lucidlm.training import loop, saving, setup
+from lucidlm.training.loop import train
+from lucidlm.training.runs import SETTINGS, bring_back, checkpoint_folders, set_aside, sweep
+
+pytestmark = pytest.mark.usefixtures("here", "quick_probes")
+
+
+def _dead() -> int:
+    """The number of a process that is no more."""
+    child = os.fork() if hasattr(os, "fork") else 0
+    if hasattr(os, "fork") and child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    return child
+
+
+@pytest.fixture(autouse=True)
+def _judged_in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def judge(model, tokenizer, documents, **_):
+        return without_training_text(model, tokenizer, documents)
+
+    monkeypatch.setattr(loop, "judge", judge)
+
+
+@pytest.fixture
+def interrupted(make_config, make_tiny_plan) -> Path:
+    """A run that a signal ended after its first step."""
+
+    def watch(report) -> None:
+        if report.step.step == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    return train(make_config(), plan=make_tiny_plan(steps=2, validate_every=2), watch=watch).run
+
+
+def test_a_page_that_cannot_be_written_loses_no_number_and_is_said(interrupted, make_config, monkeypatch):
+    def full(*arguments, **named):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loop, "write_card", full)
+    monkeypatch.setattr(loop, "write_report", full)
+    told = []
+    result = train(
+        make_config(), resume=True, answer=lambda each: told.append(each.judgement), say=told.append
+    )
+    assert result.judgement in told
+    lines = [line for line in told if isinstance(line, str) and "could not be written" in line]
+    assert lines == list(result.problems) == told[-2:]
+    assert "run/README.md could not be written (No space left on device)" in lines[0]
+    assert "run/report.html" in lines[1]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
+def test_a_signal_while_judging_ends_it_and_resuming_judges(interrupted, make_config, monkeypatch):
+    real = loop.judge
+
+    def judge(*arguments, **named):
+        signal.raise_signal(signal.SIGHUP)
+        raise AssertionError("judged on in spite of the signal")
+
+    monkeypatch.setattr(loop, "judge", judge)
+    result = train(make_config(), resume=True)
+    assert (result.interrupted, result.step, result.judgement) == (signal.SIGHUP, 2, None)
+    monkeypatch.setattr(loop, "judge", real)
+    monkeypatch.setattr(loop, "write_report", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    told = []
+    result = train(make_config(), resume=True, answer=told.append)
+    assert (result.interrupted, told[0].judgement) == (signal.SIGINT, result.judgement)
+    assert result.judgement is not None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
+@pytest.mark.parametrize("place", ["_corpus_of", "_apply", "write_settings", "save_first"])
+def test_a_signal_before_the_first_step_leaves_nothing_that_blocks(
+    make_config, make_tiny_plan, monkeypatch, place
+):
+    from lucidlm.runtime.signals import Interrupted
+
+    real = getattr(setup, place)
+
+    def signalled(*arguments, **named):
+        real(*arguments, **named)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(setup, place, signalled)
+    with pytest.raises(Interrupted, match="nothing was trained: run the same command again"):
+        train(make_config(), plan=make_tiny_plan())
+    assert os.listdir() == ["book.txt"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
+def test_a_signal_in_a_validation_ends_it_and_resuming_begins_with_it(
+    make_config, make_tiny_plan, monkeypatch, timeless
+):
+    plan, real = make_tiny_plan(steps=4, validate_every=2), loop.write_sample
+    # What the end says is not asked for here.
+    monkeypatch.setattr(loop, "judge", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    train(make_config(out="whole"), plan=plan)
+
+    def write_sample(*arguments, step, **named):
+        if step == 2 and "resumed" not in told:
+            signal.raise_signal(signal.SIGINT)
+        return real(*arguments, step=step, **named)
+
+    told: list[str] = []
+    monkeypatch.setattr(loop, "write_sample", write_sample)
+    stopped = train(make_config(), plan=plan)
+    assert (stopped.step, checkpoint_folders(stopped.run)[-1].name) == (2, "step_000002")
+    told.append("resumed")
+    train(make_config(), resume=True)
+    assert timeless(Path("run")) == timeless(Path("whole"))
+    assert Path("run/samples.jsonl").read_bytes() == Path("whole/samples.jsonl").read_bytes()
+
+
+# What killed processes leave
+
+
+def test_a_beginning_is_what_stands_before_run_toml_does_and_the_rest_of_writing_it():
+    from lucidlm.training.runs import new_run_folder
+
+    run = Path("run")
+    for name in ("data/train.npy", "metrics.jsonl", "env.json", ".env.json.7.tmp", ".run.toml.4711.tmp"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("")
+        for overwrite in (False, True):
+            assert new_run_folder("run", (), overwrite=overwrite) == run
+    (run / ".letter.txt.4711.tmp").write_text("")  # not of ours
+    with pytest.raises(RunError, match="choose another"):
+        new_run_folder("run", (), overwrite=False)
+
+
+def test_what_killed_saves_left_is_swept_by_the_next_run_and_what_was_moved_aside_comes_back():
+    run = Path("run")
+    standing = run / "checkpoints" / "step_000002"
+    for folder in (
+        standing,
+        run / "checkpoints" / ".step_000004.tmp",
+        run / "checkpoints" / ".step_000001.old",
+    ):
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_text("{}")
+    (run / "checkpoints" / ".step_000002.old").mkdir()
+    (run / ".data.tmp").mkdir()
+    for name in (
+        ".model.safetensors.17.tmp",
+        f".run.toml.{os.getpid()}.tmp",
+        "checkpoints/step_000002/.x.3.tmp",
+    ):
+        (run / name).write_text("half")
+    (run / "notes.tmp").write_text("mine")
+    (run / SETTINGS).write_text("")
+    sweep(run)
+    assert sorted(path.name for path in run.rglob("*")) == [
+        "checkpoints", "notes.tmp", "run.toml", "state.json", "state.json", "step_000001", "step_000002"
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a process that is no more")
+def test_a_file_is_written_without_the_leavings_of_dead_processes_and_with_those_of_living_ones():
+    from lucidlm.runtime.files import write_atomically
+
+    leavings = {f".a.html.{_dead()}.tmp": False, f".a.html.{os.getppid()}.tmp": True, ".b.html.9.tmp": True}
+    for name in leavings:
+        Path(name).write_text("half")
+    write_atomically("a.html", "whole")
+    assert {name: Path(name).exists() for name in leavings} == leavings
+
+
+def test_a_run_that_was_to_be_overwritten_comes_back_unless_its_successor_has_a_checkpoint():
+    run = Path("run")
+    for began in (False, True):
+        (run / "checkpoints" / "step_000003").mkdir(parents=True)
+        (run / SETTINGS).write_text("first")
+        set_aside(run)
+        (run / "data").mkdir(parents=True)
+        if began:
+            (run / "checkpoints" / "step_000000").mkdir(parents=True)
+        (run / SETTINGS).write_text("second")
+        bring_back(run)
+        assert (run / SETTINGS).read_text() == ("second" if began else "first")
+        assert sorted(os.listdir()) == ["book.txt", "run"]
+        shutil.rmtree(run)
+
+
+def test_a_limit_on_the_size_of_files_is_found_before_the_first_step(
+    make_config, make_tiny_plan, monkeypatch
+):
+    monkeypatch.setattr(setup, "largest_file_bytes", lambda: 20_000)
+    with pytest.raises(RunError, match=r"run: files of at most 20,000 bytes .*ulimit -f.*; raise the limit"):
+        train(make_config(), plan=make_tiny_plan())
+    assert os.listdir() == ["book.txt"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limits")
+def test_an_array_and_tensors_that_do_not_fit_are_errors_with_a_name():
+    import resource
+
+    import numpy as np
+    import torch
+
+    from lucidlm.text.windows import write_array, write_tokens
+    from lucidlm.weights.tensor_files import write_tensors
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+    try:
+        for write in (
+            lambda: write_array("a.npy", np.zeros(100)),
+            lambda: write_tokens("b.npy", [np.zeros(1000, np.int64)], 257),
+            lambda: write_tensors("c.safetensors", {"x": torch.zeros(())} | {"y": torch.zeros(100)}),
+        ):
+            with pytest.raises(OSError, match=r"File too large: '[abc]\.") as caught:
+                write()
+            assert caught.value.errno == errno.EFBIG
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_reason_that_differs_only_in_its_path_is_told_once():
+    assert saving._kind("run/checkpoints/.step_1.tmp/x: No space left") == saving._kind(
+        "run/y: No space left"
+    )
