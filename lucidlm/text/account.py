@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from lucidlm.runtime.wording import one_line
+from lucidlm.runtime.wording import one_line, plural
 
 BYTE_ORDER_MARKS = "byte_order_marks"
 CARRIAGE_RETURNS = "carriage_returns"
@@ -217,6 +217,10 @@ def utf8_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
+def _bytes_are(count: int) -> str:
+    return f"{plural(count, 'byte')} {'is' if count == 1 else 'are'}"
+
+
 @dataclass(slots=True)
 class Account:
     """What became of the bytes of one document, or of all that was read; counts only."""
@@ -298,7 +302,7 @@ class Account:
             return ""
         of = "text's" if not self.files else "file's" if self.files == 1 else "files'"
         alike = not self.files or self.stored == self.read
-        whole = f"the {of} {self.read:,} bytes" if alike else f"{self.read:,} bytes of UTF-8"
+        whole = f"the {of} {plural(self.read, 'byte')}" if alike else f"{plural(self.read, 'byte')} of UTF-8"
         reasons = [self._said(what, count, _LEFT_OUT[what]) for what, count in self.left_out.items()]
         if len(reasons) == 1:  # whose count is the total
             only = reasons[0].split(" ", 1)[1]
@@ -316,16 +320,15 @@ class Account:
         lines = self.passed_lines()
         lines += [self._said(what, count, _SEEN[what]) for what, count in self.seen.items()]
         how = [
-            f"text extracted from {count:,} bytes of {_FORMATS[kind]}"
+            f"text extracted from {plural(count, 'byte')} of {_FORMATS[kind]}"
             for kind, count in self.extracted.items()
         ]
-        how += [f"{count:,} bytes are {encoding}" for encoding, count in self.decoded.items()]
-        how += [f"{self.packed:,} bytes are packed"] * bool(self.packed)
+        how += [f"{_bytes_are(count)} {encoding}" for encoding, count in self.decoded.items()]
+        how += [f"{_bytes_are(self.packed)} packed"] * bool(self.packed)
         if self.extracted or (how and self.stored != self.read):
             files = "file" if self.files == 1 else f"{self.files:,} files"
-            lines.append(
-                f"{self.stored:,} bytes of the {files} gave {self.read:,} bytes of UTF-8 ({'; '.join(how)})"
-            )
+            gave = f"gave {plural(self.read, 'byte')} of UTF-8"
+            lines.append(f"{plural(self.stored, 'byte')} of the {files} {gave} ({'; '.join(how)})")
         return lines
 
     def passed_lines(self) -> list[str]:

@@ -526,7 +526,7 @@ def _encode(
     path = folder / f"{name}.npy"
     tokens = write_tokens(path, arrays(), tokenizer.vocab_size)
     if tokens < 2:
-        raise DataError(f"{name}: {tokens} tokens of the 2 that are needed; add text or give --val")
+        raise DataError(f"{name}: {plural(tokens, 'token')} of the 2 that are needed; add text or give --val")
     write_array(folder / f"{name}_documents.npy", np.array(documents, np.uint64))
     return tokens, stretches.tolist()
 

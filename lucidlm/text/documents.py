@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from lucidlm.errors import DataError
+from lucidlm.runtime.wording import plural
 from lucidlm.text.account import (
     CARRIAGE_RETURNS,
     EMPTY_LINES,
@@ -263,7 +264,7 @@ def _documents_in_records(file: File, reading: Reading, around: Account) -> Iter
             around = Account()
     if waiting is None:
         raise DataError(
-            f"{file.name}: no text in this file ({around.seen[EMPTY_LINES]:,} records with an empty "
+            f"{file.name}: no text in this file ({plural(around.seen[EMPTY_LINES], 'record')} with an empty "
             f"{reading.field!r}); give another",
             reason=NO_TEXT,
         )

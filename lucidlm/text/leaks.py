@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lucidlm.runtime.wording import plural
 from lucidlm.text.copies import COMMON, Copies, CopySearch, Passage
 from lucidlm.text.letters import LINE, SHINGLE
 from lucidlm.text.split import Part
@@ -97,7 +98,7 @@ class _Findings:
         copies, near, passages = self.copies, self._near(), self._passages()
         if near and self.of_one_text:
             yield (
-                f"{len(near):,} of {len(copies.letters):,} held-out pieces repeat the training text, each in "
+                f"{self._of_all(len(near), 'repeats', 'repeat')} the training text, each in "
                 f"{MUCH:.0%} of its letters or more: {self._effect()}"
             )
         elif near:
@@ -105,22 +106,23 @@ class _Findings:
             place, source = self.stretches[first][0], int(copies.source[first])
             names = self.spool.names([place, source])
             overlap = copies.with_lines[first] / copies.letters[first]
-            count = f"{len(near):,} of {len(copies.letters):,} validation documents"
+            count = self._of_all(len(near), "is", "are")
             yield (
-                f"{count} are copied from training documents, each by {MUCH:.0%} or more "
+                f"{count} copied from training documents, each by {MUCH:.0%} or more "
                 f"(first: {names[place]}, {overlap:.0%} in {names[source]}): {self._effect()}"
             )
         if passages:
             characters = sum(each.end - each.start for each in passages)
             example = " ".join(next(iter(self._texts(passages[:1]))).split())[:50]
             yield (
-                f"found in the training text too: {len(passages):,} passage{'s' * (len(passages) > 1)} of "
-                f"the validation text ({characters:,} characters, first: {example!r}): {self._effect()}"
+                f"found in the training text too: {plural(len(passages), 'passage')} of the validation text "
+                f"({plural(characters, 'character')}, first: {example!r}): {self._effect()}"
             )
         if self._lines_count():
+            occur = "occurs" if copies.lines == 1 else "occur"
             yield (
-                f"{copies.lines:,} of the {copies.lines_total:,} validation lines of {LINE} letters or more "
-                f"also occur in the training text: {self._effect()}"
+                f"{copies.lines:,} of {plural(copies.lines_total, 'validation line')} with {LINE} letters or "
+                f"more also {occur} in the training text: {self._effect()}"
             )
         yield from self._unseen()
 
@@ -134,13 +136,13 @@ class _Findings:
         short = copies.letters < SHINGLE
         if short.mean() >= MOSTLY:
             yield (
-                f"{short.sum():,} of {len(short):,} {self._noun()} have fewer than {SHINGLE} letters: "
+                f"{self._of_all(int(short.sum()), 'has', 'have')} fewer than {SHINGLE} letters: "
                 "too short to check for copies from the training text"
             )
         if copies.unchecked:
             yield (
-                f"copies from the training text were looked for in the first {len(copies.letters):,} "
-                f"{self._noun()} only, not in the other {copies.unchecked:,}"
+                "copies from the training text were looked for in the first "
+                f"{plural(len(copies.letters), self._noun())} only, not in the other {copies.unchecked:,}"
             )
 
     def _where_templates_occur(self) -> str:
@@ -185,8 +187,12 @@ class _Findings:
             return f"{share:.0%} of the held-out text is in both; a text without repetition has a higher loss"
         return f"{share:.0%} of the validation text is in both, so its loss is too low"
 
+    def _of_all(self, count: int, one: str, many: str) -> str:
+        """How many of the pieces or documents, and the verb of as many."""
+        return f"{count:,} of {plural(len(self.copies.letters), self._noun())} {one if count == 1 else many}"
+
     def _noun(self) -> str:
-        return "held-out pieces" if self.of_one_text else "validation documents"
+        return "held-out piece" if self.of_one_text else "validation document"
 
     def _documents_of(self, passage: Passage) -> tuple[int, int]:
         return self.stretches[passage.text][0], passage.source

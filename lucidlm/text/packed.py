@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 from lucidlm.errors import DataError
+from lucidlm.runtime.wording import plural
 from lucidlm.text.account import DAMAGED, TRAILING, Account
 
 PACKINGS = ("gz", "bz2", "xz")
@@ -36,7 +37,7 @@ def unpacked(blocks: Iterable[bytes], packing: str, name: str, account: Account)
                     break
                 if not (waiting := next(source, b"")):
                     raise DataError(
-                        f"{name}: the .{packing} file is cut off after {count:,} unpacked bytes; "
+                        f"{name}: the .{packing} file is cut off after {plural(count, 'unpacked byte')}; "
                         "copy or download it again",
                         reason=DAMAGED,
                     )
@@ -48,7 +49,7 @@ def unpacked(blocks: Iterable[bytes], packing: str, name: str, account: Account)
         lzma.LZMAError,
     ) as problem:  # bz2's is an OSError; those of the disk are read before
         raise DataError(
-            f"{name}: not a sound .{packing} file ({problem}, after {count:,} unpacked bytes); "
+            f"{name}: not a sound .{packing} file ({problem}, after {plural(count, 'unpacked byte')}); "
             "copy or download it again",
             reason=DAMAGED,
         ) from problem

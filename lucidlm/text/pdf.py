@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lucidlm.errors import DataError
+from lucidlm.runtime.wording import plural
 from lucidlm.text.account import (
     BLANK_PAGES,
     DAMAGED,
@@ -106,12 +107,12 @@ def _letters(form: str) -> str:
 def _nothing_read(name: str, pages: int, account: Account) -> DataError:
     if account.passed[DAMAGED_PAGES]:
         return DataError(
-            f"{name}: no text in its {pages:,} pages ({'; '.join(account.passed_lines())}); "
+            f"{name}: no text in its {plural(pages, 'page')} ({'; '.join(account.passed_lines())}); "
             "convert it to .txt or get another copy",
             reason=DAMAGED,
         )
     return DataError(
-        f"{name}: no text in its {pages:,} pages, which may be scanned images; "
+        f"{name}: no text in its {plural(pages, 'page')}, which may be scanned images; "
         "run character recognition (OCR) first, for example ocrmypdf",
         reason=NO_TEXT,
     )

@@ -8,6 +8,7 @@ from itertools import chain, islice
 from typing import Any
 
 from lucidlm.errors import DataError
+from lucidlm.runtime.wording import plural
 from lucidlm.text.account import BY_CONTENT, DAMAGED, NO_FIELD, Account, utf8_bytes
 from lucidlm.text.decoding import File, read_text, with_lf
 from lucidlm.text.reading import READING, Reading
@@ -195,7 +196,7 @@ def _in_rows(strings: Iterable[str], file: File, field: str) -> Iterator[Record]
             yield Record(source, None if named else row[column], counter.taken())
         elif len(row) != len(columns):
             raise DataError(
-                f"{source}: {len(row):,} cells, {len(columns):,} in the first row; put quotes around "
+                f"{source}: {plural(len(row), 'cell')}, {len(columns):,} in the first row; put quotes around "
                 f"cells that hold a {_said(delimiter)}, or mend this row",
                 reason=DAMAGED,
             )

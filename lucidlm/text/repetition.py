@@ -58,7 +58,9 @@ class Repetition:
         parts = [f"{self.different_documents:,} of {self.documents:,} documents"] if copies else []
         if self.different_lines < self.lines:
             parts.append(f"{self.different_lines:,} of {self.lines:,} lines")
-        return f"{' and '.join(parts)} are different, the others are copies of them in this text"
+        one = len(parts) == 1 and (self.different_documents if copies else self.different_lines) == 1
+        are, them = ("is", "it") if one else ("are", "them")
+        return f"{' and '.join(parts)} {are} different, the others are copies of {them} in this text"
 
     @property
     def of_sequences(self) -> str:

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from lucidlm.errors import ConfigError, DataError
+from lucidlm.runtime.wording import plural
 from lucidlm.text.spool import BLOCK, Spool
 
 Split = Literal["auto", "pieces", "documents", "end"]
@@ -172,9 +173,9 @@ def _pieces_held_out(count: int, size: int) -> str:
     """How many pieces, of how many bytes, and where few or short ones come from."""
     each = size // max(1, count)
     said = (
-        f"1 piece of {each:,} bytes at a random place"
+        f"1 piece of {plural(each, 'byte')} at a random place"
         if count == 1
-        else f"{count:,} pieces of about {each:,} bytes at random places"
+        else f"{count:,} pieces of about {plural(each, 'byte')} at random places"
     )
     # Borders move to the end of a word, so that a piece of full length may be a little shorter.
     if each < LEAST_PIECE - WORD_BYTES:

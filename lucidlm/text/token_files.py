@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lucidlm.errors import DataError
+from lucidlm.runtime.wording import plural
 from lucidlm.text.account import NO_TOKENS, NO_UTF8, Account
 from lucidlm.text.tokenizer import Tokenizer
 
@@ -97,13 +98,13 @@ def _ids_of(path: Path, name: str) -> np.ndarray:
         offset, count = _HEADER_BYTES, int(header[2])
         if header[1] != 1 or count < 1 or size != offset + 2 * count:
             raise DataError(
-                f"{name}: its header tells of {count:,} tokens in version {header[1]}, the file has {size:,} "
-                "bytes: it was cut off, or is of a newer kind (version 1 can be read)",
+                f"{name}: its header tells of {plural(count, 'token')} in version {header[1]}, the file has "
+                f"{plural(size, 'byte')}: it was cut off, or is of a newer kind (version 1 can be read)",
                 reason=NO_TOKENS,
             )
     if size % 2 or count == 0:
         raise DataError(
-            f"{name}: {size:,} bytes are no row of 16-bit token ids; give a .bin of nanoGPT or llm.c",
+            f"{name}: no row of 16-bit token ids ({plural(size, 'byte')}); give a .bin of nanoGPT or llm.c",
             reason=NO_TOKENS,
         )
     ids = np.memmap(path, "<u2", "r", offset, (count,))

@@ -23,6 +23,7 @@ import numpy as np
 
 from lucidlm.errors import ConfigError, DataError, WeightsError
 from lucidlm.runtime.files import write_atomically
+from lucidlm.runtime.wording import plural
 from lucidlm.text.tokenizer_files import document_of
 from lucidlm.text.tokenizer_json import (
     END_OF_TEXT,
@@ -338,7 +339,7 @@ def suggest(characters: int) -> tuple[str, str]:
         (500_000_000, "bpe:16384", "there is text enough to learn most words as tokens"),
     ):
         if characters < limit:
-            return spec, f"{characters:,} characters: {spec}, as {reason}"
+            return spec, f"{plural(characters, 'character')}: {spec}, as {reason}"
     return "gpt2", f"{characters:,} characters: gpt2, as so much text fills GPT-2's vocabulary of 50,257"
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from lucidlm.errors import DataError
 from lucidlm.runtime.files import naming
+from lucidlm.runtime.wording import plural
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,7 @@ def inputs_and_targets(ids: _Ids) -> tuple[_Ids, _Ids]:
     if getattr(ids, "ndim", 0) < 1:
         raise DataError(f"{type(ids).__name__} has no tokens along an axis; give an array or a tensor of ids")
     if (tokens := ids.shape[-1]) < 2:
-        raise DataError(f"{tokens} tokens are no input with a target; give at least 2")
+        raise DataError(f"{plural(tokens, 'token')}: no input with a target; give at least 2")
     return ids[..., :-1], ids[..., 1:]
 
 
@@ -129,7 +130,8 @@ class Windows:
     def __init__(self, tokens: np.ndarray | TokenFile, context_length: int, *, moving: bool = True):
         if len(tokens) < 2:
             raise DataError(
-                f"a training text of {len(tokens)} tokens has no input with a target; give more text"
+                f"a training text of {plural(len(tokens), 'token')} has no input with a target; "
+                "give more text"
             )
         if context_length < 1:
             raise DataError(f"context length {context_length} is under 1; raise --context-length")

@@ -179,3 +179,18 @@ def test_files_that_were_passed_over_are_counted_by_reason_with_the_first_name_a
     }
     two.clear()  # before a second reading, which counts again
     assert two.lines() == []
+
+
+def test_one_byte_is_one_in_every_line():
+    account = Account(files=1, stored=1, packed=1, read=1)
+    account.decoded["cp1252"] = account.extracted["html"] = 1
+    account.leave_out("carriage_returns", 1)
+    account.saw("lone_surrogates")
+    account.pass_over(OTHER_KINDS, "a")
+    assert account.lines() == [
+        "left out 1 of the file's 1 byte: a carriage return of a line end",
+        "skipped 1 file of another kind (a)",
+        "1 lone surrogate replaced by U+FFFD",
+        "1 byte of the file gave 1 byte of UTF-8 "
+        "(text extracted from 1 byte of HTML; 1 byte is cp1252; 1 byte is packed)",
+    ]

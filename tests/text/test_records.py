@@ -135,7 +135,7 @@ def test_a_tsv_without_quoting_may_hold_single_quotes(tmp_path):
     ("n,text\n1,one, two\n", "a.csv:2: 3 cells, 2 in the first row; put quotes around cells that hold a"),
     ('n,text\n1,"one\n', "not a sound row"),
     ("text,text\na,b\n", "2 columns are named 'text'; rename one"),
-    ("n,text\n1,\n", "no text in this file (1 records with an empty 'text')"),
+    ("n,text\n1,\n", "no text in this file (1 record with an empty 'text')"),
 ])  # fmt: skip
 def test_a_table_with_faults_is_refused_with_the_line(tmp_path, table, said):
     assert said in refusal(written(tmp_path / "a.csv", table))
