@@ -38,6 +38,7 @@ BY_CONTENT, NOT_PACKED = "files_read_by_content", "files_not_packed_as_named"
 MARKUP = "markup_"
 """Before the name of a format in `_MARKUP`."""
 BETTER_ENCODING = "files_that_read_better_in_another_encoding"
+UNDECODABLE = "characters_not_in_the_encoding"
 OTHER_LABELS = "pages_in_utf8_that_declare_another_encoding"
 HIDDEN_TEXT, CONTROLS, SOFT_HYPHENS = "characters_of_hidden_text", "control_characters", "soft_hyphens"
 DEEP_TAGS = "deeply_nested_tags"
@@ -119,6 +120,10 @@ _SEEN = {
         "file read as it stands: it is not packed as its name says",
         "files read as they stand: they are not packed as their names say",
     ),
+    UNDECODABLE: (
+        "character of a page that is wrong in its encoding replaced by U+FFFD",
+        "characters of pages that are wrong in their encodings replaced by U+FFFD",
+    ),
     BETTER_ENCODING: (
         "file that reads better in another encoding than the given one (leave --encoding out to see which)",
         "files that read better in another encoding than the given one (leave --encoding out to see which)",
@@ -136,7 +141,7 @@ _MARKUP = {
     "xml": ("XML", ""),
     "sgml": ("SGML", ""),
     "json": ("JSON", "name it .jsonl or .json and give --field to have its texts alone"),
-    "notebook": ("Jupyter notebook", "jupyter nbconvert --to markdown gives its text"),
+    "notebook": ("Jupyter notebook", "export it as Markdown to have its text alone"),
     "latex": ("LaTeX", ""),
     "rst": ("reStructuredText", ""),
     "asciidoc": ("AsciiDoc", ""),
@@ -147,7 +152,7 @@ _MARKUP = {
     "ini": ("INI", ""),
     "mail": ("mail", ""),
     "log": ("log", ""),
-    "postscript": ("PostScript", "convert it to PDF (ps2pdf) to have its text alone"),
+    "postscript": ("PostScript", "convert it to PDF to have its text alone"),
     "subtitles": ("subtitle", "name it .srt or .vtt if it is that, to have its text alone"),
 }
 for _what, (_format, _better) in _MARKUP.items():

@@ -18,6 +18,7 @@ from lucidlm.text.account import (
     OTHER_ENCODING,
     OTHER_LABELS,
     SURROGATES,
+    UNDECODABLE,
     UNREADABLE,
     Account,
     utf8_bytes,
@@ -28,6 +29,8 @@ from lucidlm.text.labels import browser_errors, codec_of_label, codec_of_mark, d
 from lucidlm.text.packed import unpacked
 
 _BLOCK = 1 << 20
+_WRONG_IN_PAGE = 0.02
+"""The share of wrong characters beyond ASCII from which on a page is in another encoding than it says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,16 @@ def decode_page(data: bytes, name: str, encoding: str, account: Account) -> tupl
             used = declared
         else:
             account.saw(OTHER_LABELS, not data.isascii())
-    return "".join(decode([data], name, used, Account(), errors=browser_errors())), used
+    try:
+        return "".join(decode([data], name, used, Account(), errors=browser_errors())), used
+    except DataError:
+        # A few wrong bytes are no reason to refuse a page: browsers replace them.
+        text = "".join(decode([data], name, used, Account(), errors=browser_errors(replace=True)))
+        wrong = text.count("\ufffd") - (data.count("\ufffd".encode()) if used == "utf-8" else 0)
+        if wrong > _WRONG_IN_PAGE * sum(character > "\x7f" for character in text):
+            raise
+        account.saw(UNDECODABLE, wrong)
+        return text, used
 
 
 def is_utf8(data: bytes) -> bool:

@@ -25,6 +25,8 @@ _DOUBT = 10.0
 """Bits: what needs more of them than the best is not named (odds of a thousand to one)."""
 _IMPLAUSIBLE = 6.5
 """Bits for each byte: noise needs 8, text 4 to 6."""
+_FAULTS = {"utf-8": 0.1} | dict.fromkeys(("cp932", "euc_jp", "gb18030", "big5hkscs", "cp949"), 0.02)
+"""The greatest share of wrong characters in a text that is in this encoding but for them."""
 _ASCII, _RARE, _CONTROL = 4.2, 16.0, 24.0
 _MISPLACED = 12.0
 """Bits for a letter where none stands: a capital behind a small one, two scripts in a word."""
@@ -122,6 +124,30 @@ def likely_encodings(first: bytes, rest: Iterable[bytes] = (), *, without: str =
     if not ranked or ranked[0][0] > _IMPLAUSIBLE * len(sample):
         return []
     return [codec for cost, codec in ranked if cost <= ranked[0][0] + _DOUBT][:3]
+
+
+def faults_in(data: bytes, encoding: str) -> int:
+    """How many wrong characters stand in a text that is in this encoding else; 0 where it is not.
+
+    Only of encodings with several bytes a character: in the others hardly any byte is wrong.
+    """
+    if encoding not in _FAULTS:
+        return 0
+    text = codecs.getincrementaldecoder(encoding)("replace").decode(data)
+    faults = text.count("\ufffd") - (data.count("\ufffd".encode()) if encoding == "utf-8" else 0)
+    return faults if faults <= sum(char > "\x7f" for char in text) * _FAULTS[encoding] else 0
+
+
+def nearly_in(data: bytes) -> tuple[str, int] | None:
+    """The encoding in which these bytes are text but for a few, and how many; None where there is none."""
+    sample = _sample_of(data)
+    found = [
+        (_bits(sample.decode(codec, "replace")), codec, faults)
+        for codec in _FAULTS
+        if (faults := faults_in(sample, codec))
+    ]
+    bits, codec, faults = min(found, default=(math.inf, "", 0))
+    return (codec, faults) if bits <= _IMPLAUSIBLE * len(sample) else None
 
 
 def reads_better_otherwise(block: bytes, encoding: str) -> bool:

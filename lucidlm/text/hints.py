@@ -3,13 +3,12 @@
 No encoding is named that was not tried: it has decoded these bytes to something like text.
 """
 
-import codecs
 import re
 from collections.abc import Iterable, Iterator
 
 from lucidlm.errors import DataError
 from lucidlm.text.account import BINARY, OTHER_ENCODING
-from lucidlm.text.guesses import likely_encodings
+from lucidlm.text.guesses import faults_in, likely_encodings, nearly_in
 from lucidlm.text.labels import codec_of_mark
 from lucidlm.text.signatures import not_text
 
@@ -19,8 +18,6 @@ _ESCAPED = re.compile(rb"\x1b\$[@B(]")
 """ISO-2022-JP: ASCII with escape sequences, behind which the same bytes are Japanese."""
 _WIDE = ("utf-16", "utf-32", "cp037", "cp500", "cp1140")
 """Encodings whose text holds the bytes of ASCII's control characters."""
-_MENDED = 0.1
-"""With fewer wrong characters than this share, a text is UTF-8 with faults."""
 
 
 def refuse_no_text(block: bytes, rest: Iterable[bytes], name: str, encoding: str) -> None:
@@ -66,14 +63,20 @@ def wrong_byte(problem: UnicodeDecodeError, encoding: str, rest: Iterable[bytes]
 
 def other_encoding(data: bytes, rest: Iterator[bytes] | Iterable[bytes], encoding: str) -> str:
     """What to do with bytes that are not in this encoding."""
-    if faults := _faults_of_utf8(data) if encoding == "utf-8" else 0:
-        return (
-            f"nearly all of it is UTF-8: mend or delete the wrong bytes ({faults:,} near here; "
-            "iconv -c -f utf-8 -t utf-8 deletes them)"
-        )
+    if faults := faults_in(data, encoding):
+        return _mend(encoding, faults)
     if found := likely_encodings(data, rest, without=encoding):
         return _try(found)
+    if nearly := nearly_in(data):
+        return _mend(*nearly)
     return "no known encoding makes text of it: give text, or its --encoding if you know it"
+
+
+def _mend(encoding: str, faults: int) -> str:
+    return (
+        f"nearly all of it is {encoding}: mend or delete the wrong bytes ({faults:,} near here; "
+        f"iconv -c -f {encoding.replace('_', '-')} -t utf-8 gives UTF-8 without them)"
+    )
 
 
 def _try(encodings: list[str]) -> str:
@@ -81,11 +84,3 @@ def _try(encodings: list[str]) -> str:
     if len(flags) == 1:
         return f"add {flags[0]}, in which it reads as text"
     return f"it reads as text in {len(flags)} encodings, see which is right: {' or '.join(flags)}"
-
-
-def _faults_of_utf8(data: bytes) -> int:
-    """How many wrong characters stand in a text that is UTF-8 else; 0 where it is not."""
-    text = codecs.getincrementaldecoder("utf-8")("replace").decode(data)
-    beyond = sum(character > "\x7f" for character in text)
-    faults = text.count("\ufffd") - data.count("\ufffd".encode())
-    return faults if faults <= beyond * _MENDED else 0

@@ -119,10 +119,21 @@ def _codec_told(label: bytes) -> str | None:
 
 
 @functools.cache
-def browser_errors() -> str:
-    """The name of an error handler for decoders: bytes that browsers' tables have and Python's have not."""
-    codecs.register_error("lucidlm-browser", _as_browsers)
-    return "lucidlm-browser"
+def browser_errors(*, replace: bool = False) -> str:
+    """The name of an error handler for decoders: bytes that browsers' tables have and Python's have not.
+
+    Others are an error, or U+FFFD.
+    """
+    name = f"lucidlm-browser{'-replace' * replace}"
+    codecs.register_error(name, _or_replaced if replace else _as_browsers)
+    return name
+
+
+def _or_replaced(problem: UnicodeError) -> tuple[str, int]:
+    try:
+        return _as_browsers(problem)
+    except UnicodeDecodeError as wrong:
+        return "\ufffd", wrong.end
 
 
 def _as_browsers(problem: UnicodeError) -> tuple[str, int]:

@@ -21,7 +21,7 @@ class Signature:
 
 
 _UNPACK = "unpack it and give the files in it"
-_CONVERT = "convert it to .txt, .docx or .epub first (LibreOffice and calibre can)"
+_CONVERT = "convert it to .txt, .docx or .epub first"
 _EXPORT = "export its text to .csv or .jsonl first"
 _WEIGHTS = "give text; weights are given as a model"
 _PACKED = (
@@ -35,10 +35,10 @@ _READ = (
     (rb".{257}ustar(?:\x0000|  \x00)", Signature("a tar archive", kind="tar")),
 )
 _OTHER = (
-    (rb"\x28\xb5\x2f\xfd", Signature("a Zstandard file", "unpack it first (zstd -d)")),
-    (rb"\x04\x22\x4d\x18", Signature("an LZ4 file", "unpack it first (lz4 -d)")),
-    (rb"\x1f\x9d", Signature("a file packed by compress", "unpack it first (gzip -d)")),
-    (rb"LZIP\x01", Signature("an lzip file", "unpack it first (lzip -d)")),
+    (rb"\x28\xb5\x2f\xfd", Signature("a Zstandard file", "unpack it first (zstd -d FILE)")),
+    (rb"\x04\x22\x4d\x18", Signature("an LZ4 file", "unpack it first (lz4 -d FILE)")),
+    (rb"\x1f\x9d", Signature("a file packed by compress", "unpack it first (gzip -d FILE)")),
+    (rb"LZIP\x01", Signature("an lzip file", "unpack it first")),
     (rb"7z\xbc\xaf\x27\x1c", Signature("a 7z archive", _UNPACK)),
     (rb"Rar!\x1a\x07", Signature("a RAR archive", _UNPACK)),
     (rb"MSCF\0\0\0\0", Signature("a cabinet archive", _UNPACK)),
@@ -49,8 +49,8 @@ _OTHER = (
     (rb".{60}(?:BOOKMOBI|TEXtREAd)", Signature("a Mobipocket or Kindle book", _CONVERT)),
     (rb"ITSF\x03", Signature("a compiled HTML help file", _CONVERT)),
     (rb"ITOLITLS", Signature("a Microsoft Reader book", _CONVERT)),
-    (rb"AT&TFORM.{4}DJV", Signature("a DjVu document", "convert it to .txt first (djvutxt)")),
-    (rb"\xf7\x02", Signature("a TeX DVI file", "convert it to PDF first (dvipdfm)")),
+    (rb"AT&TFORM.{4}DJV", Signature("a DjVu document", "convert it to .txt first")),
+    (rb"\xf7\x02", Signature("a TeX DVI file", "convert it to PDF first")),
     (rb"\x89PNG\r\n\x1a\n", Signature("a PNG image")),
     (rb"\xff\xd8\xff", Signature("a JPEG image")),
     (rb"GIF8[79]a", Signature("a GIF image")),
@@ -102,7 +102,7 @@ _OTHER = (
     (rb"PACK\0\0\0[\x02\x03]", Signature("a git pack")),
     (rb"\xde\x12\x04\x95|\x95\x04\x12\xde", Signature("compiled translations", "give its .po")),
     (rb"(?:\xd4\xc3\xb2\xa1|\xa1\xb2\xc3\xd4|\n\r\r\n)", Signature("a network capture")),
-    (rb"bplist0", Signature("a binary property list", "convert it first (plutil -convert json)")),
+    (rb"bplist0", Signature("a binary property list", "convert it to JSON first")),
 )  # fmt: skip
 """Formats that are not read: looked up for what is no text alone, as some begin with plain words."""
 _IN_ZIP = {

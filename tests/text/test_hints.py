@@ -41,16 +41,20 @@ def test_a_wrong_flag_is_answered_by_the_right_one(tmp_path):
         assert "--encoding utf-8" in refusal(russian, reading=Reading(encoding=wrong))
 
 
-def test_a_few_wrong_bytes_in_utf8_are_not_called_another_encoding(tmp_path):
-    text = "Все счастливые семьи похожи друг на друга.\n" * 20
-    data = text.encode()
+@pytest.mark.parametrize(("language", "encoding"), [
+    ("Russian", "utf-8"), ("Japanese", "euc_jp"), ("Chinese", "gb18030"), ("Taiwanese", "big5hkscs"),
+    ("Korean", "cp949"),
+])  # fmt: skip
+def test_a_few_wrong_bytes_do_not_make_it_another_encoding(tmp_path, language, encoding):
+    text = (SAMPLES[language][0] + "\n") * 20
+    data = text.encode(encoding)
     place = data.index(b"\n")
-    path = written(tmp_path / "a.txt", data[:place] + b"\xff\x92" + data[place:])
-    message = refusal(path)
-    assert "--encoding" not in message
-    assert "2 near here" in message
+    path = written(tmp_path / "a.txt", data[:place] + b"\xff\xff" + data[place:])
+    for reading in (Reading(), Reading(encoding=encoding)):
+        message = refusal(path, reading=reading)
+        assert "--encoding" not in message
+        command = re.search(rf"nearly all of it is {encoding}: .*?(iconv .*?) gives", message)[1].split()
     if shutil.which("iconv"):
-        command = re.search(r"iconv [^;)]+?(?= deletes)", message)[0].split()
         mended = subprocess.run([*command, str(path)], capture_output=True).stdout
         assert read_one(written(tmp_path / "b.txt", mended))[0] == text
 

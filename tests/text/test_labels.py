@@ -163,3 +163,22 @@ def test_bytes_that_browsers_tables_have_and_pythons_have_not():
     ):
         with pytest.raises(UnicodeDecodeError):
             data.decode(codec, browser_errors())
+
+
+@pytest.mark.parametrize("label", ["gb2312", "shift_jis", "euc-kr", "big5"])
+def test_a_wrong_byte_of_a_page_is_replaced_and_counted_and_many_are_refused(label):
+    codec, text = SAMPLES[label]
+    head = f"<meta charset={label}>".encode()
+    line = (text + "\n").encode(codec)
+    wrong = b"\x81\n" if label == "shift_jis" else b"\xff\n"  # half a character; no character
+    found, used, seen = page(head + line * 10 + wrong)
+    assert found.endswith(text + "\n\ufffd\n")
+    assert (used, seen) == (codec, {"characters_not_in_the_encoding": 1})
+    with pytest.raises(DataError, match=r"a\.html: byte"):
+        page(head + line + wrong * 9)
+
+
+def test_a_replacement_character_of_the_page_itself_is_not_counted():
+    data = "<p>Все счастливые семьи \ufffd похожи друг на друга, каждая несчастливая семья</p>" * 2
+    assert page(data.encode())[2] == {}
+    assert page(data.encode() + b"\xff")[2] == {"characters_not_in_the_encoding": 1}

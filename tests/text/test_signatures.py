@@ -1,7 +1,10 @@
 import io
 import json
 import pickle
+import re
+import shutil
 import sqlite3
+import subprocess
 import zipfile
 
 import numpy as np
@@ -123,3 +126,21 @@ def test_a_parquet_file_can_be_written_as_advised(tmp_path):
         "one",
         "two é",
     ]
+
+
+@pytest.mark.parametrize("tool", ["zstd", "lz4", "gzip"])
+def test_what_is_packed_otherwise_can_be_unpacked_as_advised(tmp_path, tool):
+    if not shutil.which(tool):
+        pytest.skip(f"no {tool} here")
+    path = tmp_path / {"zstd": "a.txt.zst", "lz4": "a.txt.lz4", "gzip": "a.txt.Z"}[tool]
+    if tool == "gzip":  # as compress writes it: 9 bits a letter
+        letters = sum(letter << 9 * place for place, letter in enumerate(b"one text"))
+        path.write_bytes(b"\x1f\x9d\x90" + letters.to_bytes(9, "little"))
+    else:
+        text = written(tmp_path / "b.txt", "one text")
+        subprocess.run([tool, "-q", str(text), "-o" if tool == "zstd" else "-z", str(path)][:5], check=True)
+    command = re.search(r"unpack it first \((.*) FILE\)", refusal(path))[1].split()
+    done = subprocess.run([*command, str(path)], check=True, capture_output=True)
+    if done.stdout:  # where lz4 writes without a terminal
+        written(tmp_path / "a.txt", done.stdout)
+    assert read_one(tmp_path / "a.txt")[0] == "one text"
