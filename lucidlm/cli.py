@@ -879,6 +879,8 @@ def _settings_file(arguments: list[str]) -> tuple[Any, ...]:
             }
             if plan is not None:
                 settings["split"] = asked.split  # a run from before there was a choice does not say
+            if "from_" in settings:
+                settings["from"] = settings.pop("from_")  # the flag is no name in Python
             return (Dict(settings, source=value, use_commands_as_keys=False),)
     return ()
 

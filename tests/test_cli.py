@@ -1050,3 +1050,87 @@ def test_memory_that_cannot_be_had_is_one_line_in_every_verb(call, trained, monk
     failed = call("explain", "run", "the river")
     assert failed.code == 2
     assert failed.lines[-1].startswith("lucidlm: out of memory")
+
+
+def test_a_settings_file_that_names_the_weights_to_go_on_from_is_read(call, trained, home):
+    (home / "on.toml").write_text('from_ = "run"\nsteps = 1\n')
+    told = call("train", "book.txt", "--config", "on.toml", "--out", "run")
+    assert told.code == 2
+    assert "run is there already" in told.lines[-1]
+
+
+ODD = os.fsdecode(b"caf\xe9")
+ODD_QUICK = [
+    ["train", "--resume", "--out", ODD],
+    ["prepare", f"{ODD}-texts", "--out", f"{ODD}-p", "--tokenizer", "bytes"],
+    ["evaluate", ODD, f"{ODD}-texts", "--no-baselines", "--by", "document", "--csv", f"{ODD}.csv"],
+    ["explain", ODD, "--file", f"{ODD}-texts/{ODD}.txt", "--html", f"{ODD}.html"],
+    ["info", ODD],
+]
+ODD_SLOW = [
+    ["evaluate", ODD, f"{ODD}-texts", "--html", f"{ODD}2.html"],
+    ["compare", ODD, "run", f"{ODD}-texts/{ODD}.txt", "--html", f"{ODD}3.html"],
+    ["compress", ODD, f"{ODD}-texts/{ODD}.txt", "--out", f"{ODD}.z"],
+    ["decompress", ODD, f"{ODD}.z", "--out", f"{ODD}.back"],
+    ["runs", "."],
+    ["train", f"{ODD}-texts/{ODD}.txt", "--from", ODD, "--steps", "1", "--out", f"{ODD}-on"],
+    ["train", "--config", f"{ODD}-on/run.toml", "--out", f"{ODD}-again"],
+    ["train", f"{ODD}-p", "--steps", "1", "--out", f"{ODD}-prepared", *QUICK],
+    ["train", "--resume", "--out", f"{ODD}-prepared"],
+]
+
+
+@pytest.mark.parametrize("commands", [ODD_QUICK, pytest.param(ODD_SLOW, marks=pytest.mark.torture)])
+def test_names_that_are_no_utf8_are_read_and_written_by_every_verb(call, trained, home, commands):
+    if not (home / ODD).exists():
+        try:
+            shutil.copytree(home / "run", home / ODD)
+        except OSError:
+            pytest.skip("this disk takes UTF-8 alone")
+        (home / f"{ODD}-texts").mkdir()
+        for name in ("a", ODD):
+            shutil.copy(home / "other.txt", home / f"{ODD}-texts" / f"{name}.txt")
+    for command in commands:
+        told = call(*command)
+        assert told.code == 0, (command, told.err)
+    for page in home.glob(f"{ODD}*.[ch]*"):
+        assert r"caf\udce9" in page.read_bytes().decode("utf-8")
+    for manifest in home.glob(f"{ODD}-p/manifest.json"):
+        assert json.loads(manifest.read_bytes())["sources"][1]["path"] == f"{ODD}-texts/{ODD}.txt"
+    for back in home.glob(f"{ODD}.back"):
+        assert back.read_bytes() == (home / "other.txt").read_bytes()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize(
+    ("umask", "mode"), [(0o077, 0o600), pytest.param(0o002, 0o664, marks=pytest.mark.torture)]
+)
+def test_every_file_that_is_written_obeys_the_umask(call, trained, home, umask, mode):
+    place = f"umask-{umask:o}"
+    (home / place).mkdir()
+    before = os.umask(umask)
+    try:
+        quick = ["--steps", "1", "--preset", "modern-1m", "--context-length", "32", "--batch-tokens", "64"]
+        commands = [["train", "book.txt", "--out", f"{place}/run", *quick, "--tensorboard"]]
+        commands += [
+            ["prepare", "book.txt", "--out", f"{place}/prepared"],
+            ["export", "run", "--out", f"{place}/hf"],
+        ]
+        commands += [["export", "run", "--out", f"{place}/x.gguf", "--format", "gguf"]]
+        commands += [["explain", "run", "the river", "--html", f"{place}/new/page.html"]]
+        commands += [["compress", "run", "other.txt", "--out", f"{place}/x.z"]]
+        for command in commands:
+            told = call(*command)
+            assert told.code == 0, (command, told.err)
+    finally:
+        os.umask(before)
+    written = list((home / place).rglob("*"))
+    assert any(path.name == "optimizer.safetensors" for path in written)
+    odd = {
+        path.name: oct(path.stat().st_mode)
+        for path in written
+        if path.is_file() and path.stat().st_mode & 0o777 != mode
+    }
+    assert odd == {}
+    folders = {path.stat().st_mode & 0o777 for path in written if path.is_dir()}
+    assert folders == {0o777 & ~umask}

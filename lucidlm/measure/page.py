@@ -9,7 +9,6 @@ import math
 import os
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,8 +27,8 @@ SHOWN_STEPS = 12
 
 def write_page(path: str | os.PathLike, template: str, **values: Any) -> None:
     """A whole page at `path`, or nothing: written aside, piece by piece, and renamed."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with replacing_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    # Names that are no UTF-8 are escaped as elsewhere.
+    with replacing_file(path) as temporary, open(temporary, "w", -1, "utf-8", "backslashreplace") as file:
         file.writelines(_environment().get_template(template).generate(**_common(values)))
 
 

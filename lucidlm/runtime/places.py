@@ -19,27 +19,25 @@ from lucidlm.errors import PlaceError
 SPARE_NAME, SPARE_PATH = 24, 128
 """Bytes that the temporary names beside a file need, and the names inside of a run's folder."""
 
-_ESCAPED = re.compile(r"\\x(5c|[89a-f][0-9a-f])")
+_ESCAPED = re.compile(r"\\u(005c|dc[89a-f][0-9a-f])")
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
 
 def path_text(path: str | os.PathLike) -> str:
     r"""A path as text that every UTF-8 file and stream holds; `path_from_text` brings the path back.
 
-    A name that is UTF-8 is itself. Of others each byte that is none becomes \xNN and each backslash \x5c, as
-    it does in a name that would be taken for an escaped one.
+    A name that is UTF-8 is itself. Of others each byte that is none becomes \udcNN, as in JSON and on a
+    terminal, and each backslash \u005c, as it does in a name that would be taken for an escaped one.
     """
     text = os.fspath(path)
     if not _UNDECODED.search(text) and not _ESCAPED.search(text):
         return text
-    return _UNDECODED.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", text.replace("\\", "\\x5c"))
+    return _UNDECODED.sub(lambda byte: f"\\u{ord(byte[0]):x}", text.replace("\\", "\\u005c"))
 
 
 def path_from_text(text: str) -> str:
     """The path that `path_text` made this of."""
-    return _ESCAPED.sub(
-        lambda byte: chr(value if (value := int(byte[1], 16)) < 0x80 else 0xDC00 + value), text
-    )
+    return _ESCAPED.sub(lambda escape: chr(int(escape[1], 16)), text)
 
 
 def check_file_place(

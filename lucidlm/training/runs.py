@@ -33,7 +33,7 @@ from lucidlm.runtime.files import (
     write_atomically,
     write_manifest,
 )
-from lucidlm.runtime.places import check_folder_place
+from lucidlm.runtime.places import check_folder_place, path_from_text, path_text
 from lucidlm.runtime.signals import name_of
 from lucidlm.runtime.small_files import read_small_file, read_small_json
 from lucidlm.text.corpus import design_in
@@ -50,6 +50,8 @@ BEGINNING = {"data", ".data.tmp", ".data.old", ".data.lock", "metrics.jsonl", "t
 """What stands in a run's folder before its run.toml does: nobody's work is lost with it."""
 KEPT_CHECKPOINTS = 2
 """The last one, and the one before: should the last be damaged, the run steps back, not to the start."""
+PATHS = ("text", "val", "out", "from_")
+"""Settings that name files: in TOML a name that is no UTF-8 is escaped."""
 LONGEST_STEM = 100
 """Bytes of a run's name where its text gives the name."""
 
@@ -266,7 +268,7 @@ def write_settings(run: Path, config: TrainConfig, plan: Plan) -> None:
         )
     )
     for key, value in _plain(dataclasses.asdict(config)).items():
-        document.add(key, value)
+        document.add(key, _each(path_text, value) if key in PATHS else value)
     table = tomlkit.item(_plain(dataclasses.asdict(plan)))
     table.comment(
         "Chosen from the settings above, the text and the machine. With it, the clock is never looked at."
@@ -295,13 +297,21 @@ def _split_before(run: Path) -> str:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """What a settings file holds, unchecked."""
+    """What a settings file holds, unchecked; paths as the system has them."""
     try:
-        return tomllib.loads(read_small_file(path, LARGEST_SETTINGS, RunError).decode("utf-8"))
+        values = tomllib.loads(read_small_file(path, LARGEST_SETTINGS, RunError).decode("utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path}: not there; give the folder of a run, or a .toml file of settings") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    return {key: _each(path_from_text, value) if key in PATHS else value for key, value in values.items()}
+
+
+def _each(change: Callable[[str], str], value: Any) -> Any:
+    """A text, or each text of a list, changed; anything else is left for the checks to name."""
+    if isinstance(value, list):
+        return [_each(change, item) for item in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def _checked(kind: type, values: dict[str, Any], path: Path) -> Any:

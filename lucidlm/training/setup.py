@@ -59,6 +59,7 @@ from lucidlm.training.state import TrainingRun
 from lucidlm.training.validation import check_scorable, choose_samples
 from lucidlm.weights.huggingface import load_model
 from lucidlm.weights.load import load
+from lucidlm.weights.tensor_files import read_tensors
 
 CORPUS = "data"
 UNTIMED_FLOAT32: tuple[Literal["stock"], str] = (
@@ -204,9 +205,7 @@ def resume_run(config: TrainConfig, stack: contextlib.ExitStack, say: Say) -> Tr
         most_steps=plan.steps,
         final_tokens=sys.maxsize,
     )
-    from safetensors.torch import load_file
-
-    load_optimizer_tensors(model, run.optimizers, load_file(checkpoint.folder / OPTIMIZER))
+    load_optimizer_tensors(model, run.optimizers, read_tensors(checkpoint.folder / OPTIMIZER))
     run.step, run.tokens = checkpoint.step, checkpoint.state["tokens"]
     run.validations = validations
     run.validation_pending = checkpoint.state.get("validation_pending", False)

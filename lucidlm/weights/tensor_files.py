@@ -21,6 +21,7 @@ from torch import Tensor
 from lucidlm.errors import WeightsError
 from lucidlm.runtime.files import SETTLED_NS, naming
 from lucidlm.runtime.memory import is_out_of_memory
+from lucidlm.runtime.places import path_text
 from lucidlm.runtime.progress import Progress, counted
 from lucidlm.runtime.small_files import read_small_file
 
@@ -205,6 +206,12 @@ def _metadata_of(start: bytes, path: Path) -> dict[str, str]:
     raise WeightsError(f"{path}: not a whole safetensors file: its header is damaged or cut off; {_AGAIN}")
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of one file by name; WeightsError for a file that is none, or not whole."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+
+
 def find_tensors(folder: Path) -> dict[str, StoredTensor]:
     """The tensors of a folder by name: of model.safetensors, or of the files that the index beside it names.
 
@@ -271,7 +278,7 @@ def _opened(path: Path) -> Generator[Any]:
     if not path.is_file():  # opening a FIFO would wait for somebody who writes to it
         raise WeightsError(f"{path}: not a plain file; copy or download it again")
     try:
-        with safe_open(path, framework="pt") as file:
+        with _utf8_name(path) as name, safe_open(name, framework="pt") as file:
             yield file
     except (SafetensorError, OSError, ValueError) as error:
         if is_out_of_memory(error):
@@ -280,6 +287,16 @@ def _opened(path: Path) -> Generator[Any]:
         raise WeightsError(
             f"{path}: not a whole safetensors file ({reason}); copy or download it again"
         ) from None
+
+
+@contextlib.contextmanager
+def _utf8_name(path: Path) -> Generator[str | Path]:
+    """A name for the library, which takes UTF-8 alone: of a file with another one, that of its descriptor."""
+    if path_text(path) == str(path) or not Path("/dev/fd").exists():
+        yield path
+        return
+    with open(path, "rb") as file:
+        yield f"/dev/fd/{file.fileno()}"
 
 
 def what_else(folder: Path) -> str:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -523,3 +524,14 @@ def test_a_run_from_before_there_was_a_choice_repeats_with_its_own_split(make_ti
         counts = {"train": {"documents": 27}, "validation": {"documents": 3}}
         (run / "data" / "manifest.json").write_text(json.dumps(manifest | counts))
     assert read_settings(run)[0].split == split
+
+
+def test_paths_that_are_no_utf8_come_back_from_the_settings(make_tiny_plan):
+    odd = os.fsdecode(b"caf\xe9")
+    config = TrainConfig(
+        text=(f"{odd}.txt", r"a\b", r"looks\udce9escaped"), val=(odd,), out=odd, from_=f"runs/{odd}"
+    )
+    run = _run()
+    write_settings(run, config, make_tiny_plan())
+    assert tomllib.loads((run / "run.toml").read_text(encoding="utf-8"))["text"][0] == r"caf\udce9.txt"
+    assert read_settings(run)[0] == config
