@@ -14,20 +14,27 @@ KEPT_A_TOKEN = 34
 """Numbers of the model's width that a token and layer keep for the way back (Korthikanti 2022, 4.1)."""
 
 
-def training_bytes(model: GPTConfig, optim: str, *, micro_batch: int, device: str, dtype: str) -> int:
+def training_bytes(
+    model: GPTConfig, optim: str, *, micro_batch: int, batch_size: int, device: str, dtype: str
+) -> int:
     """The bytes that a step holds at its fullest, without what the process holds before it begins.
 
-    On a CPU with the copy of the best weights, which of a model on a GPU is kept on the CPU.
+    On a CPU with the copy of the best weights, which of a model on a GPU is kept on the CPU. Gradients of all
+    weights stand beside a window's activations only where a step adds up those of several micro-batches.
     """
     n = model.n_parameters
-    in_blocks = n - (1 if model.tied_head else 2) * model.vocab_size * model.emb_dim
+    embedding = model.vocab_size * model.emb_dim
+    in_blocks = n - (1 if model.tied_head else 2) * embedding
     moments = 2 * n - (in_blocks if optim == "muon" else 0)
-    copies = 3 if device == "cpu" else 2
+    kept = 4 * ((2 if device == "cpu" else 1) * n + moments)
     width = 2 if dtype == "bfloat16" and device != "cpu" else 4
-    tokens = micro_batch * model.context_length
+    tokens = min(micro_batch, batch_size) * model.context_length
     activations = KEPT_A_TOKEN * width * tokens * model.emb_dim * model.n_layers
-    chunk = min(tokens, max(256, 2**26 // model.vocab_size))  # of the loss: logits and their gradients
-    return 4 * (copies * n + moments) + activations + 3 * 4 * chunk * model.vocab_size
+    chunk = min(tokens, max(256, 2**26 // model.vocab_size))
+    loss = 4 * (chunk * model.vocab_size + embedding)  # logits, in whose place gradients come, and the head's
+    gradients = 4 * n
+    once = activations + loss
+    return kept + (gradients + once if batch_size > micro_batch else max(gradients, once))
 
 
 def check_preset(config: TrainConfig, device: torch.device) -> None:
@@ -35,7 +42,7 @@ def check_preset(config: TrainConfig, device: torch.device) -> None:
     if config.preset in PRESETS and (free := free_on(device)) is not None:
         shape = replace(PRESETS[config.preset], vocab_size=1)
         optim = config.optim.name or ("muon" if shape.family == "modern" else "adamw")
-        need = training_bytes(shape, optim, micro_batch=0, device=device.type, dtype="float32")
+        need = training_bytes(shape, optim, micro_batch=0, batch_size=0, device=device.type, dtype="float32")
         if need > free.bytes:
             raise _refusal(f"--preset {config.preset}", need, free, _smaller_presets(config, shape, free))
 
@@ -62,19 +69,25 @@ def check_fits(
 
     def need(shape: GPTConfig, windows: int) -> int:
         return training_bytes(
-            shape, optim.name, micro_batch=windows, device=device.type, dtype=_dtype(config, device)
+            shape,
+            optim.name,
+            micro_batch=windows,
+            batch_size=batch_size,
+            device=device.type,
+            dtype=_dtype(config, device),
         )
 
-    least = need(model, 0) + later
+    # While it is judged: the model, its gradients and moments, and the best weights, but no activations.
+    least = training_bytes(
+        model, optim.name, micro_batch=0, batch_size=0, device=device.type, dtype="float32"
+    )
+    least += later if device.type == "cpu" else 0  # the baselines compute on the CPU
     if (most := max(need(model, micro_batch), least)) <= free.bytes:
         return
-    advice = (
-        "make memory free, as a resumed run keeps its plan"
-        if resumed
-        else _less_at_once(config, model, free, need, batch_size=batch_size, micro_batch=micro_batch)
-    )
-    if advice is None or least > free.bytes:
-        advice = _smaller_presets(config, model, free, later=later)
+    advice = None if least > free.bytes else _less_at_once(model, free, need, micro_batch=micro_batch)
+    if resumed:
+        advice = "make memory free, as a resumed run keeps its plan"
+    advice = advice or _smaller_presets(config, model, free, later=later)
     raise _refusal(f"a model of {model.n_parameters:,} parameters", most, free, advice)
 
 
@@ -83,13 +96,7 @@ def _dtype(config: TrainConfig, device: torch.device) -> str:
 
 
 def _less_at_once(
-    config: TrainConfig,
-    model: GPTConfig,
-    free: Free,
-    need: Callable[[GPTConfig, int], int],
-    *,
-    batch_size: int,
-    micro_batch: int,
+    model: GPTConfig, free: Free, need: Callable[[GPTConfig, int], int], *, micro_batch: int
 ) -> str | None:
     """The most windows at once that fit, or the longest context; None where neither is enough."""
     for windows in range(micro_batch - 1, 0, -1):
@@ -110,7 +117,9 @@ def _smaller_presets(config: TrainConfig, model: GPTConfig, free: Free, *, later
         return "start from a smaller model (--from), or make memory free"
 
     def fits(shape: GPTConfig) -> bool:
-        need = training_bytes(shape, "adamw", micro_batch=1, device="cpu", dtype="float32") + later
+        need = later + training_bytes(
+            shape, "adamw", micro_batch=1, batch_size=2, device="cpu", dtype="float32"
+        )
         # A tenth for what the estimate leaves out, and for what is allocated until the plan is made.
         return shape.n_parameters < model.n_parameters and 1.1 * need <= free.bytes
 

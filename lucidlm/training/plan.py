@@ -512,7 +512,12 @@ def memory_bytes(plan: Plan, device: torch.device, *, given: int) -> int:
         later = 2 * 4 * model.n_parameters + LOOP_BYTES + judging
         return max(peak_memory_bytes(device), resident_bytes() + later)
     return training_bytes(
-        model, plan.optim.name, micro_batch=plan.micro_batch, device=device.type, dtype=plan.dtype
+        model,
+        plan.optim.name,
+        micro_batch=plan.micro_batch,
+        batch_size=plan.batch_size,
+        device=device.type,
+        dtype=plan.dtype,
     )
 
 

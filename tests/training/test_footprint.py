@@ -36,15 +36,26 @@ def refusal(*arguments, **named):
 
 
 def test_weights_gradients_moments_and_the_best_copy_are_the_least_that_a_model_takes():
-    shape = PRESETS["gpt2-124m"]
-    least = training_bytes(shape, "adamw", micro_batch=0, device="cpu", dtype="float32")
-    assert least == pytest.approx(20 * shape.n_parameters)
-    muon = training_bytes(PRESETS["modern-10m"], "muon", micro_batch=0, device="cpu", dtype="float32")
-    assert 16 < muon / PRESETS["modern-10m"].n_parameters < 17
-    assert (
-        training_bytes(shape, "adamw", micro_batch=0, device="cuda", dtype="bfloat16")
-        == 16 * shape.n_parameters
-    )
+    shape, small = PRESETS["gpt2-124m"], PRESETS["modern-10m"]
+
+    def least(shape, optim, device="cpu"):
+        return training_bytes(shape, optim, micro_batch=0, batch_size=0, device=device, dtype="float32")
+
+    assert least(shape, "adamw") == 20 * shape.n_parameters
+    assert 16 < least(small, "muon") / small.n_parameters < 17
+    assert least(shape, "adamw", "cuda") == 16 * shape.n_parameters
+
+
+def test_gradients_stand_beside_activations_only_where_micro_batches_are_added_up():
+    shape = PRESETS["modern-50m"]
+
+    def step(batch_size):
+        return training_bytes(
+            shape, "muon", micro_batch=4, batch_size=batch_size, device="cpu", dtype="float32"
+        )
+
+    assert step(8) - step(4) == 4 * shape.n_parameters
+    assert step(64) == step(8)
 
 
 def test_windows_that_do_not_fit_at_once_are_refused_and_the_number_that_is_advised_fits(free):
@@ -91,7 +102,7 @@ def test_where_nothing_fits_and_where_nothing_may_change_the_advice_says_so(free
 
 def test_what_comes_after_training_counts_too_and_what_fits_is_not_refused(free):
     shape = PRESETS["modern-1m"]
-    need = training_bytes(shape, "muon", micro_batch=0, device="cpu", dtype="float32")
+    need = training_bytes(shape, "muon", micro_batch=0, batch_size=0, device="cpu", dtype="float32")
     free((need + 200_000_000) / 1e9)
     check(TrainConfig(), shape, micro_batch=1, optim=MODERN, later=200_000_000)
     refusal(TrainConfig(), shape, micro_batch=1, optim=MODERN, later=200_000_001)
