@@ -39,6 +39,7 @@ MARKUP = "markup_"
 """Before the name of a format in `_MARKUP`."""
 BETTER_ENCODING = "files_that_read_better_in_another_encoding"
 UNDECODABLE = "characters_not_in_the_encoding"
+FIELD_UNUSED, ENCODING_UNUSED = "files_without_fields", "files_that_tell_their_encoding"
 OTHER_LABELS = "pages_in_utf8_that_declare_another_encoding"
 HIDDEN_TEXT, CONTROLS, SOFT_HYPHENS = "characters_of_hidden_text", "control_characters", "soft_hyphens"
 DEEP_TAGS = "deeply_nested_tags"
@@ -123,6 +124,14 @@ _SEEN = {
     UNDECODABLE: (
         "character of a page that is wrong in its encoding replaced by U+FFFD",
         "characters of pages that are wrong in their encodings replaced by U+FFFD",
+    ),
+    FIELD_UNUSED: (
+        "file read whole, as it has no fields: --field is not for it",
+        "files read whole, as they have no fields: --field is not for them",
+    ),
+    ENCODING_UNUSED: (
+        "file whose format tells its encoding: --encoding is not for it",
+        "files whose formats tell their encodings: --encoding is not for them",
     ),
     BETTER_ENCODING: (
         "file that reads better in another encoding than the given one (leave --encoding out to see which)",

@@ -11,6 +11,8 @@ from lucidlm.runtime.wording import plural
 from lucidlm.text.account import (
     CARRIAGE_RETURNS,
     EMPTY_LINES,
+    ENCODING_UNUSED,
+    FIELD_UNUSED,
     JSON,
     NO_TEXT,
     NO_TOKENS,
@@ -36,7 +38,7 @@ from lucidlm.text.markup import read_html
 from lucidlm.text.office import read_office
 from lucidlm.text.pdf import read_pdf
 from lucidlm.text.reading import READING, Reading
-from lucidlm.text.records import read_records
+from lucidlm.text.records import RECORDS, read_records
 from lucidlm.text.sources import find_files
 from lucidlm.text.subtitles import read_subtitles
 from lucidlm.text.token_files import documents_of, text_of
@@ -178,8 +180,12 @@ def _documents_of(file: File, reading: Reading) -> Iterator[Document]:
     file = by_content(file, noted)
     around = _account_of(file)
     around.add(noted)
+    if reading.field != READING.field and file.kind not in (*RECORDS, *ARCHIVES):
+        around.saw(FIELD_UNUSED)
+    if reading.encoding != READING.encoding and file.kind in ("pdf", "docx", "odt", "tokens"):
+        around.saw(ENCODING_UNUSED)
     match file.kind:
-        case "jsonl" | "json" | "csv" | "tsv":
+        case kind if kind in RECORDS:
             yield from _documents_in_records(file, reading, around)
         case "tokens":
             yield from _documents_in_tokens(file, reading.raw, around)
@@ -197,7 +203,7 @@ def _account_of(file: File) -> Account:
     except OSError as problem:
         raise cannot_read(file.name, problem) from problem
     account = Account(files=1, stored=stored, packed=stored if file.packings or file.kind in ARCHIVES else 0)
-    if file.kind not in ("text", "jsonl", "json", "csv", "tsv", *ARCHIVES):
+    if file.kind not in ("text", *RECORDS, *ARCHIVES):
         account.extracted[file.kind] += stored
     return account
 

@@ -3,6 +3,7 @@
 No encoding is named that was not tried: it has decoded these bytes to something like text.
 """
 
+import codecs
 import re
 from collections.abc import Iterable, Iterator
 
@@ -23,9 +24,10 @@ _WIDE = ("utf-16", "utf-32", "cp037", "cp500", "cp1140")
 def refuse_no_text(block: bytes, rest: Iterable[bytes], name: str, encoding: str) -> None:
     """Raises where a file's first block shows that it is no text in this encoding."""
     mark = codec_of_mark(block)
-    if encoding == "utf-8" and mark not in (None, "utf-8"):
+    if mark and not _agrees(block, mark, encoding):
+        advice = "leave --encoding out" if mark == "utf-8" else f"add --encoding {mark}"
         raise DataError(
-            f"{name}: the byte order mark of {str(mark).upper()} stands at its start; add --encoding {mark}",
+            f"{name}: the byte order mark of {mark.upper()} stands at its start; {advice}",
             reason=OTHER_ENCODING,
         )
     start = block[:_LOOKED_AT]
@@ -40,6 +42,12 @@ def refuse_no_text(block: bytes, rest: Iterable[bytes], name: str, encoding: str
     if b"\0" in start and "\0" in start.decode(encoding, errors="ignore"):
         wide, said = _about_nul(block, rest, encoding)
         raise DataError(f"{name}: {said}", reason=OTHER_ENCODING if wide else BINARY)
+
+
+def _agrees(block: bytes, mark: str, encoding: str) -> bool:
+    """Whether an encoding is that of a byte order mark, in the mark's own byte order."""
+    little = block.startswith(codecs.BOM_UTF16_LE)  # which begins UTF-32's too
+    return encoding in (mark, f"{mark}-{'le' if little else 'be'}")
 
 
 def _about_nul(block: bytes, rest: Iterable[bytes], encoding: str) -> tuple[bool, str]:

@@ -95,7 +95,7 @@ _MARKED_BY_CONTENT = (
     ),
     (re.compile(rb"<\?xml\s"), "xml"),
     (re.compile(rb"\\documentclass\b"), "latex"),
-    (re.compile(rb'\{\s*"(?:[^"\\]|\\.)*"\s*:'), "json"),
+    (re.compile(rb'(?:\[\s*)?\{\s*"(?:[^"\\]|\\.)*"\s*:'), "json"),
 )
 
 

@@ -14,6 +14,8 @@ from lucidlm.text.decoding import File, read_text, with_lf
 from lucidlm.text.reading import READING, Reading
 from lucidlm.text.whole_files import LARGEST
 
+RECORDS = ("jsonl", "json", "csv", "tsv")
+"""The kinds whose files hold records."""
 _DELIMITERS = {"csv": ",;\t|", "tsv": "\t"}
 _SNIFFED = 1 << 16
 """Characters in which a table's delimiter and quoting are looked for."""

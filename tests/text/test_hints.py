@@ -86,3 +86,22 @@ def test_an_encoding_that_makes_worse_text_is_said(tmp_path, language, encoding,
     assert bool(said) == better
     if better and encoding != "utf-8":
         assert f"--encoding {encoding}" in refusal(path)  # as the note says, without the flag
+
+
+@pytest.mark.parametrize(("written_in", "given"), [
+    ("utf-8-sig", "cp1252"), ("utf-8-sig", "utf-16"), ("utf-16-le", "utf-16-be"), ("utf-16-be", "utf-8"),
+    ("utf-32-le", "utf-16-le"), ("utf-16-le", "latin-1"),
+])  # fmt: skip
+def test_a_byte_order_mark_contradicts_another_encoding(tmp_path, written_in, given):
+    text = "Käse\n"
+    mark = "" if written_in == "utf-8-sig" else "\ufeff"
+    path = written(tmp_path / "a.txt", (mark + text).encode(written_in))
+    advice = refusal(path, reading=Reading(encoding=given)).rpartition("; ")[2]
+    right = (
+        Reading()
+        if advice == "leave --encoding out"
+        else Reading(encoding=advice.removeprefix("add --encoding "))
+    )
+    assert read_one(path, reading=right)[0] == text
+    if mark:
+        assert read_one(path, reading=Reading(encoding=written_in))[0] == text

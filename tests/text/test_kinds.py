@@ -1,7 +1,8 @@
 import pytest
-from written_files import read_one, refusal, written
+from written_files import pdf, read_one, refusal, written
 
 from lucidlm.text.kinds import kind_of
+from lucidlm.text.reading import Reading
 
 MARKED = {
     "a.rtf": (r"{\rtf1 text}", "RTF"),
@@ -17,6 +18,7 @@ MARKED = {
     "d.txt": ("<!-- saved -->\n<!DOCTYPE html><p>text", "HTML"),
     "e": ("\ufeff<html><body>text", "HTML"),
     "f.txt": ('{"text": "one"}\n{"text": "two"}\n', "JSON"),
+    "h.txt": ('[\n {"text": "one"}]', "JSON"),
     "g.txt": ("%!PS-Adobe-3.0\n(text) show", "PostScript"),
 }
 
@@ -65,3 +67,12 @@ def test_the_advice_for_a_page_and_for_json_lines_gives_their_texts(tmp_path):
 
 def test_token_ids_may_begin_as_a_packed_file_does(tmp_path):
     assert "gzip" not in refusal(written(tmp_path / "a.bin", b"\x1f\x8b\x08"))
+
+
+def test_a_flag_that_is_not_for_a_file_is_said(tmp_path):
+    text = written(tmp_path / "a.txt", "one\n")
+    assert read_one(text, reading=Reading(field="body"))[1] == [
+        "1 file read whole, as it has no fields: --field is not for it"
+    ]
+    told = read_one(written(tmp_path / "a.pdf", pdf("A page.")), reading=Reading(encoding="cp1252"))[1]
+    assert "1 file whose format tells its encoding: --encoding is not for it" in told
