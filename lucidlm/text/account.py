@@ -75,8 +75,8 @@ _SEEN = {
         "EPUBs without a spine: read in the order of their manifest",
     ),
     FLAGGED_PAGES: (
-        "page that is not UTF-8 read in the encoding of --encoding",
-        "pages that are not UTF-8 read in the encoding of --encoding",
+        "page that is not UTF-8 read as --encoding says",
+        "pages that are not UTF-8 read as --encoding says",
     ),
     LONE_RETURNS: ("carriage return read as a line feed", "carriage returns read as line feeds"),
     SURROGATES: ("lone surrogate replaced by U+FFFD", "lone surrogates replaced by U+FFFD"),

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from lucidlm.errors import DataError
+from lucidlm.runtime.wording import one_line
 from lucidlm.text.account import (
     BLANK_PAGES,
     DAMAGED,
@@ -95,7 +96,6 @@ class _Book:
         self.name = name
         self.encoding = encoding
         self.account = account
-        self.unpacked = 0
 
     def pages(self) -> Iterator[str]:
         """The text of each page that has some."""
@@ -103,6 +103,8 @@ class _Book:
         if not pages and not self.account.passed:
             raise DataError(f"{self.name}: not an EPUB (it holds no page); get another copy", reason=DAMAGED)
         self._refuse_protected(pages)
+        if sum(self.archive.NameToInfo[page].file_size for page in pages) > LARGEST_PAGE:
+            raise too_large(self.name, "epub", LARGEST_PAGE)
         for page in pages:
             if page in self._encrypted:
                 self._pass_over(ENCRYPTED_PAGES, page)
@@ -210,10 +212,10 @@ class _Book:
         # A page that is UTF-8 stays that: --encoding is for the others.
         flagged = self.encoding != "utf-8" and not is_utf8(data)
         encoding = self.encoding if flagged else "utf-8"
-        text, _ = decode_page(data, f"{self.name} ({member})", encoding, self.account)
+        text, _ = decode_page(data, f"{self.name} ({_shown(member)})", encoding, self.account)
         self.account.saw(FLAGGED_PAGES, flagged and not codec_of_mark(data))
         if _MARKUP.match(text) or re.search(r"\.x?html?$", member, re.IGNORECASE):
-            text = visible_text(text, self.account, f"{self.name} ({member})")
+            text = visible_text(text, self.account, f"{self.name} ({_shown(member)})", xhtml=True)
         else:
             text = text.strip("\r\n") + "\n"
         if not text.strip():
@@ -222,11 +224,9 @@ class _Book:
         return text
 
     def _read(self, member: str) -> bytes:
-        info = self.archive.NameToInfo[member]
-        self.unpacked += info.file_size
-        if self.unpacked > LARGEST_PAGE:
-            raise too_large(self.name, "epub", LARGEST_PAGE)
-        return self.archive.read(info)  # never more than file_size, whatever is packed
+        return self.archive.read(
+            self.archive.NameToInfo[member]
+        )  # no more than its size, which was looked at
 
     @cached_property
     def _encrypted(self) -> set[str]:
@@ -252,7 +252,7 @@ class _Book:
         if not member:
             return []
         if self.archive.NameToInfo[member].file_size > _LARGEST_PACKAGE:
-            raise too_large(f"{self.name} ({member})", "package", _LARGEST_PACKAGE)
+            raise too_large(f"{self.name} ({_shown(member)})", "package", _LARGEST_PACKAGE)
         try:
             data = self._read(member).lstrip()
         except (*_FAULTS, OSError):
@@ -281,7 +281,13 @@ class _Book:
         return {_folded(name): name for name in self.archive.namelist() if not name.endswith("/")}
 
     def _pass_over(self, reason: str, member: str) -> None:
-        self.account.pass_over(reason, f"{member} in {self.name}")
+        self.account.pass_over(reason, f"{_shown(member)} in {self.name}")
+
+
+def _shown(member: str) -> str:
+    """A name that a book chose, as messages have it."""
+    name = one_line(member)
+    return name if len(name) <= 100 else f"{name[:100]}..."
 
 
 def _within(path: str) -> str:

@@ -19,8 +19,8 @@ from lucidlm.text.whole_files import LARGEST_PAGE, whole
 if TYPE_CHECKING:
     from selectolax.lexbor import LexborNode
 
-_TAGS = 4_000_000
-"""The most of one page: each takes some 150 bytes of memory."""
+_TAGS = 2_000_000
+"""The most of one page: each takes up to 500 bytes of memory."""
 _NO_TEXT = frozenset(("head", "script", "style", "template", "title"))
 """Programs, styles and what stands in a window's title: never shown, and not counted as text."""
 _UNRENDERED = names(
@@ -54,17 +54,17 @@ def read_html(file: File, encoding: str, account: Account) -> Iterator[str]:
     text, used = decode_page(whole(file, account, LARGEST_PAGE), file.name, encoding, account)
     if used != "utf-8":
         account.decoded[used] += file.path.stat().st_size
-    yield visible_text(text, account, file.name)
+    yield visible_text(text, account, file.name, xhtml=".xhtml" in file.name.lower())
 
 
-def visible_text(page: str, account: Account, name: str) -> str:
+def visible_text(page: str, account: Account, name: str, *, xhtml: bool = False) -> str:
     """What a browser shows of a page, in lines; characters that show nothing are dropped and counted."""
     from selectolax.lexbor import LexborHTMLParser
 
     if page.count("<") > _TAGS:
         raise DataError(f"{name}: more than {_TAGS:,} tags, which is too much for one page; split it")
     account.saw(CONTROLS, page.count("\0"))
-    body = LexborHTMLParser(readable_source(page.replace("\0", ""), account)).body
+    body = LexborHTMLParser(readable_source(page.replace("\0", ""), account, xhtml=xhtml)).body
     if body is None:
         return ""
     text = _shown_text(body, account)

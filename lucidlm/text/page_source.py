@@ -46,6 +46,8 @@ LINES = names(
 
 _HIDES = re.compile("hidden|style|popover", re.IGNORECASE)
 """Attributes that can hide an element."""
+_XHTML = re.compile(r"\s*<\?xml\b")
+_NAMESPACE = "http://www.w3.org/1999/xhtml"
 _COMMENT_END = re.compile("--!?>")
 
 _HEAD = 1 << 14
@@ -91,7 +93,7 @@ _CLOSES = {
 
 def readable_source(page: str, account: Account, *, xhtml: bool = False) -> str:
     """The page without tags nested too deep, and with what HTML's rules would misread in XHTML put right."""
-    xhtml = xhtml or "http://www.w3.org/1999/xhtml" in page[:4096]
+    xhtml = xhtml or _XHTML.match(page) is not None or _NAMESPACE in page[:4096]
     if xhtml:
         page = _SUBSET.sub(r"\1>", page[:_HEAD], count=1) + page[_HEAD:]
         if prefixes := _PREFIX.findall(page[:_HEAD]):

@@ -86,6 +86,15 @@ def test_the_first_page_that_was_left_out_is_named_with_its_book(tmp_path):
     assert note == f"skipped 1 page that is missing (x.xhtml in {path})"
 
 
+def test_a_name_that_a_book_chose_is_one_line_and_not_too_long(tmp_path):
+    items = {"a": "a.xhtml", "esc": "x&#27;[2J&#10;y.xhtml", "long": "z" * 100_000}
+    path = written(tmp_path / "a.epub", book(PAGES, package(items, ["a", "esc", "long"])))
+    note = read_one(path)[1][0]
+    assert f"(x\\x1b[2J\\ny.xhtml in {path} and 1 more)" in note
+    long = written(tmp_path / "b.epub", book(PAGES, package(items, ["a", "long"])))
+    assert len(read_one(long)[1][0]) < 300 + len(str(long))
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -220,9 +229,10 @@ def test_pages_without_text_with_odd_markup_or_damaged_do_not_stop_a_book(tmp_pa
         "prefix.xhtml": '<h:html xmlns:h="http://www.w3.org/1999/xhtml"><h:p>one</h:p><h:p>two</h:p></h:html>',
         "dtd.xhtml": '<!DOCTYPE html [<!ENTITY x "y">]>\n<html xmlns="http://www.w3.org/1999/xhtml"><p>in</p></html>',
     }
+    pages["bare.xhtml"] = "<html><head><title/><script/></head><body>bare</body></html>"
     data = epub(pages)
     assert counts(tmp_path, data) == (
-        "first &unknown; &\n\n1 < 2\n\none\n\ntwo\n\nin\n\n",
+        "first &unknown; &\n\n1 < 2\n\none\n\ntwo\n\nin\n\nbare\n\n",
         {"pages_without_text": 2, "soft_hyphens": 1},
     )
     broken = bytearray(epub({"a.xhtml": "<p>first", "z.xhtml": "<p>" + "lost " * 50, "b.xhtml": "<p>second"}))
