@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lucidlm.errors import ConfigError
+from lucidlm.runtime.wording import plural
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -62,12 +63,30 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def set_threads(threads: int) -> int:
-    """How many threads PyTorch now computes on: as many as asked for; 0: one a processor that it may use."""
+def set_threads(threads: int, *, recorded: bool = False) -> int:
+    """How many threads PyTorch now computes on: as many as asked for; 0: one a processor that it may use.
+
+    `recorded` says that a file asks for them, which another machine with more processors may have written.
+    """
     if threads < 0:
         raise ConfigError(f"--threads {threads}: it must be 0 (all) or more")
+    if threads > (limit := thread_limit(recorded=recorded)):
+        # A hundred thousand are started, and take every process id of the machine, before the first fails.
+        here = plural(os.cpu_count() or 1, "processor")
+        raise ConfigError(
+            f"--threads {threads}: at most {limit} are started on {here}; 0 takes as many as are good"
+            if not recorded
+            else f"{threads:,} threads are asked for by a file, and at most {limit} are started on {here}; "
+            "the file is damaged, or from a machine that is too large for this one"
+        )
     torch.set_num_threads(threads or available_processors())
     return torch.get_num_threads()
+
+
+def thread_limit(*, recorded: bool = False) -> int:
+    """The most threads that a flag or, more generously, a file may ask for."""
+    few_times = 8 * (os.cpu_count() or 1)
+    return max(few_times, 512) if recorded else few_times
 
 
 def available_processors() -> int:
@@ -244,7 +263,7 @@ class Arithmetic:
 
     def __str__(self) -> str:
         """1 thread, cpu AVX512, float32 kernels stock, PyTorch 2.9.1."""
-        count = f"{self.threads} thread{'s' * (self.threads != 1)}"
+        count = plural(self.threads, "thread")
         on = f"{self.device} {self.capability}" if self.capability != self.device else self.device
         return f"{count}, {on}, float32 kernels {self.kernels}, PyTorch {self.torch_version}"
 
@@ -252,7 +271,7 @@ class Arithmetic:
     def used(self, threads: int | None = None) -> Generator[None]:
         """These threads (or so many) and kernels inside the context, as far as this device has them."""
         before = torch.get_num_threads()
-        torch.set_num_threads(threads or self.threads)
+        set_threads(threads or self.threads, recorded=threads is None)
         settings = {"stock": "none", "onednn": "bf16"}
         try:
             with float32_precision(settings.get(self.kernels, _onednn_matmul().fp32_precision)):

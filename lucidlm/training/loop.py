@@ -230,7 +230,7 @@ def _one_step(run: TrainingRun) -> Report:
     started = time.perf_counter()
     plan, step = run.plan, run.step
     if torch.get_num_threads() != plan.threads_at(step):
-        set_threads(plan.threads_at(step))
+        set_threads(plan.threads_at(step), recorded=True)
     result = train_step(
         run.model,
         run.optimizers,

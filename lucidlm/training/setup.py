@@ -274,7 +274,7 @@ def _settle(config: TrainConfig) -> tuple[torch.device, list[str]]:
 
 def _apply(plan: Plan) -> None:
     """What of a plan holds for the whole process: other threads or kernels round sums differently."""
-    set_threads(plan.threads)
+    set_threads(plan.threads, recorded=True)
     set_float32(plan.float32)
 
 
