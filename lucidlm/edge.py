@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import errno
 import inspect
 import itertools
 import os
@@ -20,6 +21,7 @@ from cyclopts import CycloptsError, MissingArgumentError, UnknownOptionError
 from lucidlm.errors import LucidError
 from lucidlm.runtime.console import say
 from lucidlm.runtime.memory import is_out_of_memory, out_of_memory_line
+from lucidlm.runtime.places import path_text
 from lucidlm.runtime.signals import Interrupted
 
 FLAG = re.compile(r"--?[A-Za-z][\w.-]*(=.*)?", re.DOTALL)
@@ -27,6 +29,10 @@ FLAG = re.compile(r"--?[A-Za-z][\w.-]*(=.*)?", re.DOTALL)
 END_OF_FLAGS = "--"
 PLACES = ("out", "html", "csv")
 """Flags that say where to write."""
+
+WRONG_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
+WRONG_PATH |= {errno.ELOOP, errno.EROFS, errno.EEXIST, errno.ENOTEMPTY, errno.EINVAL}
+"""What a system answers to a path that the user can change."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,43 +112,43 @@ def answered(work: Callable[[], int], arguments: Arguments, *, debug: bool) -> i
         code = work()
         sys.stdout.flush()
         return code
-    except (LucidError, CycloptsError, OSError, KeyboardInterrupt) as error:
-        if debug and not isinstance(error, KeyboardInterrupt):
-            raise
-        return _said(error, arguments)
-    except Exception as error:
-        if debug:
-            raise
-        if is_out_of_memory(error):
-            say(f"lucidlm: {out_of_memory_line()}")
-            return 2
-        say(f"lucidlm: {_internal(error)}")
-        return 1
-
-
-def _said(error: BaseException, arguments: Arguments) -> int:
-    """Writes the line of an expected error; returns its exit code."""
-    if isinstance(error, KeyboardInterrupt):
+    except KeyboardInterrupt as error:
         interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
         say(f"lucidlm: {interrupted}")
         return 128 + interrupted.number
-    if isinstance(error, BrokenPipeError):
+    except BrokenPipeError:
         return 0  # whoever read our output has enough of it (`| head`)
+    except Exception as error:
+        if debug:
+            raise
+        line, code = _line_and_code(error, arguments)
+        say(f"lucidlm: {arguments.spelled(line)}")
+        return code
+
+
+def _line_and_code(error: Exception, arguments: Arguments) -> tuple[str, int]:
+    """What to say of an error, and the exit code."""
     if isinstance(error, CycloptsError):
-        say(f"lucidlm: {arguments.spelled(_parser_line(error, arguments))}")
-        return 2
+        return _parser_line(error, arguments), 2
     if isinstance(error, LucidError):
-        say(f"lucidlm: {arguments.spelled(str(error))}")
-        return error.exit_code
-    if isinstance(error, FileNotFoundError) and not _here():
-        say("lucidlm: the current folder was deleted; change to one that exists (cd) and try again")
-        return 2
+        return str(error), error.exit_code
     if is_out_of_memory(error):
-        say(f"lucidlm: {out_of_memory_line()}")
-        return 2
-    # A disk that is full or a folder that may not be written is nobody's bug: one line says which.
-    say(f"lucidlm: {error}")
-    return 1
+        return out_of_memory_line(), 2
+    if isinstance(error, FileNotFoundError) and not _here():
+        return "the current folder was deleted; change to one that exists (cd) and try again", 2
+    if isinstance(error, OSError) and error.errno in WRONG_PATH:
+        named = isinstance(error.filename, str | bytes)
+        path = shortened(path_text(os.fsdecode(error.filename))) if named else "a path"
+        return f"{path}: {error.strerror}; check the path and who may use it", 2
+    if isinstance(error, OSError):
+        # A disk that is full or a file of too many bytes is nobody's bug: the line says which.
+        return str(error), 1
+    return _internal(error), 1
+
+
+def shortened(name: str, *, most: int = 200) -> str:
+    """The name; of one that is too long for a line its beginning."""
+    return name if len(name) <= most else f"{name[:most]}... ({len(name):,} characters)"
 
 
 def _here() -> bool:

@@ -57,16 +57,35 @@ class _BrokenOffError(Exception):
 
 
 def cache_folder() -> Path:
-    """Where downloads lie: LUCIDLM_CACHE, else the platform's place for caches. It may not exist yet."""
+    """Where downloads lie: LUCIDLM_CACHE, else the platform's place for caches. It may not exist yet.
+
+    DataError where there is none, as for a user without a home folder in a container.
+    """
     if chosen := os.environ.get("LUCIDLM_CACHE"):
-        return Path(chosen)
+        return Path(os.path.expanduser(chosen))  # no shell has read what a container's settings say
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA")
-        return (Path(local) if local else Path.home() / "AppData" / "Local") / "lucidlm"
+        return (Path(local) if local else home_folder() / "AppData" / "Local") / "lucidlm"
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "lucidlm"
-    xdg = os.environ.get("XDG_CACHE_HOME")
-    return (Path(xdg) if xdg else Path.home() / ".cache") / "lucidlm"
+        return home_folder() / "Library" / "Caches" / "lucidlm"
+    xdg = os.environ.get("XDG_CACHE_HOME", "")
+    # The standard says that a relative one is to be ignored: it would be another folder in each.
+    return (Path(xdg) if os.path.isabs(xdg) else home_folder() / ".cache") / "lucidlm"
+
+
+def home_folder() -> Path:
+    """The user's home folder, or a DataError that says what to set instead."""
+    try:
+        home = Path.home()
+    except RuntimeError:  # no HOME, and no entry for this user id in the system's list
+        home = None
+    if home is None or not home.is_absolute():
+        why = "no HOME" if home is None else f"HOME is {home}"
+        raise DataError(
+            f"there is no home folder to keep downloads in ({why}); "
+            "set LUCIDLM_CACHE to a folder for texts and OpenAI's models, and HF_HOME to one for the hub's"
+        )
+    return home
 
 
 def download(

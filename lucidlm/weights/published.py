@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lucidlm.errors import DataError, WeightsError
-from lucidlm.runtime.download import cache_folder, download
+from lucidlm.runtime.download import cache_folder, download, home_folder
 from lucidlm.runtime.files import write_atomically
 from lucidlm.text.tokenizer_files import TOKENIZER_FILES
 
@@ -41,7 +41,10 @@ def is_hub_name(name: str) -> bool:
 
 def published_folder(name: str, *, notice: Say) -> Path:
     """The folder of one of OpenAI's releases, fetched if it is not here yet, or a WeightsError."""
-    folder = cache_folder() / "openai" / PUBLISHED[name]
+    try:
+        folder = cache_folder() / "openai" / PUBLISHED[name]
+    except DataError as problem:
+        raise WeightsError(f"{name}: {problem}") from None
     if (folder / WHOLE).exists():
         return folder
     try:
@@ -72,6 +75,7 @@ def published_folder(name: str, *, notice: Say) -> Path:
 
 def hub_folder(name: str, *, notice: Say) -> Path:
     """The folder of a model on the Hugging Face hub, safetensors and configs alone, or a WeightsError."""
+    _check_hub_cache(name)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -85,6 +89,11 @@ def hub_folder(name: str, *, notice: Say) -> Path:
             f"{name}: not in the cache, and the hub cannot be reached{offline}; connect to the network, or "
             "give a folder"
         ) from None
+    except (PermissionError, NotADirectoryError, FileExistsError) as problem:
+        raise WeightsError(
+            f"{name}: cannot be kept in {problem.filename} ({problem.strerror}); set HF_HOME to a "
+            "folder that can be written"
+        ) from None
     except (HfHubHTTPError, ValueError, OSError) as problem:
         raise WeightsError(f"{name}: the hub does not give it ({_first_line(problem)})") from None
     if not any(found.glob("*.safetensors")):
@@ -96,6 +105,15 @@ def hub_folder(name: str, *, notice: Say) -> Path:
     # The folder's name is the commit: the next run can ask for this very one.
     notice(f"{name}: commit {found.name} of the hub's copy; {repository}@{found.name} pins it")
     return found
+
+
+def _check_hub_cache(name: str) -> None:
+    """WeightsError where the hub's library has no place: it would make a folder that is called ~."""
+    if not any(os.environ.get(variable) for variable in ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME")):
+        try:
+            home_folder()
+        except DataError as problem:
+            raise WeightsError(f"{name}: {problem}") from None
 
 
 def _first_line(problem: BaseException) -> str:

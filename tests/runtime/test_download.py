@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from lucidlm.errors import DataError
+from lucidlm.cli import main
+from lucidlm.errors import DataError, WeightsError
 from lucidlm.runtime import download as module
 from lucidlm.runtime.download import cache_folder, download, origin_of
+from lucidlm.weights.published import hub_folder
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -319,11 +321,11 @@ def test_the_cache_lies_where_the_platform_has_it(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path
     monkeypatch.delenv("LUCIDLM_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", lambda: Path("home"))
+    monkeypatch.setattr(Path, "home", lambda: Path("/home"))
     monkeypatch.setenv("LOCALAPPDATA", "local")
     expected = {
-        "linux": Path("home/.cache/lucidlm"),
-        "darwin": Path("home/Library/Caches/lucidlm"),
+        "linux": Path("/home/.cache/lucidlm"),
+        "darwin": Path("/home/Library/Caches/lucidlm"),
         "win32": Path("local/lucidlm"),
     }
     for platform, folder in expected.items():
@@ -372,3 +374,80 @@ def test_a_length_that_is_no_number_is_not_believed(server, tmp_path, length):
 def test_headers_beyond_all_measure_are_one_line(server, tmp_path):
     server.headers |= {f"X-{number}": "a" for number in range(200)}
     assert "no proper answer" in refusal(server.url(), tmp_path)
+
+
+# Where there is no home folder
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """A user id without an entry in the system's list, and no HOME, as in many containers."""
+    pwd = pytest.importorskip("pwd")
+
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "LUCIDLM_CACHE", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+NO_HOME = "set LUCIDLM_CACHE to a folder for texts and OpenAI's models, and HF_HOME to one for the hub's"
+
+
+@pytest.mark.parametrize("home", [None, "relative"])
+def test_without_a_home_folder_the_line_says_what_to_set_and_that_works(
+    homeless, home, monkeypatch, tmp_path, server, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+    server.body = b"Nobody knew why the river ran past a house.\n" * 20
+    for command in (
+        ["prepare", server.url(), "--out", "prepared", "--tokenizer", "bytes"],
+        ["info", "gpt2"],
+        ["info", "owner/name"],
+    ):
+        assert main(command) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert NO_HOME in line
+    assert not any(tmp_path.iterdir())
+    monkeypatch.setenv("LUCIDLM_CACHE", str(tmp_path / "cache"))
+    assert main(["prepare", server.url(), "--out", "prepared", "--tokenizer", "bytes"]) == 0
+    assert left(tmp_path / "cache")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", _not_there)
+    assert main(["info", "owner/name"]) == 2
+    assert "owner/name: not in the cache, and the hub cannot be reached" in capsys.readouterr().err
+
+
+def _not_there(*arguments, **flags):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    raise LocalEntryNotFoundError("nothing here")
+
+
+def test_a_home_that_cannot_be_written_names_what_to_set_instead(homeless, monkeypatch, tmp_path, server):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"cannot be kept in .*file/.cache/lucidlm .*set LUCIDLM_CACHE"):
+        download(server.url(), cache_folder())
+    monkeypatch.setenv("LUCIDLM_CACHE", str(tmp_path / "cache"))
+    assert download(server.url(), cache_folder()).read_bytes() == BODY
+
+    def refused(*arguments, **flags):
+        raise PermissionError(13, "Permission denied", "/home/somebody/.cache/huggingface")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refused)
+    with pytest.raises(WeightsError, match=r"kept in /home/somebody/.* \(Permission denied\); set HF_HOME"):
+        hub_folder("owner/name", notice=print)
+
+
+def test_a_relative_cache_of_the_desktop_is_ignored_and_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("LUCIDLM_CACHE", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_folder() == tmp_path / ".cache" / "lucidlm"
+    monkeypatch.setenv("LUCIDLM_CACHE", "~/texts")
+    assert cache_folder() == tmp_path / "texts"
