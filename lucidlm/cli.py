@@ -24,6 +24,7 @@ from lucidlm.edge import (
 )
 from lucidlm.errors import LucidError
 from lucidlm.runtime.console import say, show, show_generated, show_json, show_json_text, sound_streams
+from lucidlm.runtime.ranges import SEEDS, check_ranges
 from lucidlm.runtime.signals import ending
 from lucidlm.text.reading import READING, Reading
 from lucidlm.training.config import TrainConfig
@@ -64,7 +65,7 @@ class Compute:
     """Seed of random weights, where MODEL is a preset."""
 
     def __post_init__(self) -> None:
-        _check_seed(self.seed)
+        check_ranges(self, {"seed": SEEDS})
 
 
 @Parameter(name="*")
@@ -78,12 +79,7 @@ class Stored:
     """Seed of random weights, where MODEL is a preset."""
 
     def __post_init__(self) -> None:
-        _check_seed(self.seed)
-
-
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**63:
-        raise LucidError(f"--seed {seed}: it must be from 0 to 2^63 - 1")
+        check_ranges(self, {"seed": SEEDS})
 
 
 HowToRead = Annotated[Reading, Parameter(name="*", negative="")]
@@ -120,7 +116,7 @@ def train(
     from lucidlm.training.loop import train as run_training
     from lucidlm.training.runs import read_settings
 
-    if resume and (texts or config or settings != replace(DEFAULTS, out=settings.out)):
+    if resume and (texts or config is not None or settings != replace(DEFAULTS, out=settings.out)):
         raise LucidError("--resume takes everything from the run's run.toml: give --out and nothing else")
     if texts:
         settings = replace(settings, text=texts)
@@ -130,7 +126,7 @@ def train(
             "lucidlm train TEXT --from {0}",
             prepared=len(texts) == 1,
         )
-    asked, plan = read_settings(Path(config)) if config and not resume else (settings, None)
+    asked, plan = read_settings(Path(config)) if config is not None and not resume else (settings, None)
 
     def answer(result: "TrainResult") -> None:
         show_json(_summary(result)) if json else show(f"\n{result.judgement}")
@@ -279,7 +275,7 @@ def evaluate(
     verdicts += [gate.no_worse(result.evaluation, stored)] if stored is not None else []
     values = {"gate": [verdict.to_dict() for verdict in verdicts]} if verdicts else {}
     scores, kind = [], "piece" if result.evaluation.protocol.in_pieces else "document"
-    if by:
+    if by is not None:
         of = result.evaluation
         names = sources if texts else held_out_names(corpus_of_run(Path(model)), of.documents)
         scores = document_scores.score_documents(of.by_document, names, by_bytes=of.bytes_scored > 0)
@@ -289,10 +285,10 @@ def evaluate(
         show("\n".join(["", *document_scores.table(scores, kind=kind)]))
     sys.stdout.flush()  # what was computed is told before anything else can go wrong
     code = _gate_code(verdicts)
-    if csv:
+    if csv is not None:
         document_scores.write_csv(csv, scores)
         say(f"{csv}: {document_scores.counted(scores, kind)}")
-    if html:
+    if html is not None:
         report.write_report(
             html,
             result,
@@ -356,7 +352,7 @@ def explain(
     from lucidlm.text.account import Account
     from lucidlm.text.documents import given_text, read_texts
 
-    _check_reading(reading, [*texts, *([file] if file else [])])
+    _check_reading(reading, [*texts, *([file] if file is not None else [])])
     _check_places([model, file], html=html)
     account = Account()
     given = [
@@ -385,12 +381,12 @@ def explain(
     if json:
         for line in result.json_lines():
             show_json_text(line)
-    elif html:
+    elif html is not None:
         show("\n".join(steps(result)))
     else:
         print_token_lines(result)
     sys.stdout.flush()
-    if html:
+    if html is not None:
         result.write_html(html, model=model)
         say(f"{html}: open it in a browser")
 
@@ -553,7 +549,7 @@ def compare(
     result = replace(result, seen=seen)
     show_json(result.to_dict()) if json else show(result)
     sys.stdout.flush()
-    if html:
+    if html is not None:
         result.write_html(html)
         say(f"{html}: open it in a browser")
 
@@ -867,8 +863,13 @@ def _yield_processors_soon(arguments: list[str]) -> None:
 def _settings_file(arguments: list[str]) -> tuple[Any, ...]:
     """The settings of `--config FILE`, below the flags and above the defaults."""
     for flag, value in itertools.zip_longest(arguments, arguments[1:]):
-        name, _, attached = flag.partition("=")
-        if name == "--config" and arguments[0] == "train" and (value := attached or value):
+        if flag == END_OF_FLAGS:
+            break
+        name, equals, attached = flag.partition("=")
+        value = attached if equals else value
+        if name == "--config" and arguments[0] == "train" and value is not None:
+            if not value:
+                raise LucidError('--config "": no file has this name; give a .toml file or leave it out')
             from cyclopts.config import Dict
 
             from lucidlm.training.runs import read_settings, read_toml

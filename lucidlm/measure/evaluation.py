@@ -31,6 +31,7 @@ from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy, perplexity
 from lucidlm.runtime.device import dtype_name
 from lucidlm.runtime.progress import Progress
+from lucidlm.runtime.ranges import Range
 from lucidlm.runtime.wording import plural
 from lucidlm.text.account import Account
 from lucidlm.text.corpus import FEW_TOKENS
@@ -40,6 +41,7 @@ from lucidlm.text.reading import READING, Reading
 from lucidlm.text.repetition import Repetition, RepetitionCount
 from lucidlm.text.tokenizer import Tokenizer
 
+BATCH_SIZES = Range(1, 2**16)
 MOST_UNITS = 5000
 """More units than these are not stored with a result: a gate has its interval without them."""
 ProtocolName = Literal["lucid", "lm-eval", "hf-guide", "batch-mean"]
@@ -307,8 +309,8 @@ def evaluate_documents(
     protocols see nothing before a piece.
     `token_counts` (V,), how often each id stands in the training text, groups the losses by frequency.
     """
-    if batch_size is not None and batch_size < 1:
-        raise ConfigError(f"--batch-size {batch_size}: it must be at least 1")
+    if batch_size is not None and batch_size not in BATCH_SIZES:
+        raise ConfigError(f"--batch-size {batch_size}: it must be {BATCH_SIZES}")
     plan = _plan(model, tokenizer, protocol, context_length, stride, prefix, batch_size)
     if plan.prefix_id is not None and plan.prefix_id >= model.config.vocab_size:
         raise WeightsError(

@@ -20,7 +20,18 @@ from lucidlm.model.attention import KVCache
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import log_softmax
 from lucidlm.runtime.device import seed_from
+from lucidlm.runtime.ranges import Range, check_ranges
 from lucidlm.text.tokenizer import Tokenizer
+
+_TEMPERATURES = Range(1e-9, 1e6)
+"""Of a smaller one float32 has nothing left to divide by: 0 says the same."""
+_STRATEGIES = {
+    "top_p": Range(0, 1, without_least=True),
+    "min_p": Range(0, 1),
+    # A larger or smaller one says no more, and its product with a logit may be too large for float32.
+    "repetition_penalty": Range(1e-3, 1e3),
+}
+MOST_NEW_TOKENS, MOST_TEXTS = 10**6, 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,20 +45,15 @@ class Decoding:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        rules = {
-            "temperature": (0 <= self.temperature < math.inf, "0 (the likeliest token) or more"),
-            "top_k": (
-                self.top_k is None or _is_whole(self.top_k, least=1),
-                "a whole number of at least 1, or none for all tokens",
-            ),
-            "top_p": (0 < self.top_p <= 1, "over 0 and at most 1"),
-            "min_p": (0 <= self.min_p <= 1, "from 0 to 1"),
-            # A larger one says no more, and its product with a logit may be too large for float32.
-            "repetition_penalty": (0 < self.repetition_penalty <= 1000, "over 0 and at most 1000"),
-        }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be {rule}")
+        if self.temperature != 0 and self.temperature not in _TEMPERATURES:
+            raise ConfigError(
+                f"--temperature {self.temperature}: it must be 0 (the likeliest token), or {_TEMPERATURES}"
+            )
+        if self.top_k is not None and not _is_whole(self.top_k, least=1):
+            raise ConfigError(
+                f"--top-k {self.top_k}: it must be a whole number of at least 1; leave it out for all tokens"
+            )
+        check_ranges(self, _STRATEGIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +260,10 @@ def generate_batch(
     decoding = Decoding(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
     )
-    if not _is_whole(num, least=1):
-        raise ConfigError(f"num is {num}; it must be a whole number of at least 1")
+    if not _is_whole(num, least=1) or num > MOST_TEXTS:
+        raise ConfigError(
+            f"--num {num}: it must be a whole number from 1 to {MOST_TEXTS:,}; another --seed gives more"
+        )
     seed = _fresh(seed)
     rows = [
         _Row(model, tokenizer, prompt, stop, max_new_tokens, seed if number == 0 else seed_from(seed, number))
@@ -356,11 +364,14 @@ class _Row:
         max_new_tokens: int,
         seed: int,
     ) -> None:
-        if not _is_whole(max_new_tokens, least=0):
-            raise ConfigError(f"max_new_tokens is {max_new_tokens}; it must be a whole number of at least 0")
+        if not _is_whole(max_new_tokens, least=0) or max_new_tokens > MOST_NEW_TOKENS:
+            raise ConfigError(
+                f"--max-new-tokens {max_new_tokens}: it must be a whole number from 0 to "
+                f"{MOST_NEW_TOKENS:,}; give the last text as the next prompt"
+            )
         self.stop = (stop,) if isinstance(stop, str) else tuple(stop)
         if "" in self.stop:
-            raise ConfigError("a stop string is empty: it would stop before the first token; leave it out")
+            raise ConfigError('--stop "": it would stop before the first token; leave it out')
         self.prompt, self.tokenizer, self.left, self.seed = prompt, tokenizer, max_new_tokens, seed
         self.generator = torch.Generator().manual_seed(seed)
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -412,7 +423,7 @@ def _fresh(seed: int | None) -> int:
     if seed is None:
         return secrets.randbelow(2**31)
     if not _is_whole(seed, least=0) or seed >= 2**63:
-        raise ConfigError(f"seed is {seed}; it must be a whole number from 0 to 2^63 - 1")
+        raise ConfigError(f"--seed {seed}: it must be a whole number from 0 to 2^63 - 1")
     return int(seed)
 
 

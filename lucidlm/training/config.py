@@ -9,6 +9,7 @@ from typing import Literal
 
 from lucidlm.errors import ConfigError
 from lucidlm.model.config import GPTConfig
+from lucidlm.runtime.ranges import SEEDS, Range, check_ranges
 from lucidlm.text.reading import Reading
 
 
@@ -38,7 +39,7 @@ class OptimConfig:
     """The largest norm of all gradients together; 0 for no limit."""
 
     def __post_init__(self) -> None:
-        _check_ranges(self)
+        check_ranges(self, _OPTIM, table="optim.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,18 +58,30 @@ class Recipe:
     clip: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_ranges(self)
+        check_ranges(self, _OPTIM, table="optim.")
 
 
-def _check_ranges(optim: OptimConfig | Recipe) -> None:
-    for name in ("lr", "matrix_lr", "weight_decay", "warmup_steps", "clip"):
-        value = getattr(optim, name)
-        if value is not None and not 0 <= value < float("inf"):
-            raise ConfigError(f"--optim.{name.replace('_', '-')} {value}: it must be 0 or more")
-    for name in ("beta1", "beta2", "momentum", "decay_fraction"):
-        value = getattr(optim, name)
-        if value is not None and not 0 <= value <= 1:
-            raise ConfigError(f"--optim.{name.replace('_', '-')} {value}: it must be from 0 to 1")
+_RATE = Range(0, 1e6)
+_OPTIM = dict.fromkeys(("lr", "matrix_lr", "weight_decay"), _RATE) | {
+    # Of a mean that forgets nothing, Adam's correction for its first steps divides by 0.
+    **{name: Range(0, 1, without_most=True) for name in ("beta1", "beta2", "momentum")},
+    "warmup_steps": Range(0, 10**9),
+    "decay_fraction": Range(0, 1),
+    "clip": Range(0, 1e9),
+}
+_TRAIN = {
+    "minutes": Range(0, 366 * 24 * 60, without_least=True, otherwise="a run can go on later (--resume)"),
+    "steps": Range(1, 10**9),
+    "epochs": Range(0, 10**6, without_least=True),
+    "context_length": Range(1, 2**20),
+    "batch_tokens": Range(1, 2**30),
+    "micro_batch": Range(1, 2**20),
+    "validate_every": Range(1, 10**9),
+    "val_fraction": Range(0, 1, without_least=True, without_most=True),
+    "drop_rate": Range(0, 1, without_most=True),
+    "checkpoint_seconds": Range(0, 10**9),
+    "seed": SEEDS,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +159,7 @@ class TrainConfig:
         return self.steps is None and self.epochs is None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"--seed {self.seed}: it must be from 0 to 2^63 - 1")
+        check_ranges(self, _TRAIN)
         for name in ("text", "val"):
             value = getattr(self, name)
             if isinstance(value, str):
@@ -155,28 +167,12 @@ class TrainConfig:
         budgets = [name for name in ("minutes", "steps", "epochs") if getattr(self, name) is not None]
         if len(budgets) > 1:
             raise ConfigError(f"--{' and --'.join(budgets)} contradict each other; give one of them")
-        for name in (
-            "minutes",
-            "steps",
-            "epochs",
-            "context_length",
-            "batch_tokens",
-            "micro_batch",
-            "validate_every",
-        ):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ConfigError(f"--{name.replace('_', '-')} {value}: it must be more than 0")
         if self.from_ is not None:
             for name in ("preset", "tokenizer"):
                 if getattr(self, name) is not None:
                     raise ConfigError(
                         f"--from {self.from_} brings its own shape and tokenizer; leave --{name} out"
                     )
-        if not 0 < self.val_fraction < 1:
-            raise ConfigError(f"--val-fraction {self.val_fraction}: it must be between 0 and 1")
-        if self.drop_rate is not None and not 0 <= self.drop_rate < 1:
-            raise ConfigError(f"--drop-rate {self.drop_rate}: it must be at least 0 and under 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -29,8 +30,25 @@ def test_two_budgets_contradict_each_other_and_both_are_named(pair):
     "name", ["minutes", "steps", "epochs", "context_length", "batch_tokens", "micro_batch", "validate_every"]
 )
 def test_a_number_that_must_be_more_than_0_is_refused_with_flag_and_value(name, value):
-    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} {value}: .*more than 0"):
+    limits = "(more than 0|at least 1) and at most [0-9,]+"
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} {value}: it must be {limits}"):
         TrainConfig(**{name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("minutes", 1e308), ("steps", 10**12), ("epochs", 1e308), ("context_length", 2**31), ("seed", 2**63),
+    ("checkpoint_seconds", math.nan), ("checkpoint_seconds", -1), ("checkpoint_seconds", math.inf),
+    ("seed", -1), ("micro_batch", 10**9),
+])  # fmt: skip
+def test_a_number_beyond_all_use_is_refused_with_flag_value_and_limit(name, value):
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} {re.escape(str(value))}: it must be "):
+        TrainConfig(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["beta1", "beta2", "momentum"])
+def test_a_mean_that_forgets_nothing_is_refused(name):
+    with pytest.raises(ConfigError, match=f"--optim.{name} 1.0: it must be at least 0 and less than 1"):
+        OptimConfig(**{name: 1.0})
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.1, 1.5, math.nan])

@@ -1,0 +1,47 @@
+"""Ranges of numbers that users give: a value and its limits come in, a line with the way out goes out."""
+
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+from lucidlm.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """From `least` to `most`; without the ends that are left out."""
+
+    least: float
+    most: float
+    without_least: bool = False
+    without_most: bool = False
+    otherwise: str = ""
+    """What to do where more is needed."""
+
+    def __contains__(self, value: object) -> bool:
+        if not isinstance(value, Real) or value != value:
+            return False
+        value = float(value) if not isinstance(value, Integral) else int(value)
+        above = value > self.least if self.without_least else value >= self.least
+        return above and (value < self.most if self.without_most else value <= self.most)
+
+    def __str__(self) -> str:
+        """more than 0 and at most 1,000."""
+        least = f"{'more than' if self.without_least else 'at least'} {_shown(self.least)}"
+        most = f"{'less than' if self.without_most else 'at most'} {_shown(self.most)}"
+        return f"{least} and {most}{'; ' * bool(self.otherwise)}{self.otherwise}"
+
+
+SEEDS = Range(0, 2**63 - 1)
+"""What PyTorch takes as a seed, without those that are negative."""
+
+
+def check_ranges(owner: object, ranges: dict[str, Range], *, table: str = "") -> None:
+    """ConfigError for the first field of `owner` that is neither None nor in its range."""
+    for name, range in ranges.items():
+        value = getattr(owner, name)
+        if value is not None and value not in range:
+            raise ConfigError(f"--{table}{name.replace('_', '-')} {value}: it must be {range}")
+
+
+def _shown(limit: float) -> str:
+    return f"{int(limit):,}" if limit == int(limit) else f"{limit:g}"
