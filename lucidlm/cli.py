@@ -26,6 +26,7 @@ from lucidlm.errors import LucidError
 from lucidlm.runtime.console import say, show, show_generated, show_json, show_json_text, sound_streams
 from lucidlm.runtime.ranges import SEEDS, check_ranges
 from lucidlm.runtime.signals import ending
+from lucidlm.runtime.wording import fixed, one_line
 from lucidlm.text.reading import READING, Reading
 from lucidlm.training.config import TrainConfig
 
@@ -1080,19 +1081,20 @@ def _closing_lines(result: "TrainResult") -> str:
 
 
 def _print_runs(rows: list[dict[str, Any]]) -> None:
-    wide = max(len(row["run"]) for row in rows)
+    wide = max(len(one_line(row["run"])) for row in rows)
     show(
         f"{'run':<{wide}} {'status':<11} {'steps':>7} {'best':>7} {'loss':>8} {'perplexity':>11} "
         f"{'bits/byte':>9} {'dtype':<8} {'threads':>7}  measured on"
     )
     for row in rows:
-        head = f"{row['run']:<{wide}} {row['status']:<11} {row['steps']:>7,}"
+        head = f"{one_line(row['run']):<{wide}} {row['status']:<11} {row['steps']:>7,}"
         if row["best_step"] is None:
             show(f"{head}  no validation yet")
             continue
         tokens, of = row["validation_tokens"], row["heldout_tokens"]
         sample = f"a sample of {tokens:,} of {of:,} tokens" if of and of > tokens else f"{tokens:,} tokens"
         show(
-            f"{head} {row['best_step']:>7,} {row['validation_loss_nats']:>8.4f} {row['perplexity']:>11,.2f} "
-            f"{row['bits_per_byte']:>9.4f} {row['dtype'] or '?':<8} {row['threads'] or '?':>7}  {sample}"
+            f"{head} {row['best_step']:>7,} {fixed(row['validation_loss_nats'], 4):>8} "
+            f"{fixed(row['perplexity'], 2):>11} {fixed(row['bits_per_byte'], 4):>9} "
+            f"{row['dtype'] or '?':<8} {row['threads'] or '?':>7}  {sample}"
         )

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from lucidlm.runtime.console import show
-from lucidlm.runtime.wording import printable
+from lucidlm.runtime.wording import fixed, printable
 
 if TYPE_CHECKING:
     from lucidlm.measure.explanation import Explanation
@@ -90,11 +90,12 @@ class TrainingDisplay:
             or now - self.shown_at[1] > SECONDS_BETWEEN_LINES
         ):
             self.shown_at = step.tokens, now
-        perplexity = math.exp(min(step.loss_nats, 700.0))
+        from lucidlm.model.loss import perplexity  # here, where torch is loaded
+
         mfu = f"  {step.mfu:.0%} of peak" if step.mfu is not None else ""
         left = f"  {_duration(report.time_left_s)} left" if report.time_left_s else ""
         speed = f"{tokens_per_s:,.0f} tokens/s{mfu}{left}"
-        return f"loss {step.loss_nats:.3f}  perplexity {perplexity:,.1f}  {speed}"
+        return f"loss {fixed(step.loss_nats, 3)}  perplexity {fixed(perplexity(step.loss_nats), 1)}  {speed}"
 
 
 def counter(what: str) -> Callable[[int, int | None], None]:
@@ -153,9 +154,10 @@ def _validation(report: "Report") -> str:
     whole = each.heldout_tokens
     part = whole is not None and whole > each.validation_tokens
     return (
-        f"step {each.step:>6,}  epoch {each.epoch:5.1f}  training loss {each.training_loss_nats:.4f}  "
-        f"validation loss {each.validation_loss_nats:.4f}  perplexity {each.validation_perplexity:,.1f}  "
-        f"{each.validation_bits_per_byte:.3f} bits/byte"
+        f"step {each.step:>6,}  epoch {each.epoch:5.1f}  training loss {fixed(each.training_loss_nats, 4)}  "
+        f"validation loss {fixed(each.validation_loss_nats, 4)}  "
+        f"perplexity {fixed(each.validation_perplexity, 1)}  "
+        f"{fixed(each.validation_bits_per_byte, 3)} bits/byte"
         + (f"  (sample: {each.validation_tokens:,} of {whole:,} tokens)" if part else "")
     )
 

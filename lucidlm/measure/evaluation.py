@@ -32,7 +32,7 @@ from lucidlm.model.loss import cross_entropy, perplexity
 from lucidlm.runtime.device import dtype_name
 from lucidlm.runtime.progress import Progress
 from lucidlm.runtime.ranges import Range
-from lucidlm.runtime.wording import plural
+from lucidlm.runtime.wording import fixed, plural
 from lucidlm.text.account import Account
 from lucidlm.text.corpus import FEW_TOKENS
 from lucidlm.text.documents import given_text, read_texts
@@ -189,10 +189,10 @@ class Evaluation:
         kind = "piece" if self.design in STRATA else "document"
         kind = kind if self.sample_of is None else "span of a sample"
         rows: list[tuple[str, str, Interval | None]] = [
-            ("loss", f"{self.loss_nats:.4f} nats per token{mark}", self.loss_interval),
-            ("perplexity", f"{self.perplexity:,.2f}{mark}", self.perplexity_interval),
-            ("bits per byte", f"{self.bits_per_byte:.4f}{mark}" if self.bytes_scored else "not counted by "
-             "this protocol", self.bits_interval),
+            ("loss", f"{fixed(self.loss_nats, 4)} nats per token{mark}", self.loss_interval),
+            ("perplexity", f"{fixed(self.perplexity, 2)}{mark}", self.perplexity_interval),
+            ("bits per byte", f"{fixed(self.bits_per_byte, 4)}{mark}" if self.bytes_scored
+             else "not counted by this protocol", self.bits_interval),
             ("first choice", f"right for {of.accuracy_at_1:.1%} of the tokens, one of the first five for "
                              f"{of.accuracy_at_5:.1%}{mark}", None),
             ("rank", f"median {of.median_rank:g}, mean {of.mean_rank:,.1f} of {self.vocab_size:,}", None),

@@ -32,6 +32,7 @@ from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import bits, log_softmax, perplexity, softmax
 from lucidlm.runtime.device import dtype_name
 from lucidlm.runtime.progress import Progress
+from lucidlm.runtime.wording import fixed
 from lucidlm.text.account import Account
 from lucidlm.text.documents import given_text
 from lucidlm.text.reading import READING, Reading
@@ -171,7 +172,7 @@ class ExplainedText:
             yield (
                 f"{quoted(token.text):<{wide}} {token.id:>6} {token.probability:>11.4e} "
                 f"{token.log_probability:>9.4f} {token.bits:>7.3f} {token.rank:>7,} {token.entropy:>8.4f} "
-                f"{token.running_loss_nats:>9.4f} {token.running_perplexity:>11,.1f}  {likeliest}"
+                f"{token.running_loss_nats:>9.4f} {fixed(token.running_perplexity, 1):>11}  {likeliest}"
             )
 
 
@@ -484,7 +485,10 @@ def step_rows(explanation: Explanation, *, shown: int = 6) -> list[tuple[str, st
         ("their logarithms", "  ".join(f"{token.log_probability:.4f}" for token in first) + more),
         ("mean", f"{-loss:.4f}"),
         ("negative mean = cross entropy", f"{loss:.4f} nats per token"),
-        ("exp = perplexity", f"{explanation.perplexity:,.1f} of a vocabulary of {explanation.vocab_size:,}"),
+        (
+            "exp = perplexity",
+            f"{fixed(explanation.perplexity, 1)} of a vocabulary of {explanation.vocab_size:,}",
+        ),
         ("torch's cross_entropy", f"{explanation.torch_loss_nats:.4f} (difference {difference:.1e})"),
     ]
 

@@ -16,6 +16,7 @@ import numpy as np
 from lucidlm.errors import RunError
 from lucidlm.measure.trend import CERTAIN_RISE, medians_of_three, noise_of
 from lucidlm.runtime.small_files import lines_of
+from lucidlm.runtime.wording import fixed
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
@@ -77,13 +78,14 @@ class Final:
         part = self.tokens < self.heldout_tokens
         of = f"sample: {self.tokens:,} of {self.heldout_tokens:,}" if part else f"all {self.tokens:,}"
         interval = (
-            f" (95 % interval {self.bits_low:.4f} to {self.bits_high:.4f})"
+            f" (95 % interval {fixed(self.bits_low, 4)} to {fixed(self.bits_high, 4)})"
             if self.bits_low is not None and self.bits_high is not None
             else ""
         )
         return (
-            f"{self.bits_per_byte:.4f} bits per byte{interval}, loss {self.loss_nats:.4f} nats per token, "
-            f"perplexity {self.perplexity:,.2f}; {of} held-out tokens"
+            f"{fixed(self.bits_per_byte, 4)} bits per byte{interval}, "
+            f"loss {fixed(self.loss_nats, 4)} nats per token, "
+            f"perplexity {fixed(self.perplexity, 2)}; {of} held-out tokens"
         )
 
 

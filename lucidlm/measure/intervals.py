@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from lucidlm.runtime.wording import plural
+from lucidlm.runtime.wording import fixed, plural
 
 Design = Literal["strata", "strata of documents", "documents", "pages"]
 STRATA = ("strata", "strata of documents")
@@ -76,7 +76,7 @@ class Interval:
 
     def __str__(self) -> str:
         """Both ends, to four places."""
-        return f"{self.low:,.4f} to {self.high:,.4f}"
+        return f"{fixed(self.low, 4)} to {fixed(self.high, 4)}"
 
 
 def interval_of_ratio(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lucidlm.runtime.files import replacing_file
+from lucidlm.runtime.wording import fixed
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -103,10 +104,12 @@ def _common(values: dict[str, Any]) -> dict[str, Any]:
 def _environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("lucidlm.measure", "pages"),
         autoescape=lambda name: name is None or name.endswith(".html"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["fixed"] = fixed
+    return environment

@@ -20,6 +20,7 @@ from lucidlm.measure.trend import (
     noise_of,
     trend_of,
 )
+from lucidlm.runtime.wording import fixed
 
 Code = Literal[
     "too_short", "too_little_text", "improving", "converged", "flat", "stuck", "overfits", "memorizes",
@@ -255,9 +256,10 @@ def _best(course: Course) -> str:
         else ""
     )
     return (
-        f"best validation loss {best.validation_loss_nats:.4f} nats per token "
-        f"(perplexity {best.validation_perplexity:,.1f}, {best.validation_bits_per_byte:.3f} bits per byte"
-        f"{sample}) at step {best.step:,}{_of_steps(course)}"
+        f"best validation loss {fixed(best.validation_loss_nats, 4)} nats per token "
+        f"(perplexity {fixed(best.validation_perplexity, 1)}, "
+        f"{fixed(best.validation_bits_per_byte, 3)} bits per byte{sample}) "
+        f"at step {best.step:,}{_of_steps(course)}"
     )
 
 
@@ -279,10 +281,10 @@ def _training(course: Course) -> str:
     assert best is not None
     assert last is not None
     if best.step == last.step:
-        return f"training loss {last.training_loss_nats:.4f} at the same step"
+        return f"training loss {fixed(last.training_loss_nats, 4)} at the same step"
     return (
-        f"training loss {best.training_loss_nats:.4f} at step {best.step:,}, "
-        f"{last.training_loss_nats:.4f} at step {last.step:,}"
+        f"training loss {fixed(best.training_loss_nats, 4)} at step {best.step:,}, "
+        f"{fixed(last.training_loss_nats, 4)} at step {last.step:,}"
     )
 
 
@@ -313,8 +315,8 @@ def _improving(course: Course) -> str:
     fell = ""
     if before is not None and last is not None:
         fell = (
-            f" ({before.validation_loss_nats:.4f} at step {before.step:,}, {last.validation_loss_nats:.4f} "
-            f"at step {last.step:,})"
+            f" ({fixed(before.validation_loss_nats, 4)} at step {before.step:,}, "
+            f"{fixed(last.validation_loss_nats, 4)} at step {last.step:,})"
         )
     return (
         f"Still learning: {_best(course)}; {_training(course)}. The validation loss falls to the end{fell}: "
@@ -355,8 +357,9 @@ def _unstable(course: Course) -> str:
         low, high = course.surge
         return (
             f"Unstable training: from step {low.step:,} to {high.step:,} the validation loss rose from "
-            f"{low.validation_loss_nats:.4f} to {high.validation_loss_nats:.4f} and the training loss from "
-            f"{low.training_loss_nats:.4f} to {high.training_loss_nats:.4f}; {_best(course)}. "
+            f"{fixed(low.validation_loss_nats, 4)} to {fixed(high.validation_loss_nats, 4)} "
+            f"and the training loss from {fixed(low.training_loss_nats, 4)} "
+            f"to {fixed(high.training_loss_nats, 4)}; {_best(course)}. "
             "A lower learning rate would help."
         )
     return (
@@ -382,7 +385,7 @@ def _other_source(course: Course) -> str:
 
 def _after(course: Course) -> str:
     assert course.last is not None
-    return f"{course.last.validation_loss_nats:.4f} at step {course.last.step:,} ({_training(course)})"
+    return f"{fixed(course.last.validation_loss_nats, 4)} at step {course.last.step:,} ({_training(course)})"
 
 
 def _source(course: Course) -> str:
@@ -395,8 +398,8 @@ def _source(course: Course) -> str:
         return f"{kind}: an n-gram of bytes needs {share:.0f} % as many bits on the training text as on it."
     return (
         f"{kind}: at step {at.step:,}, when no training text had been read twice, the training loss was "
-        f"{share:.0f} % of the validation loss ({at.training_loss_nats:.4f} and "
-        f"{at.validation_loss_nats:.4f} nats per token)."
+        f"{share:.0f} % of the validation loss ({fixed(at.training_loss_nats, 4)} and "
+        f"{fixed(at.validation_loss_nats, 4)} nats per token)."
     )
 
 
@@ -435,8 +438,9 @@ def gain_of(history: History, source: str) -> str:
     if best is None or first is None or first.step != 0:
         return ""
     nats = best.validation_loss_nats - first.validation_loss_nats
-    went = f"{first.validation_loss_nats:.4f} before, {best.validation_loss_nats:.4f} after ({nats:+.4f} nats"
+    before, after = fixed(first.validation_loss_nats, 4), fixed(best.validation_loss_nats, 4)
+    went = f"{before} before, {after} after ({nats:+.4f} nats"
     bits = f"{first.validation_bits_per_byte:.3f} and {best.validation_bits_per_byte:.3f} bits per byte"
     if best.step == 0:
-        return f"{source} was best as it came: validation loss {first.validation_loss_nats:.4f}, {bits}."
+        return f"{source} was best as it came: validation loss {before}, {bits}."
     return f"From {source}: validation loss {went} per token), {bits}, on the same text."

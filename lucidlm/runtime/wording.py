@@ -9,6 +9,9 @@ _UNPRINTABLE = re.compile(
     "\ud800-\udfff]"  # half a character: bytes of a file name that are no UTF-8; no stream encodes it
 )
 
+LEGIBLE = 1e9
+"""From here on nobody counts the digits: exp of a loss that diverged has hundreds."""
+
 
 def plural(count: float, noun: str) -> str:
     """The count and its noun, with an s unless the count is 1: 2 heads, 1 head, 2 pieces of it."""
@@ -22,6 +25,11 @@ def duration(seconds: float) -> str:
     if seconds < 1:
         return "under 1 second"
     return plural(round(seconds), "second") if round(seconds) < 60 else f"{seconds / 60:.1f} minutes"
+
+
+def fixed(value: float, digits: int) -> str:
+    """A number with so many decimals; one with too many digits to be read as a power of ten: 3.2e+41."""
+    return f"{value:,.{digits}f}" if abs(value) < LEGIBLE else f"{value:.2e}"
 
 
 def printable(text: str) -> str:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from lucidlm.measure.judgement import Judgement
 from lucidlm.runtime.files import write_atomically
-from lucidlm.runtime.wording import plural
+from lucidlm.runtime.wording import fixed, plural
 
 if TYPE_CHECKING:
     from lucidlm.training.state import TrainingRun
@@ -35,9 +35,9 @@ trained from {run.config.from_ or "random weights"} by lucidlm on {sources}.
 
 | on its validation text | |
 |---|---|
-| loss | {evaluation.loss_nats:.4f} nats per token{mark} |
-| perplexity | {evaluation.perplexity:,.2f}{mark} |
-| bits per byte | {evaluation.bits_per_byte:.4f}{mark} |
+| loss | {fixed(evaluation.loss_nats, 4)} nats per token{mark} |
+| perplexity | {fixed(evaluation.perplexity, 2)}{mark} |
+| bits per byte | {fixed(evaluation.bits_per_byte, 4)}{mark} |
 | scored | {evaluation.tokens_scored:,} tokens, {evaluation.bytes_scored:,} bytes |
 | counted | {evaluation.protocol} |
 

@@ -2,7 +2,7 @@ import unicodedata
 
 import pytest
 
-from lucidlm.runtime.wording import duration, one_line, plural, printable
+from lucidlm.runtime.wording import duration, fixed, one_line, plural, printable
 
 
 @pytest.mark.parametrize(("count", "noun", "says"), [
@@ -49,3 +49,12 @@ def test_of_all_characters_no_control_is_left_and_all_others_stay():
 
 def test_a_name_with_newlines_stays_in_its_line():
     assert one_line("two\nlines\t\x1b") == "two\\nlines\\t\\x1b"
+
+
+@pytest.mark.parametrize(("value", "shown"), [
+    (1234.5, "1,234.50"), (0.0, "0.00"), (999999999.0, "999,999,999.00"),
+    (1e9, "1.00e+09"), (3.2e300, "3.20e+300"), (-1e12, "-1.00e+12"),
+    (float("inf"), "inf"), (float("nan"), "nan"),
+])  # fmt: skip
+def test_a_number_of_too_many_digits_is_a_power_of_ten(value, shown):
+    assert fixed(value, 2) == shown

@@ -21,6 +21,7 @@ for (const root of document.querySelectorAll(".lucid-explained:not(.ready)")) {
     return element;
   };
   const visible = text => "“" + text.replace(/\n/g, "↵").replace(/\t/g, "→") + "”";
+  const large = p => p < 1e9 ? p.toLocaleString("en", {maximumFractionDigits: 1}) : p.toExponential(2);
   const short = p => p >= 0.001 ? p.toFixed(4) : p.toExponential(2);
 
   function show(text, place) {
@@ -35,7 +36,7 @@ for (const root of document.querySelectorAll(".lucid-explained:not(.ready)")) {
       ["nats, bits", nats.toFixed(4) + ", " + (nats / Math.LN2).toFixed(4)],
       ["rank", d.rank[place].toLocaleString("en")], ["entropy", d.entropy[place].toFixed(4) + " nats"],
       ["running loss", d.running_loss_nats[place].toFixed(4)],
-      ["running perplexity", Math.exp(d.running_loss_nats[place]).toLocaleString("en", {maximumFractionDigits: 1})],
+      ["running perplexity", large(Math.exp(d.running_loss_nats[place]))],
     ]) facts.append(row(cell("th", name), cell("td", value, "n")));
     const largest = Math.max(...d.alternative_probabilities[place], 1e-9);
     d.alternative_ids[place].forEach((id, index) => {
