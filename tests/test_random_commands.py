@@ -1,5 +1,6 @@
 """Random command lines: every verb and flag that the parser knows, odd values, odd files; no traceback."""
 
+import functools
 import os
 import random
 import re
@@ -253,6 +254,7 @@ def place(pristine, tmp_path, monkeypatch, capsys) -> Iterator[Path]:
     return here
 
 
+@functools.cache
 def flags_of(verb: str) -> dict[str, typing.Any]:
     """Every flag of a verb, --no-... and all, with the type of its value."""
     found: dict[str, typing.Any] = {"--help": bool, "--version": bool}
@@ -296,6 +298,7 @@ def odd_command(draw: random.Random) -> list[str]:
     return words
 
 
+@functools.cache
 def places_of(verb: str) -> list[str]:
     """The names of the arguments of a verb that have a place instead of a flag."""
     return [
@@ -364,7 +367,7 @@ def fault_of(code: int, rang: bool, err: str) -> str:
         return f"exit code {code}"
     if any(not letter.isprintable() and letter not in "\n\t" for letter in err):
         return "a control character"
-    if code == 1 and re.search(r"lucidlm: (\[Errno|[^\n]*$)", err) and "standard output" not in err:
+    if code == 1 and "lucidlm: " in err:
         return "an error without a way out"
     lines = [line for line in err.splitlines() if line.startswith("lucidlm: ")]
     if code == 2 and (len(lines) != 1 or err.splitlines()[-1] != lines[0]):
@@ -377,9 +380,6 @@ def faults_of(commands: Iterable[list[str]], pristine: Path, capsys, seconds: fl
     faults = []
     for command in commands:
         code, rang, err = answer(command, capsys, seconds)
-        if dump := os.environ.get("DUMP"):
-            with open(dump, "a", errors="backslashreplace") as f:
-                f.write(f"{code} {rang} {shlex.join(command)[:200]!r}\n      {err[-250:]!r}\n")
         if what := fault_of(code, rang, err):
             kept = re.search(r"which is in (\S+)", err)
             trace = Path(kept[1]).read_text(encoding="utf-8")[-900:] if kept else ""
@@ -419,8 +419,6 @@ def test_random_commands_show_no_traceback(place, pristine, capsys):
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
 def test_two_thousand_random_commands_show_no_traceback(place, pristine, capsys):
-    draw = random.Random(int(os.environ.get("SEED", "12")))
-    faults = faults_of(
-        (odd_command(draw) for _ in range(int(os.environ.get("COMMANDS", "2000")))), pristine, capsys, 1.5
-    )
+    draw = random.Random(int(os.environ.get("LUCIDLM_SEED", "12")))
+    faults = faults_of((odd_command(draw) for _ in range(2000)), pristine, capsys, 1.5)
     assert not faults, "\n\n".join(faults)
