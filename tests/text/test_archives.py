@@ -2,37 +2,16 @@ import bz2
 import gzip
 import io
 import tarfile
-import zipfile
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packed_files import tarred, zipped
 from written_files import read, read_one, refusal, written
 
 from lucidlm.text import archives
 from lucidlm.text.account import Account
 from lucidlm.text.documents import read_texts
-
-
-def zipped(members: dict[str, str | bytes], change=lambda info: None) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in members.items():
-            info = zipfile.ZipInfo(name)
-            archive.writestr(info, data, zipfile.ZIP_DEFLATED)
-            change(info)
-    return file.getvalue()
-
-
-def tarred(members: dict[str, str | bytes]) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            content = data.encode() if isinstance(data, str) else data
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return file.getvalue()
 
 
 def counted(path) -> tuple[list[tuple[str, str]], Account]:

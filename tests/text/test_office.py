@@ -1,47 +1,12 @@
-import io
-import zipfile
 from xml.sax.saxutils import escape
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packed_files import STRICT, W, docx, odt, p, packed
 from written_files import read_one, refusal, written
 
 from lucidlm.text import office
-
-W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
-STRICT = 'xmlns:w="http://purl.oclc.org/ooxml/wordprocessingml/main"'
-MC = 'xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006"'
-OF = "urn:oasis:names:tc:opendocument:xmlns"
-ODF = " ".join(f'xmlns:{name}="{OF}:{uri}:1.0"' for name, uri in
-               [("office", "office"), ("text", "text"), ("table", "table"), ("draw", "drawing")])  # fmt: skip
-ODT_TYPE = "application/vnd.oasis.opendocument.text"
-
-
-def packed(members: dict[str, str]) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return file.getvalue()
-
-
-def docx(body: str, namespace: str = W, **parts: str) -> bytes:
-    document = f'<?xml version="1.0"?><w:document {namespace} {MC}><w:body>{body}</w:body></w:document>'
-    others = {f"word/{name}.xml": part for name, part in parts.items()}
-    return packed({"[Content_Types].xml": "<Types/>", "word/document.xml": document} | others)
-
-
-def odt(body: str, **members: str) -> bytes:
-    text = f"<office:body><office:text>{body}</office:text></office:body>"
-    content = f"<office:document-content {ODF}>{text}</office:document-content>"
-    return packed(
-        {"mimetype": ODT_TYPE, "content.xml": content} | {f"{n}.xml": m for n, m in members.items()}
-    )
-
-
-def p(text: str) -> str:
-    return f'<w:p><w:r><w:t xml:space="preserve">{escape(text)}</w:t></w:r></w:p>'
 
 
 def read_as(tmp_path, name: str, data: bytes) -> tuple[str, list[str]]:
