@@ -16,9 +16,10 @@ import torch
 from lucidlm.model.config import preset
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
+from lucidlm.weights.header import WEIGHTS
 from lucidlm.weights.huggingface import save_model
 from lucidlm.weights.names import to_huggingface
-from lucidlm.weights.tensor_files import INDEX, WEIGHTS, write_tensors
+from lucidlm.weights.tensor_files import INDEX, write_tensors
 
 IMPORT = "import sys; from lucidlm.cli import main; sys.exit(main(sys.argv[1:]))"
 

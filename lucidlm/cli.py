@@ -759,32 +759,63 @@ def info(model: str, *, json: Annotated[bool, Parameter(negative="")] = False) -
     json
         Print the result as JSON.
     """
-    from lucidlm.measure.history import METRICS, read_history
-    from lucidlm.measure.verdict import course_of
     from lucidlm.model.config import PRESETS
-    from lucidlm.training.runs import state_of
-    from lucidlm.training.setup import design_of_run
     from lucidlm.weights.load import load
 
+    run = Path(model) / "run.toml"
     if model in PRESETS:  # its shape says all, and random weights of it may need more memory than there is
         loaded, tokenizer = load(model, device="meta", notice=say)
+        values = _shape_values(model, loaded, tokenizer)
+    elif run.exists() and not (Path(model) / "model.safetensors").exists():
+        values = _planned(model)
     else:
         loaded, tokenizer, _ = _load(model, Compute(device="cpu"))
-    values = {"model": model, "parameters": loaded.n_parameters} | loaded.config.to_dict()
-    values |= {"tokenizer": tokenizer.name, "document_prefix_id": loaded.document_prefix_id}
-    if (Path(model) / METRICS).exists():
-        history = read_history(Path(model))
-        state = state_of(Path(model), history)
-        values |= {"status": state.status, "step": state.step}
-        if history.final is not None:
-            values["evaluation"] = asdict(history.final) if json else str(history.final)
-        course = str(course_of(history, design=design_of_run(Path(model))))
-        values["verdict"] = f"{state.sentence(Path(model))} {course}".strip()
+        values = _shape_values(model, loaded, tokenizer)
+    if model not in PRESETS and run.exists():
+        values |= _course_values(Path(model), json=json)
     if json:
         show_json(values)
         return
     for name, value in values.items():
         show(f"{name:<20} {f'{value:,}' if name == 'parameters' else value}")
+
+
+def _shape_values(model: str, loaded: "GPT", tokenizer: "Tokenizer") -> dict[str, Any]:
+    values = {"model": model, "parameters": loaded.n_parameters} | loaded.config.to_dict()
+    return values | {"tokenizer": tokenizer.name, "document_prefix_id": loaded.document_prefix_id}
+
+
+def _planned(model: str) -> dict[str, Any]:
+    """What is known of a run that has no weights: the plan that it has, or its error."""
+    from lucidlm.training.runs import read_settings
+
+    plan = read_settings(Path(model))[1]
+    values: dict[str, Any] = {"model": model, "weights": f"{Path(model) / 'model.safetensors'}: not there"}
+    if plan is None:
+        return values
+    values |= {"parameters": plan.model.n_parameters} | plan.model.to_dict()
+    return values | {"planned_steps": plan.steps, "dtype": plan.dtype}
+
+
+def _course_values(run: Path, *, json: bool) -> dict[str, Any]:
+    """How a run went, for `info`."""
+    from lucidlm.measure.history import read_history
+    from lucidlm.measure.verdict import course_of
+    from lucidlm.training.runs import state_of
+    from lucidlm.training.setup import design_of_run
+
+    history = read_history(run)
+    state = state_of(run, history)
+    values: dict[str, Any] = {"status": state.status, "step": state.step}
+    if (best := history.best) is not None:
+        values["best_step"] = best.step
+        values["validation"] = f"{best.validation_loss_nats:.4f} nats per token"
+        if json:
+            values["validation"] = asdict(best)
+    if history.final is not None:
+        values["evaluation"] = asdict(history.final) if json else str(history.final)
+    course = str(course_of(history, design=design_of_run(run)))
+    return values | {"verdict": f"{state.sentence(run)} {course}".strip()}
 
 
 @app.command
@@ -996,8 +1027,10 @@ def _seen(model: str, texts: Sequence[str], reading: Reading, *, held_out_of: st
     """How much a model was trained on of the texts or, without any, of a run's held-out text."""
     from lucidlm.display import stage_printer
     from lucidlm.text.documents import read_documents
-    from lucidlm.training.lineage import held_out_seen_by, seen_by
+    from lucidlm.training.lineage import held_out_seen_by, lineage_of, seen_by
 
+    for fault in lineage_of(model).faults:
+        say(f"what {model} was trained on is not known: {fault}")
     if not texts:
         return held_out_seen_by(model, Path(held_out_of), progress=stage_printer)
     given = (document.pieces() for document in read_documents(texts, reading=reading))
@@ -1031,12 +1064,11 @@ def _refuse_runs_given_twice(names: tuple[list[str], list[str]]) -> None:
 
 def _state(model: str) -> str:
     """That a run is training now or was interrupted, in one sentence; "" of a finished run and of others."""
-    from lucidlm.measure.history import METRICS
     from lucidlm.training.runs import state_of
     from lucidlm.training.setup import is_run
 
     run = Path(model)
-    return state_of(run).sentence(run) if is_run(run) and (run / METRICS).exists() else ""
+    return state_of(run).sentence(run) if is_run(run) else ""
 
 
 def _say_state(model: str) -> None:
@@ -1089,10 +1121,11 @@ def _print_runs(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         head = f"{one_line(row['run']):<{wide}} {row['status']:<11} {row['steps']:>7,}"
         if row["best_step"] is None:
-            show(f"{head}  no validation yet")
+            show(f"{head}  {'; '.join(row['problems']) or 'no validation yet'}")
             continue
         tokens, of = row["validation_tokens"], row["heldout_tokens"]
         sample = f"a sample of {tokens:,} of {of:,} tokens" if of and of > tokens else f"{tokens:,} tokens"
+        sample = "; ".join([sample, *row["problems"]])
         show(
             f"{head} {row['best_step']:>7,} {fixed(row['validation_loss_nats'], 4):>8} "
             f"{fixed(row['perplexity'], 2):>11} {fixed(row['bits_per_byte'], 4):>9} "

@@ -3,23 +3,33 @@
 metrics.jsonl: {"event": "step", ...Step's fields}, {"event": "validation", ...Validation's fields}, and
 "plan" and "end" for what a person may want to know; a finished run's "end" has "final": {...Final's fields}.
 samples.jsonl: {"step", "prompt", "text", "probe_ids", "probe_log_probabilities"}.
+Each line ends with "check": its number and a hash of all in it but times and speeds, so that a line that was
+torn, changed, lost or doubled is known; a file of a former version has none.
 """
 
+import hashlib
 import json
+import types
+import typing
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lucidlm.errors import RunError
+from lucidlm.errors import RunError, WeightsError
 from lucidlm.measure.trend import CERTAIN_RISE, medians_of_three, noise_of
 from lucidlm.runtime.small_files import lines_of
-from lucidlm.runtime.wording import fixed
+from lucidlm.runtime.wording import fixed, plural
+from lucidlm.weights.header import WEIGHTS, Origin, origin_of
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
+CHECK = "check"
+UNCHECKED = (CHECK, "time_s", "tokens_per_s", "mfu")
+"""What no hash is of: two runs that are equal in all else write equal checks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +100,29 @@ class Final:
 
 
 @dataclass(frozen=True, slots=True)
+class Lines:
+    """The lines of a .jsonl file that can be trusted, and how many others there are."""
+
+    events: tuple[dict[str, Any], ...] = ()
+    broken: int = 0
+    """Torn or changed; a last line that a crash tore is none of them."""
+    missing: int = 0
+    doubled: int = 0
+
+    def without(self, events: typing.Sequence[dict[str, Any]]) -> "Lines":
+        """The same where these events turned out to be no records."""
+        kept = tuple(event for event in self.events if not any(event is each for each in events))
+        return replace(self, events=kept, broken=self.broken + len(events))
+
+    def remark(self, path: Path) -> str:
+        """What a reader of its numbers must know; "" of a whole file."""
+        parts = [f"{plural(self.broken, 'line')} damaged or not of this run"] if self.broken else []
+        parts += [f"{plural(self.missing, 'line')} missing"] if self.missing else []
+        parts += [f"{plural(self.doubled, 'line')} doubled"] if self.doubled else []
+        return f"{path}: {', '.join(parts)}; the other {len(self.events):,} are used" if parts else ""
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """A run's steps and validations, in order."""
 
@@ -99,6 +132,12 @@ class History:
     """The signal that ended the run, 0 where it came to its end; None: it goes on, or it was killed."""
     final: Final | None = None
     """None of a run that did not come to its end, or of an older version."""
+    kept: Validation | None = None
+    """The losses of the weights in the run's folder, as their header says; None of an older run's."""
+    remarks: tuple[str, ...] = ()
+    """What does not fit: lines that were passed over, records that say otherwise than the weights."""
+    unsaved: str = ""
+    """That better weights than those in the folder were not saved: so it is while a run trains."""
 
     @property
     def last_step(self) -> int:
@@ -107,45 +146,191 @@ class History:
 
     @property
     def best(self) -> Validation | None:
-        """The validation with the lowest loss, the earliest of equals."""
-        return min(self.validations, key=lambda validation: validation.validation_loss_nats, default=None)
+        """That of the weights that are kept; else the one with the lowest loss, the earliest of equals."""
+        return self.kept or lowest(self.validations)
+
+
+def lowest(validations: typing.Sequence[Validation]) -> Validation | None:
+    """The validation with the lowest loss, the earliest of equals."""
+    return min(validations, key=lambda validation: validation.validation_loss_nats, default=None)
+
+
+def checked_line(values: dict[str, Any], number: int) -> str:
+    """A line of a .jsonl file, the `number`-th, counted from 1."""
+    content = {key: value for key, value in values.items() if key != CHECK}
+    return json.dumps(content | {CHECK: f"{number}:{_hash_of(content, number)}"}, ensure_ascii=False) + "\n"
+
+
+def _hash_of(values: dict[str, Any], number: int) -> str:
+    content = {key: value for key, value in values.items() if key not in UNCHECKED}
+    return hashlib.sha256(f"{number} {json.dumps(content)}".encode("ascii")).hexdigest()[:12]
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a .jsonl file; a last line that a crash tore is left out."""
-    if not path.exists():
-        return
-    for number, line in enumerate(lines_of(path, RunError), start=1):
+    """The objects of a .jsonl file that can be trusted."""
+    return iter(read_lines(path).events)
+
+
+def read_lines(path: Path) -> Lines:
+    """The lines of a .jsonl file, and how many were passed over; none where there is no file."""
+    numbered: dict[int, dict[str, Any]] = {}
+    plain: list[dict[str, Any]] = []
+    broken = doubled = 0
+    before = b""
+    for line in lines_of(path, RunError) if path.exists() else ():
         try:
             event = json.loads(line)
-            if not isinstance(event, dict):
-                raise ValueError("not an object")
-            yield event
-        except (ValueError, RecursionError):  # not UTF-8, or not JSON
-            if line.endswith(b"\n"):
-                raise RunError(
-                    f"{path}:{number}: not a line of JSON; delete this line to go on without it"
-                ) from None
+            check = event.pop(CHECK, None)
+            number = 0 if check is None else _number_in(check, event)
+        except (ValueError, TypeError, AttributeError, RecursionError):  # no JSON object, or a changed one
+            broken += line.endswith(b"\n")
+            continue
+        if line == before or numbered.get(number) == event:
+            doubled += 1
+        elif number in numbered:
+            broken += 1  # of another file: it has the place of a line that is there
+        elif number:
+            numbered[number] = event
+        else:
+            plain.append(event)
+        before = line
+    if not numbered:
+        return Lines(tuple(plain), broken, 0, doubled)
+    broken += len(plain)  # in a file that has checks each line has one
+    missing = max(0, max(numbered) - len(numbered) - broken)
+    return Lines(tuple(numbered[number] for number in sorted(numbered)), broken, missing, doubled)
 
 
-def read_history(run: Path) -> History:
-    """What happened in the run at that folder."""
-    steps, validations, end, final = [], [], None, None
-    for event in read_events(Path(run) / METRICS):
-        if event.get("event") == "step":
-            steps.append(_from_event(Step, event))
-        elif event.get("event") == "validation":
-            validations.append(_from_event(Validation, event))
-        if event.get("event") in ("step", "validation", "end"):
-            end = event.get("interrupted", 0) if event["event"] == "end" else None
-            final = _from_event(Final, event["final"]) if event.get("final") else None
-    return History(tuple(steps), tuple(validations), end, final)
+def _number_in(check: str, event: dict[str, Any]) -> int:
+    """The line's number; ValueError where the hash beside it is another's."""
+    number, _, found = check.partition(":")
+    if found != _hash_of(event, int(number)) or str(int(number)) != number:
+        raise ValueError
+    return int(number)
 
 
-def _from_event(kind: type[Step | Validation | Final], event: dict[str, Any]) -> Any:
-    """Newer versions may write more: what this one does not know it leaves."""
-    values: dict[str, Any] = {field.name: event.get(field.name) for field in fields(kind)}
+def read_history(run: str | Path) -> History:
+    """What happened in the run at that folder, by the lines that can be trusted and by its weights."""
+    run = Path(run)
+    lines = read_lines(run / METRICS)
+    steps, validations, end, final, odd = [], [], None, None, []
+    for event in lines.events:
+        kind = event.get("event")
+        try:
+            if kind == "step":
+                steps.append(record_of(Step, event))
+            elif kind == "validation":
+                validations.append(record_of(Validation, event))
+            if kind in ("step", "validation", "end"):
+                end, final = _end_of(event) if kind == "end" else (None, None)
+        except (ValueError, TypeError):
+            odd.append(event)
+    kept, origin, damage = None, None, ""
+    try:
+        origin = origin_of(run / WEIGHTS) if (run / WEIGHTS).is_file() else None
+        kept = _kept(origin, validations)
+    except (WeightsError, ValueError, TypeError):
+        damage = f"{run / WEIGHTS}: damaged, so the best step is that of the records"
+    last = steps[-1].step if steps else 0
+    disagreement = _disagreement(run, kept, validations, last_step=last) if kept is not None else ""
+    remarks = (lines.without(odd).remark(run / METRICS), damage, disagreement)
+    return History(
+        tuple(steps),
+        tuple(validations),
+        end,
+        final,
+        kept,
+        tuple(remark for remark in remarks if remark),
+        _unsaved(run, origin.step, kept, validations) if origin is not None else "",
+    )
+
+
+def _end_of(event: dict[str, Any]) -> tuple[int, Final | None]:
+    signal, final = event.get("interrupted", 0), event.get("final")
+    if type(signal) is not int or not 0 <= signal < 1000:
+        raise ValueError
+    return signal, record_of(Final, final) if final else None
+
+
+def _kept(origin: Origin | None, validations: list[Validation]) -> Validation | None:
+    """The losses of the weights: as their header says, with the time of the record where there is one."""
+    if origin is None:
+        return None
+    record = next((each for each in validations if each.step == origin.step), None)
+    if origin.validation is None:
+        return record
+    told = record_of(Validation, {"time_s": 0.0} | origin.validation)
+    return record if record is not None and untimed(record) == untimed(told) else told
+
+
+def untimed(validation: Validation) -> dict[str, Any]:
+    """A validation's fields without the time, which another machine would not repeat."""
+    return {name: value for name, value in asdict(validation).items() if name != "time_s"}
+
+
+def _disagreement(run: Path, kept: Validation, validations: list[Validation], *, last_step: int) -> str:
+    """What the records say otherwise than the weights; "" where they agree."""
+    record = next((each for each in validations if each.step == kept.step), None)
+    at = f"{run / METRICS}: its losses of step {kept.step:,}"
+    if record is None and kept.step > last_step:  # a kill between two saves, gone on with before that step
+        return (
+            f"{run / WEIGHTS} holds the weights of step {kept.step:,}, and the records end at {last_step:,}"
+        )
+    if record is None:
+        return f"{at}, whose weights these are, are missing: they are read from {WEIGHTS}"
+    if record is kept:
+        return ""
+    return (
+        f"{at} are not those of these weights (validation loss {record.validation_loss_nats:.4f} there, "
+        f"{kept.validation_loss_nats:.4f} nats per token in {WEIGHTS})"
+    )
+
+
+def _unsaved(run: Path, step: int, kept: Validation | None, validations: list[Validation]) -> str:
+    best = lowest(validations)
+    if best is None or best.step == step:
+        return ""
+    if kept is None:
+        return f"{run / WEIGHTS} holds the weights of step {step:,}, which was not validated"
+    if not best.validation_loss_nats < kept.validation_loss_nats:
+        return ""
+    return (
+        f"step {best.step:,} had a lower validation loss ({best.validation_loss_nats:.4f} nats per token) "
+        f"than step {step:,}, whose weights these are, and was not saved"
+    )
+
+
+def record_of(kind: type[Any], event: dict[str, Any]) -> Any:
+    """A record of these fields; ValueError for one that is missing or of another type.
+
+    Newer versions may write more: what this one does not know it leaves.
+    """
+    values = {}
+    for name, (kinds, required) in _fields_of(kind).items():
+        if name not in event and not required:
+            continue
+        value = event.get(name)
+        if type(value) is float and float not in kinds and value.is_integer() and value < 2**53:
+            value = int(value)
+        if type(value) not in kinds or (type(value) is int and not 0 <= value < 2**63):
+            raise ValueError(f"{name} is {value!r:.80}")
+        values[name] = float(value) if float in kinds and type(value) is int else value
     return kind(**values)
+
+
+@cache
+def _fields_of(kind: type[Any]) -> dict[str, tuple[tuple[type, ...], bool]]:
+    """Of each field the types that JSON may have for it, and whether it must be there."""
+    hints = typing.get_type_hints(kind)
+    found = {}
+    for each in fields(kind):
+        hint = hints[each.name]
+        allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        found[each.name] = (
+            (*allowed, int) if float in allowed else allowed,
+            each.default is MISSING and type(None) not in allowed,
+        )
+    return found
 
 
 def passed_its_best(validations: list[Validation], *, decay_from: int, patience: int = 5) -> bool:

@@ -12,6 +12,10 @@ from lucidlm.model.config import GPTConfig
 from lucidlm.runtime.ranges import SEEDS, Range, check_ranges
 from lucidlm.text.reading import Reading
 
+LARGEST = 2**31 - 1
+"""Of steps, tokens and threads: no run has more, and a damaged file may say so."""
+LARGEST_FACTOR = 1000.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimConfig:
@@ -82,6 +86,11 @@ _TRAIN = {
     "checkpoint_seconds": Range(0, 10**9),
     "seed": SEEDS,
 }
+
+
+def _check_size(name: str, value: int) -> None:
+    if isinstance(value, bool) or not 1 <= value <= LARGEST:
+        raise ConfigError(f"{name} = {value!r:.40}: it must be from 1 to {LARGEST:,}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +210,21 @@ class Plan:
     """Steps from which on another number of threads computes: where other programs took a processor."""
     float32: Literal["stock", "onednn"] = "stock"
     """The kernels of float32 products: PyTorch's own choice, or oneDNN's where a probe found them exact."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "micro_batch", "steps", "validate_every", "validation_tokens", "threads"):
+            _check_size(f"plan.{name}", getattr(self, name))
+        for first, threads in self.threads_from:
+            _check_size("plan.threads_from", threads)
+            if first < 0:
+                raise ConfigError(f"plan.threads_from: step {first}; it must be 0 or more")
+        steps = [step for step, _ in self.schedule]
+        if not steps or steps != sorted(set(steps)) or steps[0] < -1 or steps[-1] > LARGEST:
+            raise ConfigError(
+                f"plan.schedule: its steps are {steps!r:.80}; they must rise, from -1 or more on"
+            )
+        if odd := [factor for _, factor in self.schedule if not 0 <= factor <= LARGEST_FACTOR]:
+            raise ConfigError(f"plan.schedule: a factor of {odd[0]}; it must be from 0 to {LARGEST_FACTOR}")
 
     def threads_at(self, step: int) -> int:
         """Threads that compute a step."""

@@ -19,6 +19,8 @@ class Lineage:
     runs: tuple[tuple[str, Corpus], ...]
     unknown: tuple[str, ...]
     """Weights that the line goes back to, or runs whose text is gone."""
+    faults: tuple[str, ...] = ()
+    """Why a run's text cannot be read."""
 
 
 def lineage_of(model: str) -> Lineage:
@@ -34,8 +36,8 @@ def lineage_of(model: str) -> Lineage:
         try:
             runs.append((str(folder), corpus_of_run(folder)))
             name = read_settings(folder)[0].from_
-        except LucidError:
-            return Lineage(tuple(runs), (name,))
+        except LucidError as error:
+            return Lineage(tuple(runs), (name,), (str(error),))
     return Lineage(tuple(runs), ())
 
 

@@ -309,10 +309,10 @@ def _validated(run: TrainingRun, report: Report) -> Report:
     validation = replace(validation, heldout_tokens=run.corpus.heldout_tokens)
     run.metrics.validation(validation)
     run.metrics.sample(sample)
-    best = min((earlier.validation_loss_nats for earlier in run.validations), default=float("inf"))
     run.validations.append(validation)
     run.validation_pending = False
-    if validation.validation_loss_nats < best:
+    if run.is_best(validation):
+        run.kept = validation
         run.best_state = {
             name: tensor.detach().cpu().clone() for name, tensor in run.model.state_dict().items()
         }
@@ -336,7 +336,7 @@ def _leave_stalled_threads(run: TrainingRun) -> str | None:
     if sorted(run.last_seconds)[1] < STALLED * run.alone_s or not run.unfinished:
         return None
     run.plan = replace(plan, threads_from=(*plan.threads_from, (run.step, 1)))
-    write_settings(run.folder, run.config, run.plan)
+    write_settings(run.folder, run.config, run.plan, id=run.id)
     run.metrics.event("plan", {"step": run.step, "threads": 1})
     run.clock.start_anew(run.step)
     return f"other programs hold a processor: one thread from step {run.step:,} on; run.toml has it"
@@ -368,7 +368,7 @@ def _keep_to_the_minutes(run: TrainingRun) -> str | None:
         down = max(run.step, decay_from * steps // plan.steps)
         schedule = (*plan.schedule[:-2], (down, 1.0), (steps, 0.0))
     run.plan = replace(plan, steps=steps, schedule=schedule)
-    write_settings(run.folder, run.config, run.plan)
+    write_settings(run.folder, run.config, run.plan, id=run.id)
     run.metrics.event("plan", {"step": run.step, "steps": steps, "schedule": schedule})
     speed = "slower" if steps < plan.steps else "faster"
     predicted = predict(run.text, run.plan) if run.text else None
@@ -396,6 +396,7 @@ def _judge_best(run: TrainingRun, stages: Stages | None) -> Judgement:
         # However slow the machine has become, this must not take more than a fiftieth over the time.
         seconds = max(run.clock.left_s(reserve_s=run.judging_s), run.clock.deadline_s / 50)
         tokens = min(tokens, max(1024, int(seconds * run.evaluated_per_s)))
+    history = read_history(run.folder)
     judgement = judge(
         model,
         run.corpus.tokenizer,
@@ -403,7 +404,7 @@ def _judge_best(run: TrainingRun, stages: Stages | None) -> Judgement:
         design=design_of(run.corpus, sampled=tokens < total),
         fraction=fraction_of(run.corpus, tokens=tokens),
         corpus=run.corpus,
-        history=read_history(run.folder),
+        history=replace(history, kept=run.kept or history.kept),
         sample_of=run.corpus.heldout_tokens,
         started_from=run.config.from_,
         limit_bytes=baseline_bytes(run.config.minutes),

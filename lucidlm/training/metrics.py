@@ -3,7 +3,6 @@
 A full disk must not cost a training run: the first line that cannot be written is reported, none stops it.
 """
 
-import json
 import os
 import sys
 from collections.abc import Callable, Collection
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lucidlm.errors import ConfigError
-from lucidlm.measure.history import METRICS, SAMPLES, Step, Validation, read_events
+from lucidlm.measure.history import METRICS, SAMPLES, Step, Validation, checked_line, read_lines
 from lucidlm.runtime.files import write_atomically
 
 
@@ -21,7 +20,12 @@ class Metrics:
 
     def __init__(self, run: Path, *, tensorboard: bool, warn: Callable[[str], None]) -> None:
         self.run, self.warn, self.failed = run, warn, False
+        self.count()
         self.writer = _tensorboard_writer(run) if tensorboard else None
+
+    def count(self) -> None:
+        """Counts the lines that are there: the next one has the number after theirs."""
+        self.lines = {name: len(read_lines(self.run / name).events) for name in (METRICS, SAMPLES)}
 
     def step(self, step: Step) -> None:
         """One line, and the curves that change with every step."""
@@ -56,7 +60,8 @@ class Metrics:
 
     def _append(self, name: str, values: dict[str, Any]) -> None:
         # One write of one whole line, so that a crash can tear none but the last.
-        line = json.dumps(values, ensure_ascii=False) + "\n"
+        self.lines[name] += 1  # counted where it cannot be written too: then it is missing, and that is known
+        line = checked_line(values, self.lines[name])
         path = self.run / name
         try:
             size = path.stat().st_size if path.exists() else 0
@@ -84,17 +89,19 @@ def forget_after(run: Path, step: int, *, validated: Collection[int]) -> None:
     """
     for name in (METRICS, SAMPLES):
         if (run / name).exists():
-            kept = [event for event in read_events(run / name) if _is_kept(event, step, validated)]
-            lines = (json.dumps(event, ensure_ascii=False) + "\n" for event in kept)
+            kept = [event for event in read_lines(run / name).events if _is_kept(event, step, validated)]
+            lines = (checked_line(event, number) for number, event in enumerate(kept, start=1))
             write_atomically(run / name, "".join(lines))
 
 
 def _is_kept(event: dict[str, Any], step: int, validated: Collection[int]) -> bool:
     """Changes of the plan stay: they hold for the resumed run, which does not make them again."""
-    kind = event.get("event", "sample")
+    kind, at = event.get("event", "sample"), event.get("step", 0)
+    if type(at) is not int:
+        return False
     if kind in ("validation", "sample"):
-        return event.get("step", 0) in validated
-    return kind == "plan" or (event.get("step", 0) <= step and kind != "end")
+        return at in validated
+    return kind == "plan" or (at <= step and kind != "end")
 
 
 def _tensorboard_writer(run: Path) -> Any:

@@ -6,11 +6,14 @@ A checkpoint is a model folder plus state: every tool that opens the run opens e
 import contextlib
 import dataclasses
 import glob
+import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import tomllib
+import typing
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +23,12 @@ import tomlkit
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from lucidlm.errors import ConfigError, DataError, InUseError, RunError
-from lucidlm.measure.history import METRICS, SAMPLES, History, read_history
+from lucidlm.errors import ConfigError, DataError, InUseError, LucidError, RunError
+from lucidlm.measure.history import METRICS, SAMPLES, History, Validation, read_history, record_of
 from lucidlm.runtime.files import (
     MANIFEST,
     check_manifest,
+    fault_of,
     is_locked,
     lock,
     name_of_temporary,
@@ -36,12 +40,12 @@ from lucidlm.runtime.files import (
 from lucidlm.runtime.places import check_folder_place, path_from_text, path_text
 from lucidlm.runtime.signals import name_of
 from lucidlm.runtime.small_files import read_small_file, read_small_json
-from lucidlm.text.corpus import design_in
+from lucidlm.text.corpus import Corpus, design_in
 from lucidlm.text.pipes import DASH, STDIN
 from lucidlm.training.config import Plan, TrainConfig
 from lucidlm.weights.tensor_files import write_tensors
+from lucidlm.weights.whole import CHECKPOINT, SETTINGS, Whole, whole_of
 
-SETTINGS = "run.toml"
 LARGEST_SETTINGS = 1 << 20
 """Bytes of run.toml."""
 STATE = "state.json"
@@ -71,15 +75,20 @@ class Checkpoint:
 class RunState:
     """Whether a run came to its end."""
 
-    status: Literal["training", "interrupted", "finished"]
+    status: Literal["training", "interrupted", "finished", "broken"]
     step: int
     plan: Plan | None
     """None where run.toml has none that can be read."""
     signal: int = 0
     """The signal that interrupted it; 0 for none, or for one that no process can catch."""
+    remarks: tuple[str, ...] = ()
+    """What does not fit together in its folder."""
 
     def sentence(self, run: Path) -> str:
-        """What a reader of its numbers must know; "" of a finished run."""
+        """What a reader of its numbers must know; "" of a finished run that is whole."""
+        return " ".join(part for part in (self._end(run), *(f"{each}." for each in self.remarks)) if part)
+
+    def _end(self, run: Path) -> str:
         at = f"step {self.step:,}" + (f" of {self.plan.steps:,}" if self.plan else "")
         if self.status == "training":
             return f"{run} is training now, at {at}: its numbers are not final."
@@ -97,19 +106,34 @@ class RunState:
 def state_of(run: Path, history: History | None = None) -> RunState:
     """Whether a run is training now, was interrupted, or came to its end."""
     history = history or read_history(run)
+    remarks = list(history.remarks)
     try:
         plan = read_settings(run)[1]
-    except (ConfigError, RunError):  # a newer version's settings: the metrics say what there is to say
+        remarks += [fault] if (fault := fault_of_settings(run, whole_of(run))) else []
+    except (LucidError, OSError) as error:  # a newer version's: the metrics say what there is to say
         plan = None
+        remarks.append(str(error).rstrip("."))
     status = "training" if is_locked(run) else "finished" if history.end == 0 else "interrupted"
-    return RunState(status, history.last_step, plan, history.end or 0)
+    if history.unsaved and status != "training":
+        remarks.append(history.unsaved)
+    if not (run / METRICS).is_file() and status != "training":
+        remarks.append(f"{run / METRICS}: not there, so nothing is known of how the run went")
+    return RunState(status, history.last_step, plan, history.end or 0, tuple(remarks))
 
 
 def row_of(run: Path) -> dict[str, Any]:
-    """What `lucidlm runs` says of a run: stable keys, None where it has no such number."""
-    history = read_history(run)
-    state, best = state_of(run, history), history.best
-    plan = state.plan
+    """What `lucidlm runs` says of a run: stable keys, None where it has no such number.
+
+    A run that cannot be read has a row too: its status is "broken", and "problems" says why.
+    """
+    try:
+        history = read_history(run)
+        state = state_of(run, history)
+        problems = [*state.remarks, *_faults_of(run)]
+    except (LucidError, OSError, ValueError, RecursionError) as error:
+        history = History((), ())
+        state, problems = RunState("broken", 0, None), [" ".join(str(error).split())]
+    best, plan = history.best, state.plan
     return {
         "run": str(run),
         "status": state.status,
@@ -119,7 +143,17 @@ def row_of(run: Path) -> dict[str, Any]:
         **_numbers_of(history),
         "dtype": plan.dtype if plan else None,
         "threads": plan.threads_at(state.step) if plan else None,
+        "problems": problems,
     }
+
+
+def _faults_of(run: Path) -> Iterator[str]:
+    """What is not as it was of the small files that a run's numbers hang on."""
+    if (whole := whole_of(run)) is None:
+        return
+    for name in whole.manifest["files"]:
+        if fault := fault_of(run, name, whole.manifest):
+            yield fault
 
 
 def _numbers_of(history: History) -> dict[str, Any]:
@@ -259,8 +293,11 @@ def bring_back(folder: Path) -> None:
                 shutil.rmtree(former, ignore_errors=True)
 
 
-def write_settings(run: Path, config: TrainConfig, plan: Plan) -> None:
-    """run.toml: what was asked for, and the plan that was made of it. Training with it repeats the run."""
+def write_settings(run: Path, config: TrainConfig, plan: Plan, *, id: str = "") -> None:
+    """run.toml: what was asked for, and the plan that was made of it. Training with it repeats the run.
+
+    With the run's `id`, its last line says whose it is, and a hash of the others.
+    """
     document = tomlkit.document()
     document.add(
         tomlkit.comment(
@@ -274,7 +311,35 @@ def write_settings(run: Path, config: TrainConfig, plan: Plan) -> None:
         "Chosen from the settings above, the text and the machine. With it, the clock is never looked at."
     )
     document.add("plan", table)
-    write_atomically(run / SETTINGS, tomlkit.dumps(document))
+    text = tomlkit.dumps(document)
+    write_atomically(run / SETTINGS, f"{text}{_last_line(text, id)}" if id else text)
+
+
+def _last_line(text: str, id: str) -> str:
+    return f"# run {id}, SHA-256 of all above: {hashlib.sha256(text.encode('utf-8')).hexdigest()}\n"
+
+
+def fault_of_settings(run: Path, whole: Whole | None) -> str:
+    """What is wrong with the run.toml of a run; "" of one as it was written, and of a former version's."""
+    if whole is None or not whole.run:
+        return ""
+    path = run / SETTINGS
+    text = read_small_file(path, LARGEST_SETTINGS, RunError).decode("utf-8", "replace")
+    above, last = text[: text.rstrip("\n").rfind("\n") + 1], text[text.rstrip("\n").rfind("\n") + 1 :]
+    if last == _last_line(above, whole.run):
+        return ""
+    other = re.match(r"# run (\w{1,64}), ", last)
+    if other and other[1] != whole.run and last == _last_line(above, other[1]):
+        return f"{path}: of the run {other[1]}, not of this one ({whole.run})"
+    return f"{path}: changed since lucidlm wrote it"
+
+
+def run_id(config: TrainConfig, plan: Plan, corpus: Corpus) -> str:
+    """What names a run: a hash of all that decides its weights as it begins; a repetition has the same."""
+    texts = {name: entry["sha256"] for name, entry in corpus.manifest["files"].items()}
+    asked = [config.seed, config.from_, config.sample_prompt, corpus.tokenizer.fingerprint(), texts]
+    told = json.dumps([dataclasses.asdict(plan), asked], sort_keys=True)
+    return hashlib.sha256(told.encode("ascii")).hexdigest()[:16]
 
 
 def read_settings(path: Path) -> tuple[TrainConfig, Plan | None]:
@@ -302,7 +367,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         values = tomllib.loads(read_small_file(path, LARGEST_SETTINGS, RunError).decode("utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path}: not there; give the folder of a run, or a .toml file of settings") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, a number of a million digits
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     return {key: _each(path_from_text, value) if key in PATHS else value for key, value in values.items()}
 
@@ -316,12 +381,35 @@ def _each(change: Callable[[str], str], value: Any) -> Any:
 
 def _checked(kind: type, values: dict[str, Any], path: Path) -> Any:
     _refuse_unknown(kind, values, path)
+    if where := _truth_for_a_number(kind, values):
+        raise ConfigError(f"{path}: {where} is true or false, and a number is wanted")
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}: {where} = {first['input']!r}: {first['msg']}") from None
+        raise ConfigError(f"{path}: {where} = {first['input']!r:.80}: {first['msg']}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except (TypeError, OverflowError, RecursionError) as error:
+        raise ConfigError(f"{path}: a setting of another kind than the rest ({error})") from None
+
+
+def _truth_for_a_number(kind: Any, values: dict[str, Any], table: str = "") -> str:
+    """The first field that has a truth value where its type has none; pydantic would take it for 0 or 1."""
+    hints = typing.get_type_hints(kind)
+    for key, value in values.items():
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+            if found := _truth_for_a_number(hint, value, f"{table}{key}."):
+                return found
+        elif _holds_truth(value) and bool not in (typing.get_args(hint) or (hint,)):
+            return table + key
+    return ""
+
+
+def _holds_truth(value: Any) -> bool:
+    return any(map(_holds_truth, value)) if isinstance(value, list) else isinstance(value, bool)
 
 
 def _refuse_unknown(kind: Any, values: dict[str, Any], path: Path, table: str = "") -> None:
@@ -352,6 +440,7 @@ def save_checkpoint(
     save_model: Callable[[Path], None],
     optimizer: dict[str, Tensor],
     state: dict[str, Any],
+    id: str = "",
 ) -> Path:
     """Writes checkpoints/step_NNNNNN, whole or not at all, and drops all but the last two."""
     folder = run / "checkpoints" / f"step_{step:06d}"
@@ -359,7 +448,7 @@ def save_checkpoint(
         save_model(temporary)
         write_tensors(temporary / OPTIMIZER, optimizer)
         write_atomically(temporary / STATE, json.dumps({"step": step} | state))
-        write_manifest(temporary, {"step": step})
+        write_manifest(temporary, {"kind": CHECKPOINT, "run": id, "step": step})
     for old in checkpoint_folders(run)[:-KEPT_CHECKPOINTS]:
         shutil.rmtree(old)
     return folder
@@ -387,19 +476,36 @@ def checkpoint_folders(run: Path) -> list[Path]:
     return sorted(found, key=lambda folder: int(folder.name[5:]))
 
 
-def last_checkpoint(run: Path) -> Checkpoint:
-    """The newest checkpoint whose every byte is as it was written; RunError if there is none."""
+def last_checkpoint(run: Path, *, id: str = "") -> Checkpoint:
+    """The newest checkpoint whose every byte is as it was written, by the run of this `id` where it has one.
+
+    RunError if there is none.
+    """
     damage: list[str] = []
     for folder in reversed(checkpoint_folders(run)):
         try:
-            check_manifest(folder)
-            state = read_small_json(folder / STATE, DataError)
-            return Checkpoint(folder, state["step"], state, tuple(damage))
-        except (DataError, OSError, ValueError, KeyError, TypeError) as error:
+            return Checkpoint(folder, *_state_in(folder, id), tuple(damage))
+        except (DataError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             damage.append(f"{folder.name} is damaged ({error}); going one step back")
     if damage:
         raise RunError(f"{run}: no checkpoint is whole: {damage[0]}; train anew with --overwrite")
     raise RunError(f"{run}: no checkpoint was written yet; train anew with --overwrite")
+
+
+def _state_in(folder: Path, id: str) -> tuple[int, dict[str, Any]]:
+    """Step and state of a checkpoint; DataError or ValueError where it is not one of the run."""
+    manifest = check_manifest(folder)
+    if id and manifest.get("run") != id:
+        raise DataError(f"it is of the run {manifest.get('run')!r:.40}, not of this one ({id})")
+    state = read_small_json(folder / STATE, DataError)
+    for name in ("step", "tokens"):
+        if type(state[name]) is not int or not 0 <= state[name] < 2**63:
+            raise DataError(f"{folder / STATE}: {name} is {state[name]!r:.80}, no number of them")
+    try:
+        state["validations"] = [record_of(Validation, values) for values in state["validations"]]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{folder / STATE}: validations: {error}") from None
+    return state["step"], state
 
 
 def list_runs(root: Path) -> Iterator[Path]:

@@ -7,12 +7,14 @@ tries again.
 import time
 from dataclasses import asdict
 
+from torch import Tensor
+
 from lucidlm.errors import RunError
 from lucidlm.runtime.memory import is_out_of_memory
 from lucidlm.training.optim import optimizer_tensors
 from lucidlm.training.runs import save_checkpoint, sweep
 from lucidlm.training.state import TrainingRun
-from lucidlm.weights.huggingface import save_model
+from lucidlm.weights.huggingface import save_model, save_weights
 
 SAVING_SHARE = 0.05
 """Checkpoints take at most this share of the time."""
@@ -59,18 +61,21 @@ def _try(run: TrainingRun) -> str | None:
     try:
         sweep(run.folder)
         if run.best_state is not None:
-            save_model(run.model, tokenizer, run.folder, document_prefix_id=prefix, state=run.best_state)
+            _save_best(run, run.best_state)
             run.best_state = None
         save_checkpoint(
             run.folder,
             run.step,
-            save_model=lambda folder: save_model(run.model, tokenizer, folder, document_prefix_id=prefix),
+            save_model=lambda folder: save_model(
+                run.model, tokenizer, folder, document_prefix_id=prefix, origin=run.origin
+            ),
             optimizer=optimizer_tensors(run.model, run.optimizers),
             state={
                 "tokens": run.tokens,
                 "validations": [asdict(each) for each in run.validations],
                 "validation_pending": run.validation_pending,
             },
+            id=run.id,
         )
         run.saved = _state_of(run)
     except (OSError, MemoryError, RuntimeError) as error:
@@ -81,6 +86,17 @@ def _try(run: TrainingRun) -> str | None:
         run.saved_at = time.perf_counter()
         run.saving_s = run.saved_at - started
     return None
+
+
+def _save_best(run: TrainingRun, state: dict[str, Tensor]) -> None:
+    """The best weights into the run's folder, with their step and losses in their header."""
+    if run.id:  # what stands beside them was written when the run began
+        save_weights(run.model, run.folder, state=state, origin=run.best_origin)
+        return
+    prefix, origin = run.model.document_prefix_id, run.best_origin
+    save_model(
+        run.model, run.corpus.tokenizer, run.folder, document_prefix_id=prefix, state=state, origin=origin
+    )
 
 
 def _state_of(run: TrainingRun) -> tuple[int, int]:

@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from lucidlm.errors import ConfigError, DataError, RunError
-from lucidlm.measure.history import Validation, passed_its_best
+from lucidlm.errors import ConfigError, DataError, RunError, WeightsError
+from lucidlm.measure.history import lowest, passed_its_best, read_history
 from lucidlm.model.config import PRESETS
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.device import (
@@ -27,7 +27,14 @@ from lucidlm.runtime.device import (
     set_float32,
     set_threads,
 )
-from lucidlm.runtime.files import MANIFEST, free_bytes, largest_file_bytes, lock, write_atomically
+from lucidlm.runtime.files import (
+    MANIFEST,
+    free_bytes,
+    largest_file_bytes,
+    lock,
+    read_manifest,
+    write_atomically,
+)
 from lucidlm.runtime.places import check_file_place
 from lucidlm.runtime.small_files import read_small_json
 from lucidlm.runtime.wording import plural
@@ -44,12 +51,13 @@ from lucidlm.training.plan import DEFAULT_MINUTES, make_plan
 from lucidlm.training.runs import (
     KEPT_CHECKPOINTS,
     OPTIMIZER,
-    SETTINGS,
     bring_back,
     claimed_run_folder,
+    fault_of_settings,
     last_checkpoint,
     new_run_folder,
     read_settings,
+    run_id,
     set_aside,
     sweep,
     write_settings,
@@ -57,9 +65,10 @@ from lucidlm.training.runs import (
 from lucidlm.training.saving import save_first
 from lucidlm.training.state import TrainingRun
 from lucidlm.training.validation import check_scorable, choose_samples
-from lucidlm.weights.huggingface import load_model
+from lucidlm.weights.huggingface import describe_model, load_model
 from lucidlm.weights.load import load
-from lucidlm.weights.tensor_files import read_tensors
+from lucidlm.weights.tensor_files import find_tensors, read_tensors
+from lucidlm.weights.whole import MODEL_FILES, SETTINGS, Whole, begin_whole, weights_of, whole_of
 
 CORPUS = "data"
 UNTIMED_FLOAT32: tuple[Literal["stock"], str] = (
@@ -125,8 +134,10 @@ def start_run(
             say(f"plan: from the settings file, {plural(plan.steps, 'step')}; the clock is not looked at")
         _apply(plan)
         _check_room(folder, plan)
+        id = run_id(config, plan, corpus)
         _write_environment(folder, config, corpus, notes)
-        write_settings(folder, config, plan)  # the last: with it, a run has begun
+        write_settings(folder, config, plan, id=id)  # the last of its text: with it, a run has begun
+        _begin_whole(folder, plan, corpus, id)
         torch.manual_seed(config.seed)
         model = GPT(plan.model).to(device)
         if base is not None:
@@ -144,7 +155,7 @@ def start_run(
             most_steps=most_steps,
             final_tokens=final_tokens,
         )
-        run.alone_s, run.text = alone_s, text
+        run.id, run.alone_s, run.text = id, alone_s, text
         save_first(run)
     except BaseException:
         # Nothing was trained: a folder in the way of the next try would help nobody.
@@ -173,15 +184,15 @@ def resume_run(config: TrainConfig, stack: contextlib.ExitStack, say: Say) -> Tr
     check_file_place(folder / SETTINGS, "--out")
     stack.enter_context(lock(folder))
     sweep(folder)
+    whole = _whole_of_run(folder)
     config, plan = read_settings(folder)
     if plan is None:
         raise RunError(f"{folder / SETTINGS} has no plan: the run never began; train anew with --overwrite")
     config = replace(config, out=str(folder))
-    checkpoint = last_checkpoint(folder)
-    for note in checkpoint.notes:
+    id = whole.run if whole is not None else ""
+    checkpoint = last_checkpoint(folder, id=id)
+    for note in (*checkpoint.notes, *read_history(folder).remarks):
         say(note)
-    validations = [Validation(**values) for values in checkpoint.state["validations"]]
-    forget_after(folder, checkpoint.step, validated={each.step for each in validations})
     metrics = Metrics(folder, tensorboard=config.tensorboard, warn=say)
     device, _ = _settle(config)
     _apply(plan)
@@ -206,13 +217,63 @@ def resume_run(config: TrainConfig, stack: contextlib.ExitStack, say: Say) -> Tr
         final_tokens=sys.maxsize,
     )
     load_optimizer_tensors(model, run.optimizers, read_tensors(checkpoint.folder / OPTIMIZER))
+    _check_settings(folder, whole)
+    validations = checkpoint.state["validations"]
+    # Not before all is known to fit.
+    forget_after(folder, checkpoint.step, validated={each.step for each in validations})
+    metrics.count()
     run.step, run.tokens = checkpoint.step, checkpoint.state["tokens"]
-    run.validations = validations
+    run.validations, run.id = validations, id
     run.validation_pending = checkpoint.state.get("validation_pending", False)
     run.saved = run.step, len(validations)
+    _find_best(run, whole, say)
     run.stopped_early = has_passed_its_best(run)
     say(f"resuming {folder} at step {run.step:,} of {plan.steps:,}")
     return run
+
+
+def _begin_whole(folder: Path, plan: Plan, corpus: Corpus, id: str) -> None:
+    """What never changes of a run, and its manifest."""
+    prefix = corpus.tokenizer.end_of_text
+    describe_model(plan.model, corpus.tokenizer, folder, document_prefix_id=prefix)
+    names = [*MODEL_FILES, ENVIRONMENT, *(f"{CORPUS}/{name}" for name in (MANIFEST, PREPARED))]
+    begin_whole(folder, id, [name for name in names if (folder / name).exists()])
+
+
+def _whole_of_run(folder: Path) -> Whole | None:
+    """The manifest of a run whose model's files are as they were, or WeightsError."""
+    whole = whole_of(folder)
+    if whole is None:
+        return None
+    for name in MODEL_FILES:
+        whole.check(name)
+    return whole
+
+
+def _check_settings(folder: Path, whole: Whole | None) -> None:
+    """RunError for a run.toml of another run, or a changed one."""
+    if fault := fault_of_settings(folder, whole):
+        raise RunError(
+            f"{fault}; restore it, or begin a new run with it: "
+            f"lucidlm train --config {folder / SETTINGS} --out NEW"
+        )
+
+
+def _find_best(run: TrainingRun, whole: Whole | None, say: Say) -> None:
+    """The best weights are those in the folder, if they are there and whole; else those of the checkpoint."""
+    if whole is None:
+        run.kept = lowest(run.validations)
+    try:
+        if whole is not None:
+            weights_of(whole)
+            run.kept = read_history(run.folder).kept
+        else:
+            find_tensors(run.folder)
+        return
+    except WeightsError as error:
+        say(f"{str(error).partition('; ')[0]}: from now on the weights of step {run.step:,} are the best")
+    run.best_state = {name: tensor.detach().cpu().clone() for name, tensor in run.model.state_dict().items()}
+    run.kept = next((each for each in run.validations if each.step == run.step), None)
 
 
 def has_passed_its_best(run: TrainingRun) -> bool:
@@ -372,21 +433,37 @@ def is_run(folder: Path) -> bool:
 def corpus_of_run(folder: Path) -> Corpus:
     """The corpus that a run was started with; RunError if it is no longer the same or there is none."""
     data = folder / CORPUS
+    whole = whole_of(folder)
+    for name in (f"{CORPUS}/{MANIFEST}", f"{CORPUS}/{PREPARED}"):
+        if whole is not None and name in whole.manifest["files"]:
+            whole.check(name)
     if not data.is_dir():
         raise RunError(f"{folder} is no run with a text of its own; give a text")
     try:
         if not (data / PREPARED).exists():
             return open_corpus(data)
-        record = read_small_json(data / PREPARED, RunError)
-        corpus = open_corpus(Path(record["path"]))
+        path, files = _prepared(data / PREPARED)
+        corpus = open_corpus(path)
     except DataError as error:
         raise RunError(f"{folder}: its text is not what it was trained on: {error}") from error
-    if corpus.manifest["files"] != record["files"]:
+    if corpus.manifest["files"] != files:
         raise RunError(
-            f"{record['path']} was prepared anew since the run began: its hashes are not those of "
+            f"{path} was prepared anew since the run began: its hashes are not those of "
             f"{data / PREPARED}; prepare the same text again, or start another run"
         )
     return corpus
+
+
+def _prepared(record: Path) -> tuple[Path, dict[str, Any]]:
+    """Where a run's prepared folder lies, and its hashes as they were; DataError for a damaged record."""
+    try:
+        values = read_small_json(record, DataError)
+        path, files = values["path"], values["files"]
+        if not isinstance(path, str) or not path or "\0" in path or not isinstance(files, dict):
+            raise ValueError("no path and hashes in it")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{record}: it is damaged ({error}); restore it from a copy of the run") from None
+    return Path(path), files
 
 
 def design_of_run(folder: Path) -> str:
@@ -397,9 +474,9 @@ def design_of_run(folder: Path) -> str:
     data = folder / CORPUS
     try:
         if (data / PREPARED).exists():
-            data = Path(read_small_json(data / PREPARED, RunError)["path"])
-        return design_in(read_small_json(data / MANIFEST, RunError))
-    except (OSError, RunError, ValueError, KeyError, TypeError):
+            data = _prepared(data / PREPARED)[0]
+        return str(design_in(read_manifest(data)))
+    except (DataError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return "given"
 
 

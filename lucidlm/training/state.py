@@ -1,5 +1,6 @@
 """A training under way: what its loop keeps from step to step."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lucidlm.measure.history import Validation
+from lucidlm.measure.history import Validation, lowest, untimed
 from lucidlm.model.gpt import GPT
 from lucidlm.text.corpus import Corpus
 from lucidlm.text.windows import Windows
@@ -18,6 +19,7 @@ from lucidlm.training.metrics import Metrics
 from lucidlm.training.optim import Optimizers
 from lucidlm.training.prediction import Compressibility
 from lucidlm.training.validation import Samples
+from lucidlm.weights.header import Origin
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,6 +47,10 @@ class TrainingRun:
     step: int = 0
     tokens: int = 0
     validations: list[Validation] = field(default_factory=list)
+    id: str = ""
+    """What names the run in its files; "" of one that a former version began."""
+    kept: Validation | None = None
+    """The losses of the best weights, which are in `best_state` or in the folder."""
     best_state: dict[str, Tensor] | None = None
     """The best weights, where they are not yet in the run's folder."""
     validation_pending: bool = True
@@ -72,8 +78,27 @@ class TrainingRun:
 
     @property
     def best(self) -> Validation | None:
-        """The validation with the lowest loss so far."""
-        return min(self.validations, key=lambda each: each.validation_loss_nats, default=None)
+        """The losses of the best weights so far."""
+        return self.kept or lowest(self.validations)
+
+    def is_best(self, validation: Validation) -> bool:
+        """Whether these losses are lower than those of the weights that are kept."""
+        kept = self.kept.validation_loss_nats if self.kept is not None else math.nan
+        return math.isnan(kept) or validation.validation_loss_nats < kept
+
+    @property
+    def origin(self) -> Origin:
+        """Whose the weights of this step are."""
+        now = self.validations[-1] if self.validations else None
+        return self._origin(self.step, now if now is not None and now.step == self.step else None)
+
+    @property
+    def best_origin(self) -> Origin:
+        """Whose the best weights are."""
+        return self.origin if self.kept is None else self._origin(self.kept.step, self.kept)
+
+    def _origin(self, step: int, validation: Validation | None) -> Origin:
+        return Origin(self.id, step, None if validation is None else untimed(validation))
 
     @property
     def reserve_s(self) -> float:

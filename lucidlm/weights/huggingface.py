@@ -21,9 +21,10 @@ from lucidlm.runtime.memory import check_weights
 from lucidlm.runtime.progress import Progress, counted
 from lucidlm.runtime.wording import plural
 from lucidlm.text.tokenizer import Tokenizer
+from lucidlm.weights.header import WEIGHTS, Origin
 from lucidlm.weights.hf_config import CONFIG, config_of, document_prefix_id, read_config
 from lucidlm.weights.names import assemble, match, to_huggingface
-from lucidlm.weights.tensor_files import WEIGHTS, Origin, StoredTensor, find_tensors, write_tensors
+from lucidlm.weights.tensor_files import StoredTensor, find_tensors, write_tensors
 
 
 @dataclass(frozen=True, slots=True)

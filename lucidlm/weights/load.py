@@ -13,12 +13,12 @@ from lucidlm.runtime.memory import check_weights
 from lucidlm.runtime.progress import Progress
 from lucidlm.runtime.wording import plural
 from lucidlm.text.tokenizer import Tokenizer
+from lucidlm.weights.header import WEIGHTS
 from lucidlm.weights.hf_config import CONFIG
 from lucidlm.weights.huggingface import load_model
 from lucidlm.weights.openai import is_openai_folder, load_openai
 from lucidlm.weights.published import PUBLISHED, hub_folder, is_hub_name, published_folder
-from lucidlm.weights.tensor_files import WEIGHTS
-from lucidlm.weights.whole import check_model
+from lucidlm.weights.whole import check_model, checkpoints_in, is_run_without_settings
 
 
 def load(
@@ -84,8 +84,10 @@ def _load_huggingface(
         )
     if (folder / "run.toml").exists():
         if not (folder / WEIGHTS).exists():
-            raise WeightsError(f"{folder}: this run has no weights yet; wait for its first checkpoint")
+            raise WeightsError(_no_weights(folder))
         notice(f"{folder}: the best weights of this run")
+    elif is_run_without_settings(folder):
+        notice(f"{folder / 'run.toml'}: not there; this run is read as a model alone")
     check_model(folder)
     model = load_model(folder, device=device, dtype=dtype, notice=notice, progress=progress)
     fetched = folder != Path(name) and name.partition("@")[0].removeprefix("openai-community/") in PUBLISHED
@@ -113,6 +115,12 @@ def _random(name: str, *, seed: int, device: str, dtype: torch.dtype) -> tuple[G
         torch.manual_seed(seed)
         model = GPT(config)
     return model.to(device=device, dtype=dtype).eval(), tokenizer
+
+
+def _no_weights(run: Path) -> str:
+    if saved := [folder for folder in checkpoints_in(run) if (folder / WEIGHTS).is_file()]:
+        return f"{run / WEIGHTS}: not there; restore it, or take the last weights: {saved[0]}"
+    return f"{run}: this run has no weights yet ({WEIGHTS}); wait for its first checkpoint"
 
 
 def _unknown(name: str) -> str:

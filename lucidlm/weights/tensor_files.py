@@ -1,7 +1,7 @@
 """Safetensors files: tensors written one after another, and found by name in one file or in several.
 
-A file is eight bytes of length, a JSON header and the tensors' bytes (the format's README). The library reads
-them; its writer wants all tensors at once, twice the memory of a model that is stored transposed.
+The library reads them; its writer wants all tensors at once, twice the memory of a model that is stored
+transposed.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 import shlex
-import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,28 +18,19 @@ import torch
 from torch import Tensor
 
 from lucidlm.errors import WeightsError
-from lucidlm.runtime.files import SETTLED_NS, naming
+from lucidlm.runtime.files import naming
 from lucidlm.runtime.memory import is_out_of_memory
 from lucidlm.runtime.places import path_text
 from lucidlm.runtime.progress import Progress, counted
 from lucidlm.runtime.small_files import read_small_file
+from lucidlm.weights.header import SEAL, UNSEALED, WEIGHTS, Origin, check_seal
 
-WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 LARGEST_INDEX = 1 << 24
 """Bytes: more than 100,000 tensors need."""
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-LARGEST_HEADER = 100_000_000
-"""The library's own limit."""
-_OURS = "lucidlm."
-_RUN, _STEP, _VALIDATION, _SEAL = (f"{_OURS}{name}" for name in ("run", "step", "validation", "sha256"))
-_UNSEALED = "0" * 64
-"""In the place of the seal while the file is hashed."""
-_SEALED: set[tuple[int, ...]] = set()
-"""Files as they stood when their seal was right."""
-_AGAIN = "copy or download it again"
 # Beside the index, under a plain name: no path leads elsewhere. (The hub's cache has links under such names.)
 _SHARD = re.compile(r"[A-Za-z0-9_][\w.-]*\.safetensors", re.ASCII)
 
@@ -90,7 +80,7 @@ def write_tensors(
     tensors: Mapping[str, Tensor],
     progress: Progress | None = None,
     *,
-    origin: "Origin | None" = None,
+    origin: Origin | None = None,
 ) -> None:
     """Writes one safetensors file, a tensor in memory at a time, whatever their layout and device.
 
@@ -98,7 +88,7 @@ def write_tensors(
     weights and hash in place together.
     """
     about = {} if origin is None else origin.to_metadata()
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", **about, _SEAL: _UNSEALED}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **about, SEAL: UNSEALED}}
     end = 0
     for name, tensor in tensors.items():
         start, end = end, end + tensor.numel() * tensor.element_size()
@@ -115,95 +105,8 @@ def write_tensors(
             data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
             file.write(data)
             seal.update(data)
-        file.seek(start.index(_UNSEALED.encode("ascii")))
+        file.seek(start.index(UNSEALED.encode("ascii")))
         file.write(seal.hexdigest().encode("ascii"))
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Whose weights a file holds, as its header says."""
-
-    run: str
-    """What names the run; "" of weights that belong to none."""
-    step: int
-    validation: dict[str, Any] | None = None
-    """The losses after that step, where it was validated."""
-
-    def to_metadata(self) -> dict[str, str]:
-        """Strings, as the format wants them."""
-        found = {_RUN: self.run, _STEP: str(self.step)}
-        return found if self.validation is None else found | {_VALIDATION: json.dumps(self.validation)}
-
-
-def origin_of(path: Path) -> Origin | None:
-    """Whose weights a file holds; None where its header does not say, WeightsError for a damaged one."""
-    metadata = _metadata_of(_start_of(path), path)
-    if _RUN not in metadata or _SEAL not in metadata:
-        return None
-    try:
-        record = metadata.get(_VALIDATION)
-        validation = None if record is None else json.loads(record)
-        if validation is not None and not isinstance(validation, dict):
-            raise ValueError
-        return Origin(metadata[_RUN], int(metadata[_STEP]), validation)
-    except (KeyError, ValueError, RecursionError):
-        raise WeightsError(f"{path}: its header is damaged; copy or download it again") from None
-
-
-def check_seal(path: Path) -> bool:
-    """Whether a file has a seal, the SHA-256 of all else in it; WeightsError where that is another."""
-    start = _start_of(path)
-    metadata = _metadata_of(start, path)
-    seal = metadata.get(_SEAL)
-    if seal is None:
-        if odd := [name for name in metadata if name.startswith(_OURS)]:
-            raise WeightsError(
-                f"{path}: its header has {odd[0][:80]!r} and no seal: it was damaged; {_AGAIN}"
-            )
-        return False
-    if len(seal) != len(_UNSEALED) or start.count(seal.encode("utf-8")) != 1:
-        raise WeightsError(f"{path}: the seal in its header is damaged; {_AGAIN}")
-    status = path.stat()
-    stood = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    if stood in _SEALED:
-        return True
-    if _unsealed_sha256(path, start, seal) != seal:
-        raise WeightsError(f"{path}: damaged: its SHA-256 is not the one in its header; {_AGAIN}")
-    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED_NS:
-        _SEALED.add(stood)
-    return True
-
-
-def _unsealed_sha256(path: Path, start: bytes, seal: str) -> str:
-    digest = hashlib.sha256(start.replace(seal.encode("utf-8"), _UNSEALED.encode("ascii")))
-    with open(path, "rb") as file:
-        file.seek(len(start))
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _start_of(path: Path) -> bytes:
-    """The bytes before the tensors: length and header, as much as is there of a file that is cut off."""
-    if path.exists() and not path.is_file():
-        raise WeightsError(f"{path}: not a plain file; {_AGAIN}")
-    try:
-        with open(path, "rb") as file:
-            length = file.read(8)
-            return length + file.read(min(int.from_bytes(length, "little"), LARGEST_HEADER))
-    except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror or error}; give a file that can be read") from None
-
-
-def _metadata_of(start: bytes, path: Path) -> dict[str, str]:
-    """The header's own words; WeightsError where it is no header, none where it has no words."""
-    try:
-        metadata = json.loads(start[8:].decode("utf-8")).get("__metadata__") or {}
-        if all(isinstance(value, str) for value in metadata.values()):
-            return metadata
-    except (ValueError, AttributeError, RecursionError):
-        pass
-    raise WeightsError(f"{path}: not a whole safetensors file: its header is damaged or cut off; {_AGAIN}")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from lucidlm.errors import DataError, WeightsError
 from lucidlm.runtime.files import MANIFEST, fault_of, read_manifest, sha256_of, write_manifest
+from lucidlm.weights.header import WEIGHTS, Origin, check_seal, origin_of
 from lucidlm.weights.hf_config import CONFIG
-from lucidlm.weights.tensor_files import WEIGHTS, Origin, check_seal, origin_of
 
 RUN, CHECKPOINT = "lucidlm run", "lucidlm checkpoint"
 """What a manifest is of."""
@@ -108,6 +108,12 @@ def check_model(folder: Path) -> None:
         _check_of_run(whole)
     if whole.run:
         weights_of(whole)
+
+
+def is_run_without_settings(folder: Path) -> bool:
+    """Whether a folder that is a run by its manifest lacks its run.toml."""
+    whole = whole_of(folder)
+    return whole is not None and whole.kind == RUN and not (folder / SETTINGS).exists()
 
 
 def weights_of(whole: Whole) -> Origin:

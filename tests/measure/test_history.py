@@ -4,13 +4,13 @@ import json
 import numpy as np
 import pytest
 
-from lucidlm.errors import RunError
 from lucidlm.measure.history import (
     METRICS,
     SAMPLES,
     History,
     Step,
     Validation,
+    checked_line,
     passed_its_best,
     read_events,
     read_history,
@@ -120,30 +120,79 @@ def test_a_whole_last_line_without_its_newline_counts(tmp_path):
     assert [event["step"] for event in read_events(tmp_path / METRICS)] == [1, 2]
 
 
-@pytest.mark.parametrize("broken", ['{"event": "st', "", "nonsense", '{"event": "step"} {}'])
-def test_a_broken_line_in_the_middle_is_an_error_that_names_file_and_line(run, broken):
+@pytest.mark.parametrize(
+    "broken", ['{"event": "st', "", "nonsense", '{"event": "step"} {}', "[]", "[" * 10**5]
+)
+def test_a_broken_line_anywhere_is_passed_over_and_counted(run, broken):
     lines = (run / METRICS).read_text(encoding="utf-8").splitlines()
     lines[2] = broken
     (run / METRICS).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with pytest.raises(RunError, match=rf"{METRICS}:3: not a line of JSON; delete this line") as caught:
-        read_history(run)
-    assert "\n" not in str(caught.value)
+    history = read_history(run)
+    assert [step.step for step in history.steps] == [1, 3, 4]
+    assert history.remarks == (f"{run / METRICS}: 1 line damaged or not of this run; the other 7 are used",)
 
 
-def test_a_line_in_the_middle_that_is_json_but_no_object_is_an_error_too(run):
-    lines = (run / METRICS).read_text(encoding="utf-8").splitlines()
-    lines[2] = "12"
-    (run / METRICS).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with pytest.raises(RunError, match=f"{METRICS}:3"):
-        read_history(run)
-
-
-def test_bytes_that_are_no_text_in_the_middle_are_an_error_too(run):
+def test_bytes_that_are_no_text_are_passed_over_too(run):
     lines = (run / METRICS).read_bytes().splitlines(keepends=True)
     lines[2] = b'{"event": "\xff\xfe"}\n'
     (run / METRICS).write_bytes(b"".join(lines))
-    with pytest.raises(RunError, match=METRICS):
-        read_history(run)
+    assert "1 line damaged" in read_history(run).remarks[0]
+
+
+@pytest.mark.parametrize("value", [None, True, -1, 1e308, "x", [], {}])
+def test_a_line_of_other_types_is_passed_over(run, value):
+    event = {"event": "step"} | dataclasses.asdict(a_step(5)) | {"step": value}
+    with open(run / METRICS, "a", encoding="utf-8") as file:
+        file.write(json.dumps(event) + "\n")
+    history = read_history(run)
+    assert history.last_step == 4
+    assert "1 line damaged" in history.remarks[0]
+
+
+@pytest.fixture
+def checked(tmp_path):
+    """Lines as a run writes them: of 3 steps and 2 validations."""
+    rows = [a_step(1), validation(1, 4.0), a_step(2), a_step(3), validation(3, 3.5)]
+    events = [{"event": type(row).__name__.lower()} | dataclasses.asdict(row) for row in rows]
+    return [checked_line(event, number) for number, event in enumerate(events, start=1)]
+
+
+def _remark(run, lines):
+    (run / METRICS).write_text("".join(lines), encoding="utf-8")
+    remarks = read_history(run).remarks
+    return remarks[0].removeprefix(f"{run / METRICS}: ") if remarks else ""
+
+
+def test_lines_that_are_lost_doubled_or_of_another_run_are_known(tmp_path, checked):
+    first, second, third, fourth, fifth = checked
+    assert _remark(tmp_path, checked) == ""
+    assert _remark(tmp_path, [first, third, fourth, fifth]) == "1 line missing; the other 4 are used"
+    assert _remark(tmp_path, [*checked, second]) == "1 line doubled; the other 5 are used"
+    other = checked_line({"event": "step", "step": 9}, 2)
+    assert _remark(tmp_path, [first, other, third, fourth, fifth]).startswith("1 line damaged")
+    assert _remark(tmp_path, [fourth, first, third, fifth, second]) == ""
+    assert [each.step for each in read_history(tmp_path).steps] == [1, 2, 3]
+    plain = json.dumps({"event": "step"} | dataclasses.asdict(a_step(2))) + "\n"
+    assert _remark(tmp_path, [first, second, plain, fourth, fifth]).startswith("1 line damaged")
+
+
+def test_a_turned_bit_of_a_line_changes_times_and_speeds_at_most(tmp_path, checked):
+    (tmp_path / METRICS).write_text("".join(checked), encoding="utf-8")
+    whole, before = (tmp_path / METRICS).read_bytes(), read_history(tmp_path)
+    times = {"time_s": 0.0}
+    for place in range(0, 8 * len(whole) - 8, 31):  # without its last newline the last line is torn
+        data = bytearray(whole)
+        data[place // 8] ^= 1 << place % 8
+        (tmp_path / METRICS).write_bytes(data)
+        history = read_history(tmp_path)
+        if history.remarks:
+            continue
+        timeless = [
+            [dataclasses.replace(each, **times, **more) for each in rows]
+            for of in (before, history)
+            for rows, more in ((of.steps, {"tokens_per_s": 0.0, "mfu": None}), (of.validations, {}))
+        ]
+        assert timeless[:2] == timeless[2:], place
 
 
 def test_what_a_newer_version_writes_more_is_left(run):
