@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
@@ -218,7 +219,10 @@ def evaluate(
     from lucidlm.training.setup import corpus_of_run, is_run
 
     _check_reading(reading, texts)
-    _refuse_models(texts, f"to compare two models: lucidlm compare {model} {{0}}")
+    _refuse_models(texts, f"to compare two models: lucidlm compare {quote(model)} {{0}}")
+    if baseline is not None:
+        way_out = "store its result first: lucidlm evaluate {0} TEXT --json > FILE"
+        _refuse_models([baseline], way_out, expected="a stored result")
     if csv is not None and by is None:
         raise LucidError("--csv needs --by document")
     _check_places([model, *texts, baseline], html=html, csv=csv)
@@ -352,9 +356,14 @@ def explain(
     from lucidlm.measure.explanation import explain_texts, steps
     from lucidlm.text.account import Account
     from lucidlm.text.documents import given_text, read_texts
+    from lucidlm.text.own_folders import own_folder
 
     _check_reading(reading, [*texts, *([file] if file is not None else [])])
     _check_places([model, file], html=html)
+    for text in texts:
+        if len(text) < 256 and os.path.exists(text):
+            what = own_folder(text) or f"a file or folder: --file {quote(text)} reads it"
+            say(f"{text!r} is explained as it stands; here it is also the name of {what}")
     account = Account()
     given = [
         given_text(text, account, f"text {number}", reading=reading) for number, text in enumerate(texts, 1)
@@ -515,7 +524,9 @@ def compare(
     from lucidlm.text.documents import read_texts
 
     _check_reading(reading, texts)
-    _refuse_models(texts, f"commas join the runs of one recipe: lucidlm compare {model_a} {model_b},{{0}}")
+    _refuse_models(
+        texts, f"commas join the runs of one recipe: lucidlm compare {quote(model_a)} {quote(model_b)},{{0}}"
+    )
     names = (_names(model_a), _names(model_b))
     runs = [name for each in names for name in each]
     if len(runs) > 2:
@@ -904,8 +915,9 @@ def _settings_file(arguments: list[str]) -> tuple[Any, ...]:
                 raise LucidError('--config "": no file has this name; give a .toml file or leave it out')
             from cyclopts.config import Dict
 
-            from lucidlm.training.runs import read_settings, read_toml
+            from lucidlm.training.runs import SETTINGS, read_settings, read_toml
 
+            _refuse_models([value], f"give its settings: --config {{0}}/{SETTINGS}", expected="a file")
             asked, plan = read_settings(Path(value))  # refuses what is no setting, by name
             settings = {
                 key: item for key, item in read_toml(Path(value)).items() if key not in ("plan", "out")
@@ -1010,17 +1022,19 @@ def _check_places(inputs: Sequence[str | None], **places: str | None) -> None:
             raise LucidError(f"--{other} and --{flag} are one file, {place}; give each a file of its own")
 
 
-def _refuse_models(texts: Sequence[str], way_out: str, *, prepared: bool = False) -> None:
+def _refuse_models(
+    texts: Sequence[str], way_out: str, *, expected: str = "a text", prepared: bool = False
+) -> None:
     """LucidError for a run or a model that is given as a text, with what was meant, before one is loaded."""
     from lucidlm.text.own_folders import PREPARED, own_folder
     from lucidlm.text.sources import no_text
 
     for text in texts:
         kind = own_folder(text)
-        if kind == PREPARED and not prepared:
+        if kind == PREPARED and expected == "a text" and not prepared:
             raise LucidError(no_text(text, kind))
-        if kind not in (None, PREPARED):
-            raise LucidError(f"{text} is {kind}, not a text; {way_out.replace('{0}', text)}")
+        if kind is not None and (kind != PREPARED or not prepared):
+            raise LucidError(f"{text} is {kind}, not {expected}; {way_out.replace('{0}', quote(text))}")
 
 
 def _seen(model: str, texts: Sequence[str], reading: Reading, *, held_out_of: str) -> "Seen | None":

@@ -6,6 +6,7 @@ import math
 import os
 import random
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -233,6 +234,37 @@ def test_a_run_that_is_given_as_a_text_is_refused_with_what_was_meant(call, home
     assert refused.code == 2
     assert refused.lines[-1].startswith("lucidlm: own is a run, not a text; ")
     assert told in refused.lines[-1]
+
+
+@pytest.mark.parametrize(("command", "told"), [
+    (("evaluate", "run", "book.txt", "--baseline", "own run"),
+     "own run is a run, not a stored result; store its result first: "
+     "lucidlm evaluate 'own run' TEXT --json > FILE"),
+    (("train", "--config", "own run"), "give its settings: --config 'own run'/run.toml"),
+    (("compress", "run", "own run", "--out", "x"), "own run is a run, not a file; give a file"),
+    (("evaluate", "run", "own run/data"), "is a prepared folder, whose text is tokens"),
+    (("train", "run/data", "own run/data"), "is a prepared folder, whose text is tokens"),
+])  # fmt: skip
+def test_a_run_where_a_file_is_expected_is_refused_with_what_was_meant(call, home, trained, command, told):
+    if not (home / "own run").exists():
+        shutil.copytree(home / "run", home / "own run")
+    refused = call(*command)
+    assert refused.code == 2
+    assert told in refused.lines[-1]
+
+
+def test_what_a_message_says_to_do_with_a_model_can_be_done(call, home, trained):
+    assert call("export", "modern-1m", "--seed", "7", "--out", "a model").code == 0
+    for command in (("evaluate", "run"), ("compare", "run", "modern-1m")):
+        advice = call(*command, "a model").lines[-1].partition(": lucidlm ")[2]
+        assert advice
+        done = call(*shlex.split(advice), "--context-length", "8")
+        assert done.code == 0, done.err
+
+
+def test_a_text_to_explain_that_is_also_the_name_of_a_file_is_said(answer):
+    assert "book.txt reads it" in answer("explain", "run", "book.txt").err
+    assert "also the name of" not in answer("explain", "run", "--file", "other.txt").err
 
 
 def test_a_text_with_runs_beside_it_is_the_text_that_they_were_trained_on(

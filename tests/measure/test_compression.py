@@ -698,7 +698,7 @@ BOOK = b"\n".join((b"*** START OF THE PROJECT GUTENBERG EBOOK A ***", b"one two"
 @pytest.mark.parametrize(("name", "data", "why"), [
     ("a.jsonl", JSONL, "JSON around the texts"),
     ("a.html", b"<p>one two</p>\n<p>three</p>\n", "text extracted from 28 bytes of HTML"),
-    ("a.txt.gz", gzip.compress(b"one two\n" * 5, mtime=0), "bytes are .gz, unpacked"),
+    ("a.txt.gz", gzip.compress(b"one two\n" * 5, mtime=0), "bytes are packed"),
     ("a.txt", BOOK, "Project Gutenberg's headers and footers"),
     ("b.txt", b"one two\rthree\r", "carriage returns read as line feeds"),
 ])  # fmt: skip
