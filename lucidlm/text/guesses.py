@@ -159,7 +159,7 @@ def reads_better_otherwise(block: bytes, encoding: str) -> bool:
         return False
     best = next(iter(likely_encodings(sample)), encoding)
     text = _decoded(sample, best, cut=True)
-    return text is not None and text != given and _bits(given) - _bits(text) > max(40.0, 2.0 * beyond)
+    return text is not None and text != given and _bits(given) - _bits(text) > max(40.0, 1.0 * beyond)
 
 
 def _sample_of(data: bytes, size: int = _SAMPLE) -> bytes:
@@ -186,11 +186,14 @@ def _decoded(data: bytes, codec: str, *, cut: bool) -> str | None:
 
 def _bits(text: str) -> float:
     """What the language that fits best needs for this text."""
-    counts = [(char, count, _cost_of_any(char)) for char, count in Counter(text).items()]
+    # A word in capitals is as likely as in small letters, but for a bit each: texts have titles.
+    shouted = [word for word in _CAPITAL.findall(text) if word.isupper() and not word.isascii()]
+    quiet = Counter(text) - Counter("".join(shouted)) + Counter("".join(shouted).lower())
+    counts = [(char, count, _cost_of_any(char)) for char, count in quiet.items()]
     best = min(sum(model.get(char, any_) * count for char, count, any_ in counts) for model in _models())
     lone = _LONE.findall(text) if _is_mostly_ascii(text) else ()
     misplaced = len(lone) + len(_MIXED.findall(text)) + len(_QUOTED.findall(text)) + _misplaced_capitals(text)
-    return best + _MISPLACED * misplaced
+    return best + _MISPLACED * misplaced + sum(map(len, shouted))
 
 
 def _is_mostly_ascii(text: str) -> bool:
