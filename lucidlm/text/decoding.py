@@ -105,7 +105,7 @@ def decode_page(data: bytes, name: str, encoding: str, account: Account) -> tupl
     drops is not counted: a page's bytes are not its text's.
     """
     used = codec_of_mark(data) or (codec_of_label(encoding) or encoding)
-    if (nuls := data.count(0)) and nuls <= len(data) // 64 and not used.startswith(("utf-16", "utf-32")):
+    if (nuls := data.count(0)) and nuls <= len(data) // 8 and not used.startswith(("utf-16", "utf-32")):
         # HTML drops a NUL. More of them are the other halves of UTF-16, or no page at all.
         data = data.replace(b"\0", b"")
         account.saw(CONTROLS, nuls)

@@ -18,6 +18,7 @@ from functools import cached_property
 from lucidlm.errors import DataError
 from lucidlm.runtime.wording import one_line
 from lucidlm.text.account import (
+    BINARY,
     BLANK_PAGES,
     DAMAGED,
     DAMAGED_PAGES,
@@ -201,7 +202,7 @@ class _Book:
             return True
         if member in self._encrypted:
             return True
-        return bool(_WIDE.match(head)) or not (b"\0" in head or _PICTURE.match(head))
+        return bool(_WIDE.match(head)) or not (8 * head.count(0) > len(head) or _PICTURE.match(head))
 
     def _text_of(self, member: str) -> str:
         try:
@@ -212,7 +213,13 @@ class _Book:
         # A page that is UTF-8 stays that: --encoding is for the others.
         flagged = self.encoding != "utf-8" and not is_utf8(data)
         encoding = self.encoding if flagged else "utf-8"
-        text, _ = decode_page(data, f"{self.name} ({_shown(member)})", encoding, self.account)
+        try:
+            text, _ = decode_page(data, f"{self.name} ({_shown(member)})", encoding, self.account)
+        except DataError as problem:
+            if problem.reason != BINARY:
+                raise
+            self._pass_over(NO_TEXT_PAGES, member)
+            return ""
         self.account.saw(FLAGGED_PAGES, flagged and not codec_of_mark(data))
         if _MARKUP.match(text) or re.search(r"\.x?html?$", member, re.IGNORECASE):
             text = visible_text(text, self.account, f"{self.name} ({_shown(member)})", xhtml=True)

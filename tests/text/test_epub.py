@@ -235,6 +235,11 @@ def test_pages_without_text_with_odd_markup_or_damaged_do_not_stop_a_book(tmp_pa
         "first &unknown; &\n\n1 < 2\n\none\n\ntwo\n\nin\n\nbare\n\n",
         {"pages_without_text": 2, "soft_hyphens": 1},
     )
+    nuls = {"a.xhtml": "<p>fir\0st</p>        \0", "x.xhtml": "x" * 2000 + "\0" * 999, "y.xhtml": "\0\1\2\3"}
+    assert counts(tmp_path, epub({**nuls, "b.xhtml": "<p>second"})) == (
+        BOTH,
+        {"control_characters": 2, "pages_of_another_kind": 2},
+    )
     broken = bytearray(epub({"a.xhtml": "<p>first", "z.xhtml": "<p>" + "lost " * 50, "b.xhtml": "<p>second"}))
     with zipfile.ZipFile(io.BytesIO(broken)) as archive:
         place = archive.getinfo("OEBPS/z.xhtml").header_offset + 30 + len("OEBPS/z.xhtml")
