@@ -1,10 +1,13 @@
 """The model card of a run: a README.md that says what the model is, how good it is and how to open it."""
 
+import json
+import re
+import shlex
 from typing import TYPE_CHECKING
 
 from lucidlm.measure.judgement import Judgement
 from lucidlm.runtime.files import write_atomically
-from lucidlm.runtime.wording import fixed, plural
+from lucidlm.runtime.wording import fixed, one_line, plural, printable
 
 if TYPE_CHECKING:
     from lucidlm.training.state import TrainingRun
@@ -19,19 +22,20 @@ def card(run: "TrainingRun", judgement: Judgement) -> str:
     """The text of the card, in the form that model hubs read."""
     evaluation = judgement.evaluation
     plan, corpus, name = run.plan, run.corpus, run.folder.name
+    quoted, argument = printable(json.dumps(name, ensure_ascii=False)), shlex.quote(one_line(name))
     shape, best = plan.model, run.best
     mark = f" ({evaluation.caution})" if evaluation.caution else ""
-    sources = ", ".join(f"`{text}`" for text in run.config.text) or "the story that comes with lucidlm"
+    sources = ", ".join(in_code(text) for text in run.config.text) or "the story that comes with lucidlm"
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
 tags: [lucidlm]
 ---
-# {name}
+# {in_prose(name)}
 
 A language model of {shape.n_parameters:,} parameters ({shape.family}, {plural(shape.n_layers, "layer")}, \
 {shape.emb_dim} wide, {plural(shape.n_heads, "head")}, context {shape.context_length:,}), \
-trained from {run.config.from_ or "random weights"} by lucidlm on {sources}.
+trained from {in_code(run.config.from_) if run.config.from_ else "random weights"} by lucidlm on {sources}.
 
 | on its validation text | |
 |---|---|
@@ -61,9 +65,22 @@ These weights are of step {best.step if best else run.step:,}, the best by valid
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model, tokenizer = AutoModelForCausalLM.from_pretrained("{name}"), AutoTokenizer.from_pretrained("{name}")
+model, tokenizer = AutoModelForCausalLM.from_pretrained({quoted}), AutoTokenizer.from_pretrained({quoted})
 ```
-or `lucidlm generate {name} "..."`, `lucidlm evaluate {name}`.
+or {in_code(f'lucidlm generate {argument} "..."')}, {in_code(f"lucidlm evaluate {argument}")}.
 
 It knows its training text and little else: do not rely on what it says.
 """
+
+
+def in_prose(text: str) -> str:
+    """A name in Markdown: none of its letters is markup, and none a terminal's command."""
+    return re.sub(r"[\\`*\[\]<>&~|$#]", r"\\\g<0>", one_line(text))
+
+
+def in_code(text: str) -> str:
+    """A name as code in a line of Markdown: between more backticks than it has itself."""
+    text = one_line(text)
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    space = " " * (text[:1] in ("`", "") or text[-1:] == "`")
+    return f"{fence}{space}{text}{space}{fence}"
