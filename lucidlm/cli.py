@@ -19,6 +19,7 @@ from lucidlm.edge import (
     END_OF_FLAGS,
     Arguments,
     answered,
+    check_current_folder,
     protected,
     refuse_dash_as_place,
     restore_docstrings,
@@ -886,6 +887,8 @@ def _run(arguments: Arguments) -> int:
     verb, bound, unparsed = app.parse_args(arguments.parsed, exit_on_error=False, print_error=False)
     values = {name: arguments.restored(value) for name, value in bound.arguments.items()}
     refuse_dash_as_place(values)
+    if verb.__module__ == __name__:  # help needs no folder
+        check_current_folder()
     bound.arguments.update(values)
     with ending():
         result = verb(*bound.args, **bound.kwargs, **unparsed)

@@ -134,8 +134,6 @@ def _line_and_code(error: Exception, arguments: Arguments) -> tuple[str, int]:
         return str(error), error.exit_code
     if is_out_of_memory(error):
         return out_of_memory_line(), 2
-    if isinstance(error, FileNotFoundError) and not _here():
-        return "the current folder was deleted; change to one that exists (cd) and try again", 2
     if isinstance(error, OSError) and error.errno in WRONG_PATH:
         named = isinstance(error.filename, str | bytes)
         path = shortened(path_text(os.fsdecode(error.filename))) if named else "a path"
@@ -151,13 +149,14 @@ def shortened(name: str, *, most: int = 200) -> str:
     return name if len(name) <= most else f"{name[:most]}... ({len(name):,} characters)"
 
 
-def _here() -> bool:
-    """Whether the current folder is there."""
+def check_current_folder() -> None:
+    """LucidError where it was deleted: paths would have no beginning, and MKL ends a process without one."""
     try:
         os.getcwd()
     except OSError:
-        return False
-    return True
+        raise LucidError(
+            "the current folder was deleted; change to one that exists (cd) and try again"
+        ) from None
 
 
 def _parser_line(error: CycloptsError, arguments: Arguments) -> str:

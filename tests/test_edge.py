@@ -93,13 +93,14 @@ def test_a_fault_of_our_own_is_one_line_and_its_traceback_is_kept(monkeypatch, c
     assert "--debug" in capsys.readouterr().err
 
 
-def test_a_deleted_current_folder_is_named_as_the_reason(monkeypatch, capsys):
-    def gone(*arguments):
+def test_a_deleted_current_folder_is_named_as_the_reason_by_all_but_help(monkeypatch, capsys):
+    def gone():
         raise FileNotFoundError(2, "No such file or directory")
 
     monkeypatch.setattr(edge.os, "getcwd", gone)
-    monkeypatch.setattr("lucidlm.training.runs.list_runs", gone)
-    assert "current folder was deleted" in told(capsys, "runs")
+    assert "current folder was deleted" in told(capsys, "runs", "/")
+    assert "current folder was deleted" in told(capsys, "info", "modern-1m")
+    assert main(["--version"]) == main(["runs", "--help"]) == 0
 
 
 def test_docstrings_that_were_optimised_away_come_back(monkeypatch):

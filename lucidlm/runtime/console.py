@@ -7,6 +7,7 @@ error, and a note that nobody can read stops no work.
 import contextlib
 import io
 import json
+import logging
 import math
 import os
 import re
@@ -27,6 +28,8 @@ def sound_streams() -> Generator[None]:
     for stream in before:
         if isinstance(stream, io.TextIOWrapper) and stream.errors != "backslashreplace":
             stream.reconfigure(errors="backslashreplace")
+    if logging.lastResort is not None:  # what libraries log, about files that are not ours
+        logging.lastResort.setFormatter(_OneLine())
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         out, err = before
         sys.stdout, sys.stderr = _Results(out or nowhere), _Notes(err or nowhere)
@@ -86,6 +89,13 @@ def _json_escaped(text: str, *, ascii_only: bool) -> str:
 _NO_ASCII = re.compile("[^\\x00-\\x7e]")
 _OBEYED = re.compile("[\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 """What json.dumps leaves raw of the letters that `printable` escapes."""
+
+
+class _OneLine(logging.Formatter):
+    """A library's message as one line without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
 
 
 class _Stream:

@@ -1,5 +1,6 @@
 import io
 import json
+import logging
 import os
 import sys
 
@@ -59,6 +60,13 @@ def test_generated_text_is_raw_in_a_file_and_harmless_on_a_terminal(monkeypatch)
 def test_a_note_is_one_line_without_controls(capsys):
     say("a name\nof two lines \x1b]0;title\x07")
     assert capsys.readouterr().err == "a name\\nof two lines \\x1b]0;title\\x07\n"
+
+
+def test_what_a_library_logs_is_one_line_without_controls(capsys, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    with sound_streams():
+        logging.getLogger("pypdf").warning("a font \x1b[31m\nof two lines")
+    assert capsys.readouterr().err == "a font \\x1b[31m\\nof two lines\n"
 
 
 def test_closed_streams_take_everything(monkeypatch):
