@@ -1,7 +1,7 @@
 import codecs
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from language_samples import SAMPLES
 
@@ -41,6 +41,7 @@ def test_what_is_named_decodes_all_that_follows_too():
     assert "latin-1" in likely_encodings(first, [later])
 
 
+@settings(max_examples=40)
 @given(st.binary(max_size=200), st.sampled_from(["", "utf-8", "cp1252"]))
 def test_every_encoding_that_is_named_decodes(data, without):
     for name in likely_encodings(data, without=without):

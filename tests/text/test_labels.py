@@ -3,7 +3,7 @@ import itertools
 
 import pytest
 import webencodings
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lucidlm.errors import DataError
@@ -89,6 +89,7 @@ def test_what_a_page_declares_is_found_as_the_standard_has_it(head, codec):
     assert declared_codec(head) == codec
 
 
+@settings(max_examples=40)
 @given(
     st.lists(
         st.sampled_from(

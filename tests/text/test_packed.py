@@ -4,7 +4,7 @@ import lzma
 from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from written_files import read_one, refusal, written
 
@@ -23,6 +23,7 @@ def unpack(data: bytes, packing: str, block: int = 1 << 20) -> tuple[bytes, int]
     return b"".join(unpacked(blocks, packing, "a", account)), account.seen["bytes_behind_packed_files"]
 
 
+@settings(max_examples=40)
 @given(
     parts=st.lists(st.binary(max_size=40), min_size=1, max_size=3),
     packing=st.sampled_from(sorted(PACK)),

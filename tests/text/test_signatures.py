@@ -56,6 +56,7 @@ def test_what_has_a_reader_is_read_by_its_content_and_that_is_said(tmp_path, nam
         assert said in notes
 
 
+@pytest.mark.slow
 def test_a_parquet_file_can_be_written_as_advised(tmp_path):
     pandas = pytest.importorskip("pandas")
     path = tmp_path / "a.parquet"
