@@ -1,14 +1,15 @@
 """The training function: train_steps yields a report a step and writes the run as it goes; train runs it."""
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from lucidlm.errors import RunError
 from lucidlm.measure.evaluation import Evaluation
 from lucidlm.measure.history import Final, Step, Validation, read_history
 from lucidlm.measure.judgement import Judgement, Stages, judge
@@ -17,6 +18,7 @@ from lucidlm.measure.verdict import course_of
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.device import set_threads, synchronise
 from lucidlm.runtime.signals import Interrupted, doing, ending, held, released
+from lucidlm.runtime.small_files import read_small_json
 from lucidlm.runtime.wording import plural
 from lucidlm.training.card import write_card
 from lucidlm.training.config import Plan, TrainConfig, learning_rate_factor, shortened
@@ -437,5 +439,16 @@ def _write_report(run: TrainingRun, judgement: Judgement) -> None:
         f"{shape.emb_dim} wide, context {shape.context_length:,}, tokenizer {run.corpus.tokenizer.name}; "
         f"{plural(run.step, 'step')} on {run.corpus.train_tokens:,} tokens of text",
         run=run.folder,
-        environment=json.loads((run.folder / ENVIRONMENT).read_text(encoding="utf-8")),
+        environment=_environment(run.folder / ENVIRONMENT),
     )
+
+
+def _environment(path: Path) -> dict[str, Any]:
+    """What env.json says for the page; where it cannot be read, that."""
+    try:
+        values = read_small_json(path, RunError)
+        if not isinstance(values, dict):
+            raise ValueError("not a JSON object")
+        return values
+    except (OSError, ValueError, RunError) as error:
+        return {ENVIRONMENT: f"cannot be read: {error}"}

@@ -280,6 +280,17 @@ def test_resuming_without_the_best_weights_says_so_and_keeps_better_ones(run, sa
     assert say("evaluate", folder, *EVALUATE).code == 0
 
 
+@pytest.mark.parametrize("content", [None, "[1]", '{"seed":'])
+def test_a_run_without_its_environment_is_resumed(run, say, content):
+    folder = without_hashes(run())
+    (folder / "env.json").unlink()
+    if content is not None:
+        (folder / "env.json").write_text(content)
+    said = say("train", "--resume", "--out", folder, "--json")
+    assert said.code == 0
+    assert "could not be written" not in said.err
+
+
 FILES = [
     "run.toml", "env.json", "config.json", "tokenizer.json", "tokenizer_config.json", "metrics.jsonl",
     "generation_config.json", "samples.jsonl", WEIGHTS, MANIFEST, "README.md", "report.html",
