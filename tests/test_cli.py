@@ -20,6 +20,7 @@ import torch
 import lucidlm
 from lucidlm.cli import main
 from lucidlm.errors import ConfigError
+from lucidlm.runtime.places import path_text
 
 WORDS = ["the", "river", "ran", "past", "a", "house", "and", "nobody", "knew", "why", "light", "fell"]
 QUICK = ("--tokenizer", "bytes", "--preset", "modern-1m", "--context-length", "32", "--batch-tokens", "64")
@@ -1128,7 +1129,7 @@ def test_names_that_are_no_utf8_are_read_and_written_by_every_verb(call, trained
     for page in home.glob(f"{ODD}*.[ch]*"):
         assert r"caf\udce9" in page.read_bytes().decode("utf-8")
     for manifest in home.glob(f"{ODD}-p/manifest.json"):
-        assert json.loads(manifest.read_bytes())["sources"][1]["path"] == f"{ODD}-texts/{ODD}.txt"
+        assert json.loads(manifest.read_bytes())["sources"][1]["path"] == path_text(f"{ODD}-texts/{ODD}.txt")
     for back in home.glob(f"{ODD}.back"):
         assert back.read_bytes() == (home / "other.txt").read_bytes()
 
