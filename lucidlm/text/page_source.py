@@ -187,8 +187,13 @@ class _Nesting:
             self.ignored[name] -= 1
             return self._ignored(name)
         if name in _FORMATTING:
-            if not self.formats[name] or not self.formats[name].pop():
+            if not self.formats[name]:
                 return ""
+            if not self.formats[name].pop():
+                root = next((root for root in reversed(self.open) if root in _HTML_AGAIN), "")
+                return (
+                    f"</{root}>" if self._leave_foreign() else ""
+                )  # it began before the drawing, and ends it
             self.formats_kept -= 1
             if name in self.open:  # only itself: what was opened within it stays open
                 del self.open[len(self.open) - 1 - self.open[::-1].index(name)]
