@@ -1167,3 +1167,23 @@ def test_every_file_that_is_written_obeys_the_umask(call, trained, home, umask, 
     assert odd == {}
     folders = {path.stat().st_mode & 0o777 for path in written if path.is_dir()}
     assert folders == {0o777 & ~umask}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limit on file sizes")
+def test_a_limit_on_file_sizes_names_the_file_and_leaves_nothing(call, trained, home):
+    import resource
+
+    commands = {"limit-1": ["prepare", "book.txt"], "limit-2": ["export", "run"]}
+    commands |= {"limit-3": ["explain", "run", "the river"], "limit-4": ["evaluate", "run", "book.txt"]}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for place, command in commands.items():
+        flag = "--html" if command[0] in ("explain", "evaluate") else "--out"
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            told = call(*command, flag, place)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert told.code in (1, 2)
+        assert place in told.lines[-1]
+        assert "too large" in told.lines[-1]
+        assert not [path for path in home.iterdir() if place in path.name]

@@ -174,13 +174,22 @@ def replacing_folder(path: str | os.PathLike) -> Generator[Path]:
             if previous.exists():
                 os.replace(previous, path)
             raise
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)  # the first error is the one to tell
+        if isinstance(error, OSError):
+            _name_the_place(error, temporary, path)
         raise
     _sync_folder(path.parent)
     shutil.rmtree(
         previous, ignore_errors=True
     )  # the new folder stands: what is left of the old is swept later
+
+
+def _name_the_place(error: OSError, temporary: Path, path: Path) -> None:
+    """Errors about the temporary folder speak of the one that it was to become."""
+    name = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    if name is not None and name.is_relative_to(temporary):
+        error.filename, error.filename2 = str(path / name.relative_to(temporary)), None
 
 
 def sha256_of(path: str | os.PathLike) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lucidlm.runtime.files import naming
 from lucidlm.runtime.wording import one_line
 from lucidlm.text.account import Account
 from lucidlm.text.decoding import File
@@ -46,7 +47,7 @@ class Spool:
         """Append the documents of these files."""
         documents = documents_of_files(files, self.account, reading=reading)
         count = 0
-        with contextlib.ExitStack() as stack:
+        with naming(self._path("text")), contextlib.ExitStack() as stack:
             text, index, names = (
                 stack.enter_context(open(self._path(k), "ab")) for k in ("text", "index", "names")
             )
