@@ -1,6 +1,7 @@
 """The bytes of a file come in, its text goes out: unpacked, decoded, with LF line ends, free of JSON."""
 
 import codecs
+import errno
 import io
 import re
 from collections.abc import Iterable, Iterator
@@ -66,7 +67,15 @@ def _stored_blocks(file: File) -> Iterator[bytes]:
 
 
 def cannot_read(name: str, problem: OSError) -> DataError:
-    """The error for a file that the system does not let us read."""
+    """The error for a file that the system does not let us read.
+
+    Raised at once where the process has no descriptor left: that says nothing about this file, which must not
+    be passed over.
+    """
+    if problem.errno in (errno.EMFILE, errno.ENFILE):
+        raise ConfigError(
+            f"{name}: cannot be opened ({problem.strerror}); raise the limit on open files (ulimit -n)"
+        ) from None
     advice = "allow reading it" if isinstance(problem, PermissionError) else "check the path and the disk"
     return DataError(
         f"{name}: cannot be read ({problem.strerror or problem}); {advice}, or give another file",

@@ -1,4 +1,5 @@
 import codecs
+import errno
 import gzip
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from lucidlm.text import decoding
 from lucidlm.text.account import Account
 from lucidlm.text.decoding import (
     File,
+    cannot_read,
     counted,
     decode,
     known_encoding,
@@ -153,3 +155,8 @@ def test_half_a_surrogate_pair_is_replaced_and_said():
     account = Account()
     assert without_surrogates("a\ud83db", account) == "a\ufffdb"
     assert account.lines() == ["1 lone surrogate replaced by U+FFFD"]
+
+
+def test_a_process_without_descriptors_says_so_and_passes_no_file_over():
+    with pytest.raises(ConfigError, match="ulimit -n"):
+        raise cannot_read("a.txt", OSError(errno.EMFILE, "Too many open files"))
