@@ -29,8 +29,11 @@ bench: .venv/ready-test  # make bench TEXT=a-book.txt
 torture: .venv/ready-test
 	$(BIN)/python -m pytest -m torture --timeout 3600
 
+# A virtual machine need not allow what its processor announces: without these llama.cpp can end with SIGILL.
+# Nor may pip's cache give a build of another kind.
+interop: export CMAKE_ARGS ?= -DGGML_NATIVE=OFF -DGGML_AVX512=OFF
 interop: .venv/ready-test  # compiles llama.cpp, some five minutes
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,interop]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir -c constraints.txt -e ".[test,interop]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m interop --timeout 600
 
 wheel: .venv/ready-test

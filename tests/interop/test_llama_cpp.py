@@ -1,11 +1,15 @@
 """llama.cpp opens what a training run was exported to, and says what we say: needs llama-cpp-python."""
 
+import functools
+import importlib.util
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from crash import crash_of
 
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.generation import Generation, generate
@@ -16,9 +20,8 @@ from lucidlm.training.loop import train
 from lucidlm.weights.gguf import export_gguf
 from lucidlm.weights.load import load
 
-llama_cpp = pytest.importorskip(
-    "llama_cpp", reason="pip install llama-cpp-python; it compiles for some minutes"
-)
+if importlib.util.find_spec("llama_cpp") is None:
+    pytest.skip("pip install llama-cpp-python; it compiles for some minutes", allow_module_level=True)
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 
 PROMPT = "The harbour's lamps, it seemed"
@@ -65,8 +68,25 @@ def exported(request, tmp_path_factory) -> tuple[str, GPT, Tokenizer, Path]:
     return family, model, tokenizer, folder / "model.gguf"
 
 
+@functools.cache
+def library(path: Path):
+    """llama_cpp, once a child has seen that it computes here: compiled for another machine it crashes."""
+    program = "import sys, llama_cpp as l; l.Llama(sys.argv[1], n_ctx=64, verbose=False).eval([1, 2])"
+    if fault := crash_of([sys.executable, "-c", program, str(path)]):
+        pytest.exit(
+            f"llama.cpp cannot compute on this machine ({fault}); build it anew: "
+            "CMAKE_ARGS='-DGGML_NATIVE=OFF -DGGML_AVX512=OFF' "
+            "pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python",
+            returncode=1,
+        )
+    import llama_cpp
+
+    return llama_cpp
+
+
 def opened(path: Path, **options):
     """The file in llama.cpp, with keys and values in float32 and every position's logits kept."""
+    llama_cpp = library(path)
     exact = {"type_k": 0, "type_v": 0, "flash_attn": False}
     return llama_cpp.Llama(
         str(path), n_ctx=256, n_threads=1, logits_all=True, verbose=False, **exact, **options
