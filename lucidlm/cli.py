@@ -28,7 +28,7 @@ from lucidlm.errors import LucidError
 from lucidlm.runtime.console import say, show, show_generated, show_json, show_json_text, sound_streams
 from lucidlm.runtime.ranges import SEEDS, check_ranges
 from lucidlm.runtime.signals import ending
-from lucidlm.runtime.wording import fixed, one_line
+from lucidlm.runtime.wording import fixed, one_line, plural
 from lucidlm.text.reading import READING, Reading
 from lucidlm.training.config import TrainConfig
 
@@ -650,7 +650,7 @@ def decompress(model: str, file: str, *, out: str, compute: Compute = COMPUTE) -
     say(f"made with {made or 'unknown threads (version 1)'}")
     data = decompress_bytes(loaded, tokenizer, coded, threads=threads, progress=counter("tokens decoded"))
     write_atomically(out, data)
-    show(f"{out}: {len(data):,} bytes, checked")
+    show(f"{out}: {plural(len(data), 'byte')}, checked")
 
 
 @app.command
@@ -697,7 +697,7 @@ def prepare(
     for note in corpus.notes:
         say(note)
     show(
-        f"{out}: {corpus.train_tokens:,} tokens to train on, {corpus.heldout_tokens:,} held out, "
+        f"{out}: {plural(corpus.train_tokens, 'token')} to train on, {corpus.heldout_tokens:,} held out, "
         f"tokenizer {corpus.tokenizer.name}; lucidlm train {out} trains on it"
     )
 
@@ -721,7 +721,10 @@ def import_model(source: str, *, out: str, stored: Stored = STORED) -> None:
     check_place(out, "hf")
     loaded, tokenizer = _load_as_stored(source, stored)
     export_model(loaded, tokenizer, out, progress=counter("tensors written or compared"))
-    show(f"{out}: {loaded.n_parameters:,} parameters, tokenizer {tokenizer.name}; opened again, logits equal")
+    show(
+        f"{out}: {plural(loaded.n_parameters, 'parameter')}, tokenizer {tokenizer.name}; opened "
+        f"again, logits equal"
+    )
 
 
 @app.command
@@ -757,7 +760,7 @@ def export(
         loaded, tokenizer, out, format=format, kind=kind, progress=counter("tensors written or compared")
     )
     checked = "every tensor compared" if format == "gguf" else "opened again, logits equal"
-    show(f"{out}: {loaded.n_parameters:,} parameters, tokenizer {tokenizer.name}; {checked}")
+    show(f"{out}: {plural(loaded.n_parameters, 'parameter')}, tokenizer {tokenizer.name}; {checked}")
 
 
 @app.command

@@ -20,6 +20,7 @@ import pyppmd
 
 from lucidlm.errors import DataError
 from lucidlm.measure.ngrams import choose_order, fit_orders, nats_of_documents
+from lucidlm.runtime.wording import plural
 from lucidlm.text.excerpts import Excerpt, as_excerpt
 from lucidlm.text.tokenizer import Tokenizer
 
@@ -56,6 +57,9 @@ PPMD_BYTES_A_BYTE = 24
 
 _FED_AT_ONCE = 1 << 16
 """A fifth of a second of xz: a signal waits for no more. The sizes do not depend on it."""
+
+FEWEST_BYTES = 300
+"""Of scored text. A compressor writes whole bytes: under so many, one of them is 0.03 bits a byte or more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,9 @@ class Baselines:
             f"{row.name:<{wide}}  {row.bits_per_byte:>9.4f}  {row.kind:<20}  {joined(row.sees, row.note)}"
             for row in self.rows
         ]
-        given = f", given {self.training_bytes:,} bytes of training text" if self.training_bytes else ""
+        given = (
+            f", given {plural(self.training_bytes, 'byte')} of training text" if self.training_bytes else ""
+        )
         return "\n".join([*lines, f"on {self.heldout_bytes:,} held-out bytes{given}"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,7 +155,7 @@ def measure_baselines(
     text = _heldout(tokenizer, heldout, prefix_id)
     known = _training(tokenizer, training, limit_bytes, progress)
     each = np.full(sum(map(len, text.ids)), math.log2(tokenizer.vocab_size))
-    of_tokens, note = _at_first_bytes(tokenizer, text, each), f"{tokenizer.vocab_size:,} tokens"
+    of_tokens, note = _at_first_bytes(tokenizer, text, each), f"{plural(tokenizer.vocab_size, 'token')}"
     rows = [
         _row("uniform over bytes", np.full(text.bytes, 8.0), STATIC, "nothing", ""),
         _row("uniform over the vocabulary", of_tokens, STATIC, "nothing", note),
@@ -161,6 +167,12 @@ def measure_baselines(
     rows += _compressed(known, text, progress)
     rows.sort(key=lambda row: -row.bits_per_byte)
     return Baselines(tuple(rows), text.bytes, known.bytes, inside)
+
+
+def too_few_bytes(count: int) -> str:
+    """The sentence in place of a comparison with the baselines."""
+    have = plural(count, "scored byte")
+    return f"No comparison with baselines: {have}, at least {FEWEST_BYTES} are needed."
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +263,7 @@ def _training(
 
 def _sees(known: _Text, last: int | None = None) -> str:
     """What a method sees of the training text, that has a memory of its `last` bytes."""
-    size = f"{known.bytes:,} bytes" if known.bytes < 1_000_000 else f"{known.bytes / 1e6:,.0f} MB"
+    size = f"{plural(known.bytes, 'byte')}" if known.bytes < 1_000_000 else f"{known.bytes / 1e6:,.0f} MB"
     if not known.bytes:
         return "nothing"
     if last is not None and last < known.bytes:
@@ -264,7 +276,7 @@ def _amount(size: int) -> str:
     for unit, name in ((1 << 20, "MB"), (1 << 10, "KB")):
         if size % unit == 0:
             return f"{size // unit:,} {name}"
-    return f"{size / 1000:,.0f} KB" if size >= 10_000 else f"{size:,} bytes"
+    return f"{size / 1000:,.0f} KB" if size >= 10_000 else f"{plural(size, 'byte')}"
 
 
 # Counting

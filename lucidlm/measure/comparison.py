@@ -22,6 +22,7 @@ from lucidlm.measure.seen import Seen
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy
 from lucidlm.runtime.progress import Progress
+from lucidlm.runtime.wording import plural
 from lucidlm.text.account import Account
 from lucidlm.text.documents import given_text, read_texts
 from lucidlm.text.excerpts import Excerpt
@@ -99,7 +100,9 @@ class Side:
     @property
     def short(self) -> str:
         """Its name without how many runs it has."""
-        return self.name.removesuffix(f" ({len(self.runs)} runs)") if len(self.runs) > 1 else self.name
+        return (
+            self.name.removesuffix(f" ({plural(len(self.runs), 'run')})") if len(self.runs) > 1 else self.name
+        )
 
     @property
     def nats(self) -> float:
@@ -237,7 +240,7 @@ class Comparison:
         if self.same_model:
             return ()
         interval = self._about
-        exact = f"On exactly these {self.bytes_scored:,} bytes, {self._exact}"
+        exact = f"On exactly these {plural(self.bytes_scored, 'byte')}, {self._exact}"
         mean = ", in the mean of the runs" if max(len(self.a.runs), len(self.b.runs)) > 1 else ""
         if self.of_recipes:
             about = f"{exact}{mean}."
@@ -292,7 +295,7 @@ class Comparison:
                 lines.append(f"{side.name:<{wide}} {mean:>9.4f} {side.loss_nats:>10.4f}  mean")
         lines += ["", self.verdict, *self.notes]
         left_out = self.bytes_total - self.bytes_scored
-        of = f"{self.bytes_scored:,} of {self.bytes_total:,} bytes"
+        of = f"{self.bytes_scored:,} of {plural(self.bytes_total, 'byte')}"
         lines.append(
             f"scored by {'all' if len(rows) > 2 else 'both'}: {of}" + ("" if left_out else ", all of them")
         )
@@ -500,13 +503,13 @@ def _named(side: Loads, called: str | Sequence[str]) -> Iterator[tuple[Loaded, s
     if isinstance(called, str):
         called = [called] if len(runs) == 1 else [f"{called}{number}" for number in range(1, len(runs) + 1)]
     if len(called) != len(runs):
-        raise ConfigError(f"{len(called)} names for {len(runs)} runs: give one each")
+        raise ConfigError(f"{len(called)} names for {plural(len(runs), 'run')}: give one each")
     return zip(runs, called, strict=True)
 
 
 def _side(several: str, runs: list[Run]) -> Side:
     """One run has its own name; only where both sides have several runs are they called recipes."""
-    name = runs[0].name if len(runs) == 1 else f"{several} ({len(runs)} runs)"
+    name = runs[0].name if len(runs) == 1 else f"{several} ({plural(len(runs), 'run')})"
     return Side(name, tuple(runs))
 
 

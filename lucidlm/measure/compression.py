@@ -42,6 +42,7 @@ from lucidlm.measure.scoring import checked_window, evaluating, prefix_of, score
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.device import Arithmetic
 from lucidlm.runtime.progress import Progress
+from lucidlm.runtime.wording import plural
 from lucidlm.text.account import Account
 from lucidlm.text.documents import given_text, read_texts
 from lucidlm.text.tokenizer import Tokenizer
@@ -124,7 +125,8 @@ class Compressed:
 
     def __str__(self) -> str:
         """Before and after, and the two numbers that prove each other."""
-        sizes = f"{self.bytes:,} bytes in {self.tokens:,} tokens -> {len(self.file):,} bytes"
+        before = f"{plural(self.bytes, 'byte')} in {plural(self.tokens, 'token')}"
+        sizes = f"{before} -> {plural(len(self.file), 'byte')}"
         if not self.bytes:
             return f"{sizes}, the header alone"
         times = f"{self.ratio:.2f} times smaller" if self.ratio >= 1 else f"{1 / self.ratio:.2f} times larger"
@@ -148,7 +150,7 @@ class Compressed:
         how = "; ".join(self.account.lines())
         if not how:
             return counted
-        text = f"{self.account.text:,} bytes of text"
+        text = f"{plural(self.account.text, 'byte')} of text"
         return f"{counted}; `evaluate` of it counts {text}, so its bits are of other bytes: {how}"
 
 
@@ -379,7 +381,9 @@ class _Header:
             )
         layout = _HEADER_1 if file[4:6] == b"\1\0" else _HEADER
         if len(file) < layout.size:
-            raise DataError(f"the file has {len(file)} bytes, its header alone {layout.size}: it was cut off")
+            raise DataError(
+                f"the file has {plural(len(file), 'byte')}, its header alone {layout.size}: it was cut off"
+            )
         _, version, prefix, *fields, crc = layout.unpack_from(file)
         if version not in (1, _VERSION):
             raise DataError(

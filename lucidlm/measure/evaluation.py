@@ -103,7 +103,7 @@ class Evaluation:
     def caution(self) -> str:
         """What must stand beside each number: that it is of a sample, or of few tokens; "" for neither."""
         if self.sample_of is not None:
-            return f"sample: {self.tokens_scored:,} of {self.sample_of:,} tokens"
+            return f"sample: {self.tokens_scored:,} of {plural(self.sample_of, 'token')}"
         return f"only {plural(self.tokens_scored, 'token')}" if self.tokens_scored < FEW_TOKENS else ""
 
     @property
@@ -197,8 +197,9 @@ class Evaluation:
                              f"{of.accuracy_at_5:.1%}{mark}", None),
             ("rank", f"median {of.median_rank:g}, mean {of.mean_rank:,.1f} of {self.vocab_size:,}", None),
             ("calibration", f"confidence and accuracy lie {of.calibration_error:.1%} apart{mark}", None),
-            ("scored", f"{self.tokens_scored:,} of {self.tokens_total:,} tokens, {self.bytes_scored:,} of "
-                       f"{self.bytes_total:,} bytes, {plural(self.documents, kind)}", None),
+            ("scored", f"{self.tokens_scored:,} of {plural(self.tokens_total, 'token')}, "
+                       f"{self.bytes_scored:,} of "
+                       f"{plural(self.bytes_total, 'byte')}, {plural(self.documents, kind)}", None),
         ]  # fmt: skip
         if self.certainty:
             rows.append(("certainty", self.certainty, None))
@@ -209,7 +210,7 @@ class Evaluation:
                 rows.append(("left out", line, None))
             rows += [("read", line, None) for line in self.account.other_lines()]
         if self.bytes_spelled != self.bytes_total:
-            changed = f"the tokenizer changes the text: its tokens spell {self.bytes_spelled:,} bytes"
+            changed = f"the tokenizer changes the text: its tokens spell {plural(self.bytes_spelled, 'byte')}"
             rows.append(("changed", f"{changed}, the text has {self.bytes_total:,}", None))
         if of.padding_mass:
             rows.append(

@@ -236,7 +236,8 @@ def _of_documents(sums: np.ndarray, counts: np.ndarray) -> tuple[Interval | None
         return None, (
             f"no 95 % interval: {plural(n, 'document')}, under {FEWEST_DOCUMENTS}; {MORE_DOCUMENTS}"
             if n < FEWEST_DOCUMENTS
-            else f"no 95 % interval: {n:,} documents of unequal size count as {effective:.1f} equal ones, "
+            else f"no 95 % interval: {plural(n, 'document')} of unequal size count as "
+            f"{effective:.1f} equal ones, "
             f"under {FEWEST_DOCUMENTS}; {MORE_DOCUMENTS}"
         )
     ratio, residuals = _residuals(sums, counts)

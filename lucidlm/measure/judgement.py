@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lucidlm.measure.baselines import Baselines, measure_baselines
+from lucidlm.measure.baselines import FEWEST_BYTES, Baselines, measure_baselines, too_few_bytes
 from lucidlm.measure.continuation import PROMPTS, measure_continuation
 from lucidlm.measure.evaluation import Evaluation, evaluate_documents
 from lucidlm.measure.explanation import Explanation, explain_texts
@@ -127,28 +127,30 @@ def judge(
     evaluation = _about_new_text(evaluation, seen)
     prefix_id = model.document_prefix_id if evaluation.protocol.prefix != "none" else None
     held_out = ids_of(documents)
-    baselines = measure_baselines(
-        tokenizer,
-        train_documents(corpus),
-        documents,
-        prefix_id=prefix_id,
-        limit_bytes=limit_bytes,
-        progress=progress,
-    )
-    ladder = replace(
-        ladder_of(
-            evaluation.bits_per_byte,
-            evaluation.units,
-            evaluation.design,
-            baselines,
-            fraction=evaluation.fraction,
-            same=evaluation.same,
-            no_interval=NO_INTERVAL if seen is not None and seen.mostly else "",
-        ),
-        caution=evaluation.caution,
-    )
-    if whole_documents:
-        ladder = replace(ladder, no_interval=_by_another_split(ladder.no_interval))
+    baselines = ladder = None
+    if evaluation.bytes_scored >= FEWEST_BYTES:
+        baselines = measure_baselines(
+            tokenizer,
+            train_documents(corpus),
+            documents,
+            prefix_id=prefix_id,
+            limit_bytes=limit_bytes,
+            progress=progress,
+        )
+        ladder = replace(
+            ladder_of(
+                evaluation.bits_per_byte,
+                evaluation.units,
+                evaluation.design,
+                baselines,
+                fraction=evaluation.fraction,
+                same=evaluation.same,
+                no_interval=NO_INTERVAL if seen is not None and seen.mostly else "",
+            ),
+            caution=evaluation.caution,
+        )
+        if whole_documents:
+            ladder = replace(ladder, no_interval=_by_another_split(ladder.no_interval))
     stages("writing", 0, None)
     # A text that was given may have been trained on: the run's own held-out text was not.
     own = held_out if history is not None else [excerpt.ids for excerpt in validation_documents(corpus)]
@@ -174,12 +176,15 @@ def judge(
         *remarks,
         gain_of(history, started_from) if history is not None and started_from else "",
         str(course) if course is not None else "",
-        too_little_text(evaluation.tokens_scored)
+        too_little_text(evaluation.tokens_scored) if few else "",
+        too_few_bytes(evaluation.bytes_scored)
+        if ladder is None
+        else ""
         if few
         else _with_caution(place_of(ladder, own=history is not None, longer=longer), evaluation.caution),
         sentence_of(memorization, who="the best weights" if history is not None else "the model"),
     )
-    told = tuple(sentence for sentence in sentences if sentence)
+    told = tuple(dict.fromkeys(sentence for sentence in sentences if sentence))
     return Judgement(
         evaluation,
         baselines,

@@ -292,7 +292,7 @@ def _run(run: LongestRun) -> str:
 
 
 def _bytes(count: int) -> str:
-    return f"{count:,} bytes" if count else f"under {ANCHOR} bytes"
+    return f"{plural(count, 'byte')}" if count else f"under {ANCHOR} bytes"
 
 
 def _times(repeated: Repeated) -> str:

@@ -17,6 +17,7 @@ from lucidlm.measure.explanation import page_values
 from lucidlm.measure.history import SAMPLES, History, read_events, read_history
 from lucidlm.measure.judgement import Judgement
 from lucidlm.measure.page import in_script, write_page
+from lucidlm.runtime.wording import plural
 
 REPORT = "report.html"
 MOST_POINTS = 1500
@@ -133,7 +134,7 @@ def _validated_on(history: History) -> str:
     last = history.validations[-1]
     if last.heldout_tokens is None or last.validation_tokens >= last.heldout_tokens:
         return ""
-    return f"sample: {last.validation_tokens:,} of {last.heldout_tokens:,} tokens"
+    return f"sample: {last.validation_tokens:,} of {plural(last.heldout_tokens, 'token')}"
 
 
 def _readable(value: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lucidlm.runtime.wording import plural
 from lucidlm.text.copies import EVIDENCE, CopySearch
 from lucidlm.text.corpus import Corpus, train_documents
 from lucidlm.text.tokenizer import Tokenizer
@@ -75,9 +76,9 @@ class Seen:
         else:
             counts = []
             if self.documents_total > 1:
-                counts.append(f"{self.documents:,} of {self.documents_total:,} documents completely")
+                counts.append(f"{self.documents:,} of {plural(self.documents_total, 'document')} completely")
             if self.lines_total:
-                counts.append(f"{self.lines:,} of {self.lines_total:,} lines")
+                counts.append(f"{self.lines:,} of {plural(self.lines_total, 'line')}")
             said = f" ({', '.join(counts)})" if counts else ""
             what = (
                 f"{_percent(self.share)} of this text was trained on: it occurs, {where}"

@@ -20,7 +20,7 @@ from lucidlm.measure.trend import (
     noise_of,
     trend_of,
 )
-from lucidlm.runtime.wording import fixed
+from lucidlm.runtime.wording import fixed, plural
 
 Code = Literal[
     "too_short", "too_little_text", "improving", "converged", "flat", "stuck", "overfits", "memorizes",
@@ -251,7 +251,7 @@ def _best(course: Course) -> str:
     assert last is not None
     whole = best.heldout_tokens
     sample = (
-        f", on a sample of {best.validation_tokens:,} of {whole:,} tokens"
+        f", on a sample of {best.validation_tokens:,} of {plural(whole, 'token')}"
         if whole is not None and whole > best.validation_tokens
         else ""
     )
@@ -301,7 +301,8 @@ def _too_little_text(course: Course) -> str:
 
 def too_little_text(tokens: int) -> str:
     """The sentence in place of a verdict on so few held-out tokens."""
-    return f"Too little held-out text to judge: {tokens:,} tokens, at least {FEWEST_TOKENS} are needed."
+    have = plural(tokens, "token")
+    return f"Too little held-out text to judge: {have}, at least {FEWEST_TOKENS} are needed."
 
 
 def _improving(course: Course) -> str:

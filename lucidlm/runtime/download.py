@@ -23,6 +23,7 @@ from filelock import FileLock
 
 from lucidlm.errors import DataError
 from lucidlm.runtime.small_files import read_small_json
+from lucidlm.runtime.wording import plural
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 3
@@ -244,7 +245,8 @@ def _receive(
         if (seconds := time.monotonic() - since) > _PATIENCE_S:
             if came < _SLOWEST * seconds:
                 raise DataError(
-                    f"{url}: {came:,} bytes in {seconds:.0f} seconds, the slowest that is waited for is "
+                    f"{url}: {plural(came, 'byte')} in {seconds:.0f} seconds, the slowest that is "
+                    f"waited for is "
                     f"{_SLOWEST:,} a second; run the command again to go on from there, or download the file "
                     "yourself and give its path"
                 )
@@ -253,7 +255,7 @@ def _receive(
             told = time.monotonic()
             tell(f"{url}: {have / 1e6:,.1f}" + (f" of {total / 1e6:,.1f} MB" if total else " MB"))
     if total is not None and have != total:
-        raise _BrokenOffError(f"the connection broke off after {have:,} of {total:,} bytes")
+        raise _BrokenOffError(f"the connection broke off after {have:,} of {plural(total, 'byte')}")
 
 
 def _accept(url: str, target: Path, sha256: str | None, size: int | None) -> None:
@@ -263,7 +265,7 @@ def _accept(url: str, target: Path, sha256: str | None, size: int | None) -> Non
         part.unlink()
         _beside(part, ".json").unlink(missing_ok=True)
         raise DataError(
-            f"{url}: it has {have:,} bytes, expected {size:,}; the file has changed or was damaged: "
+            f"{url}: it has {plural(have, 'byte')}, expected {size:,}; the file has changed or was damaged: "
             "download it yourself, check it and give its path"
         )
     found = _sha256_of(part) if sha256 else None
@@ -408,7 +410,7 @@ def _is_whole(target: Path, sha256: str | None) -> bool:
 def _refuse_over(url: str, size: int | None, max_bytes: int) -> None:
     if size is not None and size > max_bytes:
         raise DataError(
-            f"{url}: {size:,} bytes is more than the limit of {max_bytes:,}; "
+            f"{url}: {plural(size, 'byte')} is more than the limit of {max_bytes:,}; "
             "download the file yourself and give its path"
         )
 

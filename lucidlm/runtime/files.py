@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from lucidlm.errors import DataError, InUseError, RunError
 from lucidlm.runtime.places import path_text, plain_target
 from lucidlm.runtime.small_files import read_small_json
+from lucidlm.runtime.wording import plural
 
 MANIFEST = "manifest.json"
 READER_S = 10.0
@@ -288,7 +289,7 @@ def fault_of(folder: Path, name: str, manifest: dict, *, contents: bool = True) 
     if not file.is_file():
         return f"{file}: listed in {MANIFEST} but missing"
     if (size := file.stat().st_size) != expected["size"]:
-        return f"{file}: {size:,} bytes, {MANIFEST} says {expected['size']:,}"
+        return f"{file}: {plural(size, 'byte')}, {MANIFEST} says {expected['size']:,}"
     if contents and sha256_of(file) != expected["sha256"]:
         return f"{file}: content changed, its SHA-256 is not that of {MANIFEST}"
     return ""

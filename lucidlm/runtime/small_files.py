@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lucidlm.errors import LucidError
+from lucidlm.runtime.wording import plural
 
 LARGEST_RECORD = 1 << 26
 """Bytes of a manifest, or of a line of JSON: more than any run writes."""
@@ -36,7 +37,9 @@ def read_small_file(path: Path, largest: int, error: type[LucidError]) -> bytes:
             raise error(f"{path}: {problem.strerror or problem}; copy or download it again") from None
         if len(data) > largest:
             size = max(os.fstat(file.fileno()).st_size, len(data))
-            raise error(f"{path}: {size:,} bytes, such a file has at most {largest:,}; it is another file")
+            raise error(
+                f"{path}: {plural(size, 'byte')}, such a file has at most {largest:,}; it is another file"
+            )
     return data
 
 
@@ -70,7 +73,9 @@ def lines_of(path: Path, error: type[LucidError], longest: int = LARGEST_RECORD)
         for number in itertools.count(1):
             line = file.readline(longest + 1)
             if len(line) > longest:
-                raise error(f"{path}:{number:,}: a line of more than {longest:,} bytes; it is another file")
+                raise error(
+                    f"{path}:{number:,}: a line of more than {plural(longest, 'byte')}; it is another file"
+                )
             if not line:
                 return
             yield line

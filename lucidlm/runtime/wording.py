@@ -1,6 +1,7 @@
 """How a count or a text from outside is written for a reader: "2,000 steps", and no control characters."""
 
 import re
+from numbers import Integral
 
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and newline, DEL, C1: a terminal obeys them
@@ -16,7 +17,7 @@ LEGIBLE = 1e9
 def plural(count: float, noun: str) -> str:
     """The count and its noun, with an s unless the count is 1: 2 heads, 1 head, 2 pieces of it."""
     head, of, tail = noun.partition(" of ")
-    number = f"{count:,}" if isinstance(count, int) else f"{count:g}"
+    number = f"{count:,}" if isinstance(count, Integral) else f"{count:g}"
     return f"{number} {head}{'' if count == 1 else 's'}{of}{tail}"
 
 

@@ -47,15 +47,12 @@ trained from {in_code(run.config.from_) if run.config.from_ else "random weights
 
 {judgement.verdict}
 
-```text
-{judgement.ladder}
-```
-The baselines were given the same training text; `report.html` has the curves.
+{_ladder(judgement)}
 
 ## Text and training
 {corpus.train_tokens:,} training tokens and {corpus.validation_tokens:,} held-out ones by the tokenizer \
-`{corpus.tokenizer.name}` ({corpus.tokenizer.vocab_size:,} tokens). {plural(run.step, "step")} of \
-{plan.batch_tokens:,} tokens, {run.windows.epoch_at(run.step, plan.batch_size):.1f} epochs, \
+`{corpus.tokenizer.name}` ({plural(corpus.tokenizer.vocab_size, "token")}). {plural(run.step, "step")} of \
+{plural(plan.batch_tokens, "token")}, {run.windows.epoch_at(run.step, plan.batch_size):.1f} epochs, \
 optimizer {plan.optim.name}, products in {plan.dtype}. \
 These weights are of step {best.step if best else run.step:,}, the best by validation loss. \
 `run.toml` repeats the run, \
@@ -84,3 +81,13 @@ def in_code(text: str) -> str:
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     space = " " * (text[:1] in ("`", "") or text[-1:] == "`")
     return f"{fence}{space}{text}{space}{fence}"
+
+
+def _ladder(judgement: Judgement) -> str:
+    """The comparison with the baselines, where there is text enough for one."""
+    if judgement.ladder is None:
+        return ""
+    return (
+        f"```text\n{judgement.ladder}\n```\n"
+        "The baselines were given the same training text; `report.html` has the curves.\n"
+    )

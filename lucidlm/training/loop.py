@@ -435,9 +435,9 @@ def _write_report(run: TrainingRun, judgement: Judgement) -> None:
         run.folder / REPORT,
         judgement,
         title=run.folder.name,
-        subtitle=f"{shape.n_parameters:,} parameters, {plural(shape.n_layers, 'layer')}, "
+        subtitle=f"{plural(shape.n_parameters, 'parameter')}, {plural(shape.n_layers, 'layer')}, "
         f"{shape.emb_dim} wide, context {shape.context_length:,}, tokenizer {run.corpus.tokenizer.name}; "
-        f"{plural(run.step, 'step')} on {run.corpus.train_tokens:,} tokens of text",
+        f"{plural(run.step, 'step')} on {plural(run.corpus.train_tokens, 'token')} of text",
         run=run.folder,
         environment=_environment(run.folder / ENVIRONMENT),
     )

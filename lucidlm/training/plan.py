@@ -539,15 +539,15 @@ def _lines(
     budget = f" (--minutes {minutes:g})" if minutes else ""
     stop = "; more epochs of this text would teach nothing new" if capped and minutes else ""
     return (
-        f"text: {corpus.train_tokens:,} tokens to train on, {corpus.heldout_tokens:,} held out "
-        f"({corpus.train_bytes:,} and {corpus.validation_bytes:,} bytes)",
-        f"tokenizer: {corpus.tokenizer.name}, {corpus.tokenizer.vocab_size:,} tokens; "
+        f"text: {plural(corpus.train_tokens, 'token')} to train on, {corpus.heldout_tokens:,} held out "
+        f"({corpus.train_bytes:,} and {plural(corpus.validation_bytes, 'byte')})",
+        f"tokenizer: {corpus.tokenizer.name}, {plural(corpus.tokenizer.vocab_size, 'token')}; "
         f"{corpus.manifest['tokenizer']['reason']}",
-        f"model: {model.n_parameters:,} parameters, {why} ({model.family}, "
+        f"model: {plural(model.n_parameters, 'parameter')}, {why} ({model.family}, "
         f"{plural(model.n_layers, 'layer')}, {model.emb_dim} wide, context {model.context_length}, "
         f"dropout {model.drop_rate:g})",
         f"speed: {speed.line}",
-        f"plan: {plural(plan.steps, 'step')} of {plan.batch_tokens:,} tokens, {epochs:.1f} epochs, "
+        f"plan: {plural(plan.steps, 'step')} of {plural(plan.batch_tokens, 'token')}, {epochs:.1f} epochs, "
         f"{optimizer}; about {duration(speed.seconds_per_step * plan.steps)} of training{budget}, "
         f"{memory / 2**30:.2f} GiB of memory{stop}",
         *(() if predicted is None else (f"predicted: {predicted}",)),

@@ -19,6 +19,7 @@ from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.files import replacing_file
 from lucidlm.runtime.progress import Progress, counted, half
+from lucidlm.runtime.wording import plural
 from lucidlm.text.tokenizer import Tokenizer
 
 Kind = Literal["f32", "f16", "bf16", "q8_0"]
@@ -131,7 +132,7 @@ def _check(config: GPTConfig, tokenizer: Tokenizer, kind: str) -> None:
             )
     if tokenizer.vocab_size > config.vocab_size:
         raise WeightsError(
-            f"the tokenizer has {tokenizer.vocab_size:,} tokens, the model {config.vocab_size:,}; "
+            f"the tokenizer has {plural(tokenizer.vocab_size, 'token')}, the model {config.vocab_size:,}; "
             "they do not belong together: load both from one folder"
         )
     if tokenizer.end_of_text is None:

@@ -127,7 +127,8 @@ def open_model(folder: str | Path) -> StoredModel:
     stored = find_tensors(folder)
     if config.n_layers > len(stored):  # before so many are made
         raise WeightsError(
-            f"{folder / CONFIG}: {config.n_layers:,} layers, but {len(stored):,} tensors in the folder; "
+            f"{folder / CONFIG}: {plural(config.n_layers, 'layer')}, but "
+            f"{plural(len(stored), 'tensor')} in the folder; "
             "they do not belong together"
         )
     try:

@@ -234,7 +234,7 @@ def _check_left(left: Mapping[str, StoredTensor], embedding: StoredTensor, confi
     if not unknown:
         return
     names = ", ".join(repr(tensor.name[:80]) for tensor in unknown[:3]) + ", ..." * (len(unknown) > 3)
-    which = f"{names} belongs" if len(unknown) == 1 else f"{len(unknown):,} tensors ({names}) belong"
+    which = f"{names} belongs" if len(unknown) == 1 else f"{plural(len(unknown), 'tensor')} ({names}) belong"
     raise WeightsError(
         f"{unknown[0].path}: {which} to no part of a {config.family} model of "
         f"{plural(config.n_layers, 'layer')} as config.json says it"

@@ -24,6 +24,7 @@ from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.memory import check_weights
 from lucidlm.runtime.progress import Progress, counted, half
+from lucidlm.runtime.wording import plural
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.text.tokenizer_json import END_OF_TEXT, byte_alphabet
 
@@ -107,7 +108,7 @@ def load_openai(
     tokenizer = read_tokenizer(folder)
     if tokenizer.vocab_size > config.vocab_size:
         raise WeightsError(
-            f"{folder / ENCODER}: {tokenizer.vocab_size:,} tokens, but n_vocab of {HPARAMS} is "
+            f"{folder / ENCODER}: {plural(tokenizer.vocab_size, 'token')}, but n_vocab of {HPARAMS} is "
             f"{config.vocab_size:,}; they do not belong together, download the folder again"
         )
     check_weights(str(folder), config.n_parameters, dtype, device)
@@ -254,7 +255,8 @@ def _check_files(folder: Path) -> None:
             raise WeightsError(f"{path}: a link that leads out of the folder; copy the file itself there")
         if (size := path.stat().st_size) > LARGEST.get(name, size):
             raise WeightsError(
-                f"{path}: {size:,} bytes, such a file has at most {LARGEST[name]:,}; download it again"
+                f"{path}: {plural(size, 'byte')}, such a file has at most {LARGEST[name]:,}; "
+                f"download it again"
             )
     with _told(folder / CHECKPOINT):
         text = (folder / CHECKPOINT).read_text(encoding="utf-8")
@@ -282,7 +284,7 @@ def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     end = len(data) - _FOOTER
     if end < 0 or int.from_bytes(data[-8:], "little") != _MAGIC:
         raise ValueError(
-            f"{len(data):,} bytes that do not end as an index does: it is cut short or another file"
+            f"{plural(len(data), 'byte')} that do not end as an index does: it is cut short or another file"
         )
     (about, about_size, index, index_size), _ = _varints(data[end:-8], 4)
     position, last = 0, None
@@ -305,7 +307,7 @@ def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 def _block(data: bytes, offset: int, size: int) -> bytes:
     end = offset + size
     if end + _TRAILER > len(data) - _FOOTER:
-        raise ValueError(f"a block at byte {offset:,} of {size:,} bytes is not all there")
+        raise ValueError(f"a block at byte {offset:,} of {plural(size, 'byte')} is not all there")
     stored = int.from_bytes(data[end + 1 : end + _TRAILER], "little")
     if _masked(crc32c(np.frombuffer(data, np.uint8, size + 1, offset))) != stored:
         raise ValueError(f"the checksum of its block at byte {offset:,} is wrong")
@@ -410,7 +412,9 @@ def _stored_tensor(entry: tuple[bytes, bytes]) -> StoredTensor:
     shape = tuple(_only(_message(one, {1: _VARINT, 2: _BYTES})[1], 0) for one in dimensions)
     size = _only(fields[5], 0)
     if size != 4 * math.prod(shape):
-        raise ValueError(f"{name!r} has {size:,} bytes, its shape {shape} makes {4 * math.prod(shape):,}")
+        raise ValueError(
+            f"{name!r} has {plural(size, 'byte')}, its shape {shape} makes {4 * math.prod(shape):,}"
+        )
     if len(fields[6]) != 1:
         raise ValueError(f"{name!r} has no checksum")
     return StoredTensor(name, shape, _only(fields[4], 0), size, fields[6][0])
@@ -447,7 +451,7 @@ def _tensors_of(config: GPTConfig, stored: dict[str, StoredTensor], index: Path)
         tensors[ours] = stored[theirs]
     if surplus := stored.keys() - {tensor.name for tensor in tensors.values()}:
         raise WeightsError(
-            f"{index}: {min(surplus)!r} belongs to no part of a GPT-2 of {config.n_layers:,} layers; "
+            f"{index}: {min(surplus)!r} belongs to no part of a GPT-2 of {plural(config.n_layers, 'layer')}; "
             "save the model's tensors alone"
         )
     end = 0
@@ -459,7 +463,8 @@ def _tensors_of(config: GPTConfig, stored: dict[str, StoredTensor], index: Path)
             end += tensor.size
     if (size := index.with_name(DATA).stat().st_size) != end:
         raise WeightsError(
-            f"{index.with_name(DATA)}: {size:,} bytes, {INDEX} makes it {end:,}; copy or download it again"
+            f"{index.with_name(DATA)}: {plural(size, 'byte')}, {INDEX} makes it {end:,}; copy or "
+            f"download it again"
         )
     return tensors
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from selectolax.lexbor import LexborHTMLParser
 
-from lucidlm.measure.baselines import measure_baselines
+from lucidlm.measure.baselines import FEWEST_BYTES, measure_baselines
 from lucidlm.measure.continuation import measure_continuation
 from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.measure.history import METRICS, SAMPLES, History
@@ -20,6 +20,7 @@ from lucidlm.measure.memorization import measure_memorization, sentence_of
 from lucidlm.measure.report import MOST_POINTS, MOST_SAMPLES, SHOWN_ABOVE, write_report
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
+from lucidlm.runtime.wording import plural
 from lucidlm.text.account import CARRIAGE_RETURNS, SURROGATES, Account
 from lucidlm.text.corpus import prepare, train_documents, validation_documents
 from lucidlm.text.excerpts import ids_of
@@ -79,6 +80,22 @@ def page_of(path) -> LexborHTMLParser:
 
 
 # The judgement.
+
+
+@pytest.mark.parametrize("count", [1, FEWEST_BYTES - 1, FEWEST_BYTES])
+def test_a_text_of_few_bytes_is_compared_with_no_compressor_and_said_so(model, corpus, count, tmp_path):
+    text = np.frombuffer(("The tide came in. " * 30).encode()[:count], np.uint8).astype(np.uint16)
+    judged = judge(model, corpus.tokenizer, [text], corpus=corpus)
+    enough = count >= FEWEST_BYTES
+    assert (judged.ladder is not None) == (judged.baselines is not None) == enough
+    said = (
+        f"No comparison with baselines: {plural(count, 'scored byte')}, at least {FEWEST_BYTES} are needed."
+    )
+    assert (said in judged.verdict) != enough
+    assert len(judged.sentences) == len(set(judged.sentences))
+    assert not re.search(r"(?<![\d,.])1 (tokens|bytes|documents|pieces|blocks)\b", str(judged))
+    assert (judged.to_dict()["ladder"] is None) != enough
+    write_report(tmp_path / "page.html", judged, title="few", subtitle="")
 
 
 def test_each_part_is_what_its_own_module_says(model, corpus, judgement):
