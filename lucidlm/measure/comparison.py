@@ -34,6 +34,8 @@ TOGETHER_BYTES = 1 << 20
 """About so much text is scored by one model before the other has its turn."""
 SPAN_BYTES = 80
 """At least so long are the spans in which a model wins."""
+LONGEST_WORD = 30
+"""Bytes: where no blank is so near, a span is cut inside a word, as Chinese has none."""
 SPANS = 5
 BEFORE_CONTEXTS = 16
 """So many contexts of ids of another tokenizer are read before a piece: enough if each is a byte."""
@@ -678,7 +680,8 @@ def _best_spans(atoms: list[Atoms], *, sign: int) -> tuple[Span, ...]:
         sums = np.concatenate(([0.0], np.cumsum(gains)))
         # From each atom to the first bound that makes it long enough, or to the end.
         ends = np.searchsorted(each.bounds, each.bounds[:-1] + SPAN_BYTES).clip(max=len(gains))
-        totals = sums[ends] - sums[:-1]
+        starts, ends = _at_words(each, ends)
+        totals = np.where(starts, sums[ends] - sums[:-1], 0.0)
         taken: list[tuple[int, int]] = []
         for start in np.argsort(-totals, kind="stable")[: 50 * SPANS].tolist():
             end = int(ends[start])
@@ -688,6 +691,22 @@ def _best_spans(atoms: list[Atoms], *, sign: int) -> tuple[Span, ...]:
                 taken.append((start, end))
                 candidates.append(_span(document, each, start, end))
     return tuple(sorted(candidates, key=lambda span: -sign * span.difference)[:SPANS])
+
+
+def _at_words(atoms: Atoms, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which atoms a span may begin with, and the ends moved on: between words, where the text has blanks."""
+    places = atoms.bounds - atoms.bounds[0]
+    data = np.frombuffer(atoms.text[int(atoms.bounds[0]) : int(atoms.bounds[-1])], np.uint8)
+    blank = np.isin(data, np.frombuffer(b" \n\t\r", np.uint8))
+    between = np.ones(len(places), bool)
+    inner = places[1:-1]
+    between[1:-1] = blank[inner - 1] | blank[inner]
+    numbers = np.arange(len(places))
+    before = np.maximum.accumulate(np.where(between, numbers, 0))
+    after = np.minimum.accumulate(np.where(between, numbers, len(places) - 1)[::-1])[::-1]
+    near = places[numbers] - places[before] <= LONGEST_WORD
+    on = after[ends]
+    return (between | ~near)[:-1], np.where(places[on] - places[ends] <= LONGEST_WORD, on, ends)
 
 
 def _span(document: int, atoms: Atoms, start: int, end: int) -> Span:

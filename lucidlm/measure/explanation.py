@@ -170,9 +170,11 @@ class ExplainedText:
                 f"{quoted(other.text)} {other.probability:.2g}" for other in token.alternatives[:3]
             )
             yield (
-                f"{quoted(token.text):<{wide}} {token.id:>6} {token.probability:>11.4e} "
-                f"{token.log_probability:>9.4f} {token.bits:>7.3f} {token.rank:>7,} {token.entropy:>8.4f} "
-                f"{token.running_loss_nats:>9.4f} {fixed(token.running_perplexity, 1):>11}  {likeliest}"
+                f"{quoted(token.text):<{wide}} {token.id:>6} {written('probability', token.probability):>11} "
+                f"{written('nats', token.log_probability):>9} {written('bits', token.bits):>7} "
+                f"{token.rank:>7,} {written('nats', token.entropy):>8} "
+                f"{written('nats', token.running_loss_nats):>9} "
+                f"{written('perplexity', token.running_perplexity):>11}  {likeliest}"
             )
 
 
@@ -426,6 +428,8 @@ def page_values(explanation: Explanation) -> dict[str, Any]:
     return {
         "explanation": explanation,
         "most_nats": most,
+        "digits": json.dumps(DIGITS),
+        "written": written,
         "texts": [_textpage_values(text, most) for text in explanation.texts],
         "first": [
             asdict(token) | {"shown": quoted(token.text), "given_shown": quoted(token.given)}
@@ -466,6 +470,16 @@ def quoted(text: str) -> str:
     return "'" + "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text) + "'"
 
 
+DIGITS = {"probability": 4, "nats": 4, "bits": 3, "perplexity": 1}
+"""Behind the point, of each quantity wherever it stands: the page's panel reads them from here too."""
+
+
+def written(quantity: str, value: float) -> str:
+    """A number as text: a probability, and what has too many digits to be read, with its power of ten."""
+    digits = DIGITS[quantity]
+    return f"{value:.{digits}e}" if quantity == "probability" else fixed(value, digits)
+
+
 def steps(explanation: Explanation, *, shown: int = 6) -> list[str]:
     """From the targets' probabilities to the perplexity, one step a line, torch's own number last but one."""
     return [*(f"{name:<30} {value}" for name, value in step_rows(explanation, shown=shown)),
@@ -481,15 +495,21 @@ def step_rows(explanation: Explanation, *, shown: int = 6) -> list[tuple[str, st
     difference = abs(loss - explanation.torch_loss_nats)
     return [
         ("ids of the targets", "  ".join(str(token.id) for token in first) + more),
-        ("probabilities of the targets", "  ".join(f"{token.probability:.4e}" for token in first) + more),
-        ("their logarithms", "  ".join(f"{token.log_probability:.4f}" for token in first) + more),
-        ("mean", f"{-loss:.4f}"),
-        ("negative mean = cross entropy", f"{loss:.4f} nats per token"),
+        (
+            "probabilities of the targets",
+            "  ".join(written("probability", token.probability) for token in first) + more,
+        ),
+        ("their logarithms", "  ".join(written("nats", token.log_probability) for token in first) + more),
+        ("mean", written("nats", -loss)),
+        ("negative mean = cross entropy", f"{written('nats', loss)} nats per token"),
         (
             "exp = perplexity",
-            f"{fixed(explanation.perplexity, 1)} of a vocabulary of {explanation.vocab_size:,}",
+            f"{written('perplexity', explanation.perplexity)} of a vocabulary of {explanation.vocab_size:,}",
         ),
-        ("torch's cross_entropy", f"{explanation.torch_loss_nats:.4f} (difference {difference:.1e})"),
+        (
+            "torch's cross_entropy",
+            f"{written('nats', explanation.torch_loss_nats)} (difference {difference:.1e})",
+        ),
     ]
 
 

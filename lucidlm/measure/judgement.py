@@ -1,5 +1,6 @@
 """All that can be said of a model on a text: evaluation, baselines, memorization, and a verdict."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ from lucidlm.measure.seen import NO_INTERVAL, Seen
 from lucidlm.measure.verdict import FEWEST_TOKENS, Course, course_of, gain_of, too_little_text
 from lucidlm.model.generation import generate_batch
 from lucidlm.model.gpt import GPT
+from lucidlm.runtime.wording import whole_words
 from lucidlm.text.corpus import Corpus, train_documents, validation_documents
 from lucidlm.text.excerpts import Excerpt, as_excerpt, ids_of
 from lucidlm.text.tokenizer import Tokenizer
@@ -34,6 +36,7 @@ BASELINE_BYTES = 10_000_000
 """Bytes of training text that the baselines are given: half a minute's worth."""
 PARAGRAPH_CHARACTERS = 500
 """About so long is the held-out paragraph that is explained."""
+LONGEST_WORD = 30
 REFERENCE_TOKENS = 100_000
 """Held-out tokens whose sequences are looked for in the training text, for comparison."""
 COUNTED_AT_ONCE = 1 << 24
@@ -190,7 +193,7 @@ def judge(
         baselines,
         ladder,
         memorization,
-        _paragraph(model, tokenizer, held_out),
+        _paragraph(model, tokenizer, documents),
         told,
         course,
         seen,
@@ -207,12 +210,12 @@ def without_training_text(
     **settings: Any,
 ) -> Judgement:
     """What can be said without knowing what the model was trained on: its evaluation, and a paragraph."""
-    first: list[np.ndarray] = []
+    first: list[np.ndarray | Excerpt] = []
 
     def watched() -> Iterator[np.ndarray | Excerpt]:
         for document in documents:
             if not first:
-                first.append(as_excerpt(document).ids)
+                first.append(document)
             yield document
 
     evaluation = _about_new_text(evaluate_documents(model, tokenizer, watched(), **settings), seen)
@@ -269,12 +272,18 @@ def _first_tokens(documents: Sequence[np.ndarray], count: int) -> list[np.ndarra
     return taken
 
 
-def _paragraph(model: GPT, tokenizer: Tokenizer, documents: Sequence[np.ndarray]) -> Explanation | None:
-    """The first lines of the held-out text, explained; None where it has too few tokens."""
-    for ids in documents:
-        text = tokenizer.decode(ids[: 2 * PARAGRAPH_CHARACTERS])[: 2 * PARAGRAPH_CHARACTERS]
+def _paragraph(
+    model: GPT, tokenizer: Tokenizer, documents: Sequence[np.ndarray | Excerpt]
+) -> Explanation | None:
+    """The first lines of the held-out text, in whole words, explained; None where it has too few tokens."""
+    for excerpt in map(as_excerpt, documents):
+        text = tokenizer.decode(excerpt.ids[: 2 * PARAGRAPH_CHARACTERS])[: 2 * PARAGRAPH_CHARACTERS]
+        if len(excerpt.before) and not tokenizer.decode(excerpt.before[-8:])[-1:].isspace():
+            # The piece may begin in the middle of a word.
+            start = re.search(r"\s", text[:LONGEST_WORD])
+            text = text[start.end() if start else 0 :]
         end = text.find("\n\n", PARAGRAPH_CHARACTERS // 2)
-        text = text[: end if 0 < end < PARAGRAPH_CHARACTERS else PARAGRAPH_CHARACTERS]
+        text = text[:end] if 0 < end < PARAGRAPH_CHARACTERS else whole_words(text, PARAGRAPH_CHARACTERS)
         if len(tokenizer.encode(text)) > 1:
             with torch.inference_mode():
                 return explain_texts(model, tokenizer, [text])

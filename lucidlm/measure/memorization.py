@@ -16,7 +16,7 @@ from lucidlm.measure.continuation import CONTINUED_BYTES, SPAN, Continuation
 from lucidlm.measure.copies import ANCHOR, BORDER, Chunk, Counted, Keys, Longest, Spans, Spelling, Text
 from lucidlm.measure.near_copies import WINDOW, NearCopies, normalized, windows_of
 from lucidlm.measure.ngrams import ngram_keys
-from lucidlm.runtime.wording import plural
+from lucidlm.runtime.wording import plural, whole_words
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.text.windows import TokenFile
 
@@ -300,7 +300,7 @@ def _times(repeated: Repeated) -> str:
 
 
 def _shortened(text: str) -> str:
-    return repr(text if len(text) <= SHOWN else text[:SHOWN] + "...")
+    return repr(text if len(text) <= SHOWN else whole_words(text, SHOWN) + "...")
 
 
 def _or_none(share: float | None) -> str:

@@ -21,6 +21,14 @@ def plural(count: float, noun: str) -> str:
     return f"{number} {head}{'' if count == 1 else 's'}{of}{tail}"
 
 
+def whole_words(text: str, limit: int) -> str:
+    """The beginning of a text, of at most `limit` characters, cut between two words where it has any."""
+    if len(text) <= limit:
+        return text
+    end = max((found.start() for found in re.finditer(r"\s", text[: limit + 1])), default=0)
+    return text[: end or limit]
+
+
 def duration(seconds: float) -> str:
     """Seconds under a minute, minutes with one decimal from there on."""
     if seconds < 1:

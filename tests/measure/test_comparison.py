@@ -10,7 +10,16 @@ import torch
 from oracles import log_sum_exp
 
 from lucidlm.errors import ConfigError, DataError, NumbersError
-from lucidlm.measure.comparison import SPAN_BYTES, Passage, _number, _places, compare, compare_texts
+from lucidlm.measure.comparison import (
+    SPAN_BYTES,
+    Atoms,
+    Passage,
+    _at_words,
+    _number,
+    _places,
+    compare,
+    compare_texts,
+)
 from lucidlm.measure.evaluation import evaluate, evaluate_documents
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
@@ -426,3 +435,22 @@ def test_another_tokenizer_reads_the_same_bytes_before_a_piece(pairs_model):
     expected = evaluate_documents(model, tokenizer, [Excerpt(*ids)], design="strata")
     assert result.a.nats == pytest.approx(expected.nats, rel=1e-6)
     assert result.a.tokens == expected.tokens_scored == len(ids[0])
+
+
+def test_spans_begin_and_end_between_words_where_the_text_has_blanks():
+    words = ("a small boat came into the harbour before the long night began " * 30).encode()
+    cuts = np.arange(0, len(words) + 1, 3)
+    cuts = np.unique(np.append(cuts, len(words)))
+    draw = np.random.default_rng(0)
+    atoms = Atoms(words, cuts, *draw.random((2, len(cuts) - 1)))
+    ends = np.searchsorted(cuts, cuts[:-1] + SPAN_BYTES).clip(max=len(cuts) - 1)
+    starts, moved = _at_words(atoms, ends)
+    blank = lambda place: words[place : place + 1] in (b" ", b"") or words[place - 1 : place] in (b" ", b"")  # noqa: E731
+    assert 0 < starts.sum() < len(starts)
+    assert all(blank(cuts[place]) for place in np.flatnonzero(starts))
+    assert all(blank(cuts[place]) for place in moved)
+    assert (moved >= ends).all()
+    without = Atoms(words.replace(b" ", b"x"), cuts, *draw.random((2, len(cuts) - 1)))
+    starts, moved = _at_words(without, ends)
+    assert starts.sum() > 0.9 * len(starts)
+    assert (moved[: len(ends) // 2] == ends[: len(ends) // 2]).all()

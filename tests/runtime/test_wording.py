@@ -2,7 +2,7 @@ import unicodedata
 
 import pytest
 
-from lucidlm.runtime.wording import duration, fixed, one_line, plural, printable
+from lucidlm.runtime.wording import duration, fixed, one_line, plural, printable, whole_words
 
 
 @pytest.mark.parametrize(("count", "noun", "says"), [
@@ -58,3 +58,12 @@ def test_a_name_with_newlines_stays_in_its_line():
 ])  # fmt: skip
 def test_a_number_of_too_many_digits_is_a_power_of_ten(value, shown):
     assert fixed(value, 2) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "says"),
+    [("one two three", 9, "one two"), ("one two three", 7, "one two"), ("one", 9, "one"),
+     ("東京の夜", 2, "東京"), ("one two", 2, "on")],
+)  # fmt: skip
+def test_a_text_is_cut_between_words_where_it_has_any(text, limit, says):
+    assert whole_words(text, limit) == says

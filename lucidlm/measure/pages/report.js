@@ -25,7 +25,7 @@
     };
   }
   const draw = (id, traces, more) =>
-    Plotly.react(id, traces, layout(more), {responsive: true, displayModeBar: false});
+    Plotly.newPlot(id, traces, layout(more), {responsive: true, displayModeBar: false});
 
   function curves() {
     const {of, title, type} = units[unit.value], c = data.curves;
@@ -35,7 +35,7 @@
     const lines = (data.lines || []).filter(([, y]) => y <= worst * 1.05 && y >= least * 0.6);
     const last = c.steps[c.steps.length - 1], at = c.steps.indexOf(c.best);
     const traces = [
-      {x: c.batch[0], y: values(c.batch[1]), name: "batch", mode: "lines", line: {color: colour("--dim"), width: 1}, opacity: .45},
+      {x: c.batch[0], y: values(c.batch[1]), name: "batch", mode: "lines", line: {color: colour("--dim"), width: 1}},
       {x: c.steps, y: values(c.training), name: "training text", mode: "lines+markers", line: {color: colour("--other"), width: 2, dash: "dash"}, marker: {size: 5, symbol: "square"}},
       {x: c.steps, y: values(c.validation), name: "validation text", mode: "lines+markers", line: {color: colour("--ours"), width: 2.5}, marker: {size: 6}, fill: "tonexty", fillcolor: "rgba(150, 150, 150, .13)"},
     ];
@@ -45,9 +45,19 @@
     const low = of(Math.min(...seen)), high = of(Math.max(...seen));
     const range = type === "log" ? [Math.log10(low) - .06, Math.log10(high) + .06] : [low - .06 * (high - low), high + .08 * (high - low)];
     const position = y => type === "log" ? Math.log10(y) : y;
-    // Names of lines that lie close would cover each other: they stand in two columns in turn.
-    const annotations = [...lines].sort((p, q) => p[1] - q[1]).map(([name, y], place) => ({
-      xref: "paper", x: place % 2 ? 0.42 : 0.7, bgcolor: colour("--paper"), y: position(of(y)), text: name, showarrow: false, yanchor: "bottom", xanchor: "right", font: {size: 11, color: colour("--dim")},
+    // Names of lines that lie close would cover each other: each stands in the first column that has room at its
+    // height, and where none has, beside the name below it.
+    const wide = document.getElementById("curves").clientWidth - 80, tall = 440 - 60;
+    const columns = Math.max(1, Math.floor(wide / 190)), tops = Array(columns).fill(-Infinity), names = [];
+    for (const [name, y] of [...lines].sort((p, q) => p[1] - q[1])) {
+      const at = (position(of(y)) - range[0]) / (range[1] - range[0]) * tall;
+      const column = tops.findIndex(top => at - top >= 16);
+      if (column < 0) { names[names.length - 1].text += ", " + name; continue; }
+      tops[column] = at;
+      names.push({y: position(of(y)), text: name, x: (column + 1) / columns});
+    }
+    const annotations = names.map(each => ({
+      ...each, xref: "paper", bgcolor: colour("--paper"), showarrow: false, yanchor: "bottom", xanchor: "right", font: {size: 11, color: colour("--dim")},
     }));
     draw("curves", traces, {shapes, annotations, xaxis: {title: {text: "step"}, range: [-.02 * last, 1.02 * last]}, yaxis: {title: {text: title}, type, range}, height: 440});
   }
@@ -55,8 +65,9 @@
   function all() {
     if (data.curves) curves();
     const r = data.reliability, most = Math.max(...r.map(bin => bin[2]));
-    // Thin evidence: n stands at each point and bar, and few tokens are drawn hollow or pale.
-    const counted = (tokens, few) => "n = " + tokens.toLocaleString("en") + (few ? ", few" : "");
+    // Thin evidence: n stands at each point and bar, and few tokens are drawn hollow.
+    const narrow = document.body.clientWidth < 560;
+    const counted = (tokens, few) => (narrow ? "" : "n = ") + tokens.toLocaleString("en") + (few && !narrow ? ", few" : "");
     const shares = {tickvals: [0, .2, .4, .6, .8, 1], zeroline: false};
     // Labels lie beside the rising line, in turn above and below it; the last, at the right edge, above.
     draw("reliability", [
@@ -68,13 +79,20 @@
     ], {xaxis: {title: {text: "confidence in its first choice"}, range: [-.15, 1.15], ...shares}, yaxis: {title: {text: "how often it was right"}, range: [-.08, 1.08], ...shares}, height: 440});
     for (const [id, what] of [["position", "tokens before, the prefix included"], ["frequency", "times in " + data.frequency_of]]) {
       const groups = data[id];
-      draw(id, [{type: "bar", x: groups.map(g => g[0]), y: groups.map(g => g[1]), marker: {color: colour("--other"), opacity: groups.map(g => g[3] ? .35 : 1)},
+      draw(id, [{type: "bar", x: groups.map(g => g[0]), y: groups.map(g => g[1]), marker: {color: groups.map(g => g[3] ? "rgba(0, 0, 0, 0)" : colour("--other")), line: {color: colour("--other"), width: 1.5}},
         text: groups.map(g => counted(g[2], g[3])), textposition: "outside", cliponaxis: false, hovertemplate: "%{x}: %{y:.4f} nats<br>%{text}<extra></extra>"}],
         {xaxis: {title: {text: what}, type: "category"}, yaxis: {title: {text: "nats per token"}, rangemode: "tozero"}, height: 300, bargap: .25,
          shapes: [{type: "line", xref: "paper", x0: 0, x1: 1, y0: data.loss, y1: data.loss, line: {color: colour("--ours"), width: 1, dash: "dot"}}]});
     }
   }
+  // Drawn again for each width: labels make room for each other by it.
+  let width = document.body.clientWidth;
   all();
+  new ResizeObserver(() => {
+    if (document.body.clientWidth === width) return;
+    width = document.body.clientWidth;
+    all();
+  }).observe(document.body);
   if (unit) unit.addEventListener("change", curves);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", all);
   document.body.dataset.drawn = "yes";

@@ -1,0 +1,88 @@
+"""The look of all pages: what is written on what, by the definition of contrast of WCAG 2.2 (1.4.3)."""
+
+import json
+import re
+from importlib.resources import files
+
+import pytest
+import torch
+
+from lucidlm.measure.explanation import DIGITS, explain_texts, written
+from lucidlm.model.config import GPTConfig
+from lucidlm.model.gpt import GPT
+from lucidlm.text.tokenizer import Tokenizer
+
+PAGES = files("lucidlm.measure") / "pages"
+LOOK = (PAGES / "look.css").read_text(encoding="utf-8")
+
+
+def variables(theme: str) -> dict[str, str]:
+    """The custom properties of a theme: dark ones stand over the light."""
+    light, dark, *_ = re.findall(r"\.lucid \{(.*?)\}", LOOK, re.S)
+    found = dict(re.findall(r"--(\w+): ([^;]+);", light))
+    return found | (dict(re.findall(r"--(\w+): ([^;]+);", dark)) if theme == "dark" else {})
+
+
+def rgb(colour: str) -> tuple[float, ...]:
+    if colour.startswith("#"):
+        return tuple(int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return tuple(map(float, colour.split(",")))
+
+
+def over(top: str, under: str, alpha: float) -> tuple[float, ...]:
+    return tuple(alpha * a + (1 - alpha) * b for a, b in zip(rgb(top), rgb(under), strict=True))
+
+
+def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    def luminance(colour):
+        parts = [each / 255 for each in colour]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_and_marks_stand_out_from_every_ground(theme):
+    """Tokens and the marks of their newlines are drawn in ink on eight strengths of two colours."""
+    of = variables(theme)
+    assert not re.search(r"\.w \{[^}]*(opacity|color)", LOOK)  # the marks are drawn as the tokens are
+    for ground in ("paper", "card"):
+        for text in ("ink", "dim", "accent", "ours"):
+            assert contrast(rgb(of[text]), rgb(of[ground])) >= 4.5, (text, ground)
+        for heat in ("heat", "cool"):
+            for level in range(8):
+                colour = over(of[heat], of[ground], level * float(of["strength"]))
+                assert contrast(rgb(of["ink"]), colour) >= 4.5, (ground, heat, level)
+
+
+def test_no_line_or_bar_of_a_chart_is_faint():
+    """They are drawn in the colours of text, and opaque."""
+    script = (PAGES / "report.js").read_text(encoding="utf-8")
+    assert "opacity" not in script
+    assert {*re.findall(r'colour\("--(\w+)"\)', script)} <= {"ink", "dim", "ours", "other", "line", "paper"}
+
+
+def test_the_panel_writes_each_quantity_with_the_digits_of_the_table(tmp_path):
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=257, context_length=32, emb_dim=16, n_layers=1, n_heads=2)).eval()
+    model.document_prefix_id = 256
+    explained = explain_texts(model, Tokenizer.bytes(), ["A lamp."])
+    explained.write_html(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    given = re.search(r'data-digits="([^"]*)"', page)[1].replace("&#34;", '"')
+    assert json.loads(given) == DIGITS
+    token = explained.texts[0].tokens[0]
+    assert f">{written('probability', token.probability)}<" in page
+    assert f">{written('nats', token.log_probability)}<" in page
+    script = (PAGES / "tokens.js").read_text(encoding="utf-8")
+    assert not re.search(r"toFixed\((?!2\) \+ \"em\")|FractionDigits: \d|toExponential\(\d", script)
+
+
+def test_the_legend_knows_every_way_to_colour():
+    script = (PAGES / "tokens.js").read_text(encoding="utf-8")
+    offered = re.findall(r'<option value="(\w+)"', (PAGES / "explanation_part.html").read_text("utf-8"))
+    known = re.search(r"const keys = \{(.*?)\};", script, re.S)[1]
+    assert offered == re.findall(r"^ +(\w+): \[\[", known, re.M)
+    assert 'querySelector(".key").replaceChildren' in script
