@@ -48,7 +48,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw = random.Random(0)
     book = "".join(" ".join(draw.choice(WORDS) for _ in range(8)).capitalize() + ".\n" for _ in range(60))
     (folder / "book.txt").write_text(book, encoding="utf-8")
-    (folder / "other.txt").write_text("Nobody knew the house.\n" * 5, encoding="utf-8")
+    (folder / "other.txt").write_text("Nobody knew the house.\n" * 10, encoding="utf-8")
     (folder / "empty.txt").touch()
     (folder / "binary.txt").write_bytes(bytes(range(256)) * 8)
     (folder / "latin.txt").write_bytes("Größe und Güte. ".encode("latin-1") * 20)

@@ -58,8 +58,8 @@ PPMD_BYTES_A_BYTE = 24
 _FED_AT_ONCE = 1 << 16
 """A fifth of a second of xz: a signal waits for no more. The sizes do not depend on it."""
 
-FEWEST_BYTES = 300
-"""Of scored text. A compressor writes whole bytes: under so many, one of them is 0.03 bits a byte or more."""
+FEWEST_BYTES = 200
+"""Of scored text. A compressor writes whole bytes: under so many, one of them is 0.04 bits a byte or more."""
 
 
 @dataclass(frozen=True, slots=True)
