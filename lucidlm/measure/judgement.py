@@ -101,6 +101,7 @@ def judge(
     sample_of: int | None = None,
     seen: Seen | None = None,
     limit_bytes: int = BASELINE_BYTES,
+    effort: float = 1.0,
     progress: Stages | None = None,
     **settings: Any,
 ) -> Judgement:
@@ -110,8 +111,8 @@ def judge(
     run went on from; `remarks` are sentences that come first; `sample_of` is the number of tokens of the
     held-out part where the documents are a sample of it; `seen` says how much of them was trained on;
     `limit_bytes` of training text are given to the baselines at most, which predict the text as its tokens
-    spell it; `settings` are those of `evaluate_documents`. Nothing in it looks at a clock: the same weights
-    are judged the same.
+    spell it; `effort` is the part of the usual length that the model generates; `settings` are those of
+    `evaluate_documents`. Nothing in it looks at a clock: the same weights are judged the same.
     """
     stages = progress or (lambda stage, done, total: None)
     evaluation = evaluate_documents(
@@ -160,11 +161,15 @@ def judge(
     reference = _first_tokens(own, REFERENCE_TOKENS)
     memorization = measure_memorization(
         tokenizer,
-        write_texts(model, tokenizer),
+        write_texts(model, tokenizer, effort=effort),
         reference,
         corpus.train,
         continuation=measure_continuation(
-            model, tokenizer, reference, corpus.train, prompts=PROMPTS // 4 if _slow(model) else PROMPTS
+            model,
+            tokenizer,
+            reference,
+            corpus.train,
+            prompts=_part(PROMPTS, model, effort),
         ),
         progress=progress,
     )
@@ -236,17 +241,22 @@ def count_tokens(corpus: Corpus) -> np.ndarray:
     return counts
 
 
-def write_texts(model: GPT, tokenizer: Tokenizer) -> list[np.ndarray]:
+def write_texts(model: GPT, tokenizer: Tokenizer, *, effort: float = 1.0) -> list[np.ndarray]:
     """Texts as the model believes them: temperature 1, no prompt."""
     if tokenizer.end_of_text is None:
         return []
-    length = WRITTEN_TOKENS // 4 if _slow(model) else WRITTEN_TOKENS
+    length = _part(WRITTEN_TOKENS, model, effort)
     written = generate_batch(
         model, tokenizer, [""], num=WRITTEN_TEXTS, max_new_tokens=length, temperature=1.0, seed=0
     )
     return [
         np.array([token.id for token in text.tokens if token.id != tokenizer.end_of_text]) for text in written
     ]
+
+
+def _part(count: int, model: GPT, effort: float) -> int:
+    """A quarter where generating all takes minutes; else as much as the effort, a quarter at least."""
+    return count // 4 if _slow(model) else max(count // 4, round(effort * count))
 
 
 def _slow(model: GPT) -> bool:

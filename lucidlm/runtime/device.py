@@ -89,6 +89,10 @@ def thread_limit(*, recorded: bool = False) -> int:
     return max(few_times, 512) if recorded else few_times
 
 
+STALLED_TIMES = 3.0
+"""Several threads that take so many times as long as one wait for a core that another program has."""
+
+
 def available_processors() -> int:
     """Processors for this process: fewer than there are in a container, or where OMP_NUM_THREADS says so."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -174,6 +178,35 @@ def time_of(work: Callable[[], object], *, device: torch.device, seconds: float,
         synchronise(device)
         times.append(time.perf_counter() - start)
     return sorted(times)[len(times) // 2]
+
+
+def core_share(*, seconds: float = 0.2) -> float:
+    """How much of a core this thread gets now, up to 1: other programs leave it less."""
+    began, used = time.perf_counter(), time.thread_time()
+    while (wall := time.perf_counter() - began) < seconds:
+        pass
+    return min(1.0, (time.thread_time() - used) / wall)
+
+
+def threads_stall(threads: int, *, size: int = 256, times: int = 20) -> bool:
+    """Whether small matmuls are much slower on so many threads than on one: other programs hold cores."""
+    left = torch.randn(size, size, generator=torch.Generator().manual_seed(0))
+
+    def seconds_on(count: int) -> float:
+        torch.set_num_threads(count)
+        left @ left
+        began = time.perf_counter()
+        for _ in range(times):
+            left @ left
+        return time.perf_counter() - began
+
+    before = torch.get_num_threads()
+    try:
+        # The better of two: one moment in which another program ran is no stall.
+        alone, together = (min(seconds_on(count) for _ in range(2)) for count in (1, threads))
+        return together > STALLED_TIMES * alone
+    finally:
+        torch.set_num_threads(before)
 
 
 def probe_matmul(

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import stat
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lucidlm.errors import DataError, InUseError, RunError
+from lucidlm.runtime.leavings import process_lives, sweep_beside
 from lucidlm.runtime.places import path_text, plain_target
 from lucidlm.runtime.small_files import read_small_json
 from lucidlm.runtime.wording import plural
@@ -28,8 +28,6 @@ SETTLED_NS = 2_000_000_000
 
 _HASHES: dict[tuple[int, ...], str] = {}
 """Hashes of files as they stood: a verb asks for that of one file several times."""
-_TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp", re.DOTALL)
-"""Name of a file that is being written: its own, and its process."""
 
 
 def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
@@ -120,7 +118,9 @@ def naming(path: str | os.PathLike) -> Generator[None]:
     except OSError as error:
         temporary = temporary_beside(Path(os.path.realpath(path)))
         if error.errno is not None and error.filename in (None, str(temporary), temporary):
-            error.filename, error.filename2 = os.fspath(path), None
+            error.filename = os.fspath(path)
+            if error.filename2 is not None:
+                del error.filename2  # set to None, it would be printed
         raise
 
 
@@ -371,55 +371,15 @@ def _lock_file(path: str | os.PathLike) -> Path:
 def _lives(file: Path) -> bool:
     """Whether the process that wrote the lock is there."""
     try:
-        return _process_lives(int(file.read_text()))
+        return process_lives(int(file.read_text()))
     except (OSError, ValueError):
         return os.name == "nt"  # where a file that cannot be opened is held
-
-
-def _process_lives(number: int) -> bool:
-    if os.name == "nt":  # where signal 0 is Ctrl-C
-        return True
-    try:
-        os.kill(number, 0)
-    except PermissionError:  # somebody else's process
-        return True
-    except (OSError, OverflowError):
-        return False
-    return True
 
 
 def _owner(file: Path) -> str:
     with contextlib.suppress(OSError, ValueError):
         return f" (pid {int(file.read_text())})"
     return ""
-
-
-def name_of_temporary(name: str) -> str | None:
-    """The name of the file that a temporary one of this name was to become; None for other names."""
-    found = _TEMPORARY.fullmatch(name)
-    return found[1] if found else None
-
-
-def sweep_beside(path: Path) -> None:
-    """Deletes what killed processes left of writing this file; a process that lives may still be writing."""
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(path.parent):
-            found = _TEMPORARY.fullmatch(entry.name)
-            if found and found[1] == path.name and not _process_lives(int(found[2])):
-                with contextlib.suppress(OSError):
-                    os.unlink(entry.path)
-
-
-def sweep_folder(folder: Path) -> None:
-    """Deletes all that killed processes left of writing files in it: for a folder that this process holds.
-
-    No process is asked whether it lives: in a container the next one often has the same number.
-    """
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(folder):
-            if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                with contextlib.suppress(OSError):
-                    os.unlink(entry.path)
 
 
 def _delete(folder: Path) -> None:

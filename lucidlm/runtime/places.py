@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterable
 from pathlib import Path
 
 from lucidlm.errors import PlaceError
+from lucidlm.runtime.leavings import sweep_beside
 
 SPARE_NAME, SPARE_PATH = 24, 128
 """Bytes that the temporary names beside a file need, and the names inside of a run's folder."""
@@ -180,7 +181,8 @@ def _check_folder(folder: Path, flag: str, shown: str) -> Path:
     if not folder.is_dir():
         raise PlaceError(f"{flag} {shown}: {path_text(folder)} is no folder; give a place in a folder")
     # Made and deleted again: permissions, read-only disks, quotas and /proc have no other common answer.
-    probe = folder / f".lucidlm-{os.getpid()}.tmp"
+    sweep_beside(folder / "lucidlm")
+    probe = folder / f".lucidlm.{os.getpid()}.tmp"
     try:
         if missing == folder:
             os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))

@@ -9,6 +9,8 @@ class Clock:
     """How long a run has taken, and when it must be done."""
 
     began: float = field(default_factory=time.perf_counter)
+    used_before_s: float = field(default_factory=time.thread_time)
+    """What this thread had computed before the beginning."""
     deadline_s: float | None = None
     """Seconds after the beginning; None for a run that never looks at the clock."""
     first: tuple[int, float] | None = None
@@ -21,6 +23,11 @@ class Clock:
     def elapsed_s(self) -> float:
         """Seconds since the beginning."""
         return time.perf_counter() - self.began
+
+    @property
+    def core_share(self) -> float:
+        """How much of a core this thread got since the beginning: it computes nearly all the time."""
+        return min(1.0, (time.thread_time() - self.used_before_s) / max(1e-9, self.elapsed_s))
 
     def left_s(self, *, reserve_s: float) -> float:
         """Seconds until the deadline less what the end will take."""

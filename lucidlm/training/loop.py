@@ -16,7 +16,7 @@ from lucidlm.measure.judgement import Judgement, Stages, judge
 from lucidlm.measure.report import REPORT, write_report
 from lucidlm.measure.verdict import course_of
 from lucidlm.model.gpt import GPT
-from lucidlm.runtime.device import set_threads, synchronise
+from lucidlm.runtime.device import core_share, set_threads, synchronise
 from lucidlm.runtime.signals import Interrupted, doing, ending, held, released
 from lucidlm.runtime.small_files import read_small_json
 from lucidlm.runtime.wording import plural
@@ -33,6 +33,10 @@ from lucidlm.training.step import train_step
 from lucidlm.training.validation import design_of, fraction_of, sample_of, validate, write_sample
 from lucidlm.weights.huggingface import load_model
 
+QUIET = 0.8
+"""A thread that gets less of a core than this shares it with other programs."""
+LEAST_CONTENDED_BYTES = 50_000
+"""So much training text the baselines get, whatever else runs."""
 STALLED = 1.5
 """Several threads that take so many times as long as one stand in each other's way."""
 
@@ -151,7 +155,7 @@ def finish(
     if not interrupted and not run.validation_pending:
         try:
             with released():
-                judgement = _judge_best(run, stages)
+                judgement = _judge_best(run, say, stages)
         except Interrupted as signalled:
             interrupted = signalled.number
     result = _ended(run, judgement, interrupted=interrupted, problems=problems)
@@ -389,8 +393,11 @@ def _far_behind(run: TrainingRun, possible: int, *, share_of_time: float) -> boo
     return possible < run.plan.steps * (0.7 if share_of_time < 0.8 else 0.97)
 
 
-def _judge_best(run: TrainingRun, stages: Stages | None) -> Judgement:
-    """The best weights, read back, on the validation text: all of it if there is time for that."""
+def _judge_best(run: TrainingRun, say: Callable[[str], None], stages: Stages | None) -> Judgement:
+    """The best weights, read back, on the validation text: all of it if there is time for that.
+
+    With minutes to keep to, baselines and memorization get as much less as other programs leave of a core.
+    """
     model = _best_model(run)
     total = run.corpus.validation_tokens
     tokens = run.final_tokens
@@ -399,6 +406,14 @@ def _judge_best(run: TrainingRun, stages: Stages | None) -> Judgement:
         seconds = max(run.clock.left_s(reserve_s=run.judging_s), run.clock.deadline_s / 50)
         tokens = min(tokens, max(1024, int(seconds * run.evaluated_per_s)))
     history = read_history(run.folder)
+    limit_bytes, share = baseline_bytes(run.config.minutes), 1.0
+    if run.clock.deadline_s is not None and (found := min(core_share(), run.clock.core_share)) < QUIET:
+        limit_bytes, share = max(LEAST_CONTENDED_BYTES, int(limit_bytes * found)), found
+        say(
+            f"CPU is contended ({share:.0%} of a core is left): baselines of {limit_bytes:,} bytes "
+            f"of text at most, instead of {baseline_bytes(run.config.minutes):,}, and less generated text; "
+            f"lucidlm evaluate {run.folder} does not hurry"
+        )
     judgement = judge(
         model,
         run.corpus.tokenizer,
@@ -409,7 +424,8 @@ def _judge_best(run: TrainingRun, stages: Stages | None) -> Judgement:
         history=replace(history, kept=run.kept or history.kept),
         sample_of=run.corpus.heldout_tokens,
         started_from=run.config.from_,
-        limit_bytes=baseline_bytes(run.config.minutes),
+        limit_bytes=limit_bytes,
+        effort=share,
         progress=stages,
     )
     return replace(judgement, seen=held_out_seen_by(str(run.folder), run.folder))

@@ -24,6 +24,7 @@ from lucidlm.runtime.device import (
     resident_bytes,
     set_threads,
     synchronise,
+    threads_stall,
     time_of,
 )
 from lucidlm.runtime.wording import duration, plural
@@ -56,6 +57,10 @@ VALIDATING_SHARE = 0.06
 """Validations take about this share of a run with --minutes."""
 FINAL_SHARE = 0.03
 """And the evaluation of the whole validation text at the end at most this; a longer text is sampled."""
+
+TRYING_SHARE = 0.015
+COMPRESSING_SHARE = 0.1
+"""The text's compressibility takes at most this share: of a text that is too long for it, the last part."""
 
 LEAST_BYTES = 1_000_000
 """So much training text the baselines get, however short the run was."""
@@ -195,7 +200,7 @@ def make_plan(
         moving_windows=config.preset != "lecture",
         float32=float32,
     )
-    text = compressibility(corpus)
+    text = compressibility(corpus, seconds=None if deadline_s is None else COMPRESSING_SHARE * deadline_s)
     lines = _lines(
         plan,
         corpus,
@@ -352,7 +357,7 @@ def _measure(
     With a time limit the fastest of what is allowed is taken. Without one dtype and threads are fixed before
     anything is measured, and the time only says how long the run will take.
     """
-    every = torch.get_num_threads()
+    every, stalled = torch.get_num_threads(), ""
     windows = Windows(corpus.train, model.context_length)
     with torch.random.fork_rng():
         copy = GPT(model).to(device).train()
@@ -378,17 +383,24 @@ def _measure(
     # Threads wait for each other after every matmul: where other programs use a core, one thread that waits
     # for nobody can be ten times as fast.
     alone = config.threads == 0 and device.type == "cpu" and _block_weights(model) < ONE_THREAD_WEIGHTS
+    # Where one step takes this long it is not done again to be measured better.
+    slow = TRYING_SHARE * 60 * (config.minutes or DEFAULT_MINUTES)
     times: dict[tuple[Matmuls, int], float] = {}
+    if alone and every > 1 and threads_stall(every):
+        # One step of them would take as long as the whole plan.
+        every, stalled = 1, f"; {_threads(every)} not tried: CPU is contended"
     for threads in sorted({every, 1}) if alone else [every]:
         # The better dtype on one thread is the better one on more: it need not be found twice.
         for name in [min(times, key=times.__getitem__)[0]] if times else names:
-            times[name, threads] = seconds_of(name, threads, 3 * min(times.values(), default=math.inf))
+            times[name, threads] = seconds_of(
+                name, threads, min(3 * min(times.values(), default=math.inf), slow)
+            )
     set_threads(every)
     dtype, threads = fastest = min(times, key=times.__getitem__)
     speeds = ", ".join(
         f"{tokens / each:,.0f} in {name} on {_threads(count)}" for (name, count), each in times.items()
     )
-    line = f"{dtype} matmuls, float32 weights and loss, {_threads(threads)}; tokens/s: {speeds}"
+    line = f"{dtype} matmuls, float32 weights and loss, {_threads(threads)}; tokens/s: {speeds}{stalled}"
     return _Speed(dtype, threads, times[fastest], times.get((dtype, 1)), line)
 
 

@@ -6,6 +6,7 @@ on kinds of text that were not used to fit them: docs/plan.md.
 """
 
 import math
+import time
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -21,6 +22,10 @@ TRAINING_BYTES = 4_000_000
 HELDOUT_BYTES = 400_000
 """Of a longer held-out text the first so many."""
 FED_AT_ONCE = 1 << 16
+LEAST_BYTES = 1 << 15
+"""Of either text, however slow the machine is."""
+PASSES = 6
+"""Over the training text: with and without the held-out one, in three orders."""
 
 TO_UNIGRAM, TO_ORDER_2, TO_ORDER_6, STEEP = 3.0, 12.0, 140.0, 1.7
 """Effective steps of a model 128 wide after which half of the way to each level is gone, and its power."""
@@ -120,12 +125,19 @@ def effective_steps(schedule: tuple[tuple[int, float], ...], steps: int) -> floa
     )
 
 
-def compressibility(corpus: Corpus) -> Compressibility:
-    """Measured on at most TRAINING_BYTES and HELDOUT_BYTES: a second for a large text, no time for a book."""
+def compressibility(corpus: Corpus, *, seconds: float | None = None) -> Compressibility:
+    """Measured on at most TRAINING_BYTES and HELDOUT_BYTES: a second for a large text, no time for a book.
+
+    Where a first piece says that this would take more than `seconds`, on less of either.
+    """
     tokenizer = corpus.tokenizer
     known = _without(np.asarray(corpus.train[-TRAINING_BYTES:]), tokenizer.end_of_text)
-    heldout, data = _heldout(corpus)
     training = tokenizer.decode_bytes(known)[-TRAINING_BYTES:]
+    most = TRAINING_BYTES + HELDOUT_BYTES
+    if seconds is not None and len(training) > LEAST_BYTES:
+        most = int(seconds * _bytes_per_s(training[:LEAST_BYTES]) / PASSES)
+    heldout, data = _heldout(corpus, limit=min(HELDOUT_BYTES, max(LEAST_BYTES, most // 2)))
+    training = training[-max(LEAST_BYTES, most - len(data)) :]
     counts = np.bincount(known, minlength=tokenizer.vocab_size) + 1.0
     return Compressibility(
         ppmd_2=ppmd_bits_per_byte(training, data, order=2),
@@ -135,6 +147,12 @@ def compressibility(corpus: Corpus) -> Compressibility:
         digits=sum(map(data.count, b"0123456789")) / len(data),
         nats=math.log(2) * len(data) / len(heldout),
     )
+
+
+def _bytes_per_s(text: bytes) -> float:
+    began = time.perf_counter()
+    ppmd_bits_per_byte(text[:-1], text[-1:], order=6)
+    return 2 * len(text) / max(1e-6, time.perf_counter() - began)
 
 
 def ppmd_bits_per_byte(training: bytes, heldout: bytes, *, order: int) -> float:
@@ -149,16 +167,16 @@ def ppmd_bits_per_byte(training: bytes, heldout: bytes, *, order: int) -> float:
     return 8 * (sizes[1] - sizes[0]) / len(heldout)
 
 
-def _heldout(corpus: Corpus) -> tuple[np.ndarray, bytes]:
-    """Ids and bytes of the first held-out documents or pieces, up to HELDOUT_BYTES and the next one's end."""
+def _heldout(corpus: Corpus, *, limit: int) -> tuple[np.ndarray, bytes]:
+    """Ids and bytes of the first held-out documents or pieces, up to `limit` bytes and the next one's end."""
     ids: list[np.ndarray] = []
     data: list[bytes] = []
     size = 0
     for excerpt in map(as_excerpt, validation_documents(corpus)):
-        ids.append(np.asarray(excerpt.ids[:HELDOUT_BYTES]))
+        ids.append(np.asarray(excerpt.ids[:limit]))
         data.append(corpus.tokenizer.decode_bytes(ids[-1]))
         size += len(data[-1])
-        if size >= HELDOUT_BYTES:
+        if size >= limit:
             break
     return np.concatenate(ids), b"".join(data)
 

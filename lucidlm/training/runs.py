@@ -31,12 +31,11 @@ from lucidlm.runtime.files import (
     fault_of,
     is_locked,
     lock,
-    name_of_temporary,
     replacing_folder,
-    sweep_folder,
     write_atomically,
     write_manifest,
 )
+from lucidlm.runtime.leavings import name_of_temporary, sweep_folder
 from lucidlm.runtime.places import check_folder_place, path_from_text, path_text
 from lucidlm.runtime.signals import name_of
 from lucidlm.runtime.small_files import read_small_file, read_small_json

@@ -20,6 +20,7 @@ from lucidlm.model.config import PRESETS
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.device import (
     choose_device,
+    core_share,
     dtype_of,
     fastest_exact_float32,
     keep_freed_memory,
@@ -75,6 +76,12 @@ UNTIMED_FLOAT32: tuple[Literal["stock"], str] = (
     "stock",
     "float32: PyTorch's own kernels, no --minutes given",
 )
+CONTENDED = 0.5
+"""A thread that gets less of a core than this leaves out what only pays on a quiet machine."""
+CONTENDED_FLOAT32: tuple[Literal["stock"], str] = (
+    "stock",
+    "float32: PyTorch's own kernels, as the CPU is contended",
+)
 HEADER_BYTES = 1 << 16
 """More than the names and shapes in a file of tensors take."""
 PREPARED = "prepared.json"
@@ -118,7 +125,15 @@ def start_run(
         check_scorable(corpus)
         if plan is None:
             # Without a time limit nothing that a probe's speed decides may change the weights.
-            float32, note = fastest_exact_float32(device) if config.timed else UNTIMED_FLOAT32
+            # On a CPU that others use, the probe takes seconds of a minute and tells little.
+            contended = config.timed and core_share() < CONTENDED
+            float32, note = (
+                fastest_exact_float32(device)
+                if config.timed and not contended
+                else CONTENDED_FLOAT32
+                if contended
+                else UNTIMED_FLOAT32
+            )
             set_float32(float32)
             notes.append(note)
             shape = base.config if base is not None else None

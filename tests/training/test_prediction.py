@@ -138,8 +138,8 @@ def test_records_with_long_boilerplate_may_be_learnt_far_below_order_6():
 def test_digits_are_counted_and_are_learnt_faster_than_ppmd_says(tmp_path):
     draw = np.random.default_rng(0)
     lines = "".join(f"item {draw.integers(100_000):05d} sold\n" for _ in range(500))
-    (tmp_path / "table.csv").write_text(lines)
-    text = compressibility(prepare(tmp_path / "table.csv", tmp_path / "data", tokenizer="bytes"))
+    (tmp_path / "table.txt").write_text(lines)
+    text = compressibility(prepare(tmp_path / "table.txt", tmp_path / "data", tokenizer="bytes"))
     assert text.digits == pytest.approx(5 / 16, abs=0.01)
     without = replace(text, digits=0.0)
     assert predict(text, plan_of(80)).middle < predict(without, plan_of(80)).middle

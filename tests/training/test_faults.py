@@ -1,0 +1,188 @@
+"""A run that is killed, or whose disk fails, at any write of any of its files: bitwise right, or said."""
+
+import json
+import os
+import random
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from faulty import EIO, ENOSPC, Faults, faulty
+
+from lucidlm.errors import LucidError
+from lucidlm.measure.judgement import without_training_text
+from lucidlm.model.config import GPTConfig
+from lucidlm.training import loop, saving
+from lucidlm.training.loop import train
+from lucidlm.training.runs import SETTINGS, checkpoint_folders
+
+pytestmark = [
+    pytest.mark.usefixtures("here", "quick_probes"),
+    pytest.mark.skipif(
+        not hasattr(os, "fork"), reason="its processes are forks, so that none imports torch anew"
+    ),
+]
+
+TINY = GPTConfig(
+    family="modern",
+    vocab_size=257,
+    context_length=64,
+    emb_dim=64,
+    n_layers=2,
+    n_heads=4,
+    n_kv_heads=2,
+    head_dim=16,
+)
+KINDS = {
+    "killed": (0, False),
+    "EIO": (EIO, False),
+    "ENOSPC": (ENOSPC, False),
+    "full from there on": (ENOSPC, True),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one process came to."""
+
+    code: int
+    """0 done, 1 done with a problem, 2 refused; under 0 the signal that killed it, over 2 a bug."""
+    said: str
+    hit: str
+    calls: list[str]
+    """What it wrote, in order."""
+
+
+@pytest.fixture
+def trial(make_config, make_tiny_plan, monkeypatch, fingerprint, timeless):
+    """trial(kind, at): what becomes of a run that fails there, checked, then resumed and compared."""
+    monkeypatch.setattr(
+        loop, "judge", lambda model, tokenizer, texts, **_: without_training_text(model, tokenizer, texts)
+    )
+    sample = {"prompt": "", "text": "", "probe_ids": [], "probe_log_probabilities": []}
+    monkeypatch.setattr(loop, "write_sample", lambda *_, step, **__: {"step": step} | sample)
+    monkeypatch.setattr(loop, "write_report", lambda path, *_, **__: path.write_text("page"))
+    monkeypatch.setattr(saving, "SAVING_SHARE", 1e9)
+    plan = make_tiny_plan(
+        steps=3, validate_every=2, drop_rate=0.1, model=TINY.changed(drop_rate=0.1), validation_tokens=64
+    )
+    config = make_config(checkpoint_seconds=0)
+    train(make_config(out="whole", checkpoint_seconds=0), plan=plan)
+
+    def found(run: str):
+        return fingerprint(checkpoint_folders(Path(run))[-1]), fingerprint(Path(run)), timeless(Path(run))
+
+    def begin() -> Outcome:
+        begun = bool(checkpoint_folders(Path("run")))
+        overwrite = not begun and Path("run", SETTINGS).exists()
+        return in_a_fork(
+            lambda said: train(
+                config, plan=None if begun else plan, resume=begun, overwrite=overwrite, say=said.append
+            )
+        )
+
+    def run(kind: str, at: int, *, after_s: float | None = None) -> Outcome:
+        error, lasting = KINDS[kind]
+        os.system("rm -rf run .run*")  # not by Python, whose calls are counted in the forks alone
+        outcome = in_a_fork(
+            lambda said: train(config, plan=plan, say=said.append),
+            Faults(".", at=at, error=error, lasting=lasting),
+            after_s,
+        )
+        where = f"{kind} at {at}, {outcome.hit}: code {outcome.code}, {outcome.said}"
+        assert outcome.code in (0, 1, 2, -signal.SIGKILL), where
+        assert outcome.code != 2 or "\n" not in outcome.said, where
+        temporary = [
+            path for path in Path().rglob(".*") if path.is_dir() and path.name.endswith((".tmp", ".old"))
+        ]
+        assert len(temporary) <= 1, where
+        told = kind != "killed" and "goes on without it" in outcome.said  # lines of metrics are lost then
+        if outcome.code == 0:
+            assert found("run")[:2] == found("whole")[:2], where
+            assert told or found("run") == found("whole"), where
+        else:
+            resumed = begin()
+            assert resumed.code == 0, f"{where}; then {resumed.code}, {resumed.said}"
+            assert found("run")[:2] == found("whole")[:2], where
+            assert told or found("run") == found("whole"), where
+        left = [str(path) for path in Path().rglob(".*") if path.name.endswith((".tmp", ".old", ".lock"))]
+        assert outcome.code == 0 or not left, f"{where}; {left} is left"
+        return outcome
+
+    return run
+
+
+def in_a_fork(work, faults: Faults | None = None, after_s: float | None = None) -> Outcome:
+    """What a process of its own did, whose writes go past `faults`; killed after some seconds, if given."""
+    reader, writer = os.pipe()
+    faults = faults or Faults(".")
+    if (child := os.fork()) == 0:
+        code, said = 3, []
+        try:
+            with faulty(faults):
+                code = 1 if work(said).problems else 0
+        except (LucidError, OSError) as error:
+            code, said = 2, [*said, str(error)]
+        except BaseException as error:
+            said.append(repr(error))
+        with os.fdopen(writer, "w") as file:
+            json.dump([code, "; ".join(said), faults.hit, faults.calls], file)
+        os._exit(0)
+    os.close(writer)
+    if after_s is not None:
+        time.sleep(after_s)
+        os.kill(child, signal.SIGKILL)
+    with os.fdopen(reader) as file:
+        text = file.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return Outcome(*json.loads(text)) if text else Outcome(status, "", "", [])
+
+
+def _points(trial) -> list[str]:
+    """The calls of a run that nothing disturbs."""
+    return trial("EIO", 0).calls
+
+
+def test_a_sample_of_the_places_where_a_run_can_fail(trial):
+    draw, calls = random.Random(0), _points(trial)
+    inside = [place for place, call in enumerate(calls, start=1) if "checkpoints" in call]
+    for kind in ("killed", "full from there on"):
+        trial(kind, draw.choice(inside))
+    of_settings = next(
+        place for place, call in enumerate(calls, 1) if call.startswith("replace run/.run.toml")
+    )
+    trial("killed", of_settings)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fault_at_each_call_that_changes_a_file_is_survived_or_said(trial, kind, capsys):
+    calls, codes = _points(trial), Counter()
+    wrong = []
+    for at in range(1, len(calls) + 1):
+        try:
+            codes[trial(kind, at).code] += 1
+        except AssertionError as error:
+            wrong.append(str(error).splitlines()[0])
+    with capsys.disabled():
+        names = Counter(call.split()[0] for call in calls)
+        print(f"\n{kind} at each of {len(calls)} calls ({dict(names)}): {dict(codes)}")
+    assert not wrong
+
+
+@pytest.mark.torture
+def test_killed_at_forty_random_moments_a_run_is_resumed_to_the_same_bits(trial, capsys):
+    draw, codes, took = random.Random(1), Counter(), _seconds(trial)
+    for _ in range(40):
+        codes[trial("killed", -1, after_s=draw.uniform(0.0, took)).code] += 1
+    with capsys.disabled():
+        print(f"\n40 kills within {took:.2f} s: {dict(codes)}")
+
+
+def _seconds(trial) -> float:
+    began = time.monotonic()
+    trial("EIO", 0)
+    return time.monotonic() - began
