@@ -190,7 +190,9 @@ def _name_the_place(error: OSError, temporary: Path, path: Path) -> None:
     """Errors about the temporary folder speak of the one that it was to become."""
     name = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
     if name is not None and name.is_relative_to(temporary):
-        error.filename, error.filename2 = str(path / name.relative_to(temporary)), None
+        error.filename = str(path / name.relative_to(temporary))
+        if error.filename2 is not None:
+            del error.filename2  # set to None, it would be printed
 
 
 def sha256_of(path: str | os.PathLike) -> str:

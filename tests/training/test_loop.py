@@ -390,8 +390,9 @@ def test_a_save_that_fails_midway_is_a_note_and_the_run_goes_on(
 
 
 @pytest.fixture
-def no_more_saves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that is full after the first save."""
+def no_more_saves(here, quick_probes, undisturbed, make_tiny_plan, monkeypatch) -> None:
+    """A disk that is full after the first save; the undisturbed run was made before."""
+    undisturbed(make_tiny_plan())
     real = saving.save_checkpoint
 
     def full(run, step, **named):
