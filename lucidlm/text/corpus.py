@@ -224,8 +224,14 @@ def validation_documents(corpus: Corpus) -> Iterator[Excerpt]:
     if corpus.design != "strata":
         yield from map(Excerpt, documents)
         return
-    former = 0
-    for ids, (begin, place) in zip(documents, np.load(corpus.folder / PLACES).tolist(), strict=True):
+    path, former = corpus.folder / PLACES, 0
+    places = np.load(path)
+    if places.ndim != 2 or places.shape[1] != 2:
+        raise DataError(
+            f"{path}: {places.shape} numbers where each piece has two, as of a version that was not "
+            "released; prepare the text anew, or repeat the run by its run.toml"
+        )
+    for ids, (begin, place) in zip(documents, places.tolist(), strict=True):
         yield Excerpt(ids, corpus.train[max(begin, former) : place])
         former = place
 

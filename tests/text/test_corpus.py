@@ -14,7 +14,7 @@ from lucidlm.runtime.files import lock
 from lucidlm.text import corpus as module
 from lucidlm.text import split
 from lucidlm.text import spool as spooling
-from lucidlm.text.corpus import open_corpus, prepare, train_documents, validation_documents
+from lucidlm.text.corpus import PLACES, open_corpus, prepare, train_documents, validation_documents
 from lucidlm.text.decoding import File
 from lucidlm.text.excerpts import ids_of
 from lucidlm.text.reading import READING
@@ -563,3 +563,11 @@ def test_many_documents_are_quick(tmp_path):
     assert time.process_time() - start < 10  # about 1 s on an idle machine
     assert sum(1 for _ in train_documents(corpus)) == corpus.manifest["train"]["documents"]
     assert len(corpus.manifest["documents"]) == 1000
+
+
+def test_places_of_another_shape_are_named_not_unpacked(tmp_path):
+    (tmp_path / "book.txt").write_text(words(1, 400))
+    corpus = prepare(tmp_path / "book.txt", tmp_path / "data", tokenizer="bytes")
+    np.save(corpus.folder / PLACES, np.load(corpus.folder / PLACES)[:, 0])
+    with pytest.raises(DataError, match="not released; prepare the text anew"):
+        list(validation_documents(corpus))
