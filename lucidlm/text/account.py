@@ -31,6 +31,7 @@ NO_UTF8 = "bytes_that_are_no_utf8"
 NO_FOOTER, NO_HEADER = "gutenberg_headers_without_footer", "gutenberg_footers_without_header"
 MARKS_KEPT = "gutenberg_marks_kept"
 EMPTY_LINES = "empty_documents"
+REPEATED_FIELDS = "fields_that_stand_twice"
 TRAILING = "bytes_behind_packed_files"
 CUES, TAGS, NOTES = "subtitles", "subtitle_tags", "subtitle_notes"
 DELETED, COMMENTS, FRAMES, HIDDEN = "deleted_passages", "comments", "page_headers", "hidden_passages"
@@ -140,6 +141,10 @@ _SEEN = {
     OTHER_LABELS: (
         "page read as UTF-8, which it is, though it declares another encoding",
         "pages read as UTF-8, which they are, though they declare another encoding",
+    ),
+    REPEATED_FIELDS: (
+        "text not read, as its record has the field again: the last one is read",
+        "texts not read, as their records have the field again: the last one is read",
     ),
     EMPTY_LINES: ("document with an empty text skipped", "documents with an empty text skipped"),
 }

@@ -32,7 +32,7 @@ from lucidlm.text.decoding import (
     without_surrogates,
 )
 from lucidlm.text.epub import read_epub
-from lucidlm.text.gutenberg import without_frame
+from lucidlm.text.gutenberg import names_gutenberg, without_frame
 from lucidlm.text.kinds import by_content
 from lucidlm.text.markup import read_html
 from lucidlm.text.office import read_office
@@ -263,21 +263,38 @@ def _documents_in_records(file: File, reading: Reading, around: Account) -> Iter
         around.read += frame
         around.leave_out(frames, frame)
         if record.text:
+            strings = partial(_the_string, record.text)
+            document = _document(file, strings, reading.raw, source=record.source, around=around)
+            may_be_frame = not reading.raw and names_gutenberg(record.text)
+            if may_be_frame and _is_only_a_frame(document, around):
+                continue
             if waiting is not None:
                 yield waiting
-            strings = partial(_the_string, record.text)
-            waiting = _document(file, strings, reading.raw, source=record.source, around=around)
-            around = Account()
+            waiting, around = document, Account()
     if waiting is None:
+        empty = around.seen[EMPTY_LINES]
+        there = f"{plural(empty, 'record')} with an empty {reading.field!r}" if empty else "no record in it"
         raise DataError(
-            f"{file.name}: no text in this file ({plural(around.seen[EMPTY_LINES], 'record')} with an empty "
-            f"{reading.field!r}); give another",
+            f"{file.name}: no text in this file ({there}); give another",
             reason=NO_TEXT,
         )
     whole.read += whole.left_out[CARRIAGE_RETURNS]
     waiting.around.add(around)
     waiting.around.add(whole)
     yield waiting
+
+
+def _is_only_a_frame(document: Document, around: Account) -> bool:
+    """Whether nothing is left of a record without Project Gutenberg's header and footer, which is counted."""
+    try:
+        next(document.pieces())
+    except DataError:
+        around.read += document.account.read
+        around.left_out.update(document.account.left_out)
+        around.seen.update(document.account.seen)
+        around.saw(EMPTY_LINES)
+        return True
+    return False
 
 
 def _documents_in_archive(file: File, reading: Reading, around: Account) -> Iterator[Document]:

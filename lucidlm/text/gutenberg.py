@@ -63,7 +63,7 @@ class _Frame:
         """What is surely text; the rest waits for the next piece."""
         self.buffer += piece
         # Looked for once, as the buffer only becomes shorter below.
-        self.names, self.starts = _names_gutenberg(self.buffer), None
+        self.names, self.starts = names_gutenberg(self.buffer), None
         kept: list[str] = []
         while self.buffer:
             if self.inside == "text":
@@ -125,7 +125,7 @@ class _Frame:
             begins_line = not self.within_line
             self.within_line = self.buffer[end - 1] != "\n"
             taken = self.buffer[:end]
-            if self.names and _names_gutenberg(taken):
+            if self.names and names_gutenberg(taken):
                 self.marks_kept += sum(mark.start() > 0 or begins_line for mark in _ANY_MARK.finditer(taken))
             kept.append(taken)
             self.buffer = self.buffer[end:]
@@ -141,7 +141,7 @@ def _end_of_header(text: str, *, after_footer: bool = False) -> int:
     Its last line is START OF, or END THE SMALL PRINT, or whichever of the two comes later.
     """
     # Prose that a header stands behind is no part of it.
-    if not after_footer and not _names_gutenberg(text[: _NEAR + _MARK]):
+    if not after_footer and not names_gutenberg(text[: _NEAR + _MARK]):
         return 0
     end, seen = 0, set()
     for mark in _HEADER_MARK.finditer(text):
@@ -162,9 +162,9 @@ def _is_footer(text: str) -> bool:
     """Whether what stands from a mark to the end is a footer, of a text without a header."""
     mark = _FOOTER_MARK.match(text)
     rest = text[mark.end() :] if mark else ""
-    return bool(mark and not mark["bare"]) or len(rest.strip()) <= _BRIEF or _names_gutenberg(rest)
+    return bool(mark and not mark["bare"]) or len(rest.strip()) <= _BRIEF or names_gutenberg(rest)
 
 
-def _names_gutenberg(text: str) -> bool:
+def names_gutenberg(text: str) -> bool:
     """Whether the patterns are worth trying: a plain search is a hundred times faster."""
     return "utenberg" in text or "UTENBERG" in text

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -9,7 +10,7 @@ from typing import Any
 
 from lucidlm.errors import DataError
 from lucidlm.runtime.wording import plural
-from lucidlm.text.account import BY_CONTENT, DAMAGED, NO_FIELD, Account, utf8_bytes
+from lucidlm.text.account import BY_CONTENT, DAMAGED, NO_FIELD, REPEATED_FIELDS, Account, utf8_bytes
 from lucidlm.text.decoding import File, read_text, with_lf
 from lucidlm.text.reading import READING, Reading
 from lucidlm.text.whole_files import LARGEST
@@ -19,6 +20,8 @@ RECORDS = ("jsonl", "json", "csv", "tsv")
 _DELIMITERS = {"csv": ",;\t|", "tsv": "\t"}
 _SNIFFED = 1 << 16
 """Characters in which a table's delimiter and quoting are looked for."""
+_SEPARATOR = re.compile(r'"?sep=([,;\t| ])"?\n?', re.IGNORECASE)
+"""A first line that spreadsheets read as the delimiter, and write for each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ def read_records(file: File, reading: Reading, account: Account) -> Iterator[Rec
     strings = with_lf(read_text(file, reading.encoding, account), account)
     match file.kind:
         case "jsonl":
-            return _in_lines(strings, file.name, reading.field)
+            return _in_lines(strings, file.name, reading.field, account)
         case "json":
             return _in_json(strings, file, reading, account)
         case _:
@@ -56,43 +59,67 @@ def split_lines(strings: Iterable[str]) -> Iterator[str]:
     yield "".join(parts)
 
 
-def _in_lines(strings: Iterable[str], name: str, field: str) -> Iterator[Record]:
+def _in_lines(strings: Iterable[str], name: str, field: str, account: Account) -> Iterator[Record]:
     for number, line in enumerate(split_lines(strings), 1):
         source = f"{name}:{number}"
-        text = text_of_record(line, source, field) if line.strip() else None
+        text = None
+        if line.strip():
+            advice = "mend or delete this line"
+            if number == 1:  # of a file that is not written in lines, all of them would have to go
+                advice += "; each line has to be a whole object (jq -c . FILE > NEW writes it so)"
+            text = _text_of_item(_parsed(line, source, advice), source, field)
+            account.saw(REPEATED_FIELDS, _repeats(line, field))
         yield Record(source, text, utf8_bytes(line) + (number > 1))  # the LF before it
 
 
-def text_of_record(line: str, source: str, field: str) -> str:
-    """The string in this field of a JSON object."""
-    record = _parsed(line, source, "mend or delete this line")
-    if not isinstance(record, dict):
-        raise DataError(
-            f"{source}: a JSON object is needed, this is a {_json_type(record)}; mend this line",
-            reason=NO_FIELD,
-        )
-    return text_in(record, source, field)
-
-
 def text_in(record: Mapping[str, object], source: str, field: str) -> str:
-    """The string in this field of a record, whatever format it came in."""
-    if field not in record:
-        there = ", ".join(f"{name[:40]!r}" for name in islice(record, 20)) or "none"
-        raise DataError(
-            f"{source}: no field {field!r}; there are {there}: choose one by --field", reason=NO_FIELD
+    """The string in this field of a record, whatever format it came in; "" for null."""
+    if field in record and record[field] is None:
+        return ""
+    if field in record and isinstance(text := record[field], str):
+        return text
+    usable = [name for name, value in record.items() if isinstance(value, str)]
+    there = ", ".join(f"{name[:40]!r}" for name in usable[:20])
+    if field in record:
+        fault = f"the field {field!r} is {_json_type(record[field])}, not a string; mend this record" + (
+            f" or choose another by --field: {there}" if there else ""
         )
-    if not isinstance(text := record[field], str):
-        raise DataError(
-            f"{source}: the field {field!r} is a {_json_type(text)}, not a string; "
-            "choose another by --field or mend this record",
-            reason=NO_FIELD,
+    elif there:
+        fault = f"no field {field!r}; choose one by --field: {there}"
+    elif record:
+        others = ", ".join(f"{name[:40]!r}: {_json_type(record[name])}" for name in islice(record, 5))
+        fault = (
+            f"no field {field!r}, and none of its fields is a string ({others}); write its texts as .jsonl, "
+            "an object a line"
         )
-    return text
+    else:
+        fault = "the object is empty; mend or delete it"
+    raise DataError(f"{source}: {fault}", reason=NO_FIELD)
+
+
+def _repeats(text: str, field: str) -> int:
+    """How many values of this field JSON drops, as an object has the field more than once."""
+    if text.count(json.dumps(field)) < 2 and text.count(json.dumps(field, ensure_ascii=False)) < 2:
+        return 0
+    dropped = 0
+
+    def count(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        nonlocal dropped
+        dropped += max(0, sum(name == field for name, _ in pairs) - 1)
+        return dict(pairs)
+
+    json.loads(text, object_pairs_hook=count, parse_int=len)
+    return dropped
 
 
 def _parsed(text: str, source: str, advice: str) -> Any:
     try:
-        return json.loads(text)
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:  # a number of thousands of digits, which is no text: any value does
+            return json.loads(text, parse_int=len)
     except json.JSONDecodeError as problem:
         raise DataError(
             f"{source}: not JSON ({problem.msg} at character {problem.pos + 1}); {advice}", reason=DAMAGED
@@ -104,8 +131,9 @@ def _parsed(text: str, source: str, advice: str) -> Any:
 
 
 def _json_type(value: object) -> str:
-    names = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}
-    return names.get(type(value), "number")
+    """With its article."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
 
 
 def _in_json(strings: Iterable[str], file: File, reading: Reading, account: Account) -> Iterator[Record]:
@@ -123,9 +151,10 @@ def _in_json(strings: Iterable[str], file: File, reading: Reading, account: Acco
     whole = "".join(parts)
     if _is_json_lines(whole):
         account.saw(BY_CONTENT)
-        yield from _in_lines([whole], name, field)
+        yield from _in_lines([whole], name, field, account)
         return
     found = _parsed(whole, name, "mend it, or name it .txt to read it as plain text")
+    account.saw(REPEATED_FIELDS, _repeats(whole, field))
     if isinstance(found, dict):
         texts = [(name, text_in(found, name, field))]
     elif isinstance(found, list) and found:
@@ -134,7 +163,7 @@ def _in_json(strings: Iterable[str], file: File, reading: Reading, account: Acco
             for number, item in enumerate(found, 1)
         ]
     else:
-        what = "an empty list" if found == [] else f"a {_json_type(found)}"
+        what = "an empty list" if found == [] else _json_type(found)
         raise DataError(
             f"{name}: {what}; an array of objects or strings is needed, or one object", reason=NO_FIELD
         )
@@ -159,7 +188,7 @@ def _text_of_item(item: object, source: str, field: str) -> str:
         return text_in(item, source, field)
     if not isinstance(item, str):
         raise DataError(
-            f"{source}: a JSON object or string is needed, this is a {_json_type(item)}; mend it",
+            f"{source}: a JSON object or string is needed, this is {_json_type(item)}; mend it",
             reason=NO_FIELD,
         )
     if field != READING.field:
@@ -176,14 +205,18 @@ def _in_rows(strings: Iterable[str], file: File, field: str) -> Iterator[Record]
     """
     csv.field_size_limit(LARGEST)
     lines = _with_ends(split_lines(strings))
-    sample, size = [], 0
+    sample, size, told = list[str](), 0, None
     for line in lines:
         sample.append(line)
         size += len(line)
         if size > _SNIFFED:
             break
-    counter = _Counter(chain(sample, lines))
-    delimiter, quoted = _dialect(sample, _DELIMITERS[file.kind], field)
+    delimiters = _DELIMITERS[file.kind]
+    if sample and (told := _SEPARATOR.fullmatch(sample[0])):
+        yield Record(f"{file.name}:1", None, utf8_bytes(sample.pop(0)))
+        delimiters = told[1]
+    counter = _Counter(chain(sample, lines), first_line=2 if told else 1)
+    delimiter, quoted = _dialect(sample, delimiters, field)
     quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     rows = csv.reader(counter, delimiter=delimiter, quoting=quoting, strict=quoted)
     columns: list[str] | None = None
@@ -219,9 +252,9 @@ def _with_ends(lines: Iterator[str]) -> Iterator[str]:
 class _Counter:
     """Lines on their way into csv's reader: how many bytes a row took, and where it began."""
 
-    def __init__(self, lines: Iterable[str]) -> None:
+    def __init__(self, lines: Iterable[str], first_line: int = 1) -> None:
         self.lines = iter(lines)
-        self.number = self.first = self.bytes = 0
+        self.number, self.first, self.bytes = first_line - 1, 0, 0
 
     def __iter__(self) -> Iterator[str]:
         return self

@@ -186,10 +186,10 @@ def test_lines_of_jsonl_may_be_cut_anywhere(tmp_path, monkeypatch):
     [
         ('{"text": "x"', "not JSON (Expecting ',' delimiter at character 13)"),
         ('["x"]', "this is a list"),
+        ('{"data": {}}', "none of its fields is a string ('data': an object)"),
         ("3", "this is a number"),
-        ('{"body": "x", "title": "y"}', "no field 'text'; there are 'body', 'title': choose one by --field"),
-        ("{}", "there are none"),
-        ('{"text": null}', "the field 'text' is a null"),
+        ('{"body": "x", "title": "y"}', "no field 'text'; choose one by --field: 'body', 'title'"),
+        ("{}", "the object is empty; mend or delete it"),
         ('{"text": 3}', "the field 'text' is a number"),
         ("[" * 100_000, "not JSON"),
     ],

@@ -3,6 +3,9 @@ import csv
 import gzip
 import io
 import json
+import re
+import shutil
+import subprocess
 
 import pytest
 from hypothesis import given, settings
@@ -93,8 +96,9 @@ def test_one_object_is_one_document_and_json_lines_are_read_under_both_names(tmp
     ("[]", "an empty list; an array of objects or strings is needed"),
     ("3", "a number; an array"),
     ('"text"', "a string; an array"),
-    ("null", "a null; an array"),
-    ('{"texts": ["one"]}', "no field 'text'; there are 'texts': choose one by --field"),
+    ("null", "a.json: null; an array"),
+    ('{"texts": ["one"]}', "no field 'text', and none of its fields is a string ('texts': a list)"),
+    ('{"text": {}, "body": "x"}', "an object, not a string; mend this record or choose another by --field: "),
     ('[{"text": 3}]', "a.json:1: the field 'text' is a number, not a string"),
     ('["one", 2]', "a.json:2: a JSON object or string is needed, this is a number"),
     ('[{"text": "one"}', "not JSON (Expecting ',' delimiter at character 17); mend it, or name it .txt"),
@@ -102,6 +106,46 @@ def test_one_object_is_one_document_and_json_lines_are_read_under_both_names(tmp
 ])  # fmt: skip
 def test_other_json_says_what_it_is(tmp_path, text, said):
     assert said in refusal(written(tmp_path / "a.json", text))
+
+
+def test_a_field_that_an_object_has_twice_is_read_once_and_said(tmp_path):
+    twice = '{"text": "one", "n": {"text": "other"}, "text": "two"}'
+    for name, text in (("a.jsonl", twice + "\n"), ("b.json", f"[{twice}]"), ("c.json", twice)):
+        texts, account = counted(written(tmp_path / name, text), Reading())
+        assert (texts, account.seen) == (["two"], {"fields_that_stand_twice": 1})
+    once = '{"text": "\\"text\\"", "n": "text"}'
+    assert counted(written(tmp_path / "d.jsonl", once), Reading())[1].seen == {}
+
+
+def test_records_without_text_are_counted_and_refuse_no_file(tmp_path):
+    frame = "*** START OF THE PROJECT GUTENBERG EBOOK A ***\n*** END OF THE PROJECT GUTENBERG EBOOK A ***\n"
+    records = [{"text": None}, {"text": frame}, {"text": "one", "n": 3}]
+    lines = "\n".join(map(json.dumps, records)).replace("3}", "3" * 5000 + "}")
+    for name, text in (("a.jsonl", lines), ("b.json", json.dumps(records))):
+        texts, account = counted(written(tmp_path / name, text), Reading())
+        assert texts == ["one"]
+        assert account.seen["empty_documents"] == 2
+        assert account.left_out["gutenberg_frames"] == len(frame)
+
+
+def test_strings_may_stand_on_lines_of_their_own(tmp_path):
+    assert read(written(tmp_path / "a.jsonl", '"one"\n"two"\n')) == ["one", "two"]
+
+
+def test_the_command_for_json_that_is_not_in_lines_makes_it_readable(tmp_path):
+    path = written(tmp_path / "a.jsonl", '{\n "text": "one"\n}\n{"text": "two"}')
+    command = re.search(r"\((jq .*?) FILE > NEW", refusal(path))[1].split()
+    if shutil.which("jq"):
+        mended = subprocess.run([*command, str(path)], capture_output=True, check=True).stdout
+        assert read(written(tmp_path / "b.jsonl", mended)) == ["one", "two"]
+
+
+@pytest.mark.parametrize("first", ["sep=;\n", '"sep=;"\r\n', "SEP=;\n"])
+def test_a_first_line_for_spreadsheets_tells_the_delimiter(tmp_path, first):
+    texts, account = counted(written(tmp_path / "a.csv", first + "n,m;body\n1;one\n2;two, three\n"))
+    assert texts == ["one", "two, three"]
+    assert account.left_out["table"] > len("sep=;\n")
+    assert "a.csv:3: 1 cell" in refusal(written(tmp_path / "a.csv", first + "n;body\n1\n"), reading=BODY)
 
 
 def test_an_array_of_strings_has_no_fields(tmp_path):
