@@ -17,6 +17,8 @@ from pathlib import Path
 from lucidlm.errors import PlaceError
 from lucidlm.runtime.leavings import sweep_beside
 
+PROBE = "lucidlm"
+"""What a folder is tried with: a temporary file of this name, which a killed process may leave."""
 SPARE_NAME, SPARE_PATH = 24, 128
 """Bytes that the temporary names beside a file need, and the names inside of a run's folder."""
 
@@ -181,8 +183,8 @@ def _check_folder(folder: Path, flag: str, shown: str) -> Path:
     if not folder.is_dir():
         raise PlaceError(f"{flag} {shown}: {path_text(folder)} is no folder; give a place in a folder")
     # Made and deleted again: permissions, read-only disks, quotas and /proc have no other common answer.
-    sweep_beside(folder / "lucidlm")
-    probe = folder / f".lucidlm.{os.getpid()}.tmp"
+    sweep_beside(folder / PROBE)
+    probe = folder / f".{PROBE}.{os.getpid()}.tmp"
     try:
         if missing == folder:
             os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))

@@ -36,7 +36,7 @@ from lucidlm.runtime.files import (
     write_manifest,
 )
 from lucidlm.runtime.leavings import name_of_temporary, sweep_folder
-from lucidlm.runtime.places import check_folder_place, path_from_text, path_text
+from lucidlm.runtime.places import PROBE, check_folder_place, path_from_text, path_text
 from lucidlm.runtime.signals import name_of
 from lucidlm.runtime.small_files import read_small_file, read_small_json
 from lucidlm.text.corpus import Corpus, design_in
@@ -263,7 +263,7 @@ def _is_taken(folder: Path) -> bool:
 
 
 def _is_of_a_beginning(name: str) -> bool:
-    return name in BEGINNING or name_of_temporary(name) in {*BEGINNING, SETTINGS}
+    return name in BEGINNING or name_of_temporary(name) in {*BEGINNING, SETTINGS, PROBE}
 
 
 def set_aside(folder: Path) -> Path:

@@ -131,7 +131,8 @@ def test_a_beginning_is_what_stands_before_run_toml_does_and_the_rest_of_writing
     from lucidlm.training.runs import new_run_folder
 
     run = Path("run")
-    for name in ("data/train.npy", "metrics.jsonl", "env.json", ".env.json.7.tmp", ".run.toml.4711.tmp"):
+    names = ("data/train.npy", "metrics.jsonl", "env.json")
+    for name in (*names, ".env.json.7.tmp", ".run.toml.4711.tmp", ".lucidlm.12.tmp"):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text("")
         for overwrite in (False, True):
