@@ -105,6 +105,19 @@ def _take_place(temporary: Path, target: Path) -> None:
         temporary.unlink()
 
 
+def append_whole(path: Path, data: bytes) -> None:
+    """Adds to the end of a file in one write, so that a crash tears the last record alone; all or nothing."""
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with open(path, "ab") as file:
+            file.write(data)
+    except OSError:
+        # A full disk may have taken half of it: without that the next one can still be read.
+        if path.exists():
+            os.truncate(path, size)
+        raise
+
+
 def temporary_beside(path: Path) -> Path:
     """The name under which a file is written before it takes its place."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -190,7 +190,6 @@ def _ended(
     """The end as metrics.jsonl has it, and the result."""
     end = {"step": run.step, "interrupted": interrupted, "time_s": run.clock.elapsed_s}
     run.metrics.event("end", end | ({"final": asdict(_final(judgement.evaluation))} if judgement else {}))
-    run.metrics.close()
     return TrainResult(
         run=run.folder,
         step=run.step,

@@ -3,25 +3,26 @@
 A full disk must not cost a training run: the first line that cannot be written is reported, none stops it.
 """
 
-import os
-import sys
-from collections.abc import Callable, Collection
+import contextlib
+from collections.abc import Callable, Collection, Generator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lucidlm.errors import ConfigError
 from lucidlm.measure.history import METRICS, SAMPLES, Step, Validation, checked_line, read_lines
-from lucidlm.runtime.files import write_atomically
+from lucidlm.runtime.files import append_whole, write_atomically
+from lucidlm.training.curves import Curves
 
 
 class Metrics:
     """The open metrics of one run."""
 
     def __init__(self, run: Path, *, tensorboard: bool, warn: Callable[[str], None]) -> None:
-        self.run, self.warn, self.failed = run, warn, False
+        self.run, self.warn = run, warn
+        self.failed: set[Path] = set()
+        """What could not be written once, and was said to be so."""
         self.count()
-        self.writer = _tensorboard_writer(run) if tensorboard else None
+        self.curves = Curves(run) if tensorboard else None
 
     def count(self) -> None:
         """Counts the lines that are there: the next one has the number after theirs."""
@@ -30,18 +31,19 @@ class Metrics:
     def step(self, step: Step) -> None:
         """One line, and the curves that change with every step."""
         self.event("step", asdict(step))
-        if self.writer is not None:
-            for name in ("loss_nats", "learning_rate_factor", "grad_norm", "tokens_per_s"):
-                self.writer.add_scalar(f"step/{name}", getattr(step, name), step.step)
+        names = ("loss_nats", "learning_rate_factor", "grad_norm", "tokens_per_s")
+        self._draw(step.step, {f"step/{name}": getattr(step, name) for name in names})
 
     def validation(self, validation: Validation) -> None:
         """One line, and the two losses that are compared."""
         self.event("validation", asdict(validation))
-        if self.writer is not None:
-            for side in ("validation", "training"):
-                for name in ("loss_nats", "perplexity", "bits_per_byte"):
-                    value = getattr(validation, f"{side}_{name}")
-                    self.writer.add_scalar(f"{name}/{side}", value, validation.step)
+        pairs = [
+            (name, side)
+            for side in ("validation", "training")
+            for name in ("loss_nats", "perplexity", "bits_per_byte")
+        ]
+        values = {f"{name}/{side}": getattr(validation, f"{side}_{name}") for name, side in pairs}
+        self._draw(validation.step, values)
 
     def event(self, kind: str, values: dict[str, Any]) -> None:
         """Any other line of metrics.jsonl."""
@@ -50,35 +52,31 @@ class Metrics:
     def sample(self, values: dict[str, Any]) -> None:
         """One line of samples.jsonl."""
         self._append(SAMPLES, values)
-        if self.writer is not None:
-            self.writer.add_text("sample", values["prompt"] + values["text"], values["step"])
+        if self.curves is not None:
+            with self._told(self.curves.path.parent):
+                self.curves.text(values["step"], "sample", values["prompt"] + values["text"])
 
-    def close(self) -> None:
-        """Ends TensorBoard's file."""
-        if self.writer is not None:
-            self.writer.close()
+    def _draw(self, step: int, values: dict[str, float]) -> None:
+        if self.curves is not None:
+            with self._told(self.curves.path.parent):
+                self.curves.numbers(step, values)
 
     def _append(self, name: str, values: dict[str, Any]) -> None:
-        # One write of one whole line, so that a crash can tear none but the last.
         self.lines[name] += 1  # counted where it cannot be written too: then it is missing, and that is known
-        line = checked_line(values, self.lines[name])
-        path = self.run / name
+        with self._told(self.run / name):
+            append_whole(self.run / name, checked_line(values, self.lines[name]).encode("utf-8"))
+
+    @contextlib.contextmanager
+    def _told(self, path: Path) -> Generator[None]:
+        """An OSError inside is said, once a file."""
         try:
-            size = path.stat().st_size if path.exists() else 0
-            try:
-                with open(path, "a", encoding="utf-8", newline="\n") as file:
-                    file.write(line)
-            except OSError:
-                # A full disk may have taken half a line: without it the next one can still be read.
-                if path.exists():
-                    os.truncate(path, size)
-                raise
+            yield
         except OSError as error:
-            if not self.failed:
+            if path not in self.failed:
                 self.warn(
-                    f"{self.run / name} cannot be written ({error.strerror}); training goes on without it"
+                    f"{path} cannot be written ({error.strerror or error}); training goes on without it"
                 )
-            self.failed = True
+            self.failed.add(path)
 
 
 def forget_after(run: Path, step: int, *, validated: Collection[int]) -> None:
@@ -102,15 +100,3 @@ def _is_kept(event: dict[str, Any], step: int, validated: Collection[int]) -> bo
     if kind in ("validation", "sample"):
         return at in validated
     return kind == "plan" or (at <= step and kind != "end")
-
-
-def _tensorboard_writer(run: Path) -> Any:
-    # TensorBoard looks for TensorFlow, and where that is installed loading it costs seconds and lines of log.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ConfigError(
-            f"--tensorboard needs the package tensorboard: {sys.executable} -m pip install tensorboard"
-        ) from None
-    return SummaryWriter(str(run / "tensorboard"))
