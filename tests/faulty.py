@@ -28,7 +28,7 @@ class Faults:
         """Counts a call; whether it is to fail. With no error number the process ends here instead."""
         if isinstance(path, int):
             path = self._places.get(path) or os.readlink(f"/proc/self/fd/{path}")
-        path = os.path.realpath(os.fspath(path))
+        path = os.path.abspath(os.fspath(path))
         if not path.startswith(self.below + os.sep):
             return False
         self.calls.append(f"{call} {os.path.relpath(path, self.below)}")

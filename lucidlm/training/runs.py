@@ -5,6 +5,7 @@ A checkpoint is a model folder plus state: every tool that opens the run opens e
 
 import contextlib
 import dataclasses
+import functools
 import glob
 import hashlib
 import itertools
@@ -383,7 +384,7 @@ def _checked(kind: type, values: dict[str, Any], path: Path) -> Any:
     if where := _truth_for_a_number(kind, values):
         raise ConfigError(f"{path}: {where} is true or false, and a number is wanted")
     try:
-        return TypeAdapter(kind).validate_python(values)
+        return _checker(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -392,6 +393,12 @@ def _checked(kind: type, values: dict[str, Any], path: Path) -> Any:
         raise ConfigError(f"{path}: {error}") from None
     except (TypeError, OverflowError, RecursionError) as error:
         raise ConfigError(f"{path}: a setting of another kind than the rest ({error})") from None
+
+
+@functools.cache
+def _checker(kind: type) -> TypeAdapter:
+    """Building one takes tens of milliseconds."""
+    return TypeAdapter(kind)
 
 
 def _truth_for_a_number(kind: Any, values: dict[str, Any], table: str = "") -> str:
