@@ -247,6 +247,8 @@ def _pattern(said: str) -> str:
 
 
 ELSEWHERE = {
+    "then lucidlm train --resume --out {} goes on from it": "test_advice.py::test_where_memory_ran_out_in_a_step_both_ways_out_work",
+    ", or begin anew with less at once: lucidlm train --config {} --micro-batch 1 --out NEW": "test_advice.py::test_where_memory_ran_out_in_a_step_both_ways_out_work",
     "interrupted at step {}{}; go on with: lucidlm train --resume": "training/test_loop.py::test_signals_end_the_command_with_their_code_and_a_checkpoint_and_resuming_is_bitwise",
     "lucidlm train --resume --out {} goes on with it": "training/test_loop.py::test_signals_end_the_command_with_their_code_and_a_checkpoint_and_resuming_is_bitwise",
     "lucidlm train --resume --out {} begins again where it was": "training/test_saving.py::test_a_signal_in_a_validation_ends_it_and_resuming_begins_with_it",
@@ -352,6 +354,21 @@ def test_a_place_in_use_can_be_left_for_another(do):
             "wait for it or choose another --out" in do(f"train book.txt {TRAIN} --out run --overwrite").said
         )
     assert do(f"train book.txt {TRAIN} --out another").code == 0
+
+
+def test_where_memory_ran_out_in_a_step_both_ways_out_work(do, monkeypatch):
+    def failing(*arguments, **named):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lucidlm.training.loop.train_step", failing)
+        code, said = do(f"train book.txt {TRAIN} --out narrow")
+    assert code == 2
+    ways = re.search(
+        r"^lucidlm: out of memory.*, then (lucidlm .*--out narrow) goes on .*: (lucidlm .*NEW)$", said, re.M
+    )
+    for way in ways.groups():
+        assert do(way.removeprefix("lucidlm ")).code == 0
 
 
 def test_each_advice_of_the_code_is_followed_by_a_test():

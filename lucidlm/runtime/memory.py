@@ -65,12 +65,16 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
+def memory_left() -> str:
+    """What is free now, in brackets and after a space; "" where the system does not say."""
+    free = free_memory()
+    return f" ({size(free.bytes)} left of {free.limit})" if free else ""
+
+
 def out_of_memory_line() -> str:
     """What to say of an allocation that failed."""
-    free = free_memory()
-    left = f" ({size(free.bytes)} left of {free.limit})" if free else ""
     return (
-        f"out of memory{left}: take a smaller model or less at once (--batch-tokens, --micro-batch, "
+        f"out of memory{memory_left()}: take a smaller model or less at once (--batch-tokens, --micro-batch, "
         "--batch-size, --num, --context-length, where the command has them), or make memory free"
     )
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from lucidlm.measure.report import REPORT, write_report
 from lucidlm.measure.verdict import course_of
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.device import core_share, set_threads, synchronise
+from lucidlm.runtime.memory import is_out_of_memory, memory_left
 from lucidlm.runtime.signals import Interrupted, doing, ending, held, released
 from lucidlm.runtime.small_files import read_small_json
 from lucidlm.runtime.wording import plural
@@ -32,6 +33,7 @@ from lucidlm.training.state import TrainingRun
 from lucidlm.training.step import train_step
 from lucidlm.training.validation import design_of, fraction_of, sample_of, validate, write_sample
 from lucidlm.weights.huggingface import load_model
+from lucidlm.weights.whole import SETTINGS
 
 QUIET = 0.8
 """A thread that gets less of a core than this shares it with other programs."""
@@ -106,11 +108,35 @@ def train(
         else:
             with doing("before the first step, nothing was trained: run the same command again"):
                 run = start_run(config, plan, stack, say, overwrite=overwrite)
-        with held() as signalled:
+        with held() as signalled, _telling_of_memory(run):
             for report in train_steps(run, stop=lambda: bool(signalled.number)):
                 if watch is not None:
                     watch(report)
             return finish(run, interrupted=signalled.number, say=say, stages=stages, answer=answer)
+
+
+@contextlib.contextmanager
+def _telling_of_memory(run: TrainingRun) -> Generator[None]:
+    """Where memory runs out, RunError says what stands and how to go on.
+
+    Nothing is saved then: the step under way may have changed some of the weights and not the others.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        less = ""
+        if run.plan.micro_batch > 1:
+            less = (
+                ", or begin anew with less at once: "
+                f"lucidlm train --config {run.folder / SETTINGS} --micro-batch 1 --out NEW"
+            )
+        raise RunError(
+            f"out of memory{memory_left()} after step {run.step:,}; the checkpoint of step {run.saved[0]:,} "
+            f"stands: make memory free, then lucidlm train --resume --out {run.folder} goes on from "
+            f"it{less}"
+        ) from error
 
 
 def train_steps(run: TrainingRun, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:

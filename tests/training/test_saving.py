@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from lucidlm.errors import RunError
 from lucidlm.measure.judgement import without_training_text
@@ -14,7 +15,7 @@ from lucidlm.training import loop, saving, setup
 from lucidlm.training.loop import train
 from lucidlm.training.runs import SETTINGS, bring_back, checkpoint_folders, set_aside, sweep
 
-pytestmark = pytest.mark.usefixtures("here", "quick_probes")
+pytestmark = pytest.mark.usefixtures("here", "quick_probes", "quick_judging")
 
 
 def _dead() -> int:
@@ -122,6 +123,45 @@ def test_a_signal_in_a_validation_ends_it_and_resuming_begins_with_it(
     train(make_config(), resume=True)
     assert timeless(Path("run")) == timeless(Path("whole"))
     assert Path("run/samples.jsonl").read_bytes() == Path("whole/samples.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("train_step", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")),
+        ("validate", MemoryError()),
+    ],
+    ids=["train_step", "validate"],
+)
+def test_where_memory_runs_out_the_last_checkpoint_stands_and_resuming_is_bitwise(
+    make_config, make_tiny_plan, monkeypatch, timeless, place, error
+):
+    plan, config = make_tiny_plan(steps=3, validate_every=3), make_config(checkpoint_seconds=0)
+    monkeypatch.setattr(saving, "SAVING_SHARE", 1e9)
+    monkeypatch.setattr(loop, "judge", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    whole = train(make_config(out="whole"), plan=plan)
+    real = getattr(loop, place)
+
+    def failing(*arguments, step, **named):
+        if step >= 2:
+            raise error
+        return real(*arguments, step=step, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, place, failing)
+        with pytest.raises(RunError, match=r"out of memory.* the checkpoint of step 2 stands: .* --resume"):
+            train(config, plan=plan)
+    assert train(make_config(), resume=True).step == whole.step
+    assert timeless(Path("run")) == timeless(Path("whole"))
+
+
+def test_another_error_of_a_step_is_not_taken_for_one_of_memory(make_config, make_tiny_plan, monkeypatch):
+    def failing(*arguments, **named):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(loop, "train_step", failing)
+    with pytest.raises(RuntimeError, match="mat1"):
+        train(make_config(), plan=make_tiny_plan())
 
 
 # What killed processes leave
