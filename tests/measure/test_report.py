@@ -4,12 +4,14 @@ import gzip
 import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from selectolax.lexbor import LexborHTMLParser
 
+from lucidlm.measure import page
 from lucidlm.measure.baselines import FEWEST_BYTES, measure_baselines
 from lucidlm.measure.continuation import measure_continuation
 from lucidlm.measure.evaluation import evaluate_documents
@@ -313,3 +315,11 @@ def test_a_page_says_that_the_paragraph_is_read_alone_where_pieces_were_not(mode
         shown = (tmp_path / "page.html").read_text(encoding="utf-8")
         assert ("Here the paragraph is read alone" in shown) == (design == "strata")
         assert ("each piece read after the text before it" in shown) == (design == "strata")
+
+
+def test_no_rule_of_the_page_reaches_into_the_charts():
+    """Plotly draws bars in a group of class "bars": a rule for the table's column once hid them at 400 px."""
+    look = (Path(page.__file__).parent / "pages" / "look.css").read_text(encoding="utf-8")
+    of_charts = {"bars", "points", "point", "lines", "trace", "plot", "legend", "xaxis", "yaxis"}
+    loose = re.findall(r"(?<![\w\])])\.([\w-]+)", re.sub(r"\{[^}]*\}", "", look))
+    assert not of_charts.intersection(loose)
