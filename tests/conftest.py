@@ -1,5 +1,6 @@
 """What several rooms' tests share: the Tiny model of each family, random ids, one thread."""
 
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -30,6 +31,13 @@ TINY = {
 def one_thread() -> None:
     """Sums of one thread have one order, and the tests leave the other cores alone."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def hears_hangups() -> None:
+    """SIGHUP ends a process as it does from a terminal, also where the tests run under nohup."""
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

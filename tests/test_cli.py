@@ -162,7 +162,7 @@ def test_evaluate_prints_the_numbers_that_json_has(answer):
     assert f"{values['loss_nats']:.4f}" in printed
     assert f"{values['perplexity']:,.2f}" in printed
     assert f"{values['bits_per_byte']:.4f}" in printed
-    assert values["bytes_total"] == 5 * len("Nobody knew the house.\n")
+    assert values["bytes_total"] == 10 * len("Nobody knew the house.\n")
 
 
 def test_every_verb_that_reads_a_text_says_what_it_left_out(answer, home):
@@ -597,7 +597,7 @@ def test_a_checkpoint_of_a_run_is_a_model_too(answer):
 def test_explaining_gives_a_row_a_token_and_evaluates_loss(answer):
     values = _shown(answer("explain", "run", "--file", "other.txt", "--json", "--top-k", "3").out)
     tokens = values["texts"][0]["tokens"]
-    assert len(tokens) == 5 * len("Nobody knew the house.\n")
+    assert len(tokens) == 10 * len("Nobody knew the house.\n")
     keys = {"id", "text", "probability", "log_probability", "nats", "bits", "rank", "entropy", "alternatives"}
     assert keys <= tokens[0].keys()
     assert all(len(token["alternatives"]) == 3 for token in tokens)

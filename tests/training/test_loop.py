@@ -292,7 +292,7 @@ def test_three_numbers_of_one_run_agree_or_say_that_they_are_of_samples(make_con
     plan = make_tiny_plan(steps=2, validate_every=1, validation_tokens=128)
     with contextlib.ExitStack() as stack:
         run = setup.start_run(make_config(), plan, stack, lambda line: None, overwrite=False)
-        run.final_tokens = 200
+        run.final_tokens = 230
         for _ in loop.train_steps(run):
             pass
         sampled = loop.finish(run)

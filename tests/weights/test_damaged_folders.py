@@ -288,18 +288,18 @@ def test_llamas_config_may_leave_out_what_follows_from_the_rest(tmp_path):
 def test_sizes_that_no_memory_holds_are_refused_within_the_limits(tied, limited, field, value):
     config = json.loads((tied / "config.json").read_text())
     (tied / "config.json").write_text(json.dumps(config | {field: value}))
-    started = time.perf_counter()
+    started = time.process_time()
     refusal(tied)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_a_hundred_thousand_tensors_are_refused_within_the_limits(tied, limited):
     change_weights(
         tied, lambda tensors: tensors.update({f"more.{n}": torch.zeros(1) for n in range(100_000)})
     )
-    started = time.perf_counter()
+    started = time.process_time()
     assert "to no part" in refusal(tied)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 # Damage at random: 2 GB and 5 s each at most.
