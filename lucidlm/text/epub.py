@@ -44,6 +44,7 @@ from lucidlm.text.whole_files import LARGEST_PAGE, sound_file, too_large, whole
 _LARGEST_PACKAGE = 8 << 20
 """A package lists files: this much is a hundred thousand of them."""
 _PAGE = re.compile(r"\.(x?html?|xht|txt)$", re.IGNORECASE)
+_MARKED_PAGE = re.compile(r"\.(x?html?|xht)$", re.IGNORECASE)
 _PAGE_TYPE = re.compile(r"text/(?!css|javascript)|application/(xhtml|xml|x-dtbook)", re.IGNORECASE)
 _MARKUP = re.compile(r"\s*<[?!a-zA-Z]")
 _WIDE = re.compile(rb"\xff\xfe|\xfe\xff|<\0|\0<")
@@ -119,6 +120,8 @@ class _Book:
             if pages := self._pages_of(package):
                 for other in packages[number:]:
                     self._pass_over(OTHER_VERSIONS, other.name)
+                if len(packages) == 1:  # else they are those of another version
+                    self._count_unlisted(package)
                 return pages
         pages = [name for name in self.archive.namelist() if _PAGE.search(name) and "META-INF/" not in name]
         self.account.saw(NO_PACKAGE, bool(pages))
@@ -177,6 +180,14 @@ class _Book:
             return list(pages)
         self.account.saw(NO_SPINE, bool(others))
         return list(dict.fromkeys(others))
+
+    def _count_unlisted(self, package: _Package) -> None:
+        """Pass over the pages of the archive that the package does not list."""
+        listed = {self._member(item.href, package.name) for item in package.items.values()}
+        for name in self.archive.namelist():
+            hidden = any(part.startswith(".") or part in ("__MACOSX", "META-INF") for part in name.split("/"))
+            if _MARKED_PAGE.search(name) and not hidden and name not in listed:
+                self._pass_over(UNLISTED_PAGES, name)
 
     def _readable(self, package: _Package, key: str) -> str:
         """The member of an item, or of what it names to fall back on, that is text; "" for none."""
@@ -274,7 +285,8 @@ class _Book:
     def _member(self, href: str, package: str = "") -> str:
         """The name in the archive that a reference means: as it is, else as nearly as one is found; or ""."""
         plain = href.partition("#")[0].replace("\\", "/")
-        for spelling in dict.fromkeys((plain, urllib.parse.unquote(plain))):
+        bare = plain.partition("?")[0]
+        for spelling in dict.fromkeys((plain, urllib.parse.unquote(plain), bare, urllib.parse.unquote(bare))):
             below = posixpath.normpath(posixpath.join(posixpath.dirname(package), spelling))
             for path in (_within(below), _within(posixpath.normpath(spelling))):
                 if path in self.archive.NameToInfo:

