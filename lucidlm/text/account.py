@@ -35,6 +35,7 @@ REPEATED_FIELDS = "fields_that_stand_twice"
 TRAILING = "bytes_behind_packed_files"
 CUES, TAGS, NOTES = "subtitles", "subtitle_tags", "subtitle_notes"
 DELETED, COMMENTS, FRAMES, HIDDEN = "deleted_passages", "comments", "page_headers", "hidden_passages"
+EMBEDDED = "embedded_parts"
 BY_CONTENT, NOT_PACKED = "files_read_by_content", "files_not_packed_as_named"
 MARKUP = "markup_"
 """Before the name of a format in `_MARKUP`."""
@@ -113,6 +114,10 @@ _SEEN = {
     ),
     COMMENTS: ("comment left out", "comments left out"),
     FRAMES: ("page header or footer left out", "page headers and footers left out"),
+    EMBEDDED: (
+        "embedded document, chart or diagram left out",
+        "embedded documents, charts or diagrams left out",
+    ),
     HIDDEN: ("hidden passage left out", "hidden passages left out"),
     BY_CONTENT: (
         "file read as what its first bytes say, not as its name says",
@@ -183,7 +188,8 @@ NO_TEXT, NO_TOKENS, UNFIT, ENCRYPTED = "no_text", "no_tokens", "unfit", "encrypt
 MISSING_PAGES, UNKNOWN_PAGES = "pages_missing", "pages_not_in_manifest"
 NO_TEXT_PAGES, BLANK_PAGES, DAMAGED_PAGES = "pages_of_another_kind", "pages_without_text", "damaged_pages"
 ENCRYPTED_PAGES, REPEATED_PAGES, UNLISTED_PAGES = "encrypted_pages", "repeated_pages", "pages_not_in_spine"
-OTHER_VERSIONS = "other_versions"
+OTHER_VERSIONS, UNREADABLE_PAGES = "other_versions", "pages_of_unknown_glyphs"
+LINKS = "links"
 _PASSED = {
     OTHER_KINDS: ("file of another kind", "files of other kinds"),
     HIDDEN_FILES: ("hidden file or folder", "hidden files or folders"),
@@ -215,6 +221,11 @@ _PASSED = {
     REPEATED_PAGES: ("page that is listed again", "pages that are listed again"),
     UNLISTED_PAGES: ("page that is not in the reading order", "pages that are not in the reading order"),
     OTHER_VERSIONS: ("other version of a book", "other versions of a book"),
+    UNREADABLE_PAGES: (
+        "page whose fonts do not tell its characters",
+        "pages whose fonts do not tell their characters",
+    ),
+    LINKS: ("link of an archive", "links of an archive"),
     NO_TOKENS: (".bin file without token ids of GPT-2", ".bin files without token ids of GPT-2"),
     UNFIT: ("file that cannot be used as text", "files that cannot be used as text"),
 }

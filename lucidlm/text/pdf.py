@@ -25,6 +25,7 @@ from lucidlm.text.account import (
     REPEATED_PAGES,
     SOFT_HYPHENS,
     UNKNOWN_GLYPHS,
+    UNREADABLE_PAGES,
     Account,
 )
 from lucidlm.text.decoding import File
@@ -32,9 +33,11 @@ from lucidlm.text.whole_files import LARGEST_PAGE, sound_file, too_large, whole
 
 if TYPE_CHECKING:
     from pypdf import PdfReader
+    from pypdf.generic import DictionaryObject, PdfObject
 
 _SOFT_HYPHEN = re.compile("\xad(?:[ \t]*\r?\n)?")
 _FORMS = re.compile("[\ufb00-\ufb4f\ufb50-\ufdcf\ufdf0-\ufdfb\ufe80-\ufefc]")
+_FORMS_DEEP = 8
 _NO_CHARACTER = re.compile(
     "[\0-\x08\x0b\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufdd0-\ufdef\ufffe\uffff\U000f0000-\U0010ffff]"
 )
@@ -65,6 +68,8 @@ def read_pdf(file: File, account: Account) -> Iterator[str]:
 
 def _texts(reader: "PdfReader", name: str, account: Account) -> Iterator[str]:
     seen: set[object] = set()
+    forms: set[int] = set()
+    numbered = False
     for number in range(len(reader.pages)):
         label = f"page {number + 1} in {name}"
         try:
@@ -73,17 +78,65 @@ def _texts(reader: "PdfReader", name: str, account: Account) -> Iterator[str]:
                 account.pass_over(REPEATED_PAGES, label)
                 continue
             seen.add(page.indirect_reference or number)
+            numbered |= _without_numbered(page, forms)
             text = page.extract_text()
         except MemoryError:
             raise
         except Exception:  # many kinds, as of a file
             account.pass_over(DAMAGED_PAGES, label)
             continue
-        text = mended(text, account).strip("\n")
-        if text and not text.isspace():
+        if numbered:  # a number has two bytes
+            text = text.replace("\ufffd\ufffd", "\ufffd")
+        own = Account()
+        own.saw(UNKNOWN_GLYPHS, text.count("\ufffd"))
+        text = mended(text, own).strip("\n")
+        if 2 * text.count("\ufffd") > len("".join(text.split())) > 0:
+            account.pass_over(UNREADABLE_PAGES, label)
+        elif text and not text.isspace():
+            account.seen.update(own.seen)
             yield text
         else:
             account.pass_over(BLANK_PAGES, label)
+
+
+def _without_numbered(holder: "DictionaryObject", seen: set[int], depth: int = 0) -> bool:
+    """Take fonts away whose glyphs are known by their number alone; whether there was one.
+
+    pypdf would read the numbers as UTF-16, which gives Chinese of a kind; of a font that is not there it
+    makes U+FFFD of each byte. Behind `holder`, a page or a form.
+    """
+    resources, found = _dictionary(holder.get("/Resources")), False
+    fonts = _dictionary(resources.get("/Font"))
+    for name in list(fonts):
+        if _has_glyph_numbers(_dictionary(fonts.get(name))):
+            del fonts[name]
+            found = True
+    for form in _dictionary(resources.get("/XObject")).values() if depth < _FORMS_DEEP else ():
+        form = _dictionary(form)
+        if id(form) not in seen and form.get("/Subtype") == "/Form":
+            seen.add(id(form))
+            found |= _without_numbered(form, seen, depth + 1)
+    return found
+
+
+def _has_glyph_numbers(font: "DictionaryObject") -> bool:
+    if font.get("/Subtype") != "/Type0" or "/ToUnicode" in font:
+        return False
+    if font.get("/Encoding") not in ("/Identity-H", "/Identity-V"):
+        return False
+    inner = font.get("/DescendantFonts")
+    inner = inner.get_object() if inner is not None else None
+    descendant = _dictionary(inner[0]) if isinstance(inner, list) and inner else {}
+    ordering = _dictionary(descendant.get("/CIDSystemInfo")).get("/Ordering")
+    # A map from its own codes to glyphs is needed where the codes are Unicode.
+    return ordering != "UCS" and descendant.get("/CIDToGIDMap", "/Identity") == "/Identity"
+
+
+def _dictionary(value: "PdfObject | None") -> "DictionaryObject":
+    from pypdf.generic import DictionaryObject
+
+    found = value.get_object() if value is not None else None
+    return found if isinstance(found, DictionaryObject) else DictionaryObject()
 
 
 def mended(text: str, account: Account) -> str:
@@ -110,6 +163,12 @@ def _nothing_read(name: str, pages: int, account: Account) -> DataError:
             f"{name}: no text in its {plural(pages, 'page')} ({'; '.join(account.passed_lines())}); "
             "convert it to .txt or get another copy",
             reason=DAMAGED,
+        )
+    if account.passed[UNREADABLE_PAGES]:
+        return DataError(
+            f"{name}: its fonts do not tell the characters of its {plural(pages, 'page')}; run character "
+            "recognition (OCR) over it, for example ocrmypdf -f",
+            reason=NO_TEXT,
         )
     return DataError(
         f"{name}: no text in its {plural(pages, 'page')}, which may be scanned images; "

@@ -124,3 +124,15 @@ def outcome(path) -> str | None:
 def test_an_encrypted_pdf_is_refused_unless_it_opens_without_a_password(tmp_path):
     assert "encrypted" in refusal(written(tmp_path / "a.pdf", encrypted(pdf("secret"), "user")))
     assert read(written(tmp_path / "b.pdf", encrypted(pdf("open to all"), ""))) == ["open to all\n"]
+
+
+def test_numbers_of_glyphs_are_not_taken_for_characters(tmp_path):
+    font = (
+        b"/Type0 /BaseFont /X /Encoding /Identity-H /DescendantFonts [<< /Type /Font /Subtype /CIDFontType2 "
+        b"/CIDSystemInfo << /Registry (Adobe) /Ordering (Identity) /Supplement 0 >> >>]"
+    )
+    plain = pdf("Hello", "world")
+    numbered = plain.replace(b"/Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding", font)
+    assert "fonts do not tell the characters of its 2 pages" in refusal(written(tmp_path / "a.pdf", numbered))
+    unicode = numbered.replace(b"(Identity)", b"(UCS)").replace(b"(Hello)", b"(\\000H\\000i)")
+    assert "Hi" in read_one(written(tmp_path / "b.pdf", unicode))[0]
