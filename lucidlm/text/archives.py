@@ -16,9 +16,20 @@ from typing import IO
 from lucidlm.errors import DataError
 from lucidlm.runtime.places import path_text
 from lucidlm.runtime.wording import one_line
-from lucidlm.text.account import DAMAGED, EMPTY_FILES, ENCRYPTED, HIDDEN_FILES, NO_TEXT, OTHER_KINDS, Account
+from lucidlm.text.account import (
+    DAMAGED,
+    EMPTY_FILES,
+    ENCRYPTED,
+    HIDDEN_FILES,
+    LINKS,
+    NO_TEXT,
+    OTHER_KINDS,
+    OWN_FOLDERS,
+    Account,
+)
 from lucidlm.text.decoding import File, cannot_read, read_blocks
 from lucidlm.text.kinds import kind_of
+from lucidlm.text.own_folders import own_kind
 
 ARCHIVES = ("zip", "tar")
 """The kinds that are archives."""
@@ -27,6 +38,8 @@ LARGEST = 4 << 30
 _MOST = 100_000
 """The most members of an archive: a list of millions takes a few MB packed."""
 _BLOCK = 1 << 20
+_LINK = 0o12
+"""A symbolic link, in the file's mode that a zip archive of Unix has: what is packed is where it leads."""
 _FAULTS = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -45,6 +58,7 @@ class _Member:
     size: int
     is_file: bool
     is_encrypted: bool
+    is_link: bool
     open: Callable[[], IO[bytes]]
 
 
@@ -54,9 +68,13 @@ def files_in_archive(file: File, account: Account) -> list[File]:
     The rules are those of a folder: what begins with a dot, and what macOS adds, is hidden.
     """
     taken: list[File] = []
-    for path, member in _unpacked(
-        file.path, file.path.stat().st_mtime_ns, file.packings, file.kind, file.name
-    ):
+    members = _unpacked(file.path, file.path.stat().st_mtime_ns, file.packings, file.kind, file.name)
+    own = _own_folders([member.name for _, member in members])
+    for folder in own:
+        account.pass_over(OWN_FOLDERS, f"{file.name}/{one_line(path_text(folder))}")
+    for path, member in members:
+        if any(member.name.startswith(f"{folder}/") for folder in own):
+            continue
         name = f"{file.name}/{one_line(path_text(member.name))}"
         kind, packings = kind_of(member.name, unknown="", in_folder=True)
         reason = _reason(member)
@@ -78,11 +96,24 @@ def files_in_archive(file: File, account: Account) -> list[File]:
     return sorted(taken, key=lambda taken: PurePosixPath(taken.name).parts)
 
 
+def _own_folders(names: list[str]) -> list[str]:
+    """The outermost folders in an archive that are runs, models or prepared texts; not the archive itself."""
+    inside: dict[str, set[str]] = {}
+    for name in names:
+        parts = name.split("/")
+        for place in range(1, len(parts)):
+            inside.setdefault("/".join(parts[:place]), set()).add(parts[place])
+    own = [folder for folder, there in sorted(inside.items()) if folder and own_kind(there)]
+    return [folder for folder in own if not any(folder.startswith(f"{outer}/") for outer in own)]
+
+
 def _reason(member: _Member) -> str:
     """Why a member is not read, "" where it is."""
     kind, _ = kind_of(member.name, unknown="", in_folder=True)
     if _is_hidden(member.name):
         return HIDDEN_FILES
+    if member.is_link:
+        return LINKS
     if not member.is_file or kind in ("", "tokens"):
         return OTHER_KINDS
     if member.is_encrypted:
@@ -164,6 +195,7 @@ def _members_of_zip(path: Path) -> Iterator[_Member]:
                     info.file_size,
                     True,
                     bool(info.flag_bits & 1),
+                    (info.external_attr >> 28) == _LINK,
                     functools.partial(archive.open, info),
                 )
 
@@ -183,7 +215,12 @@ def _members_of_tar(path: Path) -> Iterator[_Member]:
         for info in archive:
             if not info.isdir():
                 yield _Member(
-                    info.name, info.size, info.isreg(), False, functools.partial(_opened, archive, info)
+                    info.name,
+                    info.size,
+                    info.isreg(),
+                    False,
+                    info.issym() or info.islnk(),
+                    functools.partial(_opened, archive, info),
                 )
 
 

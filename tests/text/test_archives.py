@@ -129,7 +129,7 @@ def test_an_archive_that_holds_too_much_is_refused_before_it_is_unpacked(tmp_pat
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tgz"])
 def test_a_damaged_archive_is_one_line(tmp_path, name):
-    assert "not a sound" in refusal(written(tmp_path / name, "no archive at all"))
+    assert "not a sound" in refusal(written(tmp_path / name, b"no archive at all \xff" * 60))
     assert refusal(written(tmp_path / name, zipped({"a.png": "x"}))).startswith(str(tmp_path / name))
 
 
@@ -138,3 +138,20 @@ def test_a_single_text_in_an_archive_says_how_it_was_read(tmp_path):
     text, notes = read_one(path)
     assert text == "one\n"
     assert notes[-1].endswith(f"gave 5 bytes of UTF-8 ({path.stat().st_size} bytes are packed)")
+
+
+def test_runs_and_links_in_an_archive_are_passed_over_as_in_a_folder(tmp_path):
+    run = {"r/run.toml": "", "r/metrics.jsonl": '{"text": "no"}', "r/notes.txt": "no", "a.txt": "one"}
+    found, account = counted(written(tmp_path / "a.zip", zipped(run)))
+    assert ([text for _, text in found], account.passed) == (["one"], {"own_folders": 1})
+    with tarfile.open(tmp_path / "b.tar", "w") as archive:
+        archive.add(tmp_path / "a.zip", "a.txt")
+        for name, kind in (("b.txt", tarfile.SYMTYPE), ("c.txt", tarfile.LNKTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "a.txt"
+            archive.addfile(info)
+        info = tarfile.TarInfo("d.txt")
+        info.size = 3
+        archive.addfile(info, io.BytesIO(b"one"))
+    found, account = counted(tmp_path / "b.tar")
+    assert account.passed["links"] == 2
