@@ -13,7 +13,17 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from lucidlm.errors import DataError
-from lucidlm.text.account import COMMENTS, DAMAGED, DELETED, FRAMES, HIDDEN, Account
+from lucidlm.text.account import (
+    COMMENTS,
+    DAMAGED,
+    DELETED,
+    EMBEDDED,
+    FRAMES,
+    HIDDEN,
+    SOFT_HYPHENS,
+    UNKNOWN_GLYPHS,
+    Account,
+)
 from lucidlm.text.decoding import File
 from lucidlm.text.whole_files import sound_file, whole
 
@@ -43,6 +53,8 @@ _ODT_SIGNS = {"tab": "\t", "line-break": "\n"}
 _ODT_PASSED = frozenset(["sequence-decls", "variable-decls", "user-field-decls", "ruby-text", "forms"])
 _TEXT = "{urn:oasis:names:tc:opendocument:xmlns:text:1.0}"
 _BODY = "{urn:oasis:names:tc:opendocument:xmlns:office:1.0}text"
+_DRAWN = re.compile(r"word/(?:diagrams/data|charts/chart)\d*\.xml")
+"""Parts with words that stand in a picture."""
 _SPACES = re.compile(r"[ \t\r\n]+")
 _FAULTS = (zipfile.BadZipFile, zlib.error, ElementTree.ParseError, RuntimeError, EOFError, ValueError)
 
@@ -93,7 +105,9 @@ class _Document:
 
     def end_paragraph(self) -> None:
         """Move what was collected to the lines."""
-        self.out.append("".join(self.inline) + "\n")
+        line = "".join(self.inline)
+        self.account.saw(SOFT_HYPHENS, line.count("\xad"))
+        self.out.append(line.replace("\xad", "") + "\n")
         self.inline.clear()
 
     def walk(self, element: Element) -> None:
@@ -149,6 +163,8 @@ class _Word(_Document):
         )
         comments = self.part("word/comments.xml")
         self.account.saw(COMMENTS, len(comments) if comments is not None else 0)
+        drawn = sum(bool(_DRAWN.fullmatch(name)) for name in names)
+        self.account.saw(EMBEDDED, drawn)
         yield from self.out
 
     def _main(self) -> str:
@@ -171,6 +187,12 @@ class _Word(_Document):
                 self.account.saw(HIDDEN)
             elif name == "t":
                 self.inline.append(child.text or "")
+            elif name == "sym":
+                self.inline.append(self._sign(child))
+            elif name == "softHyphen":
+                self.account.saw(SOFT_HYPHENS)
+            elif name == "altChunk":
+                self.account.saw(EMBEDDED)
             elif name in _WORD_SIGNS:
                 self.inline.append(_WORD_SIGNS[name])
             elif name in _WORD_NOTES:
@@ -186,6 +208,14 @@ class _Word(_Document):
                 self.walk(child)
                 if name == "p":
                     self.end_paragraph()
+
+    def _sign(self, sym: Element) -> str:
+        """A character by its place in a font: U+FFFD where the font gives it a meaning of its own."""
+        code = _attribute(sym, "char") or ""
+        number = int(code, 16) if re.fullmatch("[0-9A-Fa-f]{1,6}", code) else 0
+        known = 0x20 < number < 0xD800
+        self.account.saw(UNKNOWN_GLYPHS, not known)
+        return chr(number) if known else "\ufffd"
 
     def _is_hidden(self, run: Element) -> bool:
         properties = next((child for child in run if _local(child) == "rPr"), None)

