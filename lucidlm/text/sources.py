@@ -185,11 +185,13 @@ def _file_in_folder(path: Path, source: str, account: Account, *, unknown: str) 
 def _offer(folder: Path) -> str:
     """A pattern for the most frequent files of unknown kinds that are text; "" where there are none."""
     below = os.path.join(glob.escape(str(folder)), "**")
-    files = [path for path in _matches(below, Account()) if path.suffix and os.path.isfile(path)]
-    for suffix, _ in Counter(path.suffix for path in files).most_common():
+    files = [path for path in _matches(below, Account()) if os.path.isfile(path)]
+    suffixes = [suffix for suffix, _ in Counter(path.suffix for path in files).most_common()]
+    for suffix in sorted(suffixes, key=lambda suffix: not suffix):
         if any(_looks_like_text(path) for path in [path for path in files if path.suffix == suffix][:5]):
-            pattern = os.path.join(below, f"*{glob.escape(suffix)}")
-            return f"; others are read as text by a pattern: {shlex.quote(path_text(pattern))}"
+            # Of no suffix all files are meant, as there is no pattern for a name without a dot.
+            pattern = os.path.join(below, f"*{glob.escape(suffix)}") if suffix else below
+            return f"; others are read by a pattern: {shlex.quote(path_text(pattern))}"
     return ""
 
 
@@ -273,6 +275,8 @@ def _matches(pattern: str | Path, account: Account) -> list[Path]:
             elif first == "**":
                 if is_folder:
                     waiting.append((path, parts))
+                elif _is_folder(entry, follow=True):
+                    left_out[path_text(path)] = LINKED_FOLDERS
                 elif not rest:
                     found.add(path)
             elif is_folder or not rest:

@@ -94,7 +94,7 @@ def test_sockets_pipes_devices_and_links_that_lead_nowhere_or_back_are_passed_ov
     assert found(notes) == (["notes/a.txt", "notes/b/b.md"], passed)
     # A pattern that would have to wait for the pipe, and to follow the link for ever.
     names, by_pattern = found("notes/**/*.*")
-    assert (names, by_pattern.keys()) == (["notes/a.txt", "notes/b/b.md"], passed.keys() - {"linked_folders"})
+    assert (names, by_pattern.keys()) == (["notes/a.txt", "notes/b/b.md"], passed.keys())
     for name in ("gone.txt", "loop.txt"):
         assert "a link that leads nowhere" in refusal(notes / name)
     assert "neither a file nor a folder" in refusal(notes / "null.txt")
@@ -175,10 +175,21 @@ def test_a_folder_of_code_is_refused_with_a_pattern_that_reads_it(tmp_path, monk
 
 def test_a_folder_without_any_text_has_no_pattern_to_offer(tmp_path):
     written(tmp_path / "a.png", b"\x89PNG\0")
-    written(tmp_path / "README", "read me")
     message = refusal(tmp_path)
-    assert "no text in this folder (skipped 2 files of other kinds" in message
+    assert "no text in this folder (skipped 1 file of another kind" in message
     assert "pattern" not in message
+    written(tmp_path / "README", "read me")
+    pattern = shlex.split(refusal(tmp_path).rpartition("by a pattern: ")[2])
+    assert read(*pattern) == ["read me"]
+
+
+@POSIX
+def test_a_pattern_for_all_below_a_folder_leaves_links_to_folders_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written(Path("outside/b.txt"), "not meant")
+    written(Path("in/a.txt"), "one")
+    Path("in/link").symlink_to("../outside", target_is_directory=True)
+    assert found("in/**") == (["in/a.txt"], {"linked_folders": (1, "in/link")})
 
 
 @POSIX
