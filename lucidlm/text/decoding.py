@@ -10,11 +10,13 @@ from itertools import chain
 from pathlib import Path
 
 from lucidlm.errors import ConfigError, DataError
+from lucidlm.runtime.wording import plural
 from lucidlm.text.account import (
     BETTER_ENCODING,
     BYTE_ORDER_MARKS,
     CARRIAGE_RETURNS,
     CONTROLS,
+    DAMAGED,
     LONE_RETURNS,
     OTHER_ENCODING,
     OTHER_LABELS,
@@ -30,6 +32,7 @@ from lucidlm.text.labels import browser_errors, codec_of_label, codec_of_mark, d
 from lucidlm.text.packed import unpacked
 
 _BLOCK = 1 << 20
+_WIDE = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")
 _WRONG_IN_PAGE = 0.02
 """The share of wrong characters beyond ASCII from which on a page is in another encoding than it says."""
 
@@ -156,7 +159,7 @@ def decode(
     """Bytes as text, a character that two blocks share included; a byte order mark is dropped."""
     decoder = codecs.getincrementaldecoder(encoding)(errors)
     rest = chain(blocks, [b""])
-    count, start = 0, True
+    count, start, beyond_ascii = 0, True, False
     for block in rest:
         if count == 0:
             refuse_no_text(block, rest, name, encoding)
@@ -169,6 +172,15 @@ def decode(
             # A decoder keeps the bytes of an unfinished character, so the place is known from the end alone.
             place = count - len(problem.object) + problem.start
             where = f"byte {place}" + (" of the unpacked file" if unpacked else "")
+            if not block and beyond_ascii and problem.end == len(problem.object):
+                # As an encoding that all characters before agree with is the right one.
+                left = len(problem.object) - problem.start
+                raise DataError(
+                    f"{name}: cut off within a character of {encoding} ({where} is 0x"
+                    f"{problem.object[problem.start]:02x}); get a whole copy, or take off its last "
+                    f"{plural(left, 'byte')} (head -c -{left} FILE > NEW)",
+                    reason=DAMAGED,
+                ) from problem
             raise DataError(
                 f"{name}: {where} {wrong_byte(problem, encoding, rest)}", reason=OTHER_ENCODING
             ) from problem
@@ -177,6 +189,8 @@ def decode(
                 f"{name}: not {encoding} ({problem}); {other_encoding(block, rest, encoding)}",
                 reason=OTHER_ENCODING,
             ) from problem
+        # Nearly any bytes are characters of UTF-16: NULs show that the right ones are.
+        beyond_ascii = beyond_ascii or (b"\0" in block if encoding in _WIDE else not text.isascii())
         if start and text:
             start = False
             # These two decoders take a mark away themselves, and refuse a text that has none.

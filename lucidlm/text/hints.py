@@ -15,8 +15,18 @@ from lucidlm.text.signatures import not_text
 
 _LOOKED_AT = 1 << 16
 """How much of a file is looked at for bytes that no text has."""
-_ESCAPED = re.compile(rb"\x1b\$[@B(]")
-"""ISO-2022-JP: ASCII with escape sequences, behind which the same bytes are Japanese."""
+_SHIFTED = (
+    (re.compile(rb"\x1b\$[@B(]"), "iso2022_jp_ext", "its escape sequences are those of ISO-2022-JP"),
+    (
+        re.compile(rb"\A(?:.*\n)?\x1b\$\)C", re.DOTALL),
+        "iso2022_kr",
+        "its escape sequences are those of ISO-2022-KR",
+    ),
+    (re.compile(rb"~\{(?:[!-w][!-~])+~\}"), "hz", "its characters are those of HZ"),
+)
+"""All ASCII: behind some sequence the same bytes are Japanese, Korean or Chinese."""
+_FEW_SHIFTED = 3
+"""HZ's signs may stand in a program: so many words of Chinese do not."""
 _WIDE = ("utf-16", "utf-32", "cp037", "cp500", "cp1140")
 """Encodings whose text holds the bytes of ASCII's control characters."""
 
@@ -33,15 +43,28 @@ def refuse_no_text(block: bytes, rest: Iterable[bytes], name: str, encoding: str
     start = block[:_LOOKED_AT]
     if not encoding.startswith(_WIDE) and (what := not_text(start)):
         raise DataError(f"{name}: this is {what.name}; {what.advice}", reason=BINARY)
-    if encoding == "utf-8" and _ESCAPED.search(start):
-        found = likely_encodings(block, rest)
-        if found and found[0].startswith("iso2022"):
-            raise DataError(
-                f"{name}: its escape sequences are those of ISO-2022-JP; {_try(found)}", reason=OTHER_ENCODING
-            )
+    if encoding == "utf-8" and (shifted := _shifted(start)):
+        codec, said = shifted
+        raise DataError(f"{name}: {said}; {_try([codec])}", reason=OTHER_ENCODING)
     if b"\0" in start and "\0" in start.decode(encoding, errors="ignore"):
         wide, said = _about_nul(block, rest, encoding)
         raise DataError(f"{name}: {said}", reason=OTHER_ENCODING if wide else BINARY)
+
+
+def _shifted(start: bytes) -> tuple[str, str] | None:
+    """The encoding of bytes of ASCII that are no ASCII, and what tells it."""
+    for pattern, codec, said in _SHIFTED:
+        if codec == "hz" and len(pattern.findall(start)) < _FEW_SHIFTED:
+            continue
+        if pattern.search(start):
+            try:
+                text = codecs.getincrementaldecoder(codec)().decode(start)
+            except UnicodeError:
+                continue
+            # What such sequences stand for is letters: of signs alone they were meant as signs.
+            if sum(character > "\u2e7f" for character in text) * 2 >= sum(c > "\x7f" for c in text) > 0:
+                return codec, said
+    return None
 
 
 def _agrees(block: bytes, mark: str, encoding: str) -> bool:
@@ -52,6 +75,8 @@ def _agrees(block: bytes, mark: str, encoding: str) -> bool:
 
 def _about_nul(block: bytes, rest: Iterable[bytes], encoding: str) -> tuple[bool, str]:
     where = f"byte {block.index(0)} is 0x00"
+    if not block.strip(b"\0"):  # as a disk that fails or is full leaves files
+        return False, f"it begins with {len(block):,} bytes 0x00, so it was never written; get another copy"
     if found := likely_encodings(block, rest, without=encoding):
         return True, f"not {encoding} ({where}, as in wide characters); {_try(found)}"
     return False, f"looks like a binary file ({where}); give text, or take the 0x00 out (tr -d '\\000')"

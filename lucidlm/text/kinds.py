@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import PurePath
 
 from lucidlm.errors import DataError
-from lucidlm.text.account import BINARY, BY_CONTENT, MARKUP, NOT_PACKED, Account
-from lucidlm.text.decoding import File, cannot_read, read_blocks
+from lucidlm.text.account import BINARY, BY_CONTENT, DAMAGED, MARKUP, NOT_PACKED, Account
+from lucidlm.text.decoding import File, cannot_read, is_utf8, read_blocks
 from lucidlm.text.packed import PACKINGS
-from lucidlm.text.signatures import HEAD, Signature, packing_of, readable_as, what_zip_is
+from lucidlm.text.signatures import HEAD, Signature, not_text, packing_of, readable_as, what_zip_is
 from lucidlm.text.whole_files import whole
 
 SUFFIXES = {
@@ -83,11 +83,21 @@ _MARKED_BY_NAME = {
     ".ass": "subtitles",
     ".ssa": "subtitles",
     ".sub": "subtitles",
+    ".sbv": "subtitles",
+    ".lrc": "subtitles",
+    ".smi": "subtitles",
+    ".sami": "subtitles",
+    ".ttml": "subtitles",
+    ".dfxp": "subtitles",
+    ".mht": "mail",
+    ".mhtml": "mail",
     ".log": "log",
 }
 _MARKED_BY_CONTENT = (
     (re.compile(rb"\{\\rtf\d"), "rtf"),
     (re.compile(rb"%!PS"), "postscript"),
+    (re.compile(rb"\[Script Info\]"), "subtitles"),
+    (re.compile(rb"(?:[A-Za-z][A-Za-z-]*: .*\r?\n)(?:.*\r?\n)*?MIME-Version: 1", re.I), "mail"),
     (re.compile(rb"WEBVTT(?:[ \t\r\n]|$)|1\r?\n\d\d:\d\d:\d\d,\d\d\d --> "), "subtitles"),
     (
         re.compile(rb"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*(?:<!doctype\s+html\b|<html[\s>])", re.I | re.S),
@@ -135,7 +145,32 @@ def by_content(file: File, account: Account) -> File:
         return replace(read, kind="json")
     elif read.kind == "text":
         return _as_marked(read, head, account)
+    elif read.kind in (*_ZIPS, "pdf", "zip", "tar") and not read.packings:
+        _refuse_misnamed(read, head)
     return read
+
+
+def _refuse_misnamed(file: File, head: bytes) -> None:
+    """Says what a file is that lies under the name of a format which it does not have."""
+    if what := not_text(head):
+        raise DataError(f"{file.name}: this is {what.name}; {what.advice}", reason=BINARY)
+    # Both formats may begin with something else, such as a program that unpacks an archive.
+    if (
+        not is_utf8(head[:HEAD].rpartition(b"\n")[0] or head)
+        or b"%PDF-" in head
+        or zipfile.is_zipfile(file.path)
+    ):
+        return
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    marked = next((what for pattern, what in _MARKED_BY_CONTENT if pattern.match(start)), None)
+    is_what, suffix = {"html": ("a web page", ".html"), "rtf": ("RTF", ".rtf")}.get(
+        marked or "", ("text", ".txt")
+    )
+    raise DataError(
+        f"{file.name}: this is {is_what} and no {file.kind}; name it {suffix} to read it, "
+        "or get another copy",
+        reason=DAMAGED,
+    )
 
 
 def _as_packed(file: File, account: Account) -> tuple[File, bytes]:

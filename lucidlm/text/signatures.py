@@ -38,6 +38,7 @@ _OTHER = (
     (rb"\x28\xb5\x2f\xfd", Signature("a Zstandard file", "unpack it first (zstd -d FILE)")),
     (rb"\x04\x22\x4d\x18", Signature("an LZ4 file", "unpack it first (lz4 -d FILE)")),
     (rb"\x1f\x9d", Signature("a file packed by compress", "unpack it first (gzip -d FILE)")),
+    (rb"\x5d\0\0.{2}(?:\xff{8}|.{5}\0{3})", Signature("an LZMA file", "unpack it first (xz -d FILE)")),
     (rb"LZIP\x01", Signature("an lzip file", "unpack it first")),
     (rb"7z\xbc\xaf\x27\x1c", Signature("a 7z archive", _UNPACK)),
     (rb"Rar!\x1a\x07", Signature("a RAR archive", _UNPACK)),

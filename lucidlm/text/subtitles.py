@@ -13,7 +13,7 @@ from lucidlm.text.records import split_lines
 _TIME = r"(?:\d+:)?\d{1,2}:\d{1,2}[,.]\d{1,3}"
 _TIMES = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
 _TAG = re.compile(rf"</?[A-Za-z][^<>]*>|</>|<{_TIME}>|\{{\\[^{{}}]*\}}")
-_BLOCK = re.compile(r"(?:NOTE|STYLE|REGION)(?:\s|$)")
+_BLOCK = re.compile(r"(?:NOTE|STYLE|REGION|WEBVTT)(?:\s|$)")
 
 
 def read_subtitles(file: File, encoding: str, account: Account) -> Iterator[str]:

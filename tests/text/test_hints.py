@@ -105,3 +105,37 @@ def test_a_byte_order_mark_contradicts_another_encoding(tmp_path, written_in, gi
     assert read_one(path, reading=right)[0] == text
     if mark:
         assert read_one(path, reading=Reading(encoding=written_in))[0] == text
+
+
+@pytest.mark.parametrize(("language", "encoding"), [("Korean", "iso2022_kr"), ("Chinese", "hz")])
+def test_letters_that_are_written_as_ascii_are_known(tmp_path, language, encoding):
+    text = (SAMPLES[language][0] + "\n") * 6
+    assert follow(written(tmp_path / "a.txt", text.encode(encoding))) == [text]
+
+
+def test_signs_of_such_encodings_in_a_program_are_text(tmp_path):
+    for text in ('format("~{~a~}", "~{~w, ~}", "~{ab~}", "~{%s~}")\n' * 9, "\x1b$B\n" * 9):
+        assert read_one(written(tmp_path / "a.txt", text)) == (text, [])
+
+
+@pytest.mark.parametrize(("encoding", "given"), [
+    ("utf-8", "utf-8"), ("utf-16", "utf-16"), ("cp932", "cp932"), ("gb18030", "gb2312")])  # fmt: skip
+def test_a_text_that_ends_within_a_character_can_be_cut_as_advised(tmp_path, encoding, given):
+    data = "日本人一大年\n中国人大学".encode(encoding)
+    path = written(tmp_path / "a.txt", data[:-1])
+    message = refusal(path, reading=Reading(encoding=given))
+    assert "cut off within a character" in message
+    left = int(re.search(r"head -c -(\d+) FILE", message)[1])
+    cut = written(tmp_path / "b.txt", data[:-1][:-left])
+    assert read_one(cut, reading=Reading(encoding=given))[0] == "日本人一大年\n中国人大"
+
+
+def test_ascii_is_not_taken_for_a_cut_text(tmp_path):
+    assert "--encoding utf-8" in refusal(
+        written(tmp_path / "a.txt", "abcde"), reading=Reading(encoding="utf-16-le")
+    )
+    assert "--encoding cp1252" in refusal(written(tmp_path / "b.txt", b"an empty caf\xe9"))
+
+
+def test_a_file_that_was_never_written_is_called_that(tmp_path):
+    assert "so it was never written" in refusal(written(tmp_path / "a.txt", bytes(5000)))

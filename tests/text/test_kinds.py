@@ -15,6 +15,10 @@ MARKED = {
     "a.yaml": ("a: 1\n", "YAML"),
     "a.log": ("12:00 start\n", "log"),
     "a.eml": ("From: me\n\ntext", "mail"),
+    "a.mht": ("From: me\n\ntext", "mail"),
+    "i.txt": ("From: me\nMIME-Version: 1.0\n\ntext", "mail"),
+    "a.sbv": ("0:00:01.000,0:00:02.000\ntext\n", "subtitle"),
+    "j.txt": ("[Script Info]\nDialogue: 0,text\n", "subtitle"),
     "d.txt": ("<!-- saved -->\n<!DOCTYPE html><p>text", "HTML"),
     "e": ("\ufeff<html><body>text", "HTML"),
     "f.txt": ('{"text": "one"}\n{"text": "two"}\n', "JSON"),
@@ -76,3 +80,14 @@ def test_a_flag_that_is_not_for_a_file_is_said(tmp_path):
     ]
     told = read_one(written(tmp_path / "a.pdf", pdf("A page.")), reading=Reading(encoding="cp1252"))[1]
     assert "1 file whose format tells its encoding: --encoding is not for it" in told
+
+
+@pytest.mark.parametrize("name", ["a.docx", "a.odt", "a.epub", "a.pdf", "a.zip", "a.tar"])
+def test_what_lies_under_the_name_of_another_format_is_called_what_it_is(tmp_path, name):
+    for data, suffix in (("one text\n" * 9, ".txt"), ("<html><p>one", ".html"), (r"{\rtf1 one}", ".rtf")):
+        message = refusal(written(tmp_path / name, data))
+        assert f"name it {suffix} to read it" in message
+        assert "one" in read_one(written(tmp_path / f"b{suffix}", data))[0]
+    for data, what in ((b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "a Microsoft Office file"),
+                       (b"x" * 60 + b"BOOKMOBI" + bytes(9), "a Mobipocket or Kindle book")):  # fmt: skip
+        assert f"this is {what}" in refusal(written(tmp_path / name, data))

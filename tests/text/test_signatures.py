@@ -1,4 +1,5 @@
 import json
+import lzma
 import re
 import shutil
 import sqlite3
@@ -86,3 +87,8 @@ def test_what_is_packed_otherwise_can_be_unpacked_as_advised(tmp_path, tool):
     if done.stdout:  # where lz4 writes without a terminal
         written(tmp_path / "a.txt", done.stdout)
     assert read_one(tmp_path / "a.txt")[0] == "one text"
+
+
+def test_the_older_format_of_xz_is_named(tmp_path):
+    path = written(tmp_path / "a.txt", lzma.compress(b"text " * 99, lzma.FORMAT_ALONE))
+    assert "this is an LZMA file; unpack it first (xz -d FILE)" in refusal(path)

@@ -65,3 +65,8 @@ def test_subtitles_under_another_name_are_read_as_text_and_that_is_said(tmp_path
         "(name it .srt or .vtt if it is that, to have its text alone)"
     ]
     assert read(written(tmp_path / "a.srt", srt)) == ["Hello\n"]
+
+
+def test_the_headers_of_joined_files_are_no_text(tmp_path):
+    part = "WEBVTT\nX-TIMESTAMP-MAP=MPEGTS:1,LOCAL:0\n\n00:01.000 --> 00:02.000\nspoken\n\n"
+    assert read(written(tmp_path / "a.vtt", part * 3)) == ["spoken\n" * 3]
