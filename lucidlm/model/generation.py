@@ -122,8 +122,8 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
         return logits
     ordered, order = logits.sort(descending=True, stable=True)
     mass = ordered.softmax(0).cumsum(0)
-    # A token stays while what stands before it has not reached p.
-    cut = torch.cat((mass.new_zeros(1), mass[:-1])) >= p
+    # A token stays while what stands before it has not reached p; the first stays though p rounds to 0.
+    cut = torch.cat((mass.new_zeros(1, dtype=torch.bool), mass[:-1] >= p))
     return logits.scatter(0, order[cut], -torch.inf)
 
 

@@ -384,3 +384,8 @@ def test_the_cache_is_no_longer_than_prompt_and_new_tokens(tiny_gpt, monkeypatch
     )
     generate_batch(tiny_gpt, Tokenizer.bytes(), ["four", "sixteen letters."], max_new_tokens=5)
     assert asked == [(2, 21)]
+
+
+def test_top_p_that_rounds_to_nothing_keeps_the_likeliest_token():
+    kept = keep_top_p(torch.tensor([0.0, 2.0, 1.0]), 1e-300)
+    assert kept.isfinite().tolist() == [False, True, False]
