@@ -286,7 +286,14 @@ def _write(writer: Any, stored: list[_Stored], progress: Progress | None) -> Non
         # What is too large for the type becomes infinite, and is found when the file is compared.
         with np.errstate(all="ignore"):
             data = library.quantize(_numbers(tensor), _type(tensor.kind))
-        writer.write_tensor_data(data)
+        writer.write_tensor_data(data.view(_Written))
+
+
+class _Written(np.ndarray):
+    """An array that goes through the file's own write: numpy's tofile says how much failed, and never why."""
+
+    def tofile(self, fid: Any, /, sep: str = "", format: str = "%s") -> None:
+        fid.write(np.ascontiguousarray(self).data)
 
 
 def _compare(path: Path, stored: list[_Stored], progress: Progress | None) -> None:

@@ -1,7 +1,9 @@
 """GGUF files against gguf's own reader and table of names, and against transformers, which opens them too."""
 
+import errno
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from lucidlm.errors import ConfigError, WeightsError
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
-from lucidlm.weights.gguf import export_gguf, read_gguf
+from lucidlm.weights.gguf import _Written, export_gguf, read_gguf
 from lucidlm.weights.names import TRANSPOSED, to_huggingface
 
 SHAPES = [
@@ -435,3 +437,13 @@ def test_the_file_can_be_read_by_others_and_its_folder_is_made(tmp_path):
     path = tmp_path / "new" / "model.gguf"
     export_gguf(a_model(), Tokenizer.bytes(), path)
     assert path.stat().st_mode & 0o044 == 0o044
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is full here")
+def test_a_full_disk_is_called_full(tmp_path):
+    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError) as caught:
+        np.ones(5, np.float32).view(_Written).tofile(full)
+    assert caught.value.errno == errno.ENOSPC
+    with open(tmp_path / "numbers", "wb") as file:
+        np.arange(6, dtype=np.float32).reshape(2, 3).T.view(_Written).tofile(file)
+    assert np.fromfile(tmp_path / "numbers", np.float32).tolist() == [0, 3, 1, 4, 2, 5]
