@@ -22,6 +22,7 @@ from lucidlm.edge import (
     check_current_folder,
     protected,
     refuse_dash_as_place,
+    refuse_fractions,
     restore_docstrings,
 )
 from lucidlm.errors import LucidError
@@ -125,7 +126,8 @@ def train(
         settings = replace(settings, text=texts)
         _refuse_models(
             texts,
-            "to go on with it: lucidlm train --resume --out {0}; to start from its weights: "
+            "to start from its weights: lucidlm train TEXT --from {0}",
+            of_a_run="to go on with it: lucidlm train --resume --out {0}; to start from its weights: "
             "lucidlm train TEXT --from {0}",
             prepared=len(texts) == 1,
         )
@@ -223,7 +225,8 @@ def evaluate(
     _refuse_models(texts, f"to compare two models: lucidlm compare {quote(model)} {{0}}")
     if baseline is not None:
         way_out = "store its result first: lucidlm evaluate {0} TEXT --json > FILE"
-        _refuse_models([baseline], way_out, expected="a stored result")
+        wanted = "give what lucidlm evaluate MODEL TEXT --json > FILE wrote"
+        _refuse_models([baseline], way_out, expected="a stored result", of_a_text=wanted)
     if csv is not None and by is None:
         raise LucidError("--csv needs --by document")
     _check_places([model, *texts, baseline], html=html, csv=csv)
@@ -886,7 +889,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Arguments) -> int:
     restore_docstrings(sys.modules[__name__])
-    app.config = _settings_file(arguments.given)
+    app.config = (*_settings_file(arguments.given), refuse_fractions)
     verb, bound, unparsed = app.parse_args(arguments.parsed, exit_on_error=False, print_error=False)
     values = {name: arguments.restored(value) for name, value in bound.arguments.items()}
     refuse_dash_as_place(values)
@@ -923,7 +926,13 @@ def _settings_file(arguments: list[str]) -> tuple[Any, ...]:
 
             from lucidlm.training.runs import SETTINGS, read_settings, read_toml
 
-            _refuse_models([value], f"give its settings: --config {{0}}/{SETTINGS}", expected="a file")
+            _refuse_models(
+                [value],
+                wanted := f"give a run's {SETTINGS}, or another .toml file of settings",
+                of_a_run=f"give its settings: --config {{0}}/{SETTINGS}",
+                of_a_text=wanted,
+                expected="a file",
+            )
             asked, plan = read_settings(Path(value))  # refuses what is no setting, by name
             settings = {
                 key: item for key, item in read_toml(Path(value)).items() if key not in ("plan", "out")
@@ -1029,10 +1038,19 @@ def _check_places(inputs: Sequence[str | None], **places: str | None) -> None:
 
 
 def _refuse_models(
-    texts: Sequence[str], way_out: str, *, expected: str = "a text", prepared: bool = False
+    texts: Sequence[str],
+    way_out: str,
+    *,
+    expected: str = "a text",
+    prepared: bool = False,
+    of_a_run: str = "",
+    of_a_text: str = "",
 ) -> None:
-    """LucidError for a run or a model that is given as a text, with what was meant, before one is loaded."""
-    from lucidlm.text.own_folders import PREPARED, own_folder
+    """LucidError for a run or a model that is given as a text, with what was meant, before one is loaded.
+
+    `of_a_run` is the way out for runs where it is another than for models, `of_a_text` for prepared texts.
+    """
+    from lucidlm.text.own_folders import PREPARED, RUN, own_folder
     from lucidlm.text.sources import no_text
 
     for text in texts:
@@ -1040,7 +1058,8 @@ def _refuse_models(
         if kind == PREPARED and expected == "a text" and not prepared:
             raise LucidError(no_text(text, kind))
         if kind is not None and (kind != PREPARED or not prepared):
-            raise LucidError(f"{text} is {kind}, not {expected}; {way_out.replace('{0}', quote(text))}")
+            way = {RUN: of_a_run, PREPARED: of_a_text}.get(kind) or way_out
+            raise LucidError(f"{text} is {kind}, not {expected}; {way.replace('{0}', quote(text))}")
 
 
 def _seen(model: str, texts: Sequence[str], reading: Reading, *, held_out_of: str) -> "Seen | None":

@@ -1,6 +1,7 @@
 """The edge of the command line: arguments of a shell and errors come in, values and exit codes go out."""
 
 import ast
+import contextlib
 import dataclasses
 import errno
 import inspect
@@ -16,12 +17,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cyclopts import CycloptsError, MissingArgumentError, UnknownOptionError
+from cyclopts import ArgumentCollection, CycloptsError, MissingArgumentError, UnknownOptionError
 
 from lucidlm.errors import LucidError
 from lucidlm.runtime.console import say
 from lucidlm.runtime.memory import is_out_of_memory, out_of_memory_line
 from lucidlm.runtime.places import path_text
+from lucidlm.runtime.run_out import ran_out
 from lucidlm.runtime.signals import Interrupted
 
 FLAG = re.compile(r"--?[A-Za-z][\w.-]*(=.*)?", re.DOTALL)
@@ -113,17 +115,31 @@ def answered(work: Callable[[], int], arguments: Arguments, *, debug: bool) -> i
         sys.stdout.flush()
         return code
     except KeyboardInterrupt as error:
-        interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
-        say(f"lucidlm: {interrupted}")
-        return 128 + interrupted.number
+        return _said_interrupted(error)
     except BrokenPipeError:
         return 0  # whoever read our output has enough of it (`| head`)
     except Exception as error:
+        if (interruption := _interruption(error)) is not None:
+            return _said_interrupted(interruption)
         if debug:
             raise
         line, code = _line_and_code(error, arguments)
         say(f"lucidlm: {arguments.spelled(line)}")
         return code
+
+
+def _said_interrupted(error: KeyboardInterrupt) -> int:
+    interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
+    say(f"lucidlm: {interrupted}")
+    return 128 + interrupted.number
+
+
+def _interruption(error: BaseException) -> KeyboardInterrupt | None:
+    """The signal that an error was made of: in a class that is being made, Python 3.11 makes one of it."""
+    cause = error.__cause__
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__
+    return cause
 
 
 def _line_and_code(error: Exception, arguments: Arguments) -> tuple[str, int]:
@@ -135,18 +151,30 @@ def _line_and_code(error: Exception, arguments: Arguments) -> tuple[str, int]:
     if is_out_of_memory(error):
         return out_of_memory_line(), 2
     if isinstance(error, OSError) and error.errno in WRONG_PATH:
-        named = isinstance(error.filename, str | bytes)
+        named = isinstance(error.filename, str | bytes | os.PathLike)
         path = shortened(path_text(os.fsdecode(error.filename))) if named else "a path"
         return f"{path}: {error.strerror}; check the path and who may use it", 2
+    if line := ran_out(error):
+        return line, 2
     if isinstance(error, OSError):
-        # A disk that is full or a file of too many bytes is nobody's bug: the line says which.
-        return str(error), 1
+        return str(error), 1  # a disk that fails is nobody's bug: the line is the system's
     return _internal(error), 1
 
 
 def shortened(name: str, *, most: int = 200) -> str:
     """The name; of one that is too long for a line its beginning."""
     return name if len(name) <= most else f"{name[:most]}... ({len(name):,} characters)"
+
+
+def refuse_fractions(app: object, commands: object, arguments: ArgumentCollection) -> None:
+    """LucidError for a fraction where a whole number is meant: the parser would round it without a word."""
+    for argument in arguments:
+        if argument.hint not in (int, int | None):
+            continue
+        for token in argument.tokens:
+            with contextlib.suppress(ValueError):
+                if not float(token.value).is_integer():
+                    raise LucidError(f"{token.keyword or argument.name} {token.value}: give a whole number")
 
 
 def check_current_folder() -> None:

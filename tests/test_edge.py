@@ -1,3 +1,5 @@
+import errno
+import signal
 import sys
 import types
 from dataclasses import dataclass
@@ -8,6 +10,7 @@ from lucidlm import edge
 from lucidlm.cli import main
 from lucidlm.edge import protected, refuse_dash_as_place, restore_docstrings
 from lucidlm.errors import LucidError
+from lucidlm.runtime.signals import Interrupted
 
 
 @pytest.mark.parametrize("text", ["-", "---", "- item one", "-5 degrees", "--5", "-=", "-- a", "-\n", "-é"])
@@ -139,3 +142,51 @@ def test_the_perplexity_of_a_diverged_loss_is_a_power_of_ten_in_every_line(monke
     assert "perplexity inf" in lines[0]
     assert "perplexity 1.00e+304" in lines[1]
     assert "training loss 1.00e+37" in lines[1]
+
+
+def test_what_ran_out_is_the_users_and_no_fault_of_ours(monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/a")
+
+    monkeypatch.setattr("lucidlm.training.runs.list_runs", full)
+    assert told(capsys, "runs").startswith("lucidlm: runs/a: No space left on device; make room")
+
+
+def test_a_signal_that_python_wrapped_in_an_error_is_still_a_signal(monkeypatch, capsys):
+    def interrupted(*_):
+        try:
+            raise Interrupted(signal.SIGTERM)
+        except KeyboardInterrupt as error:  # as Python 3.11 does where a class is being made
+            raise RuntimeError("Error calling __set_name__") from error
+
+    monkeypatch.setattr("lucidlm.training.runs.list_runs", interrupted)
+    assert main(["runs"]) == 128 + signal.SIGTERM
+    assert "internal error" not in capsys.readouterr().err
+
+
+def test_a_fraction_is_not_rounded_where_a_whole_number_is_meant(capsys):
+    assert "--steps 2.7" in told(capsys, "train", "no-such.txt", "--steps", "2.7")
+    assert "--top-k 0.5" in told(capsys, "generate", "no/such/model", "--top-k=0.5")
+    assert "--optim.warmup-steps" in told(capsys, "train", "no-such.txt", "--optim.warmup-steps", "1.5")
+    assert "no/such/model" in told(capsys, "generate", "no/such/model", "--top-k", "2.0")
+
+
+def test_what_is_given_in_the_place_of_something_else_is_told_what_works_for_it(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    for folder, names in {
+        "prepared": ("train.npy", "validation.npy"),
+        "model": ("config.json", "model.safetensors"),
+        "run": ("run.toml",),
+    }.items():
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).touch()
+    assert "--resume" not in told(capsys, "train", "model")
+    assert "lucidlm train --resume --out run" in told(capsys, "train", "run")
+    assert "prepared/run.toml" not in told(capsys, "train", "--config", "prepared")
+    assert "evaluate prepared" not in told(capsys, "evaluate", "m", "t", "--baseline", "prepared")
+    assert "lucidlm train prepared" in told(capsys, "info", "prepared")
+    assert "train.npy: a file" in told(capsys, "runs", "prepared/train.npy")
+    assert "--overwrite" not in told(capsys, "train", "--out", "model")

@@ -377,7 +377,8 @@ class _Header:
         """Header and words of a file that is whole, or a DataError."""
         if file[:4] != _MAGIC:
             raise DataError(
-                f"the file starts with {file[:4]!r}, not with {_MAGIC!r}: no file of `lucidlm compress`"
+                f"no file of `lucidlm compress`: it starts with {file[:4]!r}, not with {_MAGIC!r}; "
+                "give one that compress wrote"
             )
         layout = _HEADER_1 if file[4:6] == b"\1\0" else _HEADER
         if len(file) < layout.size:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lucidlm.errors import LucidError
+from lucidlm.runtime.run_out import way_out_of
 from lucidlm.runtime.wording import plural
 
 LARGEST_RECORD = 1 << 26
@@ -50,6 +51,8 @@ def _opened(path: Path, error: type[LucidError]) -> BinaryIO:
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as problem:  # ValueError: a NUL in the name
+        if way_out := way_out_of(problem):
+            raise error(f"{path}: {getattr(problem, 'strerror', problem)}; {way_out}") from None
         reason = getattr(problem, "strerror", None) or problem
         raise error(f"{path}: {reason}; give a file that can be read") from None
     mode = os.fstat(descriptor).st_mode

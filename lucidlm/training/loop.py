@@ -18,6 +18,7 @@ from lucidlm.measure.verdict import course_of
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.device import core_share, set_threads, synchronise
 from lucidlm.runtime.memory import is_out_of_memory, memory_left
+from lucidlm.runtime.run_out import with_way_out
 from lucidlm.runtime.signals import Interrupted, doing, ending, held, released
 from lucidlm.runtime.small_files import read_small_json
 from lucidlm.runtime.wording import plural
@@ -184,6 +185,10 @@ def finish(
                 judgement = _judge_best(run, say, stages)
         except Interrupted as signalled:
             interrupted = signalled.number
+        except Exception as error:
+            if not isinstance(error, OSError) and not is_out_of_memory(error):
+                raise
+            problems += (_unjudged(run, error),)
     result = _ended(run, judgement, interrupted=interrupted, problems=problems)
     if judgement is None:
         for problem in problems:
@@ -205,8 +210,16 @@ def finish(
 def _unsaved(run: TrainingRun) -> str:
     """What is lost with a last save that failed, and how to go on."""
     return (
-        f"the weights of step {run.step:,} are lost: {run.unsaved}; make room, then "
+        f"the weights of step {run.step:,} are lost: {run.unsaved}; then "
         f"lucidlm train --resume --out {run.folder} goes on from step {run.saved[0]:,}"
+    )
+
+
+def _unjudged(run: TrainingRun, error: Exception) -> str:
+    """What is not known of a run that is saved, and how to come to know it."""
+    return (
+        f"the run is not judged: {with_way_out(error)}; "
+        f"then lucidlm train --resume --out {run.folder} judges it"
     )
 
 
@@ -235,10 +248,9 @@ def _write_pages(run: TrainingRun, judgement: Judgement) -> tuple[str, ...]:
         try:
             write(run, judgement)
         except OSError as error:
-            reason = error.strerror or error
             problems.append(
-                f"{run.folder / name} could not be written ({reason}); the run is whole without it: "
-                f"make room, then lucidlm train --resume --out {run.folder} judges it again and writes it"
+                f"{run.folder / name} could not be written: {with_way_out(error)}; the run is whole without "
+                f"it, and lucidlm train --resume --out {run.folder} judges it again and writes it"
             )
     return tuple(problems)
 

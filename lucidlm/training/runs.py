@@ -186,10 +186,10 @@ def new_run_folder(
     check_folder_place(folder if out is None else out, "--out", inputs=(*texts, *others))
     if _is_taken(folder):
         if not overwrite:
-            what = "a run" if (folder / SETTINGS).exists() else "something else"
-            raise RunError(
-                f"{folder} is there already and holds {what}; choose another --out, --resume or --overwrite"
-            )
+            is_run = (folder / SETTINGS).exists()
+            what = "a run" if is_run else "no run"
+            ways = "choose another --out, --resume or --overwrite" if is_run else "choose another --out"
+            raise RunError(f"{folder} is there already and holds {what}; {ways}")
         if not (folder / SETTINGS).exists():
             raise RunError(
                 f"{folder} holds no run of lucidlm, so --overwrite will not delete it; choose another --out"
@@ -515,7 +515,9 @@ def _state_in(folder: Path, id: str) -> tuple[int, dict[str, Any]]:
 
 
 def list_runs(root: Path) -> Iterator[Path]:
-    """The run folders in a folder and below, the newest first."""
+    """The run folders in a folder and below, the newest first; none where nothing is."""
+    if root.exists() and not root.is_dir():
+        raise RunError(f"{path_text(root)}: a file; give the folder that has the runs in it")
     found = [path.parent for path in root.glob("**/" + SETTINGS) if "checkpoints" not in path.parts]
     return iter(sorted(found, key=_last_written, reverse=True))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lucidlm.errors import RunError
 from lucidlm.runtime.memory import is_out_of_memory
+from lucidlm.runtime.run_out import with_way_out
 from lucidlm.training.optim import optimizer_tensors
 from lucidlm.training.runs import save_checkpoint, sweep
 from lucidlm.training.state import TrainingRun
@@ -32,7 +33,7 @@ def save_first(run: TrainingRun) -> None:
     if (reason := _try(run)) is not None:
         raise RunError(
             f"{run.folder}: the first checkpoint cannot be written ({reason}), so nothing was trained; "
-            "make room or choose another --out"
+            "choose another --out, or run this again then"
         )
 
 
@@ -49,8 +50,8 @@ def save(run: TrainingRun) -> tuple[str, ...]:
     if before is not None and _kind(before) == _kind(run.unsaved):
         return ()
     return (
-        f"no checkpoint at step {run.step:,}: {run.unsaved}; training goes on, and each save tries again: "
-        f"make room (the last checkpoint is of step {run.saved[0]:,})",
+        f"no checkpoint at step {run.step:,}: {run.unsaved}; training goes on, and each save tries again "
+        f"(the last checkpoint is of step {run.saved[0]:,})",
     )
 
 
@@ -81,7 +82,7 @@ def _try(run: TrainingRun) -> str | None:
     except (OSError, MemoryError, RuntimeError) as error:
         if not isinstance(error, OSError) and not is_out_of_memory(error):
             raise
-        return _reason(error)
+        return with_way_out(error)
     finally:
         run.saved_at = time.perf_counter()
         run.saving_s = run.saved_at - started
@@ -102,12 +103,6 @@ def _save_best(run: TrainingRun, state: dict[str, Tensor]) -> None:
 def _state_of(run: TrainingRun) -> tuple[int, int]:
     """What tells one state of a run from the next: its step, and how often it was validated."""
     return run.step, len(run.validations)
-
-
-def _reason(error: Exception) -> str:
-    if not isinstance(error, OSError):
-        return "no memory is left"
-    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
 
 
 def _kind(reason: str) -> str:

@@ -36,6 +36,7 @@ from lucidlm.runtime.files import (
     read_manifest,
     write_atomically,
 )
+from lucidlm.runtime.memory import size
 from lucidlm.runtime.places import check_file_place
 from lucidlm.runtime.small_files import read_small_json
 from lucidlm.runtime.wording import plural
@@ -535,7 +536,7 @@ def _check_room(folder: Path, plan: Plan) -> None:
     free = free_bytes(folder)
     if free < need:
         raise RunError(
-            f"{folder}: {free / 2**30:.1f} GiB are free, this run needs {need / 2**30:.1f} GiB for its "
+            f"{folder}: {size(free)} are free, this run needs {size(need)} for its "
             "checkpoints; make room or choose another --out"
         )
     largest = 2 * weights + HEADER_BYTES  # AdamW's two moments of each weight, in one file

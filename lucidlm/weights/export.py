@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from lucidlm.errors import ConfigError, PlaceError, RunError, WeightsError
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.files import free_bytes, lock, replacing_folder
+from lucidlm.runtime.memory import size
 from lucidlm.runtime.places import check_file_place, check_folder_place, path_text
 from lucidlm.runtime.progress import Progress, half
+from lucidlm.runtime.run_out import way_out_of
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.huggingface import StoredModel, open_model, save_model
 
@@ -55,9 +57,10 @@ def export(
                 save_model(model, tokenizer, folder, document_prefix_id=prefix, progress=half(progress, 0))
                 _check_same(model, tokenizer, folder, half(progress, 1))
     except OSError as error:  # which names a hidden file beside `out`, or none
+        way_out = way_out_of(error) or "give another --out"
         raise RunError(
-            f"{out}: {error.strerror or error}, {free_bytes(out) / 1e9:.1f} GB are free there; nothing was "
-            "written, choose another --out"
+            f"{out}: {error.strerror or error}, {size(free_bytes(out))} are free there; nothing was written: "
+            f"{way_out}"
         ) from None
 
 

@@ -1,6 +1,7 @@
 """The one resolver: MODEL, as every verb takes it, in; a model and its tokenizer out."""
 
 import difflib
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from lucidlm.model.gpt import GPT
 from lucidlm.runtime.memory import check_weights
 from lucidlm.runtime.progress import Progress
 from lucidlm.runtime.wording import plural
+from lucidlm.text.own_folders import PREPARED, own_folder
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.header import WEIGHTS
 from lucidlm.weights.hf_config import CONFIG
@@ -78,10 +80,7 @@ def _load_huggingface(
     progress: Progress | None,
 ) -> tuple[GPT, Tokenizer]:
     if not (folder / CONFIG).exists():
-        raise WeightsError(
-            f"{folder}: no {CONFIG} in it, but {_contents(folder)}; give a run, a Hugging Face folder "
-            f"({CONFIG}, {WEIGHTS}) or an OpenAI folder (hparams.json, model.ckpt.index)"
-        )
+        raise WeightsError(f"{folder}: {_no_model(folder)}")
     if (folder / "run.toml").exists():
         if not (folder / WEIGHTS).exists():
             raise WeightsError(_no_weights(folder))
@@ -115,6 +114,19 @@ def _random(name: str, *, seed: int, device: str, dtype: torch.dtype) -> tuple[G
         torch.manual_seed(seed)
         model = GPT(config)
     return model.to(device=device, dtype=dtype).eval(), tokenizer
+
+
+def _no_model(folder: Path) -> str:
+    """What a folder without a config is, and what to give."""
+    if own_folder(folder) == PREPARED:
+        train = f"lucidlm train {shlex.quote(str(folder))}"
+        return f"{PREPARED}, which has no weights; give the run that {train} makes"
+    below = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
+    inside = f"; {below[-1]} in it is a model" if below else ""
+    return (
+        f"no {CONFIG} in it, but {_contents(folder)}{inside}; give a run, a Hugging Face folder "
+        f"({CONFIG}, {WEIGHTS}) or an OpenAI folder (hparams.json, model.ckpt.index)"
+    )
 
 
 def _no_weights(run: Path) -> str:

@@ -59,8 +59,26 @@ def test_a_page_that_cannot_be_written_loses_no_number_and_is_said(interrupted, 
     assert result.judgement in told
     lines = [line for line in told if isinstance(line, str) and "could not be written" in line]
     assert lines == list(result.problems) == told[-2:]
-    assert "run/README.md could not be written (No space left on device)" in lines[0]
+    assert "run/README.md could not be written: No space left on device (make room" in lines[0]
     assert "run/report.html" in lines[1]
+
+
+def test_memory_that_runs_out_while_judging_costs_no_run_and_resuming_judges(
+    interrupted, make_config, monkeypatch
+):
+    real = loop.judge
+
+    def judge(*arguments, **named):
+        raise MemoryError
+
+    monkeypatch.setattr(loop, "judge", judge)
+    told = []
+    result = train(make_config(), resume=True, say=told.append)
+    assert (result.interrupted, result.step, result.judgement) == (0, 2, None)
+    assert result.problems == tuple(told[-1:])
+    assert "lucidlm train --resume --out run" in told[-1]
+    monkeypatch.setattr(loop, "judge", real)
+    assert train(make_config(), resume=True).judgement is not None
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
