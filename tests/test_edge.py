@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from lucidlm import edge
+from lucidlm import __main__, edge
 from lucidlm.cli import main
 from lucidlm.edge import protected, refuse_dash_as_place, restore_docstrings
 from lucidlm.errors import LucidError
@@ -190,3 +190,18 @@ def test_what_is_given_in_the_place_of_something_else_is_told_what_works_for_it(
     assert "lucidlm train prepared" in told(capsys, "info", "prepared")
     assert "train.npy: a file" in told(capsys, "runs", "prepared/train.npy")
     assert "--overwrite" not in told(capsys, "train", "--out", "model")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_ctrl_c_while_the_modules_are_read_is_one_line(monkeypatch, capsys, wrapped):
+    class Interrupting:
+        def find_spec(self, name, *_):
+            if name == "lucidlm.cli":
+                if wrapped:
+                    raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "lucidlm.cli")
+    assert __main__.main() == 130
+    assert len(capsys.readouterr().err.splitlines()) == 1
