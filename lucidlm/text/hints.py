@@ -96,6 +96,11 @@ def wrong_byte(problem: UnicodeDecodeError, encoding: str, rest: Iterable[bytes]
 
 def other_encoding(data: bytes, rest: Iterator[bytes] | Iterable[bytes], encoding: str) -> str:
     """What to do with bytes that are not in this encoding."""
+    if encoding == "utf-8" and (halves := _halves_of_pairs(data)):
+        return (
+            f"it is CESU-8, as databases and Java write it ({halves:,} halves of UTF-16 pairs near here); "
+            "export it again as UTF-8"
+        )
     if faults := faults_in(data, encoding):
         return _mend(encoding, faults)
     if found := likely_encodings(data, rest, without=encoding):
@@ -103,6 +108,15 @@ def other_encoding(data: bytes, rest: Iterator[bytes] | Iterable[bytes], encodin
     if nearly := nearly_in(data):
         return _mend(*nearly)
     return "no known encoding makes text of it: give text, or its --encoding if you know it"
+
+
+def _halves_of_pairs(data: bytes) -> int:
+    """Surrogates in bytes that are UTF-8 but for them; 0 for other bytes."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")("surrogatepass").decode(data)
+    except UnicodeDecodeError:
+        return 0
+    return sum("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _mend(encoding: str, faults: int) -> str:

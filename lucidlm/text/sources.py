@@ -7,6 +7,7 @@ import difflib
 import fnmatch
 import glob
 import os
+import re
 import shlex
 import stat
 import urllib.parse
@@ -17,6 +18,7 @@ from pathlib import Path
 from lucidlm.errors import DataError
 from lucidlm.runtime.download import cache_folder, download, origin_of
 from lucidlm.runtime.places import path_text
+from lucidlm.runtime.wording import one_line
 from lucidlm.text.account import (
     EMPTY_FILES,
     GIVEN_TWICE,
@@ -34,6 +36,7 @@ from lucidlm.text.kinds import CONTENT_TYPES, SUFFIXES, kind_of
 from lucidlm.text.own_folders import MODEL, PREPARED, is_temporary, own_folder, own_kind
 from lucidlm.text.pipes import DASH, STDIN, refuse_stdin_twice, spooled_pipe, spooled_stdin
 
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _PROBE = 1 << 16
 """How much of a file is looked at before a pattern for files of its kind is offered."""
 
@@ -63,6 +66,9 @@ def _files_of(source: str | Path, account: Account, tell: Tell) -> list[File]:
         return [File(spooled_stdin(), "stdin", "text")]
     if name.lower().startswith(("http://", "https://")):
         return [_file_at_address(name, tell)]
+    if (scheme := _SCHEME.match(name)) and not os.path.lexists(name):
+        way_out = "give its path" if scheme[1].lower() == "file" else "download it and give its path"
+        raise DataError(f"{one_line(name)}: only http:// and https:// addresses are fetched; {way_out}")
     shown = path_text(name)
     try:
         return _files_at_path(Path(name), shown, account)

@@ -139,3 +139,10 @@ def test_ascii_is_not_taken_for_a_cut_text(tmp_path):
 
 def test_a_file_that_was_never_written_is_called_that(tmp_path):
     assert "so it was never written" in refusal(written(tmp_path / "a.txt", bytes(5000)))
+
+
+def test_pairs_that_are_written_half_by_half_are_called_that(tmp_path):
+    data = ("abc \ud83d\ude00 é\n" * 3).encode("utf-8", "surrogatepass")
+    message = refusal(written(tmp_path / "a.txt", data))
+    assert "CESU-8" in message
+    assert "--encoding" not in message

@@ -301,3 +301,10 @@ def test_the_kind_of_an_address_is_its_suffix_else_what_the_server_says(fetched)
 def test_a_web_page_in_place_of_a_text_is_refused(fetched):
     fetched(b"<p>Sign in", content_type="text/html")
     assert "sent a web page instead" in refusal("https://example.org/a.txt")
+
+
+def test_an_address_of_another_kind_is_called_that(tmp_path):
+    path = written(tmp_path / "a.txt", "one")
+    assert "only http:// and https:// addresses are fetched; give its path" in refusal(path.as_uri())
+    assert read(path.as_uri().removeprefix("file://")) == ["one"]
+    assert "addresses are fetched; download it and give its path" in refusal("ftp://host/a.txt")
