@@ -17,6 +17,7 @@ from lucidlm.errors import DataError
 from lucidlm.runtime.wording import plural
 from lucidlm.text.account import (
     BLANK_PAGES,
+    COMMENTS,
     DAMAGED,
     DAMAGED_PAGES,
     ENCRYPTED,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _SOFT_HYPHEN = re.compile("\xad(?:[ \t]*\r?\n)?")
 _FORMS = re.compile("[\ufb00-\ufb4f\ufb50-\ufdcf\ufdf0-\ufdfb\ufe80-\ufefc]")
 _FORMS_DEEP = 8
+_NOTES = ("/Text", "/FreeText", "/Highlight", "/Underline", "/StrikeOut", "/Squiggly", "/Caret", "/Stamp")
 _NO_CHARACTER = re.compile(
     "[\0-\x08\x0b\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufdd0-\ufdef\ufffe\uffff\U000f0000-\U0010ffff]"
 )
@@ -80,6 +82,7 @@ def _texts(reader: "PdfReader", name: str, account: Account) -> Iterator[str]:
             seen.add(page.indirect_reference or number)
             numbered |= _without_numbered(page, forms)
             text = page.extract_text()
+            account.saw(COMMENTS, _annotations(page))
         except MemoryError:
             raise
         except Exception:  # many kinds, as of a file
@@ -117,6 +120,14 @@ def _without_numbered(holder: "DictionaryObject", seen: set[int], depth: int = 0
             seen.add(id(form))
             found |= _without_numbered(form, seen, depth + 1)
     return found
+
+
+def _annotations(page: "DictionaryObject") -> int:
+    """Notes that somebody wrote on a page."""
+    found = page.get("/Annots")
+    found = found.get_object() if found is not None else None
+    notes = [_dictionary(note) for note in found] if isinstance(found, list) else []
+    return sum(note.get("/Subtype") in _NOTES and bool(note.get("/Contents")) for note in notes)
 
 
 def _has_glyph_numbers(font: "DictionaryObject") -> bool:

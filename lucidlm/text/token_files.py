@@ -22,6 +22,8 @@ _AT_ONCE = 1 << 20
 _PROBE = 1 << 16
 _SINGLE_BYTES = 256
 """GPT-2's first ids are the single bytes; a text of as many tokens has others."""
+_BLANK = 32
+"""Equal ids from which on a file is blank, and no text of so many equal tokens."""
 _CONTROL = re.compile(r"[\0-\x08\x0b\x0e-\x1f\x7f]")
 _REPLACEMENT = "\ufffd".encode()
 
@@ -48,6 +50,11 @@ def documents_of(path: Path, name: str) -> Iterator[tuple[int, int]]:
         raise DataError(
             f"{name}: none of its {len(ids):,} ids is over {_SINGLE_BYTES - 1}, so they are not GPT-2's but "
             "characters or bytes; give the text itself",
+            reason=NO_TOKENS,
+        )
+    if len(ids) >= _BLANK and not (ids != ids[0]).any():
+        raise DataError(
+            f"{name}: its {len(ids):,} ids are all {int(ids[0])}, so they are no text; give the text itself",
             reason=NO_TOKENS,
         )
     if start < len(ids):
@@ -108,7 +115,8 @@ def _ids_of(path: Path, name: str) -> np.ndarray:
             reason=NO_TOKENS,
         )
     ids = np.memmap(path, "<u2", "r", offset, (count,))
-    if count >= 4 and count % 2 == 0 and not ids[1 : 2 * _AT_ONCE : 2].any():
+    start = ids[: 2 * _AT_ONCE]
+    if count >= 4 and count % 2 == 0 and start[::2].any() and not start[1::2].any():
         raise DataError(
             f"{name}: every second 16-bit number is 0, so these are 32-bit token ids; give a .bin of "
             "16-bit ones",

@@ -136,3 +136,11 @@ def test_numbers_of_glyphs_are_not_taken_for_characters(tmp_path):
     assert "fonts do not tell the characters of its 2 pages" in refusal(written(tmp_path / "a.pdf", numbered))
     unicode = numbered.replace(b"(Identity)", b"(UCS)").replace(b"(Hello)", b"(\\000H\\000i)")
     assert "Hi" in read_one(written(tmp_path / "b.pdf", unicode))[0]
+
+
+def test_notes_on_a_page_are_counted_and_links_are_not(tmp_path):
+    notes = (
+        "[<< /Subtype /FreeText /Contents (note) >> << /Subtype /Link /Contents (x) >> << /Subtype /Text >>]"
+    )
+    data = pdf("Hello").replace(b"/MediaBox", f"/Annots {notes} /MediaBox".encode())
+    assert "1 comment left out" in read_one(written(tmp_path / "a.pdf", data))[1]

@@ -112,3 +112,10 @@ def test_tokens_that_spell_no_utf8_are_counted(tmp_path):
     (document,) = read_documents([tmp_path / "a.bin"])
     assert document.text().count("\ufffd") == 2
     assert document.account.seen == {"bytes_that_are_no_utf8": 1}
+
+
+@pytest.mark.parametrize("byte", [b"\0", b"\x20\x01"])
+def test_a_blank_file_holds_no_tokens(tmp_path, byte):
+    path = tmp_path / "a.bin"
+    path.write_bytes(byte * 4096)
+    assert "so they are" in refusal(path)
