@@ -363,6 +363,10 @@ def explain(
     from lucidlm.text.own_folders import own_folder
 
     _check_reading(reading, [*texts, *([file] if file is not None else [])])
+    if file is None and replace(reading, raw=False) != READING:
+        raise LucidError(
+            "--encoding and --field say how a file is read: give it by --file, or leave them out"
+        )
     _check_places([model, file], html=html)
     for text in texts:
         if len(text) < 256 and os.path.exists(text):

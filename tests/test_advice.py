@@ -73,6 +73,7 @@ FOLLOWED = [
     Advised("train --resume --steps 3 --out run", "give --out and nothing else", "train --resume --out run"),
     Advised("train --resume", "--resume needs --out RUN", "train --resume --out run"),
     Advised("evaluate run more.txt --csv t.csv", "--csv needs --by document", "evaluate run more.txt --csv t.csv --by document"),
+    Advised("explain run book --field x", "give it by --file, or leave them out", "explain run book"),
     Advised("explain run", "nothing to explain: give a text in quotes, or --file", "explain run --file more.txt"),
     Advised("runs nothing", "no runs in {}; lucidlm train BOOK makes one", "runs ."),
     Advised(f'train book.txt {TRAIN} --out c --config ""', "give a .toml file or leave it out", f"train book.txt {TRAIN} --out c"),
@@ -99,6 +100,7 @@ FOLLOWED = [
     Advised("prepare utf8.txt --out r --encoding cp1251 --tokenizer bytes", "leave --encoding out to see which", "prepare utf8.txt --out r2 --tokenizer bytes"),
     Advised("prepare records --out s --tokenizer bytes", "without the field of the text (--field)", "prepare records --out s2 --tokenizer bytes --field content"),
     Advised("prepare lines.txt --out t --tokenizer bytes", "name it .jsonl or .json and give --field", "prepare content.jsonl --out t2 --tokenizer bytes --field content"),
+    Advised("prepare table.txt --out t3 --tokenizer bytes", "name it .csv or .tsv and give --field", "prepare table.csv --out t4 --tokenizer bytes --field prose"),
     Advised("evaluate run table.csv", "choose one by --field NAME, or by --field NUMBER (1 to {})", "evaluate run table.csv --field 2"),
     Advised("evaluate run content.jsonl", "no field {}; choose one by --field: {}", "evaluate run content.jsonl --field content"),
     Advised("evaluate run content.jsonl --field number", "or choose another by --field: {}", "evaluate run content.jsonl --field content"),
@@ -179,6 +181,7 @@ def _write_texts(here: Path) -> None:
         "broken.json": "{}",
     }
     texts["lines.txt"] = texts["content.jsonl"]
+    texts["table.txt"] = texts["table.csv"]
     for name, text in texts.items():
         (here / name).write_text(text, encoding="utf-8")
     (here / "records").mkdir()

@@ -160,6 +160,7 @@ _MARKUP = {
     "xml": ("XML", ""),
     "sgml": ("SGML", ""),
     "json": ("JSON", "name it .jsonl or .json and give --field to have its texts alone"),
+    "table": ("table", "name it .csv or .tsv and give --field to have its texts alone"),
     "notebook": ("Jupyter notebook", "export it as Markdown to have its text alone"),
     "latex": ("LaTeX", ""),
     "rst": ("reStructuredText", ""),

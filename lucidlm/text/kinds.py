@@ -1,5 +1,6 @@
 """A file's name and first bytes come in, how it is read goes out: its kind and its packing."""
 
+import csv
 import io
 import re
 import zipfile
@@ -107,6 +108,9 @@ _MARKED_BY_CONTENT = (
     (re.compile(rb"\\documentclass\b"), "latex"),
     (re.compile(rb'(?:\[\s*)?\{\s*"(?:[^"\\]|\\.)*"\s*:'), "json"),
 )
+_COLUMN = re.compile(r"[A-Za-z_]\w{0,30}(?:[ .-]\w{1,30})?")
+_FEW_ROWS = 3
+"""Two lines with as many commas may be prose."""
 
 
 def kind_of(name: str, unknown: str = "text", *, in_folder: bool = False) -> tuple[str, tuple[str, ...]]:
@@ -207,6 +211,19 @@ def _what_zip_is(file: File) -> Signature:
         return Signature("a zip archive", kind=file.kind if file.kind in _ZIPS else "zip")
 
 
+def _is_table(start: bytes) -> bool:
+    """Whether a text's first lines are rows of a table below names of its columns."""
+    text = start[:HEAD].decode("utf-8", "ignore").replace("\r", "\n")
+    lines = text.split("\n")[:-1]
+    for delimiter in ",;\t|":
+        rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
+        names = [name.strip() for name in rows[0]] if rows else []
+        named = len(set(names)) == len(names) and all(map(_COLUMN.fullmatch, names))
+        if len(rows) >= _FEW_ROWS and len(names) > 1 and named and {len(row) for row in rows} == {len(names)}:
+            return True
+    return False
+
+
 def _as_marked(file: File, head: bytes, account: Account) -> File:
     """Plain text, or markup that is read as it stands, which is counted; an .xml file may be a web page."""
     suffix = PurePath(file.name.lower()).suffix
@@ -214,6 +231,8 @@ def _as_marked(file: File, head: bytes, account: Account) -> File:
     marked = next((what for pattern, what in _MARKED_BY_CONTENT if pattern.match(start)), None)
     if suffix == ".xml" and marked == "html":
         return replace(file, kind="html")
+    if suffix in ("", ".txt") and not marked and _is_table(start):
+        marked = "table"
     if marked := _MARKED_BY_NAME.get(suffix) or marked:
         account.saw(MARKUP + marked)
     return file

@@ -23,6 +23,8 @@ MARKED = {
     "e": ("\ufeff<html><body>text", "HTML"),
     "f.txt": ('{"text": "one"}\n{"text": "two"}\n', "JSON"),
     "h.txt": ('[\n {"text": "one"}]', "JSON"),
+    "k.txt": ('id,text\n1,"one, two"\n2,three\n', "table"),
+    "l": ("id\ttext\n1\tone\n2\ttwo\n", "table"),
     "g.txt": ("%!PS-Adobe-3.0\n(text) show", "PostScript"),
 }
 
@@ -39,7 +41,13 @@ def test_markup_that_is_read_as_plain_text_is_said_once(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "a.py", "a", "README"])
 def test_plain_text_has_no_note(tmp_path, name):
-    for text in ("# A title\n\n<b>bold</b> {words}\n", "{one, two}\n", "1\nline\n", "<3\n"):
+    for text in (
+        "# A title\n\n<b>bold</b> {words}\n",
+        "{one, two}\n",
+        "1\nline\n",
+        "<3\n",
+        "One, two.\nThree, four.\nFive, six.\n",
+    ):
         assert read_one(written(tmp_path / name, text)) == (text, [])
 
 
