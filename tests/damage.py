@@ -1,6 +1,8 @@
 """Damage at random, to files that were right: bytes in, bytes out, and JSON that is valid and wrong."""
 
+import copy
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,10 @@ import numpy as np
 ODD = [None, True, -1, 0, 1, 2, 3.5, 7, 2**16, 2**31, 2**63, 10**30, 1e308, float("nan"), float("inf")]
 ODD += ["", "x", "../x.safetensors", "/etc/passwd", "\x00", "a" * 10_000, [], [1], [[]], {}, {"a": 1}]
 """Values that no field expects, and some that several do."""
+GONE = "(gone)"
+DEEP = json.loads("[" * 400 + "]" * 400)
+CONFUSING = [None, True, -1, 0, 2**63, 1e308, float("nan"), "", "x\0", [], {}, DEEP, GONE]
+"""One of each kind of what a place in a file of JSON or TOML may hold unexpectedly."""
 
 
 def mutated(data: bytes, rng: np.random.Generator) -> bytes:
@@ -61,3 +67,29 @@ def mutated_json(data: bytes, rng: np.random.Generator) -> bytes:
                     holder[key] = ODD[int(rng.integers(0, len(ODD)))]
             break
     return json.dumps(values).encode()
+
+
+def places_in(value: Any, path: tuple = ()) -> Iterator[tuple]:
+    """Each place in a document; of a list the first item, of a vocabulary two entries."""
+    yield path
+    if isinstance(value, dict):
+        keys = list(value)
+        for key in keys if len(keys) < 100 else (keys[0], keys[-1]):
+            yield from places_in(value[key], (*path, key))
+    elif isinstance(value, list) and value:
+        yield from places_in(value[0], (*path, 0))
+
+
+def with_odd(value: Any, path: tuple, odd: Any) -> Any:
+    """The document with one value changed, or gone."""
+    if not path:
+        return {} if odd == GONE else odd
+    changed = copy.deepcopy(value)
+    holder = changed
+    for key in path[:-1]:
+        holder = holder[key]
+    if odd == GONE:
+        del holder[path[-1]]
+    else:
+        holder[path[-1]] = odd
+    return changed

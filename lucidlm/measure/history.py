@@ -273,9 +273,7 @@ def _disagreement(run: Path, kept: Validation, validations: list[Validation], *,
     record = next((each for each in validations if each.step == kept.step), None)
     at = f"{run / METRICS}: its losses of step {kept.step:,}"
     if record is None and kept.step > last_step:  # a kill between two saves, gone on with before that step
-        return (
-            f"{run / WEIGHTS} holds the weights of step {kept.step:,}, and the records end at {last_step:,}"
-        )
+        return f"{run / METRICS} ends at step {last_step:,}, and {WEIGHTS} holds the weights of {kept.step:,}"
     if record is None:
         return f"{at}, whose weights these are, are missing: they are read from {WEIGHTS}"
     if record is kept:

@@ -285,22 +285,26 @@ def _is_entry(expected: object) -> bool:
     )
 
 
-def check_manifest(folder: str | os.PathLike, *, contents: bool = True, way_out: str = "") -> dict:
-    """The manifest of a folder whose listed files are all there and unchanged, else DataError.
+def check_manifest(
+    folder: str | os.PathLike, *, contents: bool = True, way_out: str = "", names: Iterable[str] = ()
+) -> dict:
+    """The manifest of a folder whose listed files, these `names` among them, are unchanged, else DataError.
 
     `contents=False` compares sizes only, for files too large to read once more.
     """
     folder = Path(folder)
     manifest = read_manifest(folder, way_out=way_out)
-    for name in manifest["files"]:
+    for name in (*names, *manifest["files"]):
         if fault := fault_of(folder, name, manifest, contents=contents):
             raise DataError(f"{fault}; {way_out or f'write {folder} anew'}")
     return manifest
 
 
 def fault_of(folder: Path, name: str, manifest: dict, *, contents: bool = True) -> str:
-    """What is wrong with a file that the manifest of its folder lists; "" where it is there and unchanged."""
-    file, expected = folder / name, manifest["files"][name]
+    """What is wrong with a file by the manifest of its folder; "" where it is there and unchanged."""
+    file, expected = folder / name, manifest["files"].get(name)
+    if expected is None:
+        return f"{folder / MANIFEST}: {name} is not listed in it"
     if not file.is_file():
         return f"{file}: listed in {MANIFEST} but missing"
     if (size := file.stat().st_size) != expected["size"]:

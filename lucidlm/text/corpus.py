@@ -23,6 +23,7 @@ from lucidlm.runtime.small_files import read_small_json
 from lucidlm.runtime.wording import plural
 from lucidlm.text.account import Account
 from lucidlm.text.decoding import File, cannot_read
+from lucidlm.text.described import check_described
 from lucidlm.text.excerpts import Excerpt
 from lucidlm.text.leaks import LISTED, find_leaks
 from lucidlm.text.pipes import refuse_stdin_twice
@@ -183,10 +184,10 @@ def open_corpus(folder: str | os.PathLike) -> Corpus:
             f"{folder}: its {MANIFEST} is of {manifest.get('kind')!r} version {manifest.get('version')!r}, "
             f"not {_KIND!r} version {_VERSION}; prepare the text anew"
         )
-    if missing := {f"{part}{kind}.npy" for part in ("train", "validation") for kind in ("", "_documents")} - {
-        *manifest["files"]
-    }:
+    needed = {f"{part}{kind}.npy" for part in ("train", "validation") for kind in ("", "_documents")}
+    if missing := (needed | _places_of(manifest)) - {*manifest["files"]}:
         raise DataError(f"{folder}: {MANIFEST} does not list {min(missing)}; prepare the text anew")
+    check_described(folder, manifest)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.fingerprint() != manifest["tokenizer"]["fingerprint"]:
         raise DataError(
@@ -196,6 +197,11 @@ def open_corpus(folder: str | os.PathLike) -> Corpus:
         TokenFile(folder / f"{part}.npy", tokenizer.vocab_size) for part in ("train", "validation")
     )
     return Corpus(folder, tokenizer, train, validation, manifest)
+
+
+def _places_of(manifest: dict) -> set[str]:
+    split = manifest.get("split")
+    return {PLACES} if isinstance(split, dict) and split.get("design") == "strata" else set()
 
 
 def design_in(manifest: dict) -> Design:

@@ -9,7 +9,8 @@ from lucidlm.measure.seen import Progress, Seen, decoded, find_seen
 from lucidlm.text.corpus import Corpus, validation_documents
 from lucidlm.text.excerpts import ids_of
 from lucidlm.training.runs import read_settings
-from lucidlm.training.setup import corpus_of_run, is_run
+from lucidlm.training.setup import corpus_of_run
+from lucidlm.weights.whole import SETTINGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def lineage_of(model: str) -> Lineage:
 def _run_of(path: Path) -> Path | None:
     """The folder of the run to which a folder belongs: itself, or that of a checkpoint."""
     for folder in (path, path.parent.parent):
-        if is_run(folder) and (folder == path or path.parent.name == "checkpoints"):
+        if (folder / SETTINGS).exists() and (folder == path or path.parent.name == "checkpoints"):
             return folder
     return None
 

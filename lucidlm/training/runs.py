@@ -43,8 +43,9 @@ from lucidlm.runtime.small_files import read_small_file, read_small_json
 from lucidlm.text.corpus import Corpus, design_in
 from lucidlm.text.pipes import DASH, STDIN
 from lucidlm.training.config import Plan, TrainConfig
+from lucidlm.weights.header import WEIGHTS
 from lucidlm.weights.tensor_files import write_tensors
-from lucidlm.weights.whole import CHECKPOINT, SETTINGS, Whole, whole_of
+from lucidlm.weights.whole import CHECKPOINT, SETTINGS, Whole, is_run_without_settings, whole_of
 
 LARGEST_SETTINGS = 1 << 20
 """Bytes of run.toml."""
@@ -356,7 +357,7 @@ def _split_before(run: Path) -> str:
     """How a run held text out whose run.toml does not say: before --split there was one way."""
     try:
         design = design_in(read_small_json(run / "data" / MANIFEST, RunError))
-    except (OSError, RunError, ValueError, KeyError, TypeError):
+    except (OSError, RunError, ValueError, KeyError, TypeError, AttributeError):
         return "end"
     return "auto" if design == "given" else design
 
@@ -500,7 +501,7 @@ def last_checkpoint(run: Path, *, id: str = "") -> Checkpoint:
 
 def _state_in(folder: Path, id: str) -> tuple[int, dict[str, Any]]:
     """Step and state of a checkpoint; DataError or ValueError where it is not one of the run."""
-    manifest = check_manifest(folder)
+    manifest = check_manifest(folder, names=(WEIGHTS, OPTIMIZER, STATE))
     if id and manifest.get("run") != id:
         raise DataError(f"it is of the run {manifest.get('run')!r:.40}, not of this one ({id})")
     state = read_small_json(folder / STATE, DataError)
@@ -515,11 +516,22 @@ def _state_in(folder: Path, id: str) -> tuple[int, dict[str, Any]]:
 
 
 def list_runs(root: Path) -> Iterator[Path]:
-    """The run folders in a folder and below, the newest first; none where nothing is."""
+    """The run folders in a folder and below, the newest first; also those that lost their run.toml."""
     if root.exists() and not root.is_dir():
         raise RunError(f"{path_text(root)}: a file; give the folder that has the runs in it")
-    found = [path.parent for path in root.glob("**/" + SETTINGS) if "checkpoints" not in path.parts]
-    return iter(sorted(found, key=_last_written, reverse=True))
+    settled = {path.parent for path in root.glob("**/" + SETTINGS)}
+    recorded = {path.parent for path in root.glob("**/" + METRICS)} - settled
+    found = settled | {folder for folder in recorded if _was_run(folder)}
+    runs = [folder for folder in found if "checkpoints" not in folder.parts]
+    return iter(sorted(runs, key=_last_written, reverse=True))
+
+
+def _was_run(folder: Path) -> bool:
+    """Whether a folder without run.toml is a run by its manifest or by what was saved in it."""
+    try:
+        return bool(checkpoint_folders(folder)) or is_run_without_settings(folder)
+    except LucidError:  # the row says what is wrong
+        return True
 
 
 def _last_written(run: Path) -> float:

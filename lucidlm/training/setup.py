@@ -454,7 +454,7 @@ def corpus_of_run(folder: Path) -> Corpus:
         if whole is not None and name in whole.manifest["files"]:
             whole.check(name)
     if not data.is_dir():
-        raise RunError(f"{folder} is no run with a text of its own; give a text")
+        raise RunError(f"{data}: not there, so this run has no text of its own; give a text")
     try:
         if not (data / PREPARED).exists():
             return open_corpus(data)

@@ -20,7 +20,7 @@ from lucidlm.weights.hf_config import CONFIG
 from lucidlm.weights.huggingface import load_model
 from lucidlm.weights.openai import is_openai_folder, load_openai
 from lucidlm.weights.published import PUBLISHED, hub_folder, is_hub_name, published_folder
-from lucidlm.weights.whole import check_model, checkpoints_in, is_run_without_settings
+from lucidlm.weights.whole import check_model, checkpoints_in, is_run_without_settings, run_of
 
 
 def load(
@@ -85,8 +85,8 @@ def _load_huggingface(
         if not (folder / WEIGHTS).exists():
             raise WeightsError(_no_weights(folder))
         notice(f"{folder}: the best weights of this run")
-    elif is_run_without_settings(folder):
-        notice(f"{folder / 'run.toml'}: not there; this run is read as a model alone")
+    elif is_run_without_settings(run_of(folder)):
+        notice(f"{run_of(folder) / 'run.toml'}: not there; {folder} is read as a model alone")
     check_model(folder)
     model = load_model(folder, device=device, dtype=dtype, notice=notice, progress=progress)
     fetched = folder != Path(name) and name.partition("@")[0].removeprefix("openai-community/") in PUBLISHED

@@ -101,7 +101,7 @@ def check_model(folder: Path) -> None:
     if whole is None:
         return
     for name in MODEL_FILES:
-        if name in whole.manifest["files"]:
+        if whole.run or name in whole.manifest["files"]:
             whole.check(name)
     if whole.kind == CHECKPOINT:
         whole.check(WEIGHTS)

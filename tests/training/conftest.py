@@ -2,15 +2,28 @@
 
 import hashlib
 import json
+import os
 import random
-from collections.abc import Callable
+import shutil
+import signal
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from inspect import BoundArguments
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from cyclopts import App
+from run_folders import Said
 from safetensors.numpy import load_file
 
+from lucidlm.cli import main
+from lucidlm.measure import judgement
+from lucidlm.measure.judgement import Judgement, without_training_text
 from lucidlm.model.config import GPTConfig
+from lucidlm.text.corpus import prepare
+from lucidlm.training import loop
 from lucidlm.training.config import Plan, Recipe, TrainConfig, trapezoid
 
 WORDS = [
@@ -150,3 +163,89 @@ def timeless() -> Callable[[Path], list[dict]]:
         ]
 
     return read
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """say("info", run): what the command line answers; a traceback fails the test."""
+
+    def run(*words: str | Path) -> Said:
+        code = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err, words
+        return Said(code, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where runs stand that are made once and copied."""
+    return tmp_path_factory.mktemp("shelf")
+
+
+@pytest.fixture
+def run(here, quick_probes, shelf, make_config, make_tiny_plan, monkeypatch) -> Callable[..., Path]:
+    """run("one", seed=1): a fresh copy of a finished run of 4 steps on a few sentences, called "one".
+
+    stopped=2: of one that a signal ended after so many steps. Its baselines and its page are left out, one
+    thread computes and no disk is waited for: other tests are for these.
+    """
+
+    def judge(model, tokenizer, documents, *, design, fraction, **others) -> Judgement:
+        return without_training_text(model, tokenizer, documents, design=design, fraction=fraction)
+
+    def write_sample(model, tokenizer, samples, *, step) -> dict[str, Any]:
+        return {"step": step, "prompt": "", "text": "", "probe_ids": [1], "probe_log_probabilities": [-1.0]}
+
+    def page(path: Path, *words: Any, **others: Any) -> None:
+        path.write_text("a page")
+
+    monkeypatch.setattr(loop, "judge", judge)
+    monkeypatch.setattr(loop, "write_sample", write_sample)
+    monkeypatch.setattr(loop, "write_report", page)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+    def copied(name: str = "run", *, stopped: int = 0, **changes: Any) -> Path:
+        Path("book.txt").write_text(made_up_text(sentences=16), encoding="utf-8")
+        Path("short.txt").write_text("Nobody knew why.\n")
+        stored = shelf / "-".join(map(str, ("run", stopped, *changes.values())))
+
+        def watch(report: loop.Report) -> None:
+            if stopped and report.step.step == stopped:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        if not stored.exists():
+            if changes.get("text") == "prepared":
+                prepare("book.txt", "prepared", tokenizer="bytes")
+            plan = make_tiny_plan(steps=4, validate_every=2, validation_tokens=32)
+            loop.train(make_config(out=str(stored), **changes), plan=plan, watch=watch)
+        shutil.copytree(stored, name)
+        return Path(name)
+
+    return copied
+
+
+@pytest.fixture(scope="session")
+def parsed() -> dict[tuple[str, ...], tuple]:
+    """Command lines as they were parsed."""
+    return {}
+
+
+@pytest.fixture
+def quick_commands(parsed, monkeypatch) -> None:
+    """A command line is parsed once, and no paragraph is explained: half of the time goes there."""
+    parse = App.parse_args
+
+    def parse_once(app: App, words: Sequence[str], **settings: Any) -> tuple:
+        key = tuple(words)
+        if "--config" in key:
+            return parse(app, words, **settings)
+        if key not in parsed:
+            parsed[key] = parse(app, words, **settings)
+        verb, bound, unparsed = parsed[key]
+        return verb, BoundArguments(bound.signature, OrderedDict(bound.arguments)), unparsed
+
+    monkeypatch.setattr(App, "parse_args", parse_once)
+    monkeypatch.setattr(judgement, "_paragraph", lambda *inputs: None)

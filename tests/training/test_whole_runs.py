@@ -1,103 +1,22 @@
 """What belongs together in a run is held together: damage and mixtures are said before any number."""
 
-import copy
-import itertools
 import json
-import random
 import shutil
 import tomllib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import tomlkit
-import torch
+from run_folders import EVALUATE, WEIGHTS, Said, without_hashes
 
-from lucidlm.cli import main
 from lucidlm.measure.history import checked_line, read_history
-from lucidlm.measure.judgement import Judgement, without_training_text
-from lucidlm.runtime.files import MANIFEST, write_manifest
+from lucidlm.runtime.files import MANIFEST
 from lucidlm.text.corpus import prepare
-from lucidlm.training import loop
-from lucidlm.training.loop import train
 from lucidlm.training.runs import checkpoint_folders
 
-WEIGHTS = "model.safetensors"
+pytestmark = pytest.mark.usefixtures("quick_commands")
 HARMLESS = {"samples.jsonl", "README.md", "report.html", "generation_config.json"}
 """Files of a run that no number hangs on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What a command left."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def told(self) -> str:
-        """All of it, where a sentence may stand."""
-        return self.out + self.err
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    """say("info", run): what the command line answers; a traceback fails the test."""
-
-    def run(*words: str | Path) -> Said:
-        code = main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err, words
-        return Said(code, out, err)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the runs of these tests stand, each made once and copied."""
-    return tmp_path_factory.mktemp("shelf")
-
-
-@pytest.fixture
-def run(here, quick_probes, shelf, make_config, make_tiny_plan, monkeypatch) -> Callable[..., Path]:
-    """run("one", seed=1): a fresh copy of a finished run of 4 steps, in a folder of that name.
-
-    Its baselines and its page are left out, and one thread computes: other tests are for these.
-    """
-
-    def judge(model, tokenizer, documents, *, design, fraction, **others) -> Judgement:
-        return without_training_text(model, tokenizer, documents, design=design, fraction=fraction)
-
-    def write_sample(model, tokenizer, samples, *, step) -> dict[str, Any]:
-        return {"step": step, "prompt": "", "text": "", "probe_ids": [1], "probe_log_probabilities": [-1.0]}
-
-    monkeypatch.setattr(loop, "judge", judge)
-    monkeypatch.setattr(loop, "write_sample", write_sample)
-    monkeypatch.setattr(loop, "write_report", lambda path, *words, **others: path.write_text("a page"))
-    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
-
-    def copied(name: str = "run", **changes: Any) -> Path:
-        Path("short.txt").write_text("The river ran past a house and nobody knew why.\n")
-        stored = shelf / ("-".join(map(str, changes.values())) or "run")
-        if not stored.exists():
-            text = changes.get("text")
-            if text == "prepared":
-                prepare("book.txt", "prepared", tokenizer="bytes")
-            plan = make_tiny_plan(steps=4, validate_every=2)
-            train(make_config(out=str(stored), **changes), plan=plan)
-        shutil.copytree(stored, name)
-        return Path(name)
-
-    return copied
-
-
-EVALUATE = ("--no-baselines", "--threads", "1", "--device", "cpu", "--json")
 
 
 def refused(said: Said, *names: str) -> None:
@@ -238,7 +157,8 @@ def test_records_that_contradict_the_weights_are_said(run, say):
 
 
 def test_one_broken_run_hides_no_other(run, say):
-    folder, broken, torn = run("sound"), run("broken"), run("torn")
+    folder, broken, torn, lost = run("sound"), run("broken"), run("torn"), run("lost")
+    (lost / "run.toml").unlink()
     (broken / "run.toml").write_bytes(b"\xff\xfe")
     (broken / MANIFEST).write_text("[1, 2")
     with open(torn / "metrics.jsonl", "a") as file:
@@ -246,13 +166,36 @@ def test_one_broken_run_hides_no_other(run, say):
     said = say("runs", ".", "--json")
     assert said.code == 0
     rows = {row["run"]: row for row in json.loads(said.out)}
-    assert set(rows) == {"sound", "broken", "torn"}
+    assert set(rows) == {"sound", "broken", "torn", "lost"}
     assert rows["sound"]["problems"] == []
     assert any("run.toml" in problem for problem in rows["broken"]["problems"])
     assert any("1 line damaged" in problem for problem in rows["torn"]["problems"])
+    assert any("lost/run.toml: not there" in problem for problem in rows["lost"]["problems"])
     table = say("runs", ".").out
     assert all(name in table for name in rows)
     assert str(folder) in rows
+
+
+def test_a_checkpoint_whose_manifest_lists_nothing_is_damaged(run, say):
+    folder = run()
+    newest = checkpoint_folders(folder)[-1]
+    manifest = json.loads((newest / MANIFEST).read_text())
+    (newest / MANIFEST).write_text(json.dumps(manifest | {"files": {}}))
+    refused(say("evaluate", newest, "short.txt", *EVALUATE), f"{newest / MANIFEST}")
+    said = say("train", "--resume", "--out", folder)
+    assert (said.code, f"{newest.name} is damaged" in said.err) == (0, True)
+
+
+@pytest.mark.parametrize("name", ["run.toml", "data"])
+def test_what_the_line_of_a_model_is_read_from_is_missed_aloud(run, say, name):
+    folder = run()
+    path = folder / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for model in (folder, checkpoint_folders(folder)[-1]):
+        said = say("evaluate", model, "short.txt", *EVALUATE)
+        assert said.code == 0
+        assert f"{path}" in said.err
+        assert json.loads(said.out)["seen_in_training"] is None
 
 
 def test_a_run_that_has_no_weights_yet_says_its_state_its_plan_and_its_first_losses(run, say):
@@ -321,188 +264,6 @@ def test_each_missing_file_is_named_in_one_line_or_changes_no_number(run, say):
         shutil.rmtree("copy")
 
 
-# Damage at random
-
-
-def damaged(data: bytes, draw: random.Random) -> bytes | None:
-    """The bytes with one bit turned, or cut off; None for a file that is deleted."""
-    kind = draw.random()
-    if kind < 0.1 or not data:
-        return None
-    if kind < 0.25:
-        return data[: draw.randrange(len(data))]
-    place = draw.randrange(8 * len(data))
-    changed = bytearray(data)
-    changed[place // 8] ^= 1 << place % 8
-    return bytes(changed)
-
-
-def _numbers(values: Any) -> Any:
-    """The same without sentences, paths and times."""
-    if isinstance(values, dict):
-        kept = {key: _numbers(value) for key, value in values.items()}
-        return {key: value for key, value in kept.items() if key not in ("verdict", "time_s", "status")}
-    return [_numbers(value) for value in values] if isinstance(values, list) else values
-
-
-def _asked(folder: Path, say: Callable[..., Said]) -> Iterator[Said]:
-    last = checkpoint_folders(folder)
-    yield say("evaluate", folder, *EVALUATE)
-    yield say("info", folder, "--json")
-    yield say("runs", ".", "--json")
-    yield say("evaluate", last[-1] if last else folder, "short.txt", *EVALUATE)
-
-
-def damage_each(folder: Path, say: Callable[..., Said], *, count: int, seed: int) -> Counter:
-    """Of each file how many damages were said and how many were harmless; anything else fails."""
-    draw = random.Random(seed)
-    right = [_numbers(json.loads(said.out)) for said in _asked(folder, say)]
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    found: Counter = Counter()
-    for number in range(count):
-        path = files[number % len(files)]
-        name = path.relative_to(folder).as_posix()
-        whole = path.read_bytes()
-        changed = damaged(whole, draw)
-        path.unlink() if changed is None else path.write_bytes(changed)
-        told = False
-        for said, expected in zip(_asked(folder, say), right, strict=True):
-            case = f"seed {seed}, number {number}, {name}: {said}"
-            named = path.name in said.told or path.name.partition(".")[0] in said.told
-            named = named or any(word in said.told for word in ("interrupted", "weights", "no checkpoint"))
-            if said.code == 0:
-                answer = _numbers(json.loads(said.out))
-                assert answer == expected or named, case
-                told = told or answer != expected
-            else:
-                assert said.code == 2, case
-                assert said.out == "", case
-                assert named, case
-                told = True
-            told = told or path.name in said.told
-        found[name, "said" if told else "harmless"] += 1
-        path.write_bytes(whole)
-    return found
-
-
-def test_damages_of_a_runs_files_are_said_or_harmless(run, say):
-    found = damage_each(run(), say, count=10, seed=1)
-    assert sum(found.values()) == 10
-
-
-@pytest.mark.torture
-def test_five_hundred_damages_of_a_runs_files_are_said_or_harmless(run, say):
-    found = damage_each(run(), say, count=600, seed=2)
-    for name in sorted({name for name, _ in found}):
-        print(f"{name:<50} {found[name, 'said']:>4} said {found[name, 'harmless']:>4} harmless")
-
-
-# Values that no field expects
-
-
-ODD = [None, True, -1, 0, 1e308, float("nan"), "", "x", [], {}, json.loads("[" * 400 + "]" * 400)]
-
-
-def _leaves(value: Any, path: tuple = ()) -> Iterator[tuple]:
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from _leaves(item, (*path, key))
-    elif isinstance(value, list) and value and not isinstance(value[0], int | float):
-        yield from _leaves(value[0], (*path, 0))
-    else:
-        yield path
-
-
-def _with(value: Any, path: tuple, odd: Any) -> Any:
-    changed = copy.deepcopy(value)
-    holder = changed
-    for key in path[:-1]:
-        holder = holder[key]
-    holder[path[-1]] = odd
-    return changed
-
-
-def _json_of(
-    whole: Any, leaf: tuple, odd: Any, *, before: Sequence[str] = (), after: Sequence[str] = ()
-) -> str:
-    return "\n".join([*before, json.dumps(_with(whole, leaf, odd)), *after])
-
-
-def _toml_of(whole: Any, leaf: tuple, odd: Any) -> str:
-    return tomlkit.dumps(_with(whole, leaf, odd))
-
-
-def confusions(folder: Path) -> Iterator[tuple[Path, str, Callable[[], str]]]:
-    """Each leaf of each file of JSON or TOML with each odd value, and what makes the file's text of it."""
-    for path in sorted(folder.rglob("*.json")):
-        whole = json.loads(path.read_bytes())
-        for leaf, odd in itertools.product(_leaves(whole), ODD):
-            yield path, f"{leaf} {odd!r:.20}", partial(_json_of, whole, leaf, odd)
-    for path in sorted(folder.glob("*.jsonl")):
-        lines = path.read_text().splitlines()
-        for number in (0, 1, len(lines) - 1):
-            whole, after = json.loads(lines[number]), [*lines[number + 1 :], ""]
-            for leaf, odd in itertools.product(_leaves(whole), ODD):
-                text = partial(_json_of, whole, leaf, odd, before=lines[:number], after=after)
-                yield path, f"{leaf} {odd!r:.20}", text
-    path = folder / "run.toml"
-    whole = tomllib.loads(path.read_text())
-    for leaf, odd in itertools.product(_leaves(whole), ODD[1:-1]):
-        yield path, f"{leaf} {odd!r:.20}", partial(_toml_of, whole, leaf, odd)
-
-
-def confuse(folder: Path, say: Callable[..., Said], *, every: int, seed: int) -> int:
-    """How many of the confusions were tried, one in `every`: each is answered, or refused in one line."""
-    draw, tried = random.Random(seed), 0
-    for path, what, text in confusions(folder):
-        if draw.randrange(every):
-            continue
-        whole = path.read_bytes()
-        path.write_text(text())
-        newest = checkpoint_folders(folder)[-1]
-        for words in (
-            ("info", folder),
-            ("runs", "."),
-            ("evaluate", folder, *EVALUATE),
-            ("evaluate", newest, "short.txt", *EVALUATE),
-        ):
-            said = say(*words)
-            case = f"seed {seed}: {path} {what}: {words} {said}"
-            assert said.code in (0, 2), case
-            if said.code == 2:
-                errors = [line for line in said.err.splitlines() if line.startswith("lucidlm: ")]
-                assert len(errors) == 1, case
-        path.write_bytes(whole)
-        tried += 1
-    return tried
-
-
-def without_hashes(folder: Path) -> Path:
-    """The run as a former version would have left it: nothing in it vouches for anything."""
-    (folder / MANIFEST).unlink()
-    for name in ("metrics.jsonl", "samples.jsonl"):
-        events = [json.loads(line) for line in (folder / name).read_text().splitlines()]
-        for event in events:
-            del event["check"]
-        (folder / name).write_text("".join(json.dumps(event) + "\n" for event in events))
-    text = (folder / "run.toml").read_text()
-    (folder / "run.toml").write_text(text[: text.rindex("# run ")])
-    for weights in folder.rglob(WEIGHTS):
-        from safetensors.torch import load_file, save_file
-
-        save_file(load_file(weights), weights, {"format": "pt"})
-    for manifest in (*folder.glob("checkpoints/*/manifest.json"), folder / "data" / MANIFEST):
-        values = json.loads(manifest.read_text())
-        extra = {key: value for key, value in values.items() if key not in ("files", "run", "kind")}
-        if manifest.parent.name == "data":
-            extra["kind"] = values["kind"]
-        write_manifest(manifest.parent, extra)
-        values = json.loads(manifest.read_text())
-        del values["files"][MANIFEST]
-        manifest.write_text(json.dumps(values))
-    return folder
-
-
 def test_a_run_of_a_former_version_is_read_resumed_and_says_nothing(run, say):
     folder = without_hashes(run())
     for model in (folder, *checkpoint_folders(folder)):
@@ -514,16 +275,3 @@ def test_a_run_of_a_former_version_is_read_resumed_and_says_nothing(run, say):
     assert said.code == 0
     assert read_history(folder).remarks == ()
     assert say("evaluate", folder, *EVALUATE).code == 0
-
-
-def test_a_sample_of_confused_files_is_answered_or_refused(run, say):
-    assert confuse(run(), say, every=2000, seed=1) > 1
-    shutil.rmtree("run")
-    assert confuse(without_hashes(run()), say, every=2000, seed=2) > 1
-
-
-@pytest.mark.torture
-@pytest.mark.parametrize("former", [False, True])
-def test_every_confused_file_is_answered_or_refused(run, say, former):
-    folder = without_hashes(run()) if former else run()
-    assert confuse(folder, say, every=1, seed=3) > 1000
