@@ -98,7 +98,10 @@ _MARKED_BY_CONTENT = (
     (re.compile(rb"\{\\rtf\d"), "rtf"),
     (re.compile(rb"%!PS"), "postscript"),
     (re.compile(rb"\[Script Info\]"), "subtitles"),
-    (re.compile(rb"(?:[A-Za-z][A-Za-z-]*: .*\r?\n)(?:.*\r?\n)*?MIME-Version: 1", re.I), "mail"),
+    (
+        re.compile(rb"(?:From .*\r?\n)?(?:[A-Za-z][A-Za-z-]*: .*\r?\n)(?:.*\r?\n)*?MIME-Version: 1", re.I),
+        "mail",
+    ),
     (re.compile(rb"WEBVTT(?:[ \t\r\n]|$)|1\r?\n\d\d:\d\d:\d\d,\d\d\d --> "), "subtitles"),
     (
         re.compile(rb"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*(?:<!doctype\s+html\b|<html[\s>])", re.I | re.S),
@@ -217,7 +220,7 @@ def _is_table(start: bytes) -> bool:
     lines = text.split("\n")[:-1]
     for delimiter in ",;\t|":
         rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
-        names = [name.strip() for name in rows[0]] if rows else []
+        names = rows[0] if rows else []  # a list in a sentence has spaces behind its commas
         named = len(set(names)) == len(names) and all(map(_COLUMN.fullmatch, names))
         if len(rows) >= _FEW_ROWS and len(names) > 1 and named and {len(row) for row in rows} == {len(names)}:
             return True

@@ -62,13 +62,13 @@ def split_lines(strings: Iterable[str]) -> Iterator[str]:
 def _in_lines(strings: Iterable[str], name: str, field: str, account: Account) -> Iterator[Record]:
     for number, line in enumerate(split_lines(strings), 1):
         source = f"{name}:{number}"
-        text = None
-        if line.strip():
+        text, record = None, line.removeprefix("\ufeff")  # which a file has that was joined to another
+        if record.strip():
             advice = "mend or delete this line"
             if number == 1:  # of a file that is not written in lines, all of them would have to go
                 advice += "; each line has to be a whole object (jq -c . FILE > NEW writes it so)"
-            text = _text_of_item(_parsed(line, source, advice), source, field)
-            account.saw(REPEATED_FIELDS, _repeats(line, field))
+            text = _text_of_item(_parsed(record, source, advice), source, field)
+            account.saw(REPEATED_FIELDS, _repeats(record, field))
         yield Record(source, text, utf8_bytes(line) + (number > 1))  # the LF before it
 
 

@@ -17,6 +17,7 @@ MARKED = {
     "a.eml": ("From: me\n\ntext", "mail"),
     "a.mht": ("From: me\n\ntext", "mail"),
     "i.txt": ("From: me\nMIME-Version: 1.0\n\ntext", "mail"),
+    "m.txt": ("From me Mon\nSubject: x\nMIME-Version: 1.0\n\ntext", "mail"),
     "a.sbv": ("0:00:01.000,0:00:02.000\ntext\n", "subtitle"),
     "j.txt": ("[Script Info]\nDialogue: 0,text\n", "subtitle"),
     "d.txt": ("<!-- saved -->\n<!DOCTYPE html><p>text", "HTML"),
@@ -46,7 +47,7 @@ def test_plain_text_has_no_note(tmp_path, name):
         "{one, two}\n",
         "1\nline\n",
         "<3\n",
-        "One, two.\nThree, four.\nFive, six.\n",
+        "Sun, moon\nDay, night\nRed, blue\n",
     ):
         assert read_one(written(tmp_path / name, text)) == (text, [])
 

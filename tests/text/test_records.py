@@ -197,3 +197,10 @@ def test_a_table_may_be_packed_and_in_another_encoding(tmp_path):
     path = written(tmp_path / "a.csv.gz", gzip.compress("text;n\nKäse;1\n".encode("cp1252")))
     assert "--encoding cp1252" in refusal(path)
     assert read(path, reading=Reading(encoding="cp1252")) == ["Käse"]
+
+
+def test_a_byte_order_mark_of_a_file_that_was_joined_is_no_fault(tmp_path):
+    joined = written(tmp_path / "a.jsonl", '{"text": "one"}\n\ufeff{"text": "two"}\n')
+    texts, account = counted(joined, Reading())
+    assert texts == ["one", "two"]
+    assert account.left_out["json"] == len('{"text": ""}\n') * 2 + 3
