@@ -20,6 +20,7 @@ from lucidlm.edge import (
     Arguments,
     answered,
     check_current_folder,
+    leave_at_once,
     protected,
     refuse_dash_as_place,
     refuse_fractions,
@@ -888,7 +889,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = protected([argument for argument in given[:end] if argument != "--debug"] + given[end:])
     _yield_processors_soon(arguments.given)
     with sound_streams():
-        return answered(lambda: _run(arguments), arguments, debug=debug)
+        code = answered(lambda: _run(arguments), arguments, debug=debug)
+    if argv is None and code > 128:
+        leave_at_once(code)
+    return code
 
 
 def _run(arguments: Arguments) -> int:

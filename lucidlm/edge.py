@@ -142,6 +142,15 @@ def _interruption(error: BaseException) -> KeyboardInterrupt | None:
     return cause
 
 
+def leave_at_once(code: int) -> None:
+    """Ends an interrupted process whose work is undone: Python's own end takes PyTorch apart, for a second
+    and more beside other programs."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
+
+
 def _line_and_code(error: Exception, arguments: Arguments) -> tuple[str, int]:
     """What to say of an error, and the exit code."""
     if isinstance(error, CycloptsError):

@@ -1,4 +1,5 @@
 import errno
+import os
 import signal
 import sys
 import types
@@ -205,3 +206,17 @@ def test_ctrl_c_while_the_modules_are_read_is_one_line(monkeypatch, capsys, wrap
     monkeypatch.delitem(sys.modules, "lucidlm.cli")
     assert __main__.main() == 130
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_an_interrupted_process_does_not_wait_for_pythons_end_and_a_caller_in_python_goes_on(monkeypatch):
+    import lucidlm.cli as command_line
+
+    def interrupted(arguments):
+        raise Interrupted(signal.SIGTERM)
+
+    ended: list[int] = []
+    monkeypatch.setattr(command_line, "_run", interrupted)
+    monkeypatch.setattr("sys.argv", ["lucidlm", "info", "run"])
+    monkeypatch.setattr(os, "_exit", ended.append)
+    assert (command_line.main(["info", "run"]), ended) == (143, [])
+    assert (command_line.main(), ended) == (143, [143])
