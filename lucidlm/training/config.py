@@ -283,3 +283,14 @@ def shortened(
     """The same line up to `step`, and from there straight down to 0 at `steps`."""
     past = tuple(corner for corner in schedule if corner[0] < step)
     return (*past, (step, learning_rate_factor(schedule, step)), (steps, 0.0))
+
+
+def moved(schedule: tuple[tuple[int, float], ...], *, down: int, steps: int) -> tuple[tuple[int, float], ...]:
+    """The same line without its decay, flat at its end, and from `down` straight to 0 at `steps`.
+
+    Where `down` is within the warm-up, the rate goes down from what it has reached there.
+    """
+    flat = schedule[:-1]
+    if len(flat) > 1 and flat[-1][1] == flat[-2][1]:
+        flat = flat[:-1]  # where the decay began is no corner any more
+    return shortened(flat, step=down, steps=steps)

@@ -23,7 +23,7 @@ from lucidlm.runtime.signals import Interrupted, doing, ending, held, released
 from lucidlm.runtime.small_files import read_small_json
 from lucidlm.runtime.wording import plural
 from lucidlm.training.card import write_card
-from lucidlm.training.config import Plan, TrainConfig, learning_rate_factor, shortened
+from lucidlm.training.config import Plan, TrainConfig, learning_rate_factor, moved, shortened
 from lucidlm.training.lineage import held_out_seen_by
 from lucidlm.training.plan import baseline_bytes
 from lucidlm.training.prediction import predict
@@ -409,7 +409,7 @@ def _keep_to_the_minutes(run: TrainingRun) -> str | None:
         schedule = shortened(plan.schedule, step=run.step, steps=steps)
     else:
         down = max(run.step, decay_from * steps // plan.steps)
-        schedule = (*plan.schedule[:-2], (down, 1.0), (steps, 0.0))
+        schedule = moved(plan.schedule, down=down, steps=steps)
     run.plan = replace(plan, steps=steps, schedule=schedule)
     write_settings(run.folder, run.config, run.plan, id=run.id)
     run.metrics.event("plan", {"step": run.step, "steps": steps, "schedule": schedule})

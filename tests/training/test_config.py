@@ -2,13 +2,22 @@
 
 import itertools
 import math
+import random
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from lucidlm.errors import ConfigError
-from lucidlm.training.config import OptimConfig, TrainConfig, learning_rate_factor, shortened, trapezoid
+from lucidlm.training.config import (
+    OptimConfig,
+    TrainConfig,
+    learning_rate_factor,
+    moved,
+    shortened,
+    trapezoid,
+)
 
 
 @pytest.mark.parametrize("name", ["text", "val"])
@@ -138,3 +147,35 @@ def test_a_shortened_line_is_the_same_before_and_goes_straight_to_0_after(at):
 def test_a_decay_shorter_than_a_step_leaves_the_rate_at_its_peak():
     schedule = trapezoid(12, warmup_steps=0, decay_fraction=0.01)
     assert [learning_rate_factor(schedule, step) for step in range(12)] == [1.0] * 12
+
+
+def test_a_decay_moved_to_another_end_keeps_the_past_and_gives_a_plan_again_and_again(make_tiny_plan):
+    draw = random.Random(3)
+    for _ in range(300):
+        steps = draw.randrange(3, 60)
+        warmup, fraction = draw.randrange(0, steps), draw.choice((0.2, 0.5, 0.9))
+        plan = make_tiny_plan(
+            steps=steps, schedule=trapezoid(steps, warmup_steps=warmup, decay_fraction=fraction)
+        )
+        for _ in range(3):
+            if plan.decay_from < 1:
+                break
+            step, before = draw.randrange(plan.decay_from), plan
+            steps = draw.randrange(step + 1, 90)
+            down = max(step, plan.decay_from * steps // plan.steps)
+            plan = replace(plan, steps=steps, schedule=moved(plan.schedule, down=down, steps=steps))
+            old, new = (
+                [learning_rate_factor(each.schedule, at) for at in range(down + 1)] for each in (before, plan)
+            )
+            top = min(down, before.decay_from)
+            assert new[: top + 1] == pytest.approx(old[: top + 1])
+            assert new[top:] == pytest.approx([old[top]] * (down - top + 1))
+            assert learning_rate_factor(plan.schedule, steps) == 0.0
+            assert plan.decay_from == down
+
+
+def test_a_decay_moved_on_the_flat_part_leaves_no_corner_there():
+    line = ((-1, 0.0), (8, 1.0), (12, 1.0), (18, 0.0))
+    assert moved(line, down=20, steps=30) == ((-1, 0.0), (8, 1.0), (20, 1.0), (30, 0.0))
+    assert moved(line, down=10, steps=15) == ((-1, 0.0), (8, 1.0), (10, 1.0), (15, 0.0))
+    assert moved(line, down=5, steps=11) == ((-1, 0.0), (5, pytest.approx(2 / 3)), (11, 0.0))

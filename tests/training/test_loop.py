@@ -601,12 +601,13 @@ def test_too_little_time_shortens_the_plan_and_run_toml_has_it_so_that_repeating
     make_config, make_tiny_plan, fingerprint, monkeypatch
 ):
     notes = []
+    warming = trapezoid(100_000, warmup_steps=50_000, decay_fraction=0.4)  # its end comes before it is warm
     text = Compressibility(ppmd_2=2.5, ppmd_6=1.8, ppmd_16=1.8, unigram=4.3, digits=0.0, nats=0.7)
     with monkeypatch.context() as hurried:
         _hurry(hurried, deadline_s=2.0, text=text)
         result = train(
             make_config(),
-            plan=make_tiny_plan(steps=100_000, validate_every=10**9),
+            plan=make_tiny_plan(steps=100_000, validate_every=10**9, schedule=warming),
             watch=lambda report: notes.extend(report.notes),
         )
     assert result.time_s < 10
