@@ -42,6 +42,7 @@ from lucidlm.runtime.signals import name_of
 from lucidlm.runtime.small_files import read_small_file, read_small_json
 from lucidlm.text.corpus import Corpus, design_in
 from lucidlm.text.pipes import DASH, STDIN
+from lucidlm.text.split import Split
 from lucidlm.training.config import Plan, TrainConfig
 from lucidlm.weights.header import WEIGHTS
 from lucidlm.weights.tensor_files import write_tensors
@@ -359,7 +360,8 @@ def _split_before(run: Path) -> str:
         design = design_in(read_small_json(run / "data" / MANIFEST, RunError))
     except (OSError, RunError, ValueError, KeyError, TypeError, AttributeError):
         return "end"
-    return "auto" if design == "given" else design
+    known = typing.get_args(Split)
+    return "auto" if design == "given" else design if design in known else "end"
 
 
 def read_toml(path: Path) -> dict[str, Any]:

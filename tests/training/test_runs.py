@@ -504,6 +504,9 @@ PARTS, WHOLE = {"train_bytes": 9, "validation_bytes": 1}, {"train_bytes": 9, "va
     ("manifest", "split"),
     [
         (None, "end"),
+        ([], "end"),
+        ("damaged", "end"),
+        ({"split": {"design": 5}}, "end"),
         ({"validation_sources": [{"path": "v"}]}, "auto"),
         ({"validation_sources": [], "documents": [{"train_bytes": 9, "validation_bytes": 1}]}, "end"),
         (
@@ -522,7 +525,9 @@ def test_a_run_from_before_there_was_a_choice_repeats_with_its_own_split(make_ti
     if manifest is not None:
         (run / "data").mkdir()
         counts = {"train": {"documents": 27}, "validation": {"documents": 3}}
-        (run / "data" / "manifest.json").write_text(json.dumps(manifest | counts))
+        (run / "data" / "manifest.json").write_text(
+            json.dumps(manifest | counts if isinstance(manifest, dict) else manifest)
+        )
     assert read_settings(run)[0].split == split
 
 
