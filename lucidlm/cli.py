@@ -800,7 +800,8 @@ def info(model: str, *, json: Annotated[bool, Parameter(negative="")] = False) -
         show_json(values)
         return
     for name, value in values.items():
-        show(f"{name:<20} {f'{value:,}' if name == 'parameters' else value}")
+        text = f"{value:,}" if name == "parameters" else str(value)
+        show(f"{name:<20} {one_line(text) if name == 'model' else text}")
 
 
 def _shape_values(model: str, loaded: "GPT", tokenizer: "Tokenizer") -> dict[str, Any]:

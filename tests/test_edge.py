@@ -220,3 +220,13 @@ def test_an_interrupted_process_does_not_wait_for_pythons_end_and_a_caller_in_py
     monkeypatch.setattr(os, "_exit", ended.append)
     assert (command_line.main(["info", "run"]), ended) == (143, [])
     assert (command_line.main(), ended) == (143, [143])
+
+
+def test_a_newline_in_a_models_name_breaks_no_line_of_info(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lucidlm.cli._planned", lambda model: {"model": model, "parameters": 5})
+    monkeypatch.setattr("lucidlm.cli._course_values", lambda *_, **__: {})
+    run = tmp_path / "two\nlines"
+    run.mkdir()
+    (run / "run.toml").touch()
+    assert main(["info", str(run)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
