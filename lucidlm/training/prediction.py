@@ -80,7 +80,7 @@ class Prediction:
 
 
 def predict(text: Compressibility, plan: Plan) -> Prediction | None:
-    """What a run by this plan should reach on this text; None for recipes that nothing is known of.
+    """What a run by this plan should reach on this text; None for recipes and texts that nothing is known of.
 
     In ln(bits per byte) a model falls from the vocabulary's uniform level to the unigram's, more slowly to
     PPMd's of order 2, and from there to that of order 6. After n effective steps 1 / (1 + (n / half)^STEEP)
@@ -88,6 +88,8 @@ def predict(text: Compressibility, plan: Plan) -> Prediction | None:
     """
     if plan.optim.name != "muon":
         return None
+    if min(text.nats, text.unigram, text.ppmd_2, text.ppmd_6) <= 0:
+        return None  # held out is a byte or two, which cost nothing: no level to fall from
     steps = max(1.0, effective_steps(plan.schedule, plan.steps))
     faster = WIDER * math.log(plan.model.emb_dim / 128) + DIGITS_FASTER * text.digits
 

@@ -183,3 +183,8 @@ def test_the_interval_holds_on_texts_that_were_not_used_to_fit_it(name):
     )
     prediction = predict(text, plan_of(steps, width=64, layers=3))
     assert prediction.low < bits < prediction.high
+
+
+def test_nothing_is_predicted_of_held_out_text_that_costs_nothing():
+    nothing = replace(PROSE, ppmd_2=0.0, ppmd_6=0.0, ppmd_16=0.0)
+    assert predict(nothing, plan_of(10)) is None
