@@ -58,9 +58,6 @@ def find_files(sources: Sequence[str | Path], account: Account, *, tell: Tell | 
     return list(found.values())
 
 
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-
-
 def _files_of(source: str | Path, account: Account, tell: Tell) -> list[File]:
     name = str(source)
     if not name:
@@ -90,7 +87,7 @@ def _files_at_path(path: Path, name: str, account: Account) -> list[File]:
         if glob.has_magic(name):
             return _in_pattern(path, account)
         if isinstance(problem, FileNotFoundError | NotADirectoryError):
-            raise DataError(_not_there(path, name)) from None
+            raise DataError(_not_there(path)) from None
         raise
     if stat.S_ISDIR(mode):
         return _in_folder(path, account)
@@ -101,12 +98,7 @@ def _files_at_path(path: Path, name: str, account: Account) -> list[File]:
     raise DataError(f"{name}: neither a file nor a folder; give a file with text in it")
 
 
-def _not_there(path: Path, given: str) -> str:
-    if scheme := _SCHEME.match(given):
-        return (
-            f"{given}: no such file, and no address of {scheme[0]} can be fetched: give one of http:// or "
-            "https://, or download the file yourself and give its path"
-        )
+def _not_there(path: Path) -> str:
     name, folder = path_text(path), path_text(path.parent)
     if not path.parent.is_dir():
         return f"{name}: no such file, and no folder {folder} either; check the path"
