@@ -382,7 +382,9 @@ def _each(change: Callable[[str], str], value: Any) -> Any:
     return change(value) if isinstance(value, str) else value
 
 
-def _checked(kind: type, values: dict[str, Any], path: Path) -> Any:
+def _checked(kind: type, values: Any, path: Path) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: plan = {values!r:.80}: a table is wanted, [plan]")
     _refuse_unknown(kind, values, path)
     if where := _truth_for_a_number(kind, values):
         raise ConfigError(f"{path}: {where} is true or false, and a number is wanted")

@@ -540,3 +540,10 @@ def test_paths_that_are_no_utf8_come_back_from_the_settings(make_tiny_plan):
     write_settings(run, config, make_tiny_plan())
     assert tomllib.loads((run / "run.toml").read_text(encoding="utf-8"))["text"][0] == r"caf\udce9.txt"
     assert read_settings(run)[0] == config
+
+
+@pytest.mark.parametrize("plan", ['"x"', "0", "true", "[]"])
+def test_a_plan_that_is_no_table_is_refused(tmp_path, plan):
+    (tmp_path / "run.toml").write_text(f'text = "book.txt"\nplan = {plan}\n')
+    with pytest.raises(ConfigError, match=r"run\.toml: plan = .*a table is wanted"):
+        read_settings(tmp_path)
