@@ -420,7 +420,7 @@ def test_every_verb_and_flag_comes_up():
 @pytest.mark.filterwarnings(LEFT_OPEN)
 def test_random_commands_show_no_traceback(place, pristine, capsys):
     draw = random.Random(11)
-    assert not faults_of((odd_command(draw) for _ in range(40)), pristine, capsys, 0.25)
+    assert not faults_of((odd_command(draw) for _ in range(32)), pristine, capsys, 0.25)
 
 
 @pytest.mark.torture
