@@ -87,6 +87,8 @@ FOLLOWED = [
     Advised("evaluate run more.txt --baseline broken.json", "no stored result ({}); make one with: lucidlm evaluate MODEL TEXT --json > FILE", "evaluate run more.txt --baseline stored.json"),
     Advised("evaluate run more.txt --baseline run2", "store its result first: lucidlm evaluate {0} TEXT --json > FILE", "evaluate run more.txt --baseline stored.json"),
     Advised("evaluate run more.txt --max-bits 9 --protocol hf-guide", "use --protocol lucid or lm-eval", "evaluate run more.txt --max-bits 99 --protocol lm-eval"),
+    Advised("evaluate run more.txt --baseline more.txt", "evaluate MODEL TEXT --json > FILE", "evaluate run more.txt --baseline stored.json"),
+    Advised("evaluate prepared", "lucidlm train {}", f"train prepared {TRAIN} --out from-prepared"),
     Advised("explain run more.txt", "a file or folder: --file {} reads it", "explain run --file more.txt"),
     Advised("train --config run --out a", "give its settings: --config {0}/{}", "train --config run/run.toml --out a"),
     Advised("train --resume --out bare", "no checkpoint was written yet; train anew with --overwrite", f"train book.txt {TRAIN} --out bare --overwrite"),
@@ -113,6 +115,7 @@ FOLLOWED = [
     Advised(f"train book.txt {TRAIN} --preset modern-1m --out y", "brings its own shape and tokenizer; leave --{} out", f"train book.txt {TRAIN} --out y"),
     Advised("train book.txt --preset modern-1m --steps 1 --batch-tokens 64 --out z --tokenizer bytes", "raise it or lower --context-length", "train book.txt --preset modern-1m --steps 1 --batch-tokens 64 --context-length 64 --out z --tokenizer bytes --device cpu --threads 1"),
     Advised(f"train book.txt {TRAIN} --out run4", "choose another --out, --resume or --overwrite", f"train book.txt {TRAIN} --out run4 --overwrite --seed 4"),
+    Advised(f"train book.txt {TRAIN} --out nothing2", "choose another --out", f"train book.txt {TRAIN} --out nothing4"),
     Advised(f"train book.txt {TRAIN} --out nothing2 --overwrite", "--overwrite will not delete it; choose another --out", f"train book.txt {TRAIN} --out nothing3"),
     Advised("train --resume --out nothing", "lucidlm runs lists the runs below a folder", "runs"),
     Advised(f"train prepared {TRAIN} --tokenizer gpt2 --out k", "leave --{} out", f"train prepared {TRAIN} --out k"),
@@ -250,6 +253,7 @@ def _pattern(said: str) -> str:
 
 
 ELSEWHERE = {
+    "lucidlm train --resume --out {} judges it": "training/test_saving.py::test_memory_that_runs_out_while_judging_costs_no_run_and_resuming_judges",
     "then lucidlm train --resume --out {} goes on from it": "test_advice.py::test_where_memory_ran_out_in_a_step_both_ways_out_work",
     ", or begin anew with less at once: lucidlm train --config {} --micro-batch 1 --out NEW": "test_advice.py::test_where_memory_ran_out_in_a_step_both_ways_out_work",
     "interrupted at step {}{}; go on with: lucidlm train --resume": "training/test_loop.py::test_signals_end_the_command_with_their_code_and_a_checkpoint_and_resuming_is_bitwise",
@@ -285,7 +289,8 @@ UNTRIED = {
     "its --encoding if you know it": "nobody knows it",
     "save its sheet as .csv first": "another program writes it; --field is followed above",
     "make room or choose another --out": "a full disk: training/test_saving.py",
-    "nothing was written, choose another --out": "a full disk",
+    "give another --out": "a full disk",
+    "choose another --out, or run this again then": "a full disk: training/test_saving.py",
     "{}: {}; choose another --out": "a place that cannot be made",
     "{} cannot be made ({}); choose another --out": "a place that cannot be made",
     "raise the limit (ulimit -f unlimited)": "a limit: training/test_saving.py",
