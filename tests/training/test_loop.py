@@ -347,23 +347,21 @@ def test_a_bump_on_the_way_down_stops_nothing(make_config, make_tiny_plan, monke
     assert result.step == 11
 
 
-def test_a_disk_that_is_full_for_metrics_stops_no_training_and_is_said_once(
+def test_a_disk_that_is_full_for_metrics_stops_no_training_and_is_said_once_a_file(
     make_config, make_tiny_plan, undisturbed, monkeypatch, fingerprint
 ):
     whole = undisturbed(make_tiny_plan())
-    real = open
 
-    def full(file, mode="r", *rest, **named):
-        if "a" in mode:
-            raise OSError(28, "No space left on device")
-        return real(file, mode, *rest, **named)
+    def full(path, data):
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(metrics, "open", full, raising=False)
+    monkeypatch.setattr(metrics, "append_whole", full)
     said = []
     result = train(make_config(), plan=make_tiny_plan(), say=said.append)
     assert result.step == 8
     assert fingerprint(_last("run")) == fingerprint(_last(whole))
-    assert len([line for line in said if "No space left" in line]) == 1
+    told = [line.partition(" ")[0] for line in said if "No space left" in line]
+    assert told == ["run/metrics.jsonl", "run/samples.jsonl"]  # each once
 
 
 def test_a_save_that_fails_midway_is_a_note_and_the_run_goes_on(
