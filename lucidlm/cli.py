@@ -1172,7 +1172,7 @@ def _print_runs(rows: list[dict[str, Any]]) -> None:
             show(f"{head}  {'; '.join(row['problems']) or 'no validation yet'}")
             continue
         tokens, of = row["validation_tokens"], row["heldout_tokens"]
-        sample = f"a sample of {tokens:,} of {of:,} tokens" if of and of > tokens else f"{tokens:,} tokens"
+        sample = f"a sample of {tokens:,} of {of:,} tokens" if of and of > tokens else plural(tokens, "token")
         sample = "; ".join([sample, *row["problems"]])
         show(
             f"{head} {row['best_step']:>7,} {fixed(row['validation_loss_nats'], 4):>8} "

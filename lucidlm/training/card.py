@@ -42,7 +42,7 @@ trained from {in_code(run.config.from_) if run.config.from_ else "random weights
 | loss | {fixed(evaluation.loss_nats, 4)} nats per token{mark} |
 | perplexity | {fixed(evaluation.perplexity, 2)}{mark} |
 | bits per byte | {fixed(evaluation.bits_per_byte, 4)}{mark} |
-| scored | {evaluation.tokens_scored:,} tokens, {evaluation.bytes_scored:,} bytes |
+| scored | {plural(evaluation.tokens_scored, "token")}, {plural(evaluation.bytes_scored, "byte")} |
 | counted | {evaluation.protocol} |
 
 {judgement.verdict}
