@@ -119,7 +119,7 @@ def train(
     """
     from lucidlm.display import TrainingDisplay
     from lucidlm.training.loop import train as run_training
-    from lucidlm.training.runs import read_settings
+    from lucidlm.training.settings import read_settings
 
     if resume and (texts or config is not None or settings != replace(DEFAULTS, out=settings.out)):
         raise LucidError("--resume takes everything from the run's run.toml: give --out and nothing else")
@@ -811,7 +811,7 @@ def _shape_values(model: str, loaded: "GPT", tokenizer: "Tokenizer") -> dict[str
 
 def _planned(model: str) -> dict[str, Any]:
     """What is known of a run that has no weights: the plan that it has, or its error."""
-    from lucidlm.training.runs import read_settings
+    from lucidlm.training.settings import read_settings
 
     plan = read_settings(Path(model))[1]
     values: dict[str, Any] = {"model": model, "weights": f"{Path(model) / 'model.safetensors'}: not there"}
@@ -933,7 +933,8 @@ def _settings_file(arguments: list[str]) -> tuple[Any, ...]:
                 raise LucidError('--config "": no file has this name; give a .toml file or leave it out')
             from cyclopts.config import Dict
 
-            from lucidlm.training.runs import SETTINGS, read_settings, read_toml
+            from lucidlm.training.runs import SETTINGS
+            from lucidlm.training.settings import read_settings, read_toml
 
             _refuse_models(
                 [value],

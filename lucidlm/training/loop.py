@@ -27,8 +27,8 @@ from lucidlm.training.config import Plan, TrainConfig, learning_rate_factor, mov
 from lucidlm.training.lineage import held_out_seen_by
 from lucidlm.training.plan import baseline_bytes
 from lucidlm.training.prediction import predict
-from lucidlm.training.runs import write_settings
 from lucidlm.training.saving import checkpoint_due, save
+from lucidlm.training.settings import write_settings
 from lucidlm.training.setup import ENVIRONMENT, has_passed_its_best, resume_run, start_run
 from lucidlm.training.state import TrainingRun
 from lucidlm.training.step import train_step

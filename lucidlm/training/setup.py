@@ -55,16 +55,14 @@ from lucidlm.training.runs import (
     OPTIMIZER,
     bring_back,
     claimed_run_folder,
-    fault_of_settings,
     last_checkpoint,
     new_run_folder,
-    read_settings,
     run_id,
     set_aside,
     sweep,
-    write_settings,
 )
 from lucidlm.training.saving import save_first
+from lucidlm.training.settings import fault_of_settings, read_settings, write_settings
 from lucidlm.training.state import TrainingRun
 from lucidlm.training.validation import check_scorable, choose_samples
 from lucidlm.weights.huggingface import describe_model, load_model

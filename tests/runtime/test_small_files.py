@@ -7,7 +7,8 @@ from lucidlm.errors import DataError, LucidError, WeightsError
 from lucidlm.measure.history import read_history
 from lucidlm.runtime.files import read_manifest
 from lucidlm.runtime.small_files import lines_of, read_small_file, read_small_json
-from lucidlm.training.runs import last_checkpoint, read_toml
+from lucidlm.training.runs import last_checkpoint
+from lucidlm.training.settings import read_toml
 from lucidlm.training.setup import design_of_run
 
 

@@ -14,7 +14,7 @@ from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.training.config import TrainConfig
 from lucidlm.training.loop import train
 from lucidlm.training.plan import GO_ON
-from lucidlm.training.runs import read_settings
+from lucidlm.training.settings import read_settings
 from lucidlm.training.setup import copy_weights
 from lucidlm.weights.huggingface import load_model, save_model
 from lucidlm.weights.load import load

@@ -22,7 +22,8 @@ from lucidlm.training import plan as planning
 from lucidlm.training.config import Plan, learning_rate_factor, trapezoid
 from lucidlm.training.loop import train
 from lucidlm.training.prediction import Compressibility, predict
-from lucidlm.training.runs import checkpoint_folders, read_settings, save_checkpoint, write_settings
+from lucidlm.training.runs import checkpoint_folders, save_checkpoint
+from lucidlm.training.settings import read_settings, write_settings
 
 pytestmark = pytest.mark.usefixtures("here", "quick_probes", "quick_judging")
 
@@ -701,7 +702,8 @@ import torch
 from lucidlm.training import saving, setup
 from lucidlm.training.loop import train
 from lucidlm.training.prediction import Compressibility, predict
-from lucidlm.training.runs import checkpoint_folders, read_settings
+from lucidlm.training.runs import checkpoint_folders
+from lucidlm.training.settings import read_settings
 from lucidlm.runtime.device import Probe
 from lucidlm.runtime import files
 
