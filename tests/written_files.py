@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pypdf import PdfWriter
 
-from lucidlm.errors import DataError
+from lucidlm.errors import LucidError
 from lucidlm.text.account import Account
 from lucidlm.text.documents import read_documents, read_texts
 from lucidlm.text.reading import Reading
@@ -23,7 +23,7 @@ def read_one(source, **options):
 
 
 def refusal(*sources, **options) -> str:
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(LucidError) as caught:
         read(*sources, **options)
     message = str(caught.value)
     assert "\n" not in message

@@ -127,8 +127,6 @@ class ExplainedTokens(Sequence[ExplainedToken]):
             np.array_equal(column, other.columns[name]) for name, column in self.columns.items()
         )
 
-    __hash__ = None  # type: ignore[assignment]  # arrays compare, and have no hash
-
     @property
     def nats(self) -> np.ndarray:
         """Losses (N,), float64."""

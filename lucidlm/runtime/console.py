@@ -12,6 +12,7 @@ import math
 import os
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Generator
 from typing import Any, TextIO
 
@@ -98,7 +99,7 @@ class _OneLine(logging.Formatter):
         return one_line(super().format(record))
 
 
-class _Stream:
+class _Stream(ABC):
     """A text stream in front of another one, of which all but writing is its own."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -122,8 +123,9 @@ class _Stream:
         except (OSError, ValueError) as problem:
             self._failed(problem)
 
+    @abstractmethod
     def _failed(self, problem: Exception) -> None:
-        raise NotImplementedError
+        """What becomes of the work when the stream cannot be written."""
 
 
 class _Results(_Stream):

@@ -8,6 +8,7 @@ import io
 import re
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -72,7 +73,7 @@ def read_office(file: File, account: Account) -> Iterator[str]:
             yield from parts.lines()
 
 
-class _Document:
+class _Document(ABC):
     """What both formats have in common: paragraphs are collected in order, tables row by row."""
 
     def __init__(self, archive: zipfile.ZipFile, name: str, account: Account) -> None:
@@ -110,9 +111,9 @@ class _Document:
         self.out.append(line.replace("\xad", "") + "\n")
         self.inline.clear()
 
+    @abstractmethod
     def walk(self, element: Element) -> None:
         """Add the text of what is in an element."""
-        raise NotImplementedError
 
     def apart(self, element: Element) -> str:
         """What is in an element as one line: a cell of a table, a box."""

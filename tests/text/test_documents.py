@@ -2,38 +2,15 @@ import codecs
 import gzip
 import json
 import tracemalloc
-from pathlib import Path
 
 import pytest
+from written_files import read, read_one, refusal, written
 
-from lucidlm.errors import ConfigError, LucidError
+from lucidlm.errors import ConfigError
 from lucidlm.text import decoding, documents
 from lucidlm.text.account import Account
 from lucidlm.text.documents import read_documents
 from lucidlm.text.reading import Reading
-
-
-def read(*sources, **options):
-    return [document.text() for document in read_documents([str(source) for source in sources], **options)]
-
-
-def read_one(source, **options):
-    (document,) = read_documents([source], **options)
-    return document.text(), document.notes
-
-
-def refusal(*sources, **options) -> str:
-    with pytest.raises(LucidError) as caught:
-        read(*sources, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def written(path: Path, data: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.encode() if isinstance(data, str) else data)
-    return path
 
 
 def test_text_comes_back_as_it_stands_and_can_be_read_again(tmp_path):
