@@ -113,7 +113,7 @@ def train(
     resume
         Go on with the run at --out from its last checkpoint; everything else comes from its run.toml.
     overwrite
-        Delete the run that stands at --out and begin anew.
+        Delete the run that stands at --out and begin again.
     json
         Print the result as JSON.
     """
@@ -140,7 +140,7 @@ def train(
 
     with TrainingDisplay() as display:
         if plan is not None and settings != replace(asked, out=settings.out):
-            display.say(f"{config} is changed by the flags given, so the plan is made anew")
+            display.say(f"{config} is changed by the flags given, so the plan is made again")
             plan = None
         result = run_training(
             settings,
@@ -372,7 +372,7 @@ def explain(
     for text in texts:
         if len(text) < 256 and os.path.exists(text):
             what = own_folder(text) or f"a file or folder: --file {quote(text)} reads it"
-            say(f"{text!r} is explained as it stands; here it is also the name of {what}")
+            say(f"{text!r} is explained as text; it is also the name of {what}")
     account = Account()
     given = [
         given_text(text, account, f"text {number}", reading=reading) for number, text in enumerate(texts, 1)

@@ -205,7 +205,7 @@ def _parser_line(error: CycloptsError, arguments: Arguments) -> str:
     if isinstance(error, UnknownOptionError):
         option = error.token.keyword or error.token.value or ""
         if option in [argument.partition("=")[0] for argument in given[end + 1 :]]:
-            return f"{option} stands after --, where there are texts only; give flags before --"
+            return f"{option} comes after --, where only texts are allowed; give flags before --"
         line += f' A text or file that begins with a dash goes after --: lucidlm {verb} ... -- "{option}".'
     elif isinstance(error, MissingArgumentError) and (flag := error.keyword):
         follows = [after for before, after in itertools.pairwise(given[:end]) if before == flag]

@@ -424,7 +424,7 @@ class _Counts:
             if len(ids) and int(ids.max()) >= self.tokenizer.vocab_size:
                 raise DataError(
                     f"the text has token id {int(ids.max())}, the tokenizer {self.tokenizer.name} ends at "
-                    f"{self.tokenizer.vocab_size - 1}: beyond is the model's padding; encode the text anew"
+                    f"{self.tokenizer.vocab_size - 1}: beyond is the model's padding; encode the text again"
                 )
             self.documents += 1
             self.tokens_total += len(ids)

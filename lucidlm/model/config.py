@@ -82,7 +82,7 @@ class GPTConfig:
         return 6 * self.matmul_parameters + 6 * self.n_layers * self.n_heads * self.head_dim * context
 
     def changed(self, **changes: Any) -> "GPTConfig":
-        """This configuration with other values; what width and heads decide is derived anew unless given."""
+        """This configuration with other values; what width and heads decide is derived again unless given."""
         follows: tuple[str, ...] = ()
         if {"emb_dim", "n_heads"} & changes.keys():
             follows = ("n_kv_heads", "head_dim", "hidden_dim")

@@ -101,7 +101,7 @@ def penalise_repetition(logits: Tensor, ids: Sequence[int], penalty: float) -> T
 
 
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """Sharper under 1, flatter over 1: p becomes p^(1/temperature), shared out anew."""
+    """Sharper under 1, flatter over 1: p becomes p^(1/temperature), shared out again."""
     return logits / temperature
 
 

@@ -116,7 +116,7 @@ def settle_vector_math() -> None:
 def keep_freed_memory() -> str:
     """Tells glibc to keep large freed blocks for the next step, and says whether it did.
 
-    By default every tensor over 32 MB is mapped and unmapped anew, and its pages are cleared and faulted in
+    By default every tensor over 32 MB is mapped and unmapped again, and its pages are cleared and faulted in
     each time: a sixth of a training step on two cores.
     """
     if (mallopt := _mallopt()) is None:

@@ -306,7 +306,7 @@ def _asked(url: str, address: str, headers: dict[str, str], part: Path) -> http.
         raise _BrokenOffError(f"the server gave no proper answer ({_reason(problem)})") from problem
     except (ValueError, OverflowError) as problem:  # of urllib, for an address or a port that is none
         raise DataError(
-            f"{url}: leads on to an address that is none ({_reason(problem)}); "
+            f"{url}: redirects to an invalid address ({_reason(problem)}); "
             "download the file yourself and give its path"
         ) from problem
 

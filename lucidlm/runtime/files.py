@@ -255,7 +255,7 @@ def read_manifest(folder: str | os.PathLike, *, way_out: str = "") -> dict:
     `way_out` is what the error advises.
     """
     path = Path(folder) / MANIFEST
-    way_out = way_out or f"write {path.parent} anew"
+    way_out = way_out or f"write {path.parent} again"
     try:
         manifest = read_small_json(path, DataError)
     except FileNotFoundError:
@@ -296,7 +296,7 @@ def check_manifest(
     manifest = read_manifest(folder, way_out=way_out)
     for name in (*names, *manifest["files"]):
         if fault := fault_of(folder, name, manifest, contents=contents):
-            raise DataError(f"{fault}; {way_out or f'write {folder} anew'}")
+            raise DataError(f"{fault}; {way_out or f'write {folder} again'}")
     return manifest
 
 

@@ -124,8 +124,8 @@ _SEEN = {
         "files read as what their first bytes say, not as their names say",
     ),
     NOT_PACKED: (
-        "file read as it stands: it is not packed as its name says",
-        "files read as they stand: they are not packed as their names say",
+        "file read as it is: it is not compressed, although its name says so",
+        "files read as they are: they are not compressed, although their names say so",
     ),
     UNDECODABLE: (
         "character of a page that is wrong in its encoding replaced by U+FFFD",
@@ -287,7 +287,7 @@ class Account:
         return self.read - self.left_out.total()
 
     def clear(self) -> None:
-        """Count anew, before a second reading."""
+        """Count again, before a second reading."""
         self.read = 0
         for counts in (self.left_out, self.seen, self.decoded, self.passed, self.first_passed):
             counts.clear()

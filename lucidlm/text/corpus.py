@@ -178,20 +178,20 @@ class _Order:
 def open_corpus(folder: str | os.PathLike) -> Corpus:
     """A prepared folder, checked against its manifest; DataError where a file is missing or changed."""
     folder = Path(folder)
-    manifest = check_manifest(folder, way_out="prepare the text anew")
+    manifest = check_manifest(folder, way_out="prepare the text again")
     if manifest.get("kind") != _KIND or manifest.get("version") != _VERSION:
         raise DataError(
             f"{folder}: its {MANIFEST} is of {manifest.get('kind')!r} version {manifest.get('version')!r}, "
-            f"not {_KIND!r} version {_VERSION}; prepare the text anew"
+            f"not {_KIND!r} version {_VERSION}; prepare the text again"
         )
     needed = {f"{part}{kind}.npy" for part in ("train", "validation") for kind in ("", "_documents")}
     if missing := (needed | _places_of(manifest)) - {*manifest["files"]}:
-        raise DataError(f"{folder}: {MANIFEST} does not list {min(missing)}; prepare the text anew")
+        raise DataError(f"{folder}: {MANIFEST} does not list {min(missing)}; prepare the text again")
     check_described(folder, manifest)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.fingerprint() != manifest["tokenizer"]["fingerprint"]:
         raise DataError(
-            f"{folder}: tokenizer.json is not the one the text was encoded with; prepare the text anew"
+            f"{folder}: tokenizer.json is not the one the text was encoded with; prepare the text again"
         )
     train, validation = (
         TokenFile(folder / f"{part}.npy", tokenizer.vocab_size) for part in ("train", "validation")
@@ -235,7 +235,7 @@ def validation_documents(corpus: Corpus) -> Iterator[Excerpt]:
     if places.ndim != 2 or places.shape[1] != 2:
         raise DataError(
             f"{path}: {places.shape} numbers where each piece has two, as of a version that was not "
-            "released; prepare the text anew, or repeat the run by its run.toml"
+            "released; prepare the text again, or repeat the run by its run.toml"
         )
     for ids, (begin, place) in zip(documents, places.tolist(), strict=True):
         yield Excerpt(ids, corpus.train[max(begin, former) : place])

@@ -21,7 +21,7 @@ def check_described(folder: Path, manifest: dict[str, Any]) -> None:
     """DataError unless the fields that a corpus is described by are there and of their kind."""
     for place, sound in _fields(manifest):
         if not sound:
-            raise DataError(f"{folder / MANIFEST}: {place} is damaged; prepare the text anew")
+            raise DataError(f"{folder / MANIFEST}: {place} is damaged; prepare the text again")
 
 
 def _fields(manifest: dict[str, Any]) -> Iterator[tuple[str, bool]]:

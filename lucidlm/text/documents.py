@@ -54,7 +54,7 @@ class Document:
     source: str
     """A path, a URL, "stdin", or "file.jsonl:12" (the line, from 1)."""
     pieces: Callable[[], Iterator[str]]
-    """Reads the text anew at each call, in pieces of about a million characters at most."""
+    """Reads the text again at each call, in pieces of about a million characters at most."""
     account: Account = field(default_factory=Account)
     """What was left out or changed; complete once `pieces()` has been read to its end."""
     path: Path | None = None

@@ -37,7 +37,7 @@ def refuse_no_text(block: bytes, rest: Iterable[bytes], name: str, encoding: str
     if mark and not _agrees(block, mark, encoding):
         advice = "leave --encoding out" if mark == "utf-8" else f"add --encoding {mark}"
         raise DataError(
-            f"{name}: the byte order mark of {mark.upper()} stands at its start; {advice}",
+            f"{name}: it starts with the byte order mark of {mark.upper()}; {advice}",
             reason=OTHER_ENCODING,
         )
     start = block[:_LOOKED_AT]

@@ -69,11 +69,11 @@ class TokenFile:
         try:
             size = os.stat(self.path).st_size
         except OSError as error:
-            raise DataError(f"{self.path}: {error.strerror}; prepare the text anew") from None
+            raise DataError(f"{self.path}: {error.strerror}; prepare the text again") from None
         if size != self._bytes:
             raise DataError(
                 f"{self.path}: {size:,} bytes where {self.tokens:,} tokens need {self._bytes:,}; "
-                f"prepare the text anew"
+                f"prepare the text again"
             )
 
     def _check_ids(self, vocab_size: int) -> None:
@@ -86,7 +86,7 @@ class TokenFile:
             if largest >= vocab_size:
                 raise DataError(
                     f"{self.path}: token id {largest} in a vocabulary of {vocab_size:,}; "
-                    f"take the tokenizer it was written with or prepare the text anew"
+                    f"take the tokenizer it was written with or prepare the text again"
                 )
 
 
@@ -238,9 +238,9 @@ def _read_header(path: Path) -> tuple[int, np.dtype, int]:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; prepare the text first") from None
     except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError):
-        raise DataError(f"{path}: no .npy file of one row of token ids; prepare the text anew") from None
+        raise DataError(f"{path}: no .npy file of one row of token ids; prepare the text again") from None
     if dtype.str not in ("<u2", "<u4", ">u2", ">u4") or not isinstance(tokens, int) or tokens < 0:
-        raise DataError(f"{path}: holds {dtype}, token files hold uint16 or uint32; prepare the text anew")
+        raise DataError(f"{path}: holds {dtype}, token files hold uint16 or uint32; prepare the text again")
     return tokens, dtype, start
 
 

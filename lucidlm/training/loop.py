@@ -130,12 +130,12 @@ def _telling_of_memory(run: TrainingRun) -> Generator[None]:
         less = ""
         if run.plan.micro_batch > 1:
             less = (
-                ", or begin anew with less at once: "
+                ", or start over with smaller batches: "
                 f"lucidlm train --config {run.folder / SETTINGS} --micro-batch 1 --out NEW"
             )
         raise RunError(
             f"out of memory{memory_left()} after step {run.step:,}; the checkpoint of step {run.saved[0]:,} "
-            f"stands: make memory free, then lucidlm train --resume --out {run.folder} goes on from "
+            f"remains: make memory free, then lucidlm train --resume --out {run.folder} goes on from "
             f"it{less}"
         ) from error
 

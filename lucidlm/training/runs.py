@@ -347,8 +347,8 @@ def last_checkpoint(run: Path, *, id: str = "") -> Checkpoint:
         except (DataError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             damage.append(f"{folder.name} is damaged ({error}); going one step back")
     if damage:
-        raise RunError(f"{run}: no checkpoint is whole: {damage[0]}; train anew with --overwrite")
-    raise RunError(f"{run}: no checkpoint was written yet; train anew with --overwrite")
+        raise RunError(f"{run}: no checkpoint is whole: {damage[0]}; train again with --overwrite")
+    raise RunError(f"{run}: no checkpoint was written yet; train again with --overwrite")
 
 
 def _state_in(folder: Path, id: str) -> tuple[int, dict[str, Any]]:

@@ -201,7 +201,7 @@ def resume_run(config: TrainConfig, stack: contextlib.ExitStack, say: Say) -> Tr
     whole = _whole_of_run(folder)
     config, plan = read_settings(folder)
     if plan is None:
-        raise RunError(f"{folder / SETTINGS} has no plan: the run never began; train anew with --overwrite")
+        raise RunError(f"{folder / SETTINGS} has no plan: the run never began; train again with --overwrite")
     config = replace(config, out=str(folder))
     id = whole.run if whole is not None else ""
     checkpoint = last_checkpoint(folder, id=id)
@@ -363,7 +363,7 @@ def _corpus_of(config: TrainConfig, folder: Path, say: Say, base: Tokenizer | No
         if config.tokenizer not in (None, corpus.tokenizer.name):
             raise ConfigError(
                 f"--tokenizer {config.tokenizer}: {config.text[0]} is prepared with {corpus.tokenizer.name}; "
-                "prepare the text anew with the other, or leave --tokenizer out"
+                "prepare the text again with the other, or leave --tokenizer out"
             )
         _check_reading(config, corpus)
         _check_split(config, corpus)
@@ -408,7 +408,7 @@ def _check_reading(config: TrainConfig, corpus: Corpus) -> None:
         if asked not in (usual, made):
             flag = f"--{name}" if asked is True else f"--{name} {asked}"
             raise ConfigError(
-                f"{flag}: {corpus.folder} was prepared without it; prepare the text anew with it, or "
+                f"{flag}: {corpus.folder} was prepared without it; prepare the text again with it, or "
                 "leave it out"
             )
 
@@ -427,7 +427,7 @@ def _check_split(config: TrainConfig, corpus: Corpus) -> None:
         return
     raise ConfigError(
         f"{wrong}: the held-out part of {corpus.folder} was chosen when it was prepared; prepare the text "
-        "anew with this option, or leave it out"
+        "again with this option, or leave it out"
     )
 
 
@@ -462,7 +462,7 @@ def corpus_of_run(folder: Path) -> Corpus:
         raise RunError(f"{folder}: its text is not what it was trained on: {error}") from error
     if corpus.manifest["files"] != files:
         raise RunError(
-            f"{path} was prepared anew since the run began: its hashes are not those of "
+            f"{path} was prepared again since the run began: its hashes are not those of "
             f"{data / PREPARED}; prepare the same text again, or start another run"
         )
     return corpus

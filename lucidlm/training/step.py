@@ -61,7 +61,7 @@ def train_step(
     if not torch.isfinite(norm):
         raise RunError(
             f"step {step}: the gradient's norm is {norm.item()}, the batch's loss {nats / tokens:.4f}; "
-            "no weight was moved. Train anew with a lower --optim.lr or with --dtype float32; "
+            "no weight was moved. Train again with a lower --optim.lr or with --dtype float32; "
             "what was saved before is intact"
         )
     for optimizer in optimizers:

@@ -70,7 +70,7 @@ class StoredTensor:
 
     def read(self) -> Tensor:
         """The tensor, mapped: a copy of it is the caller's, and soon, as the file may change."""
-        # Opened for each anew: what was read of a mapping counts as memory while the mapping is there.
+        # Opened for each again: what was read of a mapping counts as memory while the mapping is there.
         with _opened(self.path) as file:
             return file.get_tensor(self.name)
 

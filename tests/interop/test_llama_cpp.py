@@ -74,7 +74,7 @@ def library(path: Path):
     program = "import sys, llama_cpp as l; l.Llama(sys.argv[1], n_ctx=64, verbose=False).eval([1, 2])"
     if fault := crash_of([sys.executable, "-c", program, str(path)]):
         pytest.exit(
-            f"llama.cpp cannot compute on this machine ({fault}); build it anew: "
+            f"llama.cpp cannot compute on this machine ({fault}); build it again: "
             "CMAKE_ARGS='-DGGML_NATIVE=OFF -DGGML_AVX512=OFF' "
             "pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python",
             returncode=1,

@@ -375,7 +375,7 @@ def test_a_manifest_of_something_else_is_refused(book, tmp_path, damage):
     manifest = json.loads((tmp_path / "out/manifest.json").read_text("utf-8"))
     manifest[damage] = {"fingerprint": "0"} if damage == "tokenizer" else {} if damage == "files" else "other"
     (tmp_path / "out/manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match="prepare the text anew"):
+    with pytest.raises(DataError, match="prepare the text again"):
         open_corpus(tmp_path / "out")
 
 
@@ -569,5 +569,5 @@ def test_places_of_another_shape_are_named_not_unpacked(tmp_path):
     (tmp_path / "book.txt").write_text(words(1, 400))
     corpus = prepare(tmp_path / "book.txt", tmp_path / "data", tokenizer="bytes")
     np.save(corpus.folder / PLACES, np.load(corpus.folder / PLACES)[:, 0])
-    with pytest.raises(DataError, match="not released; prepare the text anew"):
+    with pytest.raises(DataError, match="not released; prepare the text again"):
         list(validation_documents(corpus))

@@ -43,5 +43,5 @@ def test_a_manifest_of_a_former_version_is_refused_by_the_place(corpus):
     del manifest["files"][MANIFEST]
     manifest["tokenizer"] = None
     (corpus.folder / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match="tokenizer is damaged; prepare the text anew"):
+    with pytest.raises(DataError, match="tokenizer is damaged; prepare the text again"):
         open_corpus(corpus.folder)

@@ -68,7 +68,10 @@ def test_a_packed_text_is_read_under_any_name(tmp_path, packing, name):
 
 def test_a_text_that_is_named_like_a_packed_one_is_read_and_that_is_said(tmp_path):
     text, notes = read_one(written(tmp_path / "a.txt.gz", "plain text"))
-    assert (text, notes[0]) == ("plain text", "1 file read as it stands: it is not packed as its name says")
+    assert (text, notes[0]) == (
+        "plain text",
+        "1 file read as it is: it is not compressed, although its name says so",
+    )
 
 
 def test_a_damaged_packed_file_is_one_line(tmp_path):

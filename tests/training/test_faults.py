@@ -23,7 +23,7 @@ from lucidlm.training.runs import SETTINGS, checkpoint_folders
 pytestmark = [
     pytest.mark.usefixtures("here", "quick_probes"),
     pytest.mark.skipif(
-        not hasattr(os, "fork"), reason="its processes are forks, so that none imports torch anew"
+        not hasattr(os, "fork"), reason="its processes are forks, so that none imports torch again"
     ),
 ]
 

@@ -514,7 +514,7 @@ def test_a_prepared_folder_is_trained_on_in_place_and_refused_when_prepared_anew
     )
     Path("book.txt").write_text(Path("book.txt").read_text().swapcase())
     prepare("book.txt", "prepared", tokenizer="bytes")
-    with pytest.raises(RunError, match="prepared anew since the run began"):
+    with pytest.raises(RunError, match="prepared again since the run began"):
         train(make_config(out="other"), resume=True)
 
 
@@ -760,7 +760,7 @@ print(kills)
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not hasattr(os, "fork"), reason="its processes are forks, so that none imports torch anew"
+    not hasattr(os, "fork"), reason="its processes are forks, so that none imports torch again"
 )
 def test_killed_at_random_moments_and_resumed_a_run_is_bitwise_the_uninterrupted_one(
     make_config, make_tiny_plan, undisturbed, fingerprint, timeless

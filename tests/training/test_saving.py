@@ -167,7 +167,7 @@ def test_where_memory_runs_out_the_last_checkpoint_stands_and_resuming_is_bitwis
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, place, failing)
-        with pytest.raises(RunError, match=r"out of memory.* the checkpoint of step 2 stands: .* --resume"):
+        with pytest.raises(RunError, match=r"out of memory.* the checkpoint of step 2 remains: .* --resume"):
             train(config, plan=plan)
     assert train(make_config(), resume=True).step == whole.step
     assert timeless(Path("run")) == timeless(Path("whole"))
