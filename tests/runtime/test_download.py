@@ -349,7 +349,7 @@ def test_a_server_that_drips_is_given_up(server, tmp_path, monkeypatch):
         ("FTP://127.0.0.1/book.txt", "neither http nor https"),
         ("file:///etc/passwd", "answered 302"),
         ("gopher://127.0.0.1/", "answered 302"),
-        ("http://[bad/", "an address that is none"),
+        ("http://[bad/", "an invalid address"),
         ("http://127.0.0.1:99999999/", "an address that is none|no proper answer|cannot be reached"),
     ],
 )
