@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from lucidlm.errors import LucidError
 from lucidlm.runtime.run_out import way_out_of
-from lucidlm.runtime.wording import plural
+from lucidlm.runtime.wording import one_line, plural
 
 LARGEST_RECORD = 1 << 26
 """Bytes of a manifest, or of a line of JSON: more than any run writes."""
@@ -68,6 +68,21 @@ def read_small_json(path: Path, error: type[LucidError], largest: int = LARGEST_
         return json.loads(read_small_file(path, largest, error))
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+
+
+def read_small_object(
+    path: Path, error: type[LucidError], largest: int = LARGEST_RECORD, *, missing: str
+) -> dict[str, Any]:
+    """The JSON object of a file; `error` for a file that is none; `missing` is the way out for no file."""
+    try:
+        values = read_small_json(path, error, largest)
+    except FileNotFoundError:
+        raise error(f"{path}: not there; {missing}") from None
+    except ValueError as problem:
+        raise error(f"{path}: not valid JSON ({one_line(str(problem))}); copy or download it again") from None
+    if not isinstance(values, dict):
+        raise error(f"{path}: not a JSON object; copy or download it again")
+    return values
 
 
 def lines_of(path: Path, error: type[LucidError], longest: int = LARGEST_RECORD) -> Iterator[bytes]:

@@ -4,13 +4,12 @@ Folders of 2020 to 2022 have none: GPT-2's kind has vocab.json (token -> id) and
 their order), with added_tokens.json and special_tokens_map.json beside them.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from lucidlm.errors import WeightsError
-from lucidlm.runtime.small_files import read_small_file
-from lucidlm.text.tokenizer_json import END_OF_TEXT, pieces_document, reason_of
+from lucidlm.runtime.small_files import read_small_file, read_small_object
+from lucidlm.text.tokenizer_json import END_OF_TEXT, pieces_document
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
@@ -44,17 +43,9 @@ def document_of(path: Path) -> tuple[dict, object, Path]:
 
 def _object(path: Path, missing: dict | None = None) -> dict[str, Any]:
     """The JSON object of a file, `missing` where it is not there; WeightsError for what is none."""
-    try:
-        document = json.loads(read_small_file(path, LARGEST_FILE, WeightsError))
-    except FileNotFoundError:
-        if missing is not None:
-            return missing
-        raise WeightsError(f"{path}: not there; {_instead(path.parent)}") from None
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: no valid JSON ({reason_of(error)})") from None
-    if not isinstance(document, dict):
-        raise WeightsError(f"{path}: holds a {type(document).__name__}, not a JSON object")
-    return document
+    if missing is not None and not path.exists():
+        return missing
+    return read_small_object(path, WeightsError, LARGEST_FILE, missing=_instead(path.parent))
 
 
 def _instead(folder: Path) -> str:

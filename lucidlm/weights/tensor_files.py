@@ -22,7 +22,7 @@ from lucidlm.runtime.files import naming
 from lucidlm.runtime.memory import is_out_of_memory
 from lucidlm.runtime.places import path_text
 from lucidlm.runtime.progress import Progress, counted
-from lucidlm.runtime.small_files import read_small_file
+from lucidlm.runtime.small_files import read_small_object
 from lucidlm.weights.header import SEAL, UNSEALED, WEIGHTS, Origin, check_seal
 
 INDEX = "model.safetensors.index.json"
@@ -151,16 +151,8 @@ def find_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def read_json(path: Path, largest: int) -> dict[str, Any]:
-    """A JSON object; WeightsError for a file that is none, or that has more bytes than `largest`."""
-    try:
-        values = json.loads(read_small_file(path, largest, WeightsError).decode("utf-8"))
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: not there; {path.parent} is no model folder") from None
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: not valid JSON ({error}); copy or download it again") from None
-    if not isinstance(values, dict):
-        raise WeightsError(f"{path}: not a JSON object; copy or download it again")
-    return values
+    """A JSON object of a model folder; WeightsError for a file that is none, or that is too large."""
+    return read_small_object(path, WeightsError, largest, missing=f"{path.parent} is no model folder")
 
 
 def _tensors_of(path: Path) -> dict[str, StoredTensor]:
