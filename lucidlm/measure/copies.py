@@ -285,7 +285,7 @@ class Counted:
         """Where the anchor at a place of the text was found, and whether that is not everywhere."""
         number = self._number_at[place]
         kept = np.concatenate([np.empty(0, np.int64), *self._kept[number]])
-        return kept, len(kept) < self.counts[number]
+        return kept, bool(len(kept) < self.counts[number])
 
     def _common(self, found: tuple[np.ndarray, bool], place: int, offset: int) -> tuple[np.ndarray, bool]:
         """Those of the starts found that have the anchor of that place so many units behind them."""

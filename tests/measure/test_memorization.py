@@ -102,6 +102,7 @@ def test_shares_and_the_longest_run_are_those_of_brute_force(monkeypatch, short_
     if text:
         assert found.longest.times == slices(training, len(text)).count(tuple(text))
         assert not found.longest.at_least
+    assert Memorization.from_dict(json.loads(json.dumps(found.to_dict()))) == found
     assert found.generated_tokens == sum(map(len, generated))
     assert found.heldout_tokens == sum(map(len, heldout))
     assert found.generated_bytes == sum(id != END for text in generated for id in text)
