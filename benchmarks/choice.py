@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from lucidlm.measure.evaluation import evaluate_documents
+from lucidlm.runs.settings import TrainConfig
 from lucidlm.text.tokenizer import Tokenizer
-from lucidlm.training.config import TrainConfig
 from lucidlm.training.loop import train_steps
 from lucidlm.training.setup import start_run
 

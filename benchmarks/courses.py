@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from lucidlm.measure.trend import trend_of
+from lucidlm.runs.trend import trend_of
 
 RUNS, VALIDATIONS = 4000, 11
 NOISES = (0.002, 0.003, 0.005, 0.01)

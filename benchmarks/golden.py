@@ -20,7 +20,7 @@ import torch
 
 from lucidlm.cli import main
 from lucidlm.model.config import GPTConfig
-from lucidlm.training.config import Plan, Recipe, TrainConfig, trapezoid
+from lucidlm.runs.settings import Plan, Recipe, TrainConfig, trapezoid
 from lucidlm.training.loop import train
 
 WORDS = ["the", "river", "ran", "past", "a", "house", "and", "nobody", "knew", "why", "it", "was", "late"]

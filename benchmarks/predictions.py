@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from lucidlm.model.config import GPTConfig
+from lucidlm.runs.settings import Plan, trapezoid
 from lucidlm.training import prediction
-from lucidlm.training.config import Plan, trapezoid
 from lucidlm.training.plan import MODERN
 from lucidlm.training.prediction import Compressibility, Prediction, predict
 
@@ -84,8 +84,8 @@ def measure(text: Path, steps: int, minutes: float | None) -> dict:
     """One training run: the predictions that its plan said, and what came."""
     import torch
 
+    from lucidlm.runs.settings import TrainConfig
     from lucidlm.runtime.device import peak_memory_bytes
-    from lucidlm.training.config import TrainConfig
     from lucidlm.training.loop import train
 
     said: list[str] = []

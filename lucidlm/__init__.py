@@ -14,7 +14,7 @@ _HOME = {
     "LucidError": "lucidlm.errors",
     "Tokenizer": "lucidlm.text.tokenizer",
     "Reading": "lucidlm.text.reading",
-    "TrainConfig": "lucidlm.training.config",
+    "TrainConfig": "lucidlm.runs.settings",
     "binary_cross_entropy": "lucidlm.model.loss",
     "compare": "lucidlm.measure.comparison",
     "cross_entropy": "lucidlm.model.loss",

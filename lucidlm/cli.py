@@ -27,12 +27,12 @@ from lucidlm.edge import (
     restore_docstrings,
 )
 from lucidlm.errors import LucidError
+from lucidlm.runs.settings import TrainConfig
 from lucidlm.runtime.console import say, show, show_generated, show_json, show_json_text, sound_streams
 from lucidlm.runtime.ranges import SEEDS, check_ranges
 from lucidlm.runtime.signals import ending
 from lucidlm.runtime.wording import fixed, one_line, plural
 from lucidlm.text.reading import READING, Reading
-from lucidlm.training.config import TrainConfig
 
 if TYPE_CHECKING:
     import torch
@@ -118,8 +118,8 @@ def train(
         Print the result as JSON.
     """
     from lucidlm.display import TrainingDisplay
+    from lucidlm.runs.run_toml import read_settings
     from lucidlm.training.loop import train as run_training
-    from lucidlm.training.settings import read_settings
 
     if resume and (texts or config is not None or settings != replace(DEFAULTS, out=settings.out)):
         raise LucidError("--resume takes everything from the run's run.toml: give --out and nothing else")
@@ -216,11 +216,13 @@ def evaluate(
         Print the result as JSON.
     """
     from lucidlm.display import counter, stage_printer
-    from lucidlm.measure import document_scores, gate, judgement, report
-    from lucidlm.measure.history import read_history
+    from lucidlm.measure import document_scores, gate
+    from lucidlm.report import assessment as judgement
+    from lucidlm.report import run_page as report
+    from lucidlm.runs.data import corpus_of_run, is_run
+    from lucidlm.runs.history import read_history
     from lucidlm.text.account import Account
     from lucidlm.text.corpus import held_out_names
-    from lucidlm.training.setup import corpus_of_run, is_run
 
     _check_reading(reading, texts)
     _refuse_models(texts, f"to compare two models: lucidlm compare {quote(model)} {{0}}")
@@ -811,7 +813,7 @@ def _shape_values(model: str, loaded: "GPT", tokenizer: "Tokenizer") -> dict[str
 
 def _planned(model: str) -> dict[str, Any]:
     """What is known of a run that has no weights: the plan that it has, or its error."""
-    from lucidlm.training.settings import read_settings
+    from lucidlm.runs.run_toml import read_settings
 
     plan = read_settings(Path(model))[1]
     values: dict[str, Any] = {"model": model, "weights": f"{Path(model) / 'model.safetensors'}: not there"}
@@ -823,10 +825,10 @@ def _planned(model: str) -> dict[str, Any]:
 
 def _course_values(run: Path, *, json: bool) -> dict[str, Any]:
     """How a run went, for `info`."""
-    from lucidlm.measure.history import read_history
-    from lucidlm.measure.verdict import course_of
-    from lucidlm.training.runs import state_of
-    from lucidlm.training.setup import design_of_run
+    from lucidlm.report.verdict import course_of
+    from lucidlm.runs.data import design_of_run
+    from lucidlm.runs.folder import state_of
+    from lucidlm.runs.history import read_history
 
     history = read_history(run)
     state = state_of(run, history)
@@ -853,7 +855,7 @@ def runs(folder: str = "runs", *, json: Annotated[bool, Parameter(negative="")] 
     json
         Print the list as JSON.
     """
-    from lucidlm.training.runs import list_runs, row_of
+    from lucidlm.runs.folder import list_runs, row_of
 
     rows = [row_of(run) for run in list_runs(Path(folder))]
     if json:
@@ -933,8 +935,8 @@ def _settings_file(arguments: list[str]) -> tuple[Any, ...]:
                 raise LucidError('--config "": no file has this name; give a .toml file or leave it out')
             from cyclopts.config import Dict
 
-            from lucidlm.training.runs import SETTINGS
-            from lucidlm.training.settings import read_settings, read_toml
+            from lucidlm.runs.folder import SETTINGS
+            from lucidlm.runs.run_toml import read_settings, read_toml
 
             _refuse_models(
                 [value],
@@ -1075,8 +1077,8 @@ def _refuse_models(
 def _seen(model: str, texts: Sequence[str], reading: Reading, *, held_out_of: str) -> "Seen | None":
     """How much a model was trained on of the texts or, without any, of a run's held-out text."""
     from lucidlm.display import stage_printer
+    from lucidlm.runs.lineage import held_out_seen_by, lineage_of, seen_by
     from lucidlm.text.documents import read_documents
-    from lucidlm.training.lineage import held_out_seen_by, lineage_of, seen_by
 
     for fault in lineage_of(model).faults:
         say(f"what {model} was trained on is not known: {fault}")
@@ -1113,8 +1115,8 @@ def _refuse_runs_given_twice(names: tuple[list[str], list[str]]) -> None:
 
 def _state(model: str) -> str:
     """That a run is training now or was interrupted, in one sentence; "" of a finished run and of others."""
-    from lucidlm.training.runs import state_of
-    from lucidlm.training.setup import is_run
+    from lucidlm.runs.data import is_run
+    from lucidlm.runs.folder import state_of
 
     run = Path(model)
     return state_of(run).sentence(run) if is_run(run) else ""
@@ -1127,8 +1129,8 @@ def _say_state(model: str) -> None:
 
 def _own_validation_text(model: str) -> "tuple[Iterator[Excerpt], Design | None, float]":
     """A run's held-out text, what it is a sample of, and its share of that."""
+    from lucidlm.runs.data import corpus_of_run
     from lucidlm.text.corpus import validation_documents
-    from lucidlm.training.setup import corpus_of_run
     from lucidlm.training.validation import design_of, fraction_of
 
     say(f"no text given: the validation text of {model}")

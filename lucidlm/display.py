@@ -125,7 +125,7 @@ def print_token_lines(explanation: "Explanation") -> None:
             show(line)
         return
     from lucidlm.measure.explanation import steps
-    from lucidlm.measure.page import colour_level
+    from lucidlm.pages.page import colour_level
 
     colours = ("", "32", "36", "33", "33;1", "35", "31", "31;1")
     most = math.log(explanation.vocab_size)

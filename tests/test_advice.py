@@ -198,7 +198,7 @@ def _write_texts(here: Path) -> None:
 
 
 def _make_quick(patch: pytest.MonkeyPatch) -> None:
-    from lucidlm.measure import judgement
+    from lucidlm.report import assessment as judgement
     from lucidlm.training import setup
 
     patch.setattr(setup, "fastest_exact_float32", lambda device: ("stock", "float32: stock"))

@@ -867,7 +867,7 @@ def test_debug_prints_the_traceback_and_still_fails(home):
 
 def test_no_color_holds_on_a_terminal(monkeypatch):
     from lucidlm.display import TrainingDisplay
-    from lucidlm.measure.history import Step
+    from lucidlm.runs.history import Step
     from lucidlm.training.loop import Report
 
     step = Step(

@@ -22,7 +22,19 @@ VERBS |= {"import", "export", "prepare", "info", "runs", "doctor"}
 
 # A file imports only what stands to the left of its own place, or its own room.
 ORDER = [
-    *("__init__", "errors", "runtime", "text", "model", "weights", "measure", "training"),
+    *(
+        "__init__",
+        "errors",
+        "runtime",
+        "text",
+        "pages",
+        "model",
+        "weights",
+        "measure",
+        "runs",
+        "report",
+        "training",
+    ),
     *("doctor", "display", "edge", "cli", "__main__"),
 ]
 
@@ -98,8 +110,8 @@ def test_a_name_that_is_not_public_is_an_attribute_error_that_lists_those_that_a
 
 
 def test_importing_the_library_its_texts_and_its_files_loads_no_torch():
-    light = ["lucidlm", "lucidlm.errors", "lucidlm.cli", "lucidlm.model.config", "lucidlm.training.config"]
-    light += ["lucidlm.runtime.files", "lucidlm.runtime.download", "lucidlm.measure.history"]
+    light = ["lucidlm", "lucidlm.errors", "lucidlm.cli", "lucidlm.model.config", "lucidlm.runs.settings"]
+    light += ["lucidlm.runtime.files", "lucidlm.runtime.download", "lucidlm.runs.history"]
     light += [module for module in MODULES if room_of(module) == "text"]
     program = f"""
 import importlib, json, sys

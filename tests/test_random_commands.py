@@ -20,8 +20,8 @@ import torch
 from lucidlm.cli import app, main
 from lucidlm.edge import END_OF_FLAGS
 from lucidlm.model.config import GPTConfig
+from lucidlm.runs.settings import Plan, Recipe, TrainConfig, trapezoid
 from lucidlm.runtime.signals import Interrupted
-from lucidlm.training.config import Plan, Recipe, TrainConfig, trapezoid
 
 VERBS = [name for name in app if not name.startswith("-")]
 PLACES = {"--out", "--html", "--csv"}

@@ -16,11 +16,11 @@ import torch
 
 from lucidlm.errors import ConfigError, DataError, NumbersError
 from lucidlm.measure.intervals import STRATA, Design, Interval, interval_of_ratio, interval_of_recipes
-from lucidlm.measure.page import colour_level, notebook, token_span, write_page
 from lucidlm.measure.scoring import checked_window, prefix_of, scored_logits, windows_of
 from lucidlm.measure.seen import Seen
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy
+from lucidlm.pages.page import colour_level, notebook, token_span, write_page
 from lucidlm.runtime.progress import Progress
 from lucidlm.runtime.wording import plural
 from lucidlm.text.account import Account

@@ -18,8 +18,7 @@ from torch import Tensor
 from lucidlm.errors import ConfigError, DataError, NumbersError, WeightsError
 from lucidlm.measure.diagnosis import Diagnosis, Findings
 from lucidlm.measure.intervals import STRATA, Design, Interval, interval_of_ratio
-from lucidlm.measure.page import notebook
-from lucidlm.measure.protocols import (
+from lucidlm.measure.protocol import (
     PROTOCOLS,
     Protocol,
     course_windows,
@@ -29,6 +28,7 @@ from lucidlm.measure.protocols import (
 from lucidlm.measure.scoring import Scored, Window, checked_window, prefix_of, scored_logits, windows_of
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy, perplexity
+from lucidlm.pages.page import notebook
 from lucidlm.runtime.device import dtype_name
 from lucidlm.runtime.progress import Progress
 from lucidlm.runtime.ranges import Range

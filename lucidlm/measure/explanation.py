@@ -18,8 +18,7 @@ import torch.nn.functional as F
 
 from lucidlm.errors import ConfigError, DataError, NumbersError
 from lucidlm.measure.diagnosis import best_of, ranks_of
-from lucidlm.measure.page import SHOWN_STEPS, colour_level, json_columns, notebook, token_span, write_page
-from lucidlm.measure.protocols import Protocol
+from lucidlm.measure.protocol import Protocol
 from lucidlm.measure.scoring import (
     Scored,
     checked_window,
@@ -30,6 +29,7 @@ from lucidlm.measure.scoring import (
 )
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import bits, log_softmax, perplexity, softmax
+from lucidlm.pages.page import SHOWN_STEPS, colour_level, json_columns, notebook, token_span, write_page
 from lucidlm.runtime.device import dtype_name
 from lucidlm.runtime.progress import Progress
 from lucidlm.runtime.wording import fixed

@@ -11,7 +11,7 @@ import numpy as np
 from lucidlm.errors import ConfigError, DataError
 from lucidlm.measure.evaluation import Evaluation
 from lucidlm.measure.intervals import Design, Interval, interval_of_ratio
-from lucidlm.measure.protocols import Protocol
+from lucidlm.measure.protocol import Protocol
 from lucidlm.measure.scoring import checked_window, prefix_of
 from lucidlm.measure.seen import NO_INTERVAL
 from lucidlm.model.gpt import GPT

@@ -7,8 +7,8 @@ import torch
 
 from lucidlm.errors import ConfigError
 from lucidlm.model.config import PRESETS, GPTConfig
+from lucidlm.runs.settings import Recipe, TrainConfig
 from lucidlm.runtime.memory import Free, free_on, size
-from lucidlm.training.config import Recipe, TrainConfig
 
 KEPT_A_TOKEN = 34
 """Numbers of the model's width that a token and layer keep for the way back (Korthikanti 2022, 4.1)."""

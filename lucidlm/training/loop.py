@@ -11,24 +11,24 @@ import torch
 
 from lucidlm.errors import RunError
 from lucidlm.measure.evaluation import Evaluation
-from lucidlm.measure.history import Final, Step, Validation, read_history
-from lucidlm.measure.judgement import Judgement, Stages, judge
-from lucidlm.measure.report import REPORT, write_report
-from lucidlm.measure.verdict import course_of
 from lucidlm.model.gpt import GPT
+from lucidlm.report.assessment import Judgement, Stages, judge
+from lucidlm.report.card import write_card
+from lucidlm.report.run_page import REPORT, write_report
+from lucidlm.report.verdict import course_of
+from lucidlm.runs.history import Final, Step, Validation, read_history
+from lucidlm.runs.lineage import held_out_seen_by
+from lucidlm.runs.run_toml import write_settings
+from lucidlm.runs.settings import Plan, TrainConfig, learning_rate_factor, moved, shortened
 from lucidlm.runtime.device import core_share, set_threads, synchronise
 from lucidlm.runtime.memory import is_out_of_memory, memory_left
 from lucidlm.runtime.run_out import with_way_out
 from lucidlm.runtime.signals import Interrupted, doing, ending, held, released
 from lucidlm.runtime.small_files import read_small_json
 from lucidlm.runtime.wording import plural
-from lucidlm.training.card import write_card
-from lucidlm.training.config import Plan, TrainConfig, learning_rate_factor, moved, shortened
-from lucidlm.training.lineage import held_out_seen_by
 from lucidlm.training.plan import baseline_bytes
 from lucidlm.training.prediction import predict
 from lucidlm.training.saving import checkpoint_due, save
-from lucidlm.training.settings import write_settings
 from lucidlm.training.setup import ENVIRONMENT, has_passed_its_best, resume_run, start_run
 from lucidlm.training.state import TrainingRun
 from lucidlm.training.step import train_step
@@ -244,7 +244,7 @@ def _ended(
 def _write_pages(run: TrainingRun, judgement: Judgement) -> tuple[str, ...]:
     """Model card and report; a line for each that cannot be written."""
     problems = []
-    for name, write in (("README.md", write_card), (REPORT, _write_report)):
+    for name, write in (("README.md", _write_card), (REPORT, _write_report)):
         try:
             write(run, judgement)
         except OSError as error:
@@ -253,6 +253,10 @@ def _write_pages(run: TrainingRun, judgement: Judgement) -> tuple[str, ...]:
                 f"it, and lucidlm train --resume --out {run.folder} judges it again and writes it"
             )
     return tuple(problems)
+
+
+def _write_card(run: TrainingRun, judgement: Judgement) -> None:
+    write_card(run.trained(), judgement)
 
 
 def _final(evaluation: Evaluation) -> Final:

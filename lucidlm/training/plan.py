@@ -13,9 +13,10 @@ import torch
 
 from lucidlm.errors import ConfigError
 from lucidlm.measure.evaluation import evaluate_documents
-from lucidlm.measure.judgement import BASELINE_BYTES
 from lucidlm.model.config import GPTConfig, preset
 from lucidlm.model.gpt import GPT
+from lucidlm.report.assessment import BASELINE_BYTES
+from lucidlm.runs.settings import OptimConfig, Plan, Recipe, TrainConfig, trapezoid
 from lucidlm.runtime.device import (
     available_processors,
     dtype_of,
@@ -31,7 +32,6 @@ from lucidlm.runtime.wording import duration, plural
 from lucidlm.text.corpus import FEW_TOKENS, Corpus, train_documents
 from lucidlm.text.windows import Windows
 from lucidlm.training.clock import Clock
-from lucidlm.training.config import OptimConfig, Plan, Recipe, TrainConfig, trapezoid
 from lucidlm.training.footprint import check_fits, training_bytes
 from lucidlm.training.optim import make_optimizers
 from lucidlm.training.prediction import Compressibility, Prediction, compressibility, predict

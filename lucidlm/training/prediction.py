@@ -13,9 +13,9 @@ from itertools import pairwise
 import numpy as np
 import pyppmd
 
+from lucidlm.runs.settings import Plan, learning_rate_factor
 from lucidlm.text.corpus import Corpus, validation_documents
 from lucidlm.text.excerpts import as_excerpt
-from lucidlm.training.config import Plan, learning_rate_factor
 
 TRAINING_BYTES = 4_000_000
 """Of a longer training text the last so many bytes are compressed: half a second each pass."""

@@ -10,10 +10,10 @@ from dataclasses import asdict
 from torch import Tensor
 
 from lucidlm.errors import RunError
+from lucidlm.runs.folder import save_checkpoint, sweep
 from lucidlm.runtime.memory import is_out_of_memory
 from lucidlm.runtime.run_out import with_way_out
 from lucidlm.training.optim import optimizer_tensors
-from lucidlm.training.runs import save_checkpoint, sweep
 from lucidlm.training.state import TrainingRun
 from lucidlm.weights.huggingface import save_model, save_weights
 

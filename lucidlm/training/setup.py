@@ -9,15 +9,30 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lucidlm.errors import ConfigError, DataError, RunError, WeightsError
-from lucidlm.measure.history import lowest, passed_its_best, read_history
+from lucidlm.errors import ConfigError, RunError, WeightsError
 from lucidlm.model.config import PRESETS
 from lucidlm.model.gpt import GPT
+from lucidlm.runs.data import CORPUS, PREPARED, corpus_of_run
+from lucidlm.runs.folder import (
+    KEPT_CHECKPOINTS,
+    OPTIMIZER,
+    bring_back,
+    claimed_run_folder,
+    last_checkpoint,
+    new_run_folder,
+    run_id,
+    set_aside,
+    sweep,
+)
+from lucidlm.runs.history import lowest, passed_its_best, read_history
+from lucidlm.runs.metrics import Metrics, forget_after
+from lucidlm.runs.run_toml import fault_of_settings, read_settings, write_settings
+from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.device import (
     choose_device,
     core_share,
@@ -33,36 +48,20 @@ from lucidlm.runtime.files import (
     free_bytes,
     largest_file_bytes,
     lock,
-    read_manifest,
     write_atomically,
 )
 from lucidlm.runtime.memory import size
 from lucidlm.runtime.places import check_file_place
-from lucidlm.runtime.small_files import read_small_json
 from lucidlm.runtime.wording import plural
-from lucidlm.text.corpus import Corpus, design_in, open_corpus, prepare
+from lucidlm.text.corpus import Corpus, open_corpus, prepare
 from lucidlm.text.reading import READING
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.text.windows import Windows
 from lucidlm.training.clock import Clock
-from lucidlm.training.config import Plan, TrainConfig
 from lucidlm.training.footprint import check_fits, check_preset
-from lucidlm.training.metrics import Metrics, forget_after
 from lucidlm.training.optim import load_optimizer_tensors, make_optimizers
 from lucidlm.training.plan import DEFAULT_MINUTES, make_plan
-from lucidlm.training.runs import (
-    KEPT_CHECKPOINTS,
-    OPTIMIZER,
-    bring_back,
-    claimed_run_folder,
-    last_checkpoint,
-    new_run_folder,
-    run_id,
-    set_aside,
-    sweep,
-)
 from lucidlm.training.saving import save_first
-from lucidlm.training.settings import fault_of_settings, read_settings, write_settings
 from lucidlm.training.state import TrainingRun
 from lucidlm.training.validation import check_scorable, choose_samples
 from lucidlm.weights.huggingface import describe_model, load_model
@@ -70,7 +69,6 @@ from lucidlm.weights.load import load
 from lucidlm.weights.tensor_files import find_tensors, read_tensors
 from lucidlm.weights.whole import MODEL_FILES, SETTINGS, Whole, begin_whole, weights_of, whole_of
 
-CORPUS = "data"
 UNTIMED_FLOAT32: tuple[Literal["stock"], str] = (
     "stock",
     "float32: PyTorch's own kernels, no --minutes given",
@@ -83,7 +81,6 @@ CONTENDED_FLOAT32: tuple[Literal["stock"], str] = (
 )
 HEADER_BYTES = 1 << 16
 """More than the names and shapes in a file of tensors take."""
-PREPARED = "prepared.json"
 ENVIRONMENT = "env.json"
 
 Say = Callable[[str], None]
@@ -437,61 +434,6 @@ def _characters_in(config: TrainConfig) -> int:
     if config.steps is not None or config.epochs is not None:
         return sys.maxsize
     return int(seconds * (3e6 if choose_device(config.device).type == "cuda" else 25e3))
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a folder is that of a run which has its text, or knows where it stands."""
-    return (folder / SETTINGS).exists() and (folder / CORPUS).is_dir()
-
-
-def corpus_of_run(folder: Path) -> Corpus:
-    """The corpus that a run was started with; RunError if it is no longer the same or there is none."""
-    data = folder / CORPUS
-    whole = whole_of(folder)
-    for name in (f"{CORPUS}/{MANIFEST}", f"{CORPUS}/{PREPARED}"):
-        if whole is not None and name in whole.manifest["files"]:
-            whole.check(name)
-    if not data.is_dir():
-        raise RunError(f"{data}: not there, so this run has no text of its own; give a text")
-    try:
-        if not (data / PREPARED).exists():
-            return open_corpus(data)
-        path, files = _prepared(data / PREPARED)
-        corpus = open_corpus(path)
-    except DataError as error:
-        raise RunError(f"{folder}: its text is not what it was trained on: {error}") from error
-    if corpus.manifest["files"] != files:
-        raise RunError(
-            f"{path} was prepared again since the run began: its hashes are not those of "
-            f"{data / PREPARED}; prepare the same text again, or start another run"
-        )
-    return corpus
-
-
-def _prepared(record: Path) -> tuple[Path, dict[str, Any]]:
-    """Where a run's prepared folder lies, and its hashes as they were; DataError for a damaged record."""
-    try:
-        values = read_small_json(record, DataError)
-        path, files = values["path"], values["files"]
-        if not isinstance(path, str) or not path or "\0" in path or not isinstance(files, dict):
-            raise ValueError("no path and hashes in it")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{record}: it is damaged ({error}); restore it from a copy of the run") from None
-    return Path(path), files
-
-
-def design_of_run(folder: Path) -> str:
-    """The design of a run's corpus, from its manifest alone: "given" where that cannot be read.
-
-    Nobody knows then what the validation text was: nothing is said that needs it to be of the same source.
-    """
-    data = folder / CORPUS
-    try:
-        if (data / PREPARED).exists():
-            data = _prepared(data / PREPARED)[0]
-        return str(design_in(read_manifest(data)))
-    except (DataError, OSError, ValueError, KeyError, TypeError, AttributeError):
-        return "given"
 
 
 def _compiled(model: GPT, plan: Plan, say: Say) -> Callable[[Tensor], Tensor]:

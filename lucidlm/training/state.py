@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lucidlm.measure.history import Validation, lowest, untimed
 from lucidlm.model.gpt import GPT
+from lucidlm.report.card import Trained
+from lucidlm.runs.history import Validation, lowest, untimed
+from lucidlm.runs.metrics import Metrics
+from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.text.corpus import Corpus
 from lucidlm.text.windows import Windows
 from lucidlm.training.clock import Clock
-from lucidlm.training.config import Plan, TrainConfig
-from lucidlm.training.metrics import Metrics
 from lucidlm.training.optim import Optimizers
 from lucidlm.training.prediction import Compressibility
 from lucidlm.training.validation import Samples
@@ -80,6 +81,11 @@ class TrainingRun:
     def best(self) -> Validation | None:
         """The losses of the best weights so far."""
         return self.kept or lowest(self.validations)
+
+    def trained(self) -> Trained:
+        """What the model card says of the training."""
+        epochs = self.windows.epoch_at(self.step, self.plan.batch_size)
+        return Trained(self.folder, self.config, self.plan, self.corpus, self.step, epochs, self.best)
 
     def is_best(self, validation: Validation) -> bool:
         """Whether these losses are lower than those of the weights that are kept."""

@@ -12,12 +12,12 @@ import torch
 
 from lucidlm.errors import DataError
 from lucidlm.measure.evaluation import Evaluation, evaluate_documents
-from lucidlm.measure.history import Validation
 from lucidlm.measure.intervals import Design
 from lucidlm.measure.scoring import prefix_of, scored_logits, windows_of
 from lucidlm.model.generation import generate
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy
+from lucidlm.runs.history import Validation
 from lucidlm.text.corpus import Corpus, train_documents, validation_documents
 from lucidlm.text.excerpts import Excerpt, as_excerpt
 from lucidlm.text.tokenizer import Tokenizer

@@ -14,8 +14,8 @@ from crash import crash_of
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.generation import Generation, generate
 from lucidlm.model.gpt import GPT
+from lucidlm.runs.settings import Plan, Recipe, TrainConfig, trapezoid
 from lucidlm.text.tokenizer import Tokenizer
-from lucidlm.training.config import Plan, Recipe, TrainConfig, trapezoid
 from lucidlm.training.loop import train
 from lucidlm.weights.gguf import export_gguf
 from lucidlm.weights.load import load

@@ -12,9 +12,9 @@ import lucidlm
 from lucidlm.errors import ConfigError, DataError, WeightsError
 from lucidlm.measure.evaluation import evaluate, evaluate_documents
 from lucidlm.measure.explanation import explain
-from lucidlm.measure.page import colour_level
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
+from lucidlm.pages.page import colour_level
 from lucidlm.text.tokenizer import Tokenizer
 
 T = 16

@@ -4,12 +4,12 @@ import time
 import pytest
 
 from lucidlm.errors import DataError, LucidError, WeightsError
-from lucidlm.measure.history import read_history
+from lucidlm.runs.data import design_of_run
+from lucidlm.runs.folder import last_checkpoint
+from lucidlm.runs.history import read_history
+from lucidlm.runs.run_toml import read_toml
 from lucidlm.runtime.files import read_manifest
 from lucidlm.runtime.small_files import lines_of, read_small_file, read_small_json
-from lucidlm.training.runs import last_checkpoint
-from lucidlm.training.settings import read_toml
-from lucidlm.training.setup import design_of_run
 
 
 def test_a_plain_file_and_a_link_to_one_are_read(tmp_path):

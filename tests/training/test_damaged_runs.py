@@ -17,10 +17,10 @@ import tomlkit
 from damage import CONFUSING, DEEP, places_in, with_odd
 from run_folders import EVALUATE, WEIGHTS, Said, without_hashes
 
-from lucidlm.measure import judgement
+from lucidlm.report import assessment as judgement
+from lucidlm.runs.folder import checkpoint_folders
 from lucidlm.runtime.files import MANIFEST
 from lucidlm.training import loop
-from lucidlm.training.runs import checkpoint_folders
 
 pytestmark = pytest.mark.usefixtures("quick_commands")
 VERBS = ("evaluate", "info", "runs", "evaluate checkpoint", "resume")

@@ -14,11 +14,11 @@ import pytest
 from faulty import EIO, ENOSPC, Faults, faulty
 
 from lucidlm.errors import LucidError
-from lucidlm.measure.judgement import without_training_text
 from lucidlm.model.config import GPTConfig
+from lucidlm.report.assessment import without_training_text
+from lucidlm.runs.folder import SETTINGS, checkpoint_folders
 from lucidlm.training import loop, saving
 from lucidlm.training.loop import train
-from lucidlm.training.runs import SETTINGS, checkpoint_folders
 
 pytestmark = [
     pytest.mark.usefixtures("here", "quick_probes"),

@@ -5,8 +5,8 @@ import torch
 
 from lucidlm.errors import ConfigError
 from lucidlm.model.config import PRESETS, preset
+from lucidlm.runs.settings import TrainConfig
 from lucidlm.training import footprint
-from lucidlm.training.config import TrainConfig
 from lucidlm.training.footprint import check_fits, check_preset, training_bytes
 from lucidlm.training.plan import GPT2, MODERN
 

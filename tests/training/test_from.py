@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from lucidlm.errors import ConfigError, LucidError, WeightsError
-from lucidlm.measure.history import read_history
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
+from lucidlm.runs.history import read_history
+from lucidlm.runs.run_toml import read_settings
+from lucidlm.runs.settings import TrainConfig
 from lucidlm.text.corpus import prepare
 from lucidlm.text.tokenizer import Tokenizer
-from lucidlm.training.config import TrainConfig
 from lucidlm.training.loop import train
 from lucidlm.training.plan import GO_ON
-from lucidlm.training.settings import read_settings
 from lucidlm.training.setup import copy_weights
 from lucidlm.weights.huggingface import load_model, save_model
 from lucidlm.weights.load import load
@@ -60,8 +60,8 @@ def test_the_run_has_the_weights_shape_and_tokenizer_it_went_on_from(base, quick
 
 def test_before_the_first_step_its_validation_loss_is_the_bases(base, quick_probes):
     from lucidlm.measure.evaluation import evaluate_documents
+    from lucidlm.runs.data import corpus_of_run
     from lucidlm.text.corpus import validation_documents
-    from lucidlm.training.setup import corpus_of_run
 
     result = train(config())
     first = read_history(result.run).validations[0]

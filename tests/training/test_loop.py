@@ -16,14 +16,15 @@ import numpy as np
 import pytest
 
 from lucidlm.errors import ConfigError, RunError
-from lucidlm.measure.history import read_history
-from lucidlm.training import loop, metrics, saving, setup
+from lucidlm.runs import metrics
+from lucidlm.runs.folder import checkpoint_folders, save_checkpoint
+from lucidlm.runs.history import read_history
+from lucidlm.runs.run_toml import read_settings, write_settings
+from lucidlm.runs.settings import Plan, learning_rate_factor, trapezoid
+from lucidlm.training import loop, saving, setup
 from lucidlm.training import plan as planning
-from lucidlm.training.config import Plan, learning_rate_factor, trapezoid
 from lucidlm.training.loop import train
 from lucidlm.training.prediction import Compressibility, predict
-from lucidlm.training.runs import checkpoint_folders, save_checkpoint
-from lucidlm.training.settings import read_settings, write_settings
 
 pytestmark = pytest.mark.usefixtures("here", "quick_probes", "quick_judging")
 
@@ -266,7 +267,7 @@ def test_the_root_holds_the_best_weights_and_the_last_checkpoint_the_last(
 
 
 def _made_up_validations(monkeypatch: pytest.MonkeyPatch, losses) -> None:
-    from lucidlm.measure.history import Validation
+    from lucidlm.runs.history import Validation
 
     def validate(model, tokenizer, samples, *, step, epoch, time_s):
         loss = next(losses, 9.0)
@@ -702,8 +703,8 @@ import torch
 from lucidlm.training import saving, setup
 from lucidlm.training.loop import train
 from lucidlm.training.prediction import Compressibility, predict
-from lucidlm.training.runs import checkpoint_folders
-from lucidlm.training.settings import read_settings
+from lucidlm.runs.folder import checkpoint_folders
+from lucidlm.runs.run_toml import read_settings
 from lucidlm.runtime.device import Probe
 from lucidlm.runtime import files
 
@@ -803,7 +804,7 @@ def test_a_constant_rate_keeps_to_the_minutes_and_stays_constant(
 
 @pytest.mark.usefixtures("here", "quick_probes")
 def test_a_run_that_stopped_early_is_finished_when_resumed(make_config, make_tiny_plan, monkeypatch):
-    from lucidlm.measure.history import Validation
+    from lucidlm.runs.history import Validation
 
     losses = iter(PASSED)
 

@@ -7,7 +7,7 @@ import torch
 
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
-from lucidlm.training.config import Recipe
+from lucidlm.runs.settings import Recipe
 from lucidlm.training.optim import (
     load_optimizer_tensors,
     make_optimizers,

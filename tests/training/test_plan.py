@@ -13,12 +13,12 @@ import torch
 from lucidlm.errors import ConfigError
 from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.model.config import GPTConfig, preset
+from lucidlm.runs.settings import OptimConfig, TrainConfig, learning_rate_factor
 from lucidlm.runtime.device import Probe
 from lucidlm.text.corpus import Corpus, prepare
 from lucidlm.text.windows import Windows
 from lucidlm.training import plan as planning
 from lucidlm.training.clock import Clock
-from lucidlm.training.config import OptimConfig, TrainConfig, learning_rate_factor
 from lucidlm.training.plan import Planned, make_plan, memory_bytes
 
 CPU = torch.device("cpu")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from lucidlm.measure.baselines import measure_baselines
+from lucidlm.runs.settings import Plan, learning_rate_factor, trapezoid
 from lucidlm.text.corpus import Corpus, prepare, train_documents, validation_documents
 from lucidlm.text.excerpts import as_excerpt
-from lucidlm.training.config import Plan, learning_rate_factor, trapezoid
 from lucidlm.training.plan import MODERN, modern_shape
 from lucidlm.training.prediction import (
     Compressibility,

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from lucidlm.errors import RunError
-from lucidlm.measure.judgement import without_training_text
+from lucidlm.report.assessment import without_training_text
+from lucidlm.runs.folder import SETTINGS, bring_back, checkpoint_folders, set_aside, sweep
 from lucidlm.training import loop, saving, setup
 from lucidlm.training.loop import train
-from lucidlm.training.runs import SETTINGS, bring_back, checkpoint_folders, set_aside, sweep
 
 pytestmark = pytest.mark.usefixtures("here", "quick_probes", "quick_judging")
 
@@ -186,7 +186,7 @@ def test_another_error_of_a_step_is_not_taken_for_one_of_memory(make_config, mak
 
 
 def test_a_beginning_is_what_stands_before_run_toml_does_and_the_rest_of_writing_it():
-    from lucidlm.training.runs import new_run_folder
+    from lucidlm.runs.folder import new_run_folder
 
     run = Path("run")
     names = ("data/train.npy", "metrics.jsonl", "env.json")

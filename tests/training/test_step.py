@@ -10,7 +10,7 @@ from torch import nn
 
 from lucidlm.errors import RunError
 from lucidlm.model.gpt import GPT
-from lucidlm.training.config import Recipe
+from lucidlm.runs.settings import Recipe
 from lucidlm.training.optim import make_optimizers, optimizer_tensors
 from lucidlm.training.step import StepResult, accumulate_gradient, train_step
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from run_folders import EVALUATE, WEIGHTS, Said, without_hashes
 
-from lucidlm.measure.history import checked_line, read_history
+from lucidlm.runs.folder import checkpoint_folders
+from lucidlm.runs.history import checked_line, read_history
 from lucidlm.runtime.files import MANIFEST
 from lucidlm.text.corpus import prepare
-from lucidlm.training.runs import checkpoint_folders
 
 pytestmark = pytest.mark.usefixtures("quick_commands")
 HARMLESS = {"samples.jsonl", "README.md", "report.html", "generation_config.json"}

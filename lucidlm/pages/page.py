@@ -1,6 +1,6 @@
 """Pages that stand alone: results in, HTML out that holds its style, data and script, and fetches nothing.
 
-The templates are in pages/. Long texts go through in pieces: a book's page is never held as one string.
+The templates are in templates/. Long texts go through in pieces: a book's page is never held as one string.
 """
 
 import html
@@ -105,7 +105,7 @@ def _environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("lucidlm.measure", "pages"),
+        loader=PackageLoader("lucidlm.pages", "templates"),
         autoescape=lambda name: name is None or name.endswith(".html"),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -11,17 +11,17 @@ import pytest
 import torch
 from selectolax.lexbor import LexborHTMLParser
 
-from lucidlm.measure import page
 from lucidlm.measure.baselines import FEWEST_BYTES, measure_baselines
 from lucidlm.measure.continuation import measure_continuation
 from lucidlm.measure.evaluation import evaluate_documents
-from lucidlm.measure.history import METRICS, SAMPLES, History
-from lucidlm.measure.judgement import count_tokens, judge, without_training_text, write_texts
-from lucidlm.measure.ladder import ladder_of
 from lucidlm.measure.memorization import measure_memorization, sentence_of
-from lucidlm.measure.report import MOST_POINTS, MOST_SAMPLES, SHOWN_ABOVE, write_report
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
+from lucidlm.pages import page
+from lucidlm.report.assessment import count_tokens, judge, without_training_text, write_texts
+from lucidlm.report.ladder import ladder_of
+from lucidlm.report.run_page import MOST_POINTS, MOST_SAMPLES, SHOWN_ABOVE, write_report
+from lucidlm.runs.history import METRICS, SAMPLES, History
 from lucidlm.runtime.wording import plural
 from lucidlm.text.account import CARRIAGE_RETURNS, SURROGATES, Account
 from lucidlm.text.corpus import prepare, train_documents, validation_documents
@@ -272,7 +272,7 @@ def test_a_curve_of_a_sample_says_so(judgement, run):
 
 def test_a_page_is_whole_or_not_there(judgement, tmp_path, monkeypatch):
     (tmp_path / "report.html").write_text("before")
-    monkeypatch.setattr("lucidlm.measure.report._library", lambda: 1 / 0)
+    monkeypatch.setattr("lucidlm.report.run_page._library", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_report(tmp_path / "report.html", judgement, title="tide")
     assert (tmp_path / "report.html").read_text() == "before"
@@ -319,7 +319,7 @@ def test_a_page_says_that_the_paragraph_is_read_alone_where_pieces_were_not(mode
 
 def test_no_rule_of_the_page_reaches_into_the_charts():
     """Plotly draws bars in a group of class "bars": a rule for the table's column once hid them at 400 px."""
-    look = (Path(page.__file__).parent / "pages" / "look.css").read_text(encoding="utf-8")
+    look = (Path(page.__file__).parent / "templates" / "look.css").read_text(encoding="utf-8")
     of_charts = {"bars", "points", "point", "lines", "trace", "plot", "legend", "xaxis", "yaxis"}
     loose = re.findall(r"(?<![\w\])])\.([\w-]+)", re.sub(r"\{[^}]*\}", "", look))
     assert not of_charts.intersection(loose)

@@ -12,14 +12,14 @@ from lucidlm.measure.baselines import FEWEST_BYTES, Baselines, measure_baselines
 from lucidlm.measure.continuation import PROMPTS, measure_continuation
 from lucidlm.measure.evaluation import Evaluation, evaluate_documents
 from lucidlm.measure.explanation import Explanation, explain_texts
-from lucidlm.measure.history import History
 from lucidlm.measure.intervals import HOLD_OUT_MORE, MORE_DOCUMENTS
-from lucidlm.measure.ladder import Ladder, ladder_of, place_of
 from lucidlm.measure.memorization import Memorization, measure_memorization, sentence_of
 from lucidlm.measure.seen import NO_INTERVAL, Seen
-from lucidlm.measure.verdict import FEWEST_TOKENS, Course, course_of, gain_of, too_little_text
 from lucidlm.model.generation import generate_batch
 from lucidlm.model.gpt import GPT
+from lucidlm.report.ladder import Ladder, ladder_of, place_of
+from lucidlm.report.verdict import FEWEST_TOKENS, Course, course_of, gain_of, too_little_text
+from lucidlm.runs.history import History
 from lucidlm.runtime.wording import whole_words
 from lucidlm.text.corpus import Corpus, train_documents, validation_documents
 from lucidlm.text.excerpts import Excerpt, as_excerpt, ids_of

@@ -13,7 +13,7 @@ import torch
 
 from lucidlm.errors import ConfigError, DataError, LucidError
 from lucidlm.measure.evaluation import encoded, evaluate, evaluate_documents
-from lucidlm.measure.protocols import harness_windows
+from lucidlm.measure.protocol import harness_windows
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer

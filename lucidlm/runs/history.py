@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from lucidlm.errors import RunError, WeightsError
-from lucidlm.measure.trend import CERTAIN_RISE, medians_of_three, noise_of
+from lucidlm.runs.trend import CERTAIN_RISE, medians_of_three, noise_of
 from lucidlm.runtime.small_files import lines_of
 from lucidlm.runtime.wording import fixed, plural
 from lucidlm.weights.header import WEIGHTS, Origin, origin_of

@@ -12,8 +12,8 @@ import torch
 
 from lucidlm.errors import RunError
 from lucidlm.runtime.files import lock
-from lucidlm.training import runs
-from lucidlm.training.runs import (
+from lucidlm.runs import folder as runs
+from lucidlm.runs.folder import (
     checkpoint_folders,
     claimed_run_folder,
     last_checkpoint,
@@ -23,7 +23,7 @@ from lucidlm.training.runs import (
     save_checkpoint,
     state_of,
 )
-from lucidlm.training.settings import write_settings
+from lucidlm.runs.run_toml import write_settings
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from lucidlm.text.corpus import prepare
-from lucidlm.training.lineage import held_out_seen_by, lineage_of, seen_by
+from lucidlm.runs.lineage import held_out_seen_by, lineage_of, seen_by
 
 STORY = (importlib.resources.files("lucidlm.text") / "assets" / "story.txt").read_text(encoding="utf-8")
 

@@ -12,7 +12,7 @@ from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
 
-PAGES = files("lucidlm.measure") / "pages"
+PAGES = files("lucidlm.pages") / "templates"
 LOOK = (PAGES / "look.css").read_text(encoding="utf-8")
 
 

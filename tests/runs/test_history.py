@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from lucidlm.measure.history import (
+from lucidlm.runs.history import (
     METRICS,
     SAMPLES,
     History,

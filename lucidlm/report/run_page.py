@@ -14,9 +14,9 @@ from typing import Any
 
 from lucidlm.measure.diagnosis import FEW
 from lucidlm.measure.explanation import page_values
-from lucidlm.measure.history import SAMPLES, History, read_events, read_history
-from lucidlm.measure.judgement import Judgement
-from lucidlm.measure.page import in_script, write_page
+from lucidlm.pages.page import in_script, write_page
+from lucidlm.report.assessment import Judgement
+from lucidlm.runs.history import SAMPLES, History, read_events, read_history
 from lucidlm.runtime.wording import plural
 
 REPORT = "report.html"

@@ -3,22 +3,36 @@
 import json
 import re
 import shlex
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
 
-from lucidlm.measure.judgement import Judgement
+from lucidlm.report.assessment import Judgement
+from lucidlm.runs.history import Validation
+from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.files import write_atomically
 from lucidlm.runtime.wording import fixed, one_line, plural, printable
-
-if TYPE_CHECKING:
-    from lucidlm.training.state import TrainingRun
+from lucidlm.text.corpus import Corpus
 
 
-def write_card(run: "TrainingRun", judgement: Judgement) -> None:
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What was trained, on what, and for how long."""
+
+    folder: Path
+    config: TrainConfig
+    plan: Plan
+    corpus: Corpus
+    step: int
+    epochs: float
+    best: Validation | None
+
+
+def write_card(run: Trained, judgement: Judgement) -> None:
     """README.md in the run's folder, from its plan, its corpus and the judgement of its best weights."""
     write_atomically(run.folder / "README.md", card(run, judgement))
 
 
-def card(run: "TrainingRun", judgement: Judgement) -> str:
+def card(run: Trained, judgement: Judgement) -> str:
     """The text of the card, in the form that model hubs read."""
     evaluation = judgement.evaluation
     plan, corpus, name = run.plan, run.corpus, run.folder.name
@@ -52,7 +66,7 @@ trained from {in_code(run.config.from_) if run.config.from_ else "random weights
 ## Text and training
 {corpus.train_tokens:,} training tokens and {corpus.validation_tokens:,} held-out ones by the tokenizer \
 `{corpus.tokenizer.name}` ({plural(corpus.tokenizer.vocab_size, "token")}). {plural(run.step, "step")} of \
-{plural(plan.batch_tokens, "token")}, {run.windows.epoch_at(run.step, plan.batch_size):.1f} epochs, \
+{plural(plan.batch_tokens, "token")}, {run.epochs:.1f} epochs, \
 optimizer {plan.optim.name}, products in {plan.dtype}. \
 These weights are of step {best.step if best else run.step:,}, the best by validation loss. \
 `run.toml` repeats the run, \

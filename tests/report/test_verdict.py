@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lucidlm.measure.baselines import Baseline, Baselines
-from lucidlm.measure.history import History, Step, Validation
-from lucidlm.measure.verdict import Course, course_of
+from lucidlm.report.verdict import Course, course_of
+from lucidlm.runs.history import History, Step, Validation
 
 
 def validation(step: int, loss: float, *, training: float = 2.9, epoch: float | None = None) -> Validation:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lucidlm.measure.history import METRICS, Step, read_lines
-from lucidlm.training.curves import Curves
-from lucidlm.training.metrics import Metrics
+from lucidlm.runs.history import METRICS, Step, read_lines
+from lucidlm.runs.curves import Curves
+from lucidlm.runs.metrics import Metrics
 
 
 @pytest.fixture

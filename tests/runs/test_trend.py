@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lucidlm.measure.trend import level_of, noise_of, trend_of
+from lucidlm.runs.trend import level_of, noise_of, trend_of
 
 RUNS, VALIDATIONS = 4000, 11
 STEPS = 10 * np.arange(1, VALIDATIONS + 1)

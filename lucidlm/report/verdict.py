@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from lucidlm.measure.baselines import Baselines
-from lucidlm.measure.history import History, Validation
-from lucidlm.measure.trend import (
+from lucidlm.runs.history import History, Validation
+from lucidlm.runs.trend import (
     CERTAIN_RISE,
     OVER_BEST,
     WORSE,

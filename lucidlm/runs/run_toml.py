@@ -19,7 +19,7 @@ from lucidlm.runtime.places import path_from_text, path_text
 from lucidlm.runtime.small_files import read_small_file, read_small_json
 from lucidlm.text.corpus import design_in
 from lucidlm.text.split import Split
-from lucidlm.training.config import Plan, TrainConfig
+from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.weights.whole import SETTINGS, Whole
 
 LARGEST_SETTINGS = 1 << 20

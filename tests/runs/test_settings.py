@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lucidlm.errors import ConfigError
-from lucidlm.training.config import (
+from lucidlm.runs.settings import (
     OptimConfig,
     TrainConfig,
     learning_rate_factor,

@@ -1,6 +1,6 @@
 import pytest
 
-from lucidlm.training.card import in_code, in_prose
+from lucidlm.report.card import in_code, in_prose
 
 
 @pytest.mark.parametrize(("name", "prose", "code"), [

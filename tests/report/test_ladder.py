@@ -6,7 +6,7 @@ import pytest
 
 from lucidlm.measure.baselines import ADAPTS, STATIC, Baseline, Baselines
 from lucidlm.measure.intervals import interval_of_ratio
-from lucidlm.measure.ladder import DIFFERENT, UNLIKE, ladder_of, place_of
+from lucidlm.report.ladder import DIFFERENT, UNLIKE, ladder_of, place_of
 
 PIECES, SIZE = 40, 250
 BYTES = PIECES * SIZE

@@ -1,0 +1,1 @@
+"""Pages that stand alone: records in, HTML out."""

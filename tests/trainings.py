@@ -1,0 +1,251 @@
+"""What the tests of training share: a made-up book, a plan of half a second, a hash of what it made."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from inspect import BoundArguments
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cyclopts import App
+from run_folders import Said
+from safetensors.numpy import load_file
+
+from lucidlm.cli import main
+from lucidlm.model.config import GPTConfig
+from lucidlm.report import assessment as judgement
+from lucidlm.report.assessment import Judgement, without_training_text
+from lucidlm.runs.settings import Plan, Recipe, TrainConfig, trapezoid
+from lucidlm.text.corpus import prepare
+from lucidlm.training import loop
+
+WORDS = [
+    "the",
+    "river",
+    "ran",
+    "past",
+    "a",
+    "house",
+    "and",
+    "nobody",
+    "knew",
+    "why",
+    "it",
+    "was",
+    "late",
+    "she",
+    "said",
+]
+TIME_OR_SPEED = ("time_s", "tokens_per_s", "mfu")
+
+SMALLEST = GPTConfig(
+    family="modern",
+    vocab_size=257,
+    context_length=16,
+    emb_dim=16,
+    n_layers=2,
+    n_heads=2,
+    n_kv_heads=1,
+    head_dim=8,
+    hidden_dim=32,
+)
+
+
+def made_up_text(*, sentences: int = 60, seed: int = 1) -> str:
+    """Sentences of nine random words: learnable, and the same everywhere."""
+    draw = random.Random(seed)
+    return "".join(
+        " ".join(draw.choice(WORDS) for _ in range(9)).capitalize() + ".\n" for _ in range(sentences)
+    )
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with a book in it."""
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text(made_up_text(), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No product is timed: the speeds of this machine are not what these tests ask for."""
+    from lucidlm.runtime.device import Probe
+    from lucidlm.training import setup
+
+    monkeypatch.setattr(setup, "probe_matmul", lambda device, dtype: Probe(str(dtype), 1e9, 0.0))
+    monkeypatch.setattr(setup, "fastest_exact_float32", lambda device: ("stock", "float32: stock"))
+
+
+@pytest.fixture
+def quick_judging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model generates little at validations and at the end: what is made of it has tests of its own."""
+    from lucidlm.report import assessment as judgement
+    from lucidlm.training import validation
+
+    monkeypatch.setattr(judgement, "PROMPTS", 2)
+    monkeypatch.setattr(judgement, "WRITTEN_TEXTS", 1)
+    monkeypatch.setattr(judgement, "WRITTEN_TOKENS", 32)
+    monkeypatch.setattr(validation, "SAMPLE_CHARACTERS", 20)
+
+
+@pytest.fixture
+def make_config() -> Callable[..., TrainConfig]:
+    """make_config(**changes): a request for a run on the made-up book, on one CPU thread in float32."""
+
+    def make(**changes: Any) -> TrainConfig:
+        settings = {"text": "book.txt", "out": "run", "tokenizer": "bytes", "device": "cpu", "threads": 1}
+        return TrainConfig(**(settings | {"dtype": "float32"} | changes))
+
+    return make
+
+
+@pytest.fixture
+def make_tiny_plan() -> Callable[..., Plan]:
+    """make_tiny_plan(steps=8, optimizer="muon", **changes): a plan of a few milliseconds a step."""
+
+    def make(
+        *, steps: int = 8, optimizer: str = "muon", drop_rate: float = 0.0, decay: float = 0.5, **changes: Any
+    ) -> Plan:
+        optim = Recipe(
+            name=optimizer, lr=4e-3, matrix_lr=0.02, weight_decay=0.05, warmup_steps=2,
+            decay_fraction=decay, clip=1.0,
+        )  # fmt: skip
+        settings = {
+            "model": SMALLEST.changed(drop_rate=drop_rate),
+            "optim": optim,
+            "batch_size": 4,
+            "micro_batch": 2,
+            "steps": steps,
+            "schedule": trapezoid(steps, warmup_steps=2, decay_fraction=decay),
+            "validate_every": 4,
+            "validation_tokens": 128,
+            "dtype": "float32",
+            "threads": 1,
+            "early_stop": False,
+        }
+        return Plan(**(settings | changes))
+
+    return make
+
+
+@pytest.fixture
+def fingerprint() -> Callable[[Path], str]:
+    """fingerprint(folder): SHA-256 over names and bytes of all tensors in the folder's .safetensors files."""
+
+    def hash_tensors(folder: Path) -> str:
+        digest = hashlib.sha256()
+        for file in sorted(folder.glob("*.safetensors")):
+            for name, tensor in sorted(load_file(file).items()):
+                digest.update(f"{file.name}/{name}/{tensor.shape}/{tensor.dtype}".encode())
+                digest.update(tensor.tobytes())
+        return digest.hexdigest()
+
+    return hash_tensors
+
+
+@pytest.fixture
+def timeless() -> Callable[[Path], list[dict]]:
+    """timeless(run): the lines of metrics.jsonl in order, without what a clock measured."""
+
+    def read(run: Path) -> list[dict]:
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [
+            {key: value for key, value in json.loads(line).items() if key not in TIME_OR_SPEED}
+            for line in lines
+        ]
+
+    return read
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """say("info", run): what the command line answers; a traceback fails the test."""
+
+    def run(*words: str | Path) -> Said:
+        code = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err, words
+        return Said(code, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where runs stand that are made once and copied."""
+    return tmp_path_factory.mktemp("shelf")
+
+
+@pytest.fixture
+def run(here, quick_probes, shelf, make_config, make_tiny_plan, monkeypatch) -> Callable[..., Path]:
+    """run("one", seed=1): a fresh copy of a finished run of 4 steps on a few sentences, called "one".
+
+    stopped=2: of one that a signal ended after so many steps. Its baselines and its page are left out, one
+    thread computes and no disk is waited for: other tests are for these.
+    """
+
+    def judge(model, tokenizer, documents, *, design, fraction, **others) -> Judgement:
+        return without_training_text(model, tokenizer, documents, design=design, fraction=fraction)
+
+    def write_sample(model, tokenizer, samples, *, step) -> dict[str, Any]:
+        return {"step": step, "prompt": "", "text": "", "probe_ids": [1], "probe_log_probabilities": [-1.0]}
+
+    def page(path: Path, *words: Any, **others: Any) -> None:
+        path.write_text("a page")
+
+    monkeypatch.setattr(loop, "judge", judge)
+    monkeypatch.setattr(loop, "write_sample", write_sample)
+    monkeypatch.setattr(loop, "write_report", page)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+    def copied(name: str = "run", *, stopped: int = 0, **changes: Any) -> Path:
+        Path("book.txt").write_text(made_up_text(sentences=16), encoding="utf-8")
+        Path("short.txt").write_text("Nobody knew why.\n")
+        stored = shelf / "-".join(map(str, ("run", stopped, *changes.values())))
+
+        def watch(report: loop.Report) -> None:
+            if stopped and report.step.step == stopped:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        if not stored.exists():
+            if changes.get("text") == "prepared":
+                prepare("book.txt", "prepared", tokenizer="bytes")
+            plan = make_tiny_plan(steps=4, validate_every=2, validation_tokens=32)
+            loop.train(make_config(out=str(stored), **changes), plan=plan, watch=watch)
+        shutil.copytree(stored, name)
+        return Path(name)
+
+    return copied
+
+
+@pytest.fixture(scope="session")
+def parsed() -> dict[tuple[str, ...], tuple]:
+    """Command lines as they were parsed."""
+    return {}
+
+
+@pytest.fixture
+def quick_commands(parsed, monkeypatch) -> None:
+    """A command line is parsed once, and no paragraph is explained: half of the time goes there."""
+    parse = App.parse_args
+
+    def parse_once(app: App, words: Sequence[str], **settings: Any) -> tuple:
+        key = tuple(words)
+        if "--config" in key:
+            return parse(app, words, **settings)
+        if key not in parsed:
+            parsed[key] = parse(app, words, **settings)
+        verb, bound, unparsed = parsed[key]
+        return verb, BoundArguments(bound.signature, OrderedDict(bound.arguments)), unparsed
+
+    monkeypatch.setattr(App, "parse_args", parse_once)
+    monkeypatch.setattr(judgement, "_paragraph", lambda *inputs: None)
