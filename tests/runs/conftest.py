@@ -1,0 +1,16 @@
+"""Fixtures of trainings, from trainings.py."""
+
+from trainings import (  # noqa: F401
+    fingerprint,
+    here,
+    make_config,
+    make_tiny_plan,
+    parsed,
+    quick_commands,
+    quick_judging,
+    quick_probes,
+    run,
+    say,
+    shelf,
+    timeless,
+)
