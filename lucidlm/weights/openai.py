@@ -5,7 +5,6 @@ says where in the data file each tensor stands, as little-endian float32. C chan
 """
 
 import contextlib
-import functools
 import json
 import math
 import re
@@ -15,6 +14,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import torch
 from torch import Tensor
@@ -186,51 +186,8 @@ def read_index(path: Path) -> dict[str, StoredTensor]:
         return {tensor.name: tensor for tensor in map(_stored_tensor, entries)}
 
 
-def crc32c(data: np.ndarray, crc: int = 0) -> int:
-    """CRC-32C (RFC 3720, B.4) of bytes, uint8 (N,); `crc` is that of the bytes before them.
-
-    Bytes are a polynomial over GF(2), taken modulo P. P(x)^n = P(x^n) for n a power of two, so x^32n is the
-    sum of x^en over P's lower exponents e: a block of n bits is added to the blocks 32 - e places on. So it
-    is XOR of long rows and little else: 500 MB take half a second, and no library is needed.
-    """
-    state = crc ^ 0xFFFFFFFF
-    if len(data) > 1 << 12:
-        padded = np.zeros(-(-len(data) // 8) * 8, np.uint8)  # zeros in front change no remainder
-        start = len(padded) - len(data)
-        padded[start:] = data
-        padded[start : start + 4] ^= np.frombuffer(state.to_bytes(4, "little"), np.uint8)
-        words, block, state = padded.view(np.uint64), 512, 0
-        while block >= 8:
-            words = _folded(words, block)
-            block //= 2
-        data = words.view(np.uint8)
-    table = _crc_table()
-    for byte in data.tobytes():
-        state = table[(state ^ byte) & 0xFF] ^ state >> 8
-    return state ^ 0xFFFFFFFF
-
-
-def _folded(words: np.ndarray, block: int) -> np.ndarray:
-    """The last 32 blocks, with those before added to them; `words` is changed."""
-    end = max(0, len(words) - 32 * block)
-    for start in range(0, end, 4 * block):  # 28 is the highest exponent: four blocks at once do not meet
-        head = words[start : min(start + 4 * block, end)]
-        for exponent in (28, 27, 26, 25, 23, 22, 20, 19, 18, 14, 13, 11, 10, 9, 8, 6, 0):
-            at = start + (32 - exponent) * block
-            words[at : at + len(head)] ^= head
-    return words[end:]
-
-
-@functools.cache
-def _crc_table() -> list[int]:
-    table = list(range(256))
-    for _ in range(8):
-        table = [value >> 1 ^ (0x82F63B78 if value & 1 else 0) for value in table]
-    return table
-
-
 def _masked(crc: int) -> int:
-    """A checksum as files hold it: a checksum over checksums would be weak (LevelDB, crc32c.h)."""
+    """A CRC-32C as the files store it: a CRC of data that holds CRCs would be weak (LevelDB, crc32c.h)."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -309,7 +266,7 @@ def _block(data: bytes, offset: int, size: int) -> bytes:
     if end + _TRAILER > len(data) - _FOOTER:
         raise ValueError(f"a block at byte {offset:,} of {plural(size, 'byte')} is not all there")
     stored = int.from_bytes(data[end + 1 : end + _TRAILER], "little")
-    if _masked(crc32c(np.frombuffer(data, np.uint8, size + 1, offset))) != stored:
+    if _masked(google_crc32c.value(data[offset : end + 1])) != stored:
         raise ValueError(f"the checksum of its block at byte {offset:,} is wrong")
     if kind := data[end]:
         raise ValueError(
@@ -476,8 +433,8 @@ def _check_contents(file: BufferedReader, tensors: Iterable[StoredTensor]) -> No
         file.seek(tensor.offset)
         for start in range(0, tensor.size, _READ_BYTES):
             piece = _bytes_from(file, min(_READ_BYTES, tensor.size - start))
-            crc = crc32c(piece, crc)
-            finite = finite and bool(np.isfinite(piece.view("<f4")).all())
+            crc = google_crc32c.extend(crc, piece)
+            finite = finite and bool(np.isfinite(np.frombuffer(piece, "<f4")).all())
         if _masked(crc) != tensor.checksum:
             raise ValueError(f"the checksum of {tensor.name} is wrong")
         if not finite:
@@ -494,13 +451,14 @@ def _read(file: BufferedReader, tensor: StoredTensor, *, device: str, dtype: tor
     file.seek(tensor.offset)
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
-        numbers = _bytes_from(file, 4 * part.numel()).view("<f4").astype(np.float32, copy=False)
+        # A copy, as torch takes writable memory only.
+        numbers = np.frombuffer(_bytes_from(file, 4 * part.numel()), "<f4").astype(np.float32)
         part.copy_(torch.from_numpy(numbers).view(part.shape))
     return found
 
 
-def _bytes_from(file: BufferedReader, size: int) -> np.ndarray:
-    data = np.empty(size, np.uint8)
-    if file.readinto(data.data) != size:
+def _bytes_from(file: BufferedReader, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) != size:
         raise ValueError("it was cut short while it was read")
     return data
