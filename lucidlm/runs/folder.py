@@ -20,6 +20,8 @@ from torch import Tensor
 
 from lucidlm.errors import DataError, InUseError, LucidError, RunError
 from lucidlm.runs.history import METRICS, SAMPLES, History, Validation, read_history, record_of
+from lucidlm.runs.run_toml import fault_of_settings, read_settings
+from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.files import (
     check_manifest,
     fault_of,
@@ -35,8 +37,6 @@ from lucidlm.runtime.signals import name_of
 from lucidlm.runtime.small_files import read_small_json
 from lucidlm.text.corpus import Corpus
 from lucidlm.text.pipes import DASH, STDIN
-from lucidlm.runs.settings import Plan, TrainConfig
-from lucidlm.runs.run_toml import fault_of_settings, read_settings
 from lucidlm.weights.header import WEIGHTS
 from lucidlm.weights.tensor_files import write_tensors
 from lucidlm.weights.whole import CHECKPOINT, SETTINGS, is_run_without_settings, whole_of

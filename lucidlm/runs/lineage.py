@@ -6,10 +6,10 @@ from pathlib import Path
 
 from lucidlm.errors import LucidError
 from lucidlm.measure.seen import Progress, Seen, decoded, find_seen
+from lucidlm.runs.data import corpus_of_run
+from lucidlm.runs.run_toml import read_settings
 from lucidlm.text.corpus import Corpus, validation_documents
 from lucidlm.text.excerpts import ids_of
-from lucidlm.runs.run_toml import read_settings
-from lucidlm.runs.data import corpus_of_run
 from lucidlm.weights.whole import SETTINGS
 
 

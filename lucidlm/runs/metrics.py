@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lucidlm.runs.curves import Curves
 from lucidlm.runs.history import METRICS, SAMPLES, Step, Validation, checked_line, read_lines
 from lucidlm.runtime.files import append_whole, write_atomically
-from lucidlm.runs.curves import Curves
 
 
 class Metrics:

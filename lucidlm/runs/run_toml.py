@@ -14,12 +14,12 @@ import tomlkit
 from pydantic import TypeAdapter, ValidationError
 
 from lucidlm.errors import ConfigError, RunError
+from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.files import MANIFEST, write_atomically
 from lucidlm.runtime.places import path_from_text, path_text
 from lucidlm.runtime.small_files import read_small_file, read_small_json
 from lucidlm.text.corpus import design_in
 from lucidlm.text.split import Split
-from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.weights.whole import SETTINGS, Whole
 
 LARGEST_SETTINGS = 1 << 20

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lucidlm.runs.history import METRICS, Step, read_lines
 from lucidlm.runs.curves import Curves
+from lucidlm.runs.history import METRICS, Step, read_lines
 from lucidlm.runs.metrics import Metrics
 
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from lucidlm.errors import RunError
-from lucidlm.runtime.files import lock
 from lucidlm.runs import folder as runs
 from lucidlm.runs.folder import (
     checkpoint_folders,
@@ -24,6 +23,7 @@ from lucidlm.runs.folder import (
     state_of,
 )
 from lucidlm.runs.run_toml import write_settings
+from lucidlm.runtime.files import lock
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,8 @@ import shutil
 
 import pytest
 
-from lucidlm.text.corpus import prepare
 from lucidlm.runs.lineage import held_out_seen_by, lineage_of, seen_by
+from lucidlm.text.corpus import prepare
 
 STORY = (importlib.resources.files("lucidlm.text") / "assets" / "story.txt").read_text(encoding="utf-8")
 

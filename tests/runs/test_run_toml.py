@@ -10,8 +10,8 @@ import pytest
 
 from lucidlm.errors import ConfigError, RunError
 from lucidlm.model.config import GPTConfig
-from lucidlm.runs.settings import OptimConfig, Plan, TrainConfig
 from lucidlm.runs.run_toml import read_settings, read_toml, write_settings
+from lucidlm.runs.settings import OptimConfig, Plan, TrainConfig
 
 
 @pytest.fixture(autouse=True)
