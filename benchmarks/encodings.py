@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lucidlm.text.guesses import likely_encodings
+from lucidlm.text.formats.guesses import likely_encodings
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 

@@ -22,15 +22,15 @@ from lucidlm.runtime.places import check_folder_place
 from lucidlm.runtime.small_files import read_small_json
 from lucidlm.runtime.wording import plural
 from lucidlm.text.account import Account
-from lucidlm.text.decoding import File, cannot_read
 from lucidlm.text.described import check_described
 from lucidlm.text.excerpts import Excerpt
+from lucidlm.text.formats.decoding import File, cannot_read
 from lucidlm.text.leaks import LISTED, find_leaks
 from lucidlm.text.pipes import refuse_stdin_twice
 from lucidlm.text.reading import READING, Reading
 from lucidlm.text.sources import find_files
 from lucidlm.text.split import Design, Part, Split, split
-from lucidlm.text.spool import Progress, Spool
+from lucidlm.text.staged_text import Progress, Spool
 from lucidlm.text.tokenizer import Tokenizer, bpe_size, in_threads, suggest
 from lucidlm.text.windows import TokenFile, write_array, write_tokens
 

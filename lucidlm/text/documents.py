@@ -20,8 +20,9 @@ from lucidlm.text.account import (
     Account,
     utf8_bytes,
 )
-from lucidlm.text.archives import ARCHIVES, files_in_archive
-from lucidlm.text.decoding import (
+from lucidlm.text.formats.archives import ARCHIVES, files_in_archive
+from lucidlm.text.formats.bin_files import documents_of, text_of
+from lucidlm.text.formats.decoding import (
     File,
     cannot_read,
     counted,
@@ -31,17 +32,16 @@ from lucidlm.text.decoding import (
     without_mark,
     without_surrogates,
 )
-from lucidlm.text.epub import read_epub
+from lucidlm.text.formats.epub import read_epub
+from lucidlm.text.formats.kinds import by_content
+from lucidlm.text.formats.markup import read_html
+from lucidlm.text.formats.office import read_office
+from lucidlm.text.formats.pdf import read_pdf
+from lucidlm.text.formats.records import RECORDS, read_records
+from lucidlm.text.formats.subtitles import read_subtitles
 from lucidlm.text.gutenberg import names_gutenberg, without_frame
-from lucidlm.text.kinds import by_content
-from lucidlm.text.markup import read_html
-from lucidlm.text.office import read_office
-from lucidlm.text.pdf import read_pdf
 from lucidlm.text.reading import READING, Reading
-from lucidlm.text.records import RECORDS, read_records
 from lucidlm.text.sources import find_files
-from lucidlm.text.subtitles import read_subtitles
-from lucidlm.text.token_files import documents_of, text_of
 
 KEPT_CHARACTERS = 1 << 24
 """Text of one file that is kept from the reading that checks it; a larger one is read once more."""

@@ -9,7 +9,7 @@ from lucidlm.runtime.wording import plural
 from lucidlm.text.copies import COMMON, Copies, CopySearch, Passage
 from lucidlm.text.letters import LINE, SHINGLE
 from lucidlm.text.split import Part
-from lucidlm.text.spool import Spool
+from lucidlm.text.staged_text import Spool
 
 LISTED = 1000
 """Of so many examples at most the manifest tells."""

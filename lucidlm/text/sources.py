@@ -31,8 +31,8 @@ from lucidlm.text.account import (
     UNREADABLE,
     Account,
 )
-from lucidlm.text.decoding import File, cannot_read
-from lucidlm.text.kinds import CONTENT_TYPES, SUFFIXES, kind_of
+from lucidlm.text.formats.decoding import File, cannot_read
+from lucidlm.text.formats.kinds import CONTENT_TYPES, SUFFIXES, kind_of
 from lucidlm.text.own_folders import MODEL, PREPARED, is_temporary, own_folder, own_kind
 from lucidlm.text.pipes import DASH, STDIN, refuse_stdin_twice, spooled_pipe, spooled_stdin
 

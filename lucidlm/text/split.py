@@ -9,7 +9,7 @@ import numpy as np
 
 from lucidlm.errors import ConfigError, DataError
 from lucidlm.runtime.wording import plural
-from lucidlm.text.spool import BLOCK, Spool
+from lucidlm.text.staged_text import BLOCK, Spool
 
 Split = Literal["auto", "pieces", "documents", "end"]
 """How text is held out; auto: whole documents where there are 20 or more, else pieces of the whole text."""

@@ -13,10 +13,10 @@ from lucidlm.errors import ConfigError, DataError, RunError
 from lucidlm.runtime.files import lock
 from lucidlm.text import corpus as module
 from lucidlm.text import split
-from lucidlm.text import spool as spooling
+from lucidlm.text import staged_text as spooling
 from lucidlm.text.corpus import PLACES, open_corpus, prepare, train_documents, validation_documents
-from lucidlm.text.decoding import File
 from lucidlm.text.excerpts import ids_of
+from lucidlm.text.formats.decoding import File
 from lucidlm.text.reading import READING
 from lucidlm.text.tokenizer import Tokenizer
 

@@ -7,9 +7,10 @@ import pytest
 from written_files import read, read_one, refusal, written
 
 from lucidlm.errors import ConfigError
-from lucidlm.text import decoding, documents
+from lucidlm.text import documents
 from lucidlm.text.account import Account
 from lucidlm.text.documents import read_documents
+from lucidlm.text.formats import decoding
 from lucidlm.text.reading import Reading
 
 

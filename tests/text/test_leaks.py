@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lucidlm.text import copies, letters
-from lucidlm.text import spool as spooling
+from lucidlm.text import staged_text as spooling
 from lucidlm.text.copies import CopySearch
 from lucidlm.text.corpus import prepare
 

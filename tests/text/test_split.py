@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lucidlm.errors import ConfigError, DataError
 from lucidlm.runtime.files import MANIFEST, write_manifest
 from lucidlm.text import split as module
-from lucidlm.text import spool as spooling
+from lucidlm.text import staged_text as spooling
 from lucidlm.text.corpus import PLACES, open_corpus, prepare, train_documents, validation_documents
 from lucidlm.text.windows import IGNORED, Windows
 

@@ -10,10 +10,10 @@ from pathlib import PurePath
 
 from lucidlm.errors import DataError
 from lucidlm.text.account import BINARY, BY_CONTENT, DAMAGED, MARKUP, NOT_PACKED, Account
-from lucidlm.text.decoding import File, cannot_read, is_utf8, read_blocks
-from lucidlm.text.packed import PACKINGS
-from lucidlm.text.signatures import HEAD, Signature, not_text, packing_of, readable_as, what_zip_is
-from lucidlm.text.whole_files import whole
+from lucidlm.text.formats.decoding import File, cannot_read, is_utf8, read_blocks
+from lucidlm.text.formats.packed import PACKINGS
+from lucidlm.text.formats.signatures import HEAD, Signature, not_text, packing_of, readable_as, what_zip_is
+from lucidlm.text.formats.whole_files import whole
 
 SUFFIXES = {
     ".txt": "text",

@@ -29,8 +29,8 @@ from lucidlm.text.account import (
     UNREADABLE_PAGES,
     Account,
 )
-from lucidlm.text.decoding import File
-from lucidlm.text.whole_files import LARGEST_PAGE, sound_file, too_large, whole
+from lucidlm.text.formats.decoding import File
+from lucidlm.text.formats.whole_files import LARGEST_PAGE, sound_file, too_large, whole
 
 if TYPE_CHECKING:
     from pypdf import PdfReader

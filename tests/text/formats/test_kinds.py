@@ -1,7 +1,7 @@
 import pytest
 from written_files import pdf, read_one, refusal, written
 
-from lucidlm.text.kinds import kind_of
+from lucidlm.text.formats.kinds import kind_of
 from lucidlm.text.reading import Reading
 
 MARKED = {

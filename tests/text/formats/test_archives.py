@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from packed_files import tarred, zipped
 from written_files import read, read_one, refusal, written
 
-from lucidlm.text import archives
 from lucidlm.text.account import Account
 from lucidlm.text.documents import read_texts
+from lucidlm.text.formats import archives
 
 
 def counted(path) -> tuple[list[tuple[str, str]], Account]:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from written_files import accounted, read_one, refusal, written
 
-from lucidlm.text import markup as module
+from lucidlm.text.formats import markup as module
 from lucidlm.text.reading import Reading
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from lucidlm.runtime.files import naming
 from lucidlm.runtime.wording import one_line
 from lucidlm.text.account import Account
-from lucidlm.text.decoding import File
 from lucidlm.text.documents import Document, documents_of_files
+from lucidlm.text.formats.decoding import File
 from lucidlm.text.reading import Reading
 
 Progress = Callable[[str, int, int | None], None]

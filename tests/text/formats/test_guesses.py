@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from language_samples import SAMPLES
 
-from lucidlm.text.guesses import likely_encodings
+from lucidlm.text.formats.guesses import likely_encodings
 
 WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
 CASES = [(language, encoding) for language, (_, others) in SAMPLES.items() for encoding in (*others, *WIDE)]

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from lucidlm.errors import DataError
 from lucidlm.text.account import CONTROLS, HIDDEN_TEXT, SOFT_HYPHENS, Account
-from lucidlm.text.decoding import File, decode_page
-from lucidlm.text.page_source import LINES, PARAGRAPHS, names, readable_source
-from lucidlm.text.whole_files import LARGEST_PAGE, whole
+from lucidlm.text.formats.decoding import File, decode_page
+from lucidlm.text.formats.page_source import LINES, PARAGRAPHS, names, readable_source
+from lucidlm.text.formats.whole_files import LARGEST_PAGE, whole
 
 if TYPE_CHECKING:
     from selectolax.lexbor import LexborNode

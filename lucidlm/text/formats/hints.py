@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 
 from lucidlm.errors import DataError
 from lucidlm.text.account import BINARY, OTHER_ENCODING
-from lucidlm.text.guesses import faults_in, likely_encodings, nearly_in
-from lucidlm.text.labels import codec_of_mark
-from lucidlm.text.signatures import not_text
+from lucidlm.text.formats.guesses import faults_in, likely_encodings, nearly_in
+from lucidlm.text.formats.labels import codec_of_mark
+from lucidlm.text.formats.signatures import not_text
 
 _LOOKED_AT = 1 << 16
 """How much of a file is looked at for bytes that no text has."""

@@ -36,10 +36,10 @@ from lucidlm.text.account import (
     UNLISTED_PAGES,
     Account,
 )
-from lucidlm.text.decoding import File, decode_page, is_utf8
-from lucidlm.text.labels import codec_of_mark
-from lucidlm.text.markup import elements_of, visible_text
-from lucidlm.text.whole_files import LARGEST_PAGE, sound_file, too_large, whole
+from lucidlm.text.formats.decoding import File, decode_page, is_utf8
+from lucidlm.text.formats.labels import codec_of_mark
+from lucidlm.text.formats.markup import elements_of, visible_text
+from lucidlm.text.formats.whole_files import LARGEST_PAGE, sound_file, too_large, whole
 
 _LARGEST_PACKAGE = 8 << 20
 """A package lists files: this much is a hundred thousand of them."""

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from lucidlm.errors import DataError
 from lucidlm.text.account import Account
-from lucidlm.text.decoding import decode_page, known_encoding
-from lucidlm.text.labels import browser_errors, codec_of_label, declared_codec
+from lucidlm.text.formats.decoding import decode_page, known_encoding
+from lucidlm.text.formats.labels import browser_errors, codec_of_label, declared_codec
 
 CHINESE = "朱镕基说，喆字和堃字不在旧表里。"  # 镕, 喆 and 堃 are in GBK, not in GB 2312
 SAMPLES = {

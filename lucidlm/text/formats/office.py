@@ -25,8 +25,8 @@ from lucidlm.text.account import (
     UNKNOWN_GLYPHS,
     Account,
 )
-from lucidlm.text.decoding import File
-from lucidlm.text.whole_files import sound_file, whole
+from lucidlm.text.formats.decoding import File
+from lucidlm.text.formats.whole_files import sound_file, whole
 
 _LARGEST = 128 << 20
 """The most that one part of a document may unpack to: a document of a thousand pages has a tenth of that."""

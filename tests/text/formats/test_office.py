@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from packed_files import STRICT, W, docx, odt, p, packed
 from written_files import read_one, refusal, written
 
-from lucidlm.text import office
+from lucidlm.text.formats import office
 
 
 def read_as(tmp_path, name: str, data: bytes) -> tuple[str, list[str]]:

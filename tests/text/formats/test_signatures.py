@@ -9,7 +9,7 @@ import pytest
 from packed_files import NAMED
 from written_files import epub, pdf, read_one, refusal, written
 
-from lucidlm.text.signatures import not_text, packing_of, readable_as
+from lucidlm.text.formats.signatures import not_text, packing_of, readable_as
 
 
 @pytest.mark.parametrize("what", NAMED)

@@ -27,8 +27,8 @@ from lucidlm.text.account import (
     OWN_FOLDERS,
     Account,
 )
-from lucidlm.text.decoding import File, cannot_read, read_blocks
-from lucidlm.text.kinds import kind_of
+from lucidlm.text.formats.decoding import File, cannot_read, read_blocks
+from lucidlm.text.formats.kinds import kind_of
 from lucidlm.text.own_folders import own_kind
 
 ARCHIVES = ("zip", "tar")

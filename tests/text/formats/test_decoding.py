@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucidlm.errors import ConfigError, DataError
-from lucidlm.text import decoding
 from lucidlm.text.account import Account
-from lucidlm.text.decoding import (
+from lucidlm.text.formats import decoding
+from lucidlm.text.formats.decoding import (
     File,
     cannot_read,
     counted,

@@ -7,8 +7,8 @@ from itertools import chain, pairwise
 
 from lucidlm.errors import DataError
 from lucidlm.text.account import CUES, NOTES, TAGS, TRAILING, Account
-from lucidlm.text.decoding import File, read_text, with_lf
-from lucidlm.text.records import split_lines
+from lucidlm.text.formats.decoding import File, read_text, with_lf
+from lucidlm.text.formats.records import split_lines
 
 _TIME = r"(?:\d+:)?\d{1,2}:\d{1,2}[,.]\d{1,3}"
 _TIMES = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")

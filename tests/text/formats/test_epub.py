@@ -18,7 +18,7 @@ from written_files import (
     zipped,
 )
 
-from lucidlm.text import epub as module
+from lucidlm.text.formats import epub as module
 
 PAGES = {"a.xhtml": "<p>first", "b.xhtml": "<p>second"}
 GERMAN = "Im März fuhr die Käserin früh über die Brücke, und schöne Äpfel lagen für die Gäste da."

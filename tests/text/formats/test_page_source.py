@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
 
 from lucidlm.text.account import Account
-from lucidlm.text.page_source import DEPTH, readable_source
+from lucidlm.text.formats.page_source import DEPTH, readable_source
 
 NESTED = {
     "divs": "<div>",

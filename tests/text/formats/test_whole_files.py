@@ -6,8 +6,8 @@ import pytest
 from written_files import epub, pdf, read, refusal, written
 
 from lucidlm.errors import DataError
-from lucidlm.text import epub as epub_reader
-from lucidlm.text import markup, whole_files
+from lucidlm.text.formats import epub as epub_reader
+from lucidlm.text.formats import markup, whole_files
 
 
 @pytest.mark.parametrize("seed", range(4))

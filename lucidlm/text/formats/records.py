@@ -11,9 +11,9 @@ from typing import Any
 from lucidlm.errors import DataError
 from lucidlm.runtime.wording import plural
 from lucidlm.text.account import BY_CONTENT, DAMAGED, NO_FIELD, REPEATED_FIELDS, Account, utf8_bytes
-from lucidlm.text.decoding import File, read_text, with_lf
+from lucidlm.text.formats.decoding import File, read_text, with_lf
+from lucidlm.text.formats.whole_files import LARGEST
 from lucidlm.text.reading import READING, Reading
-from lucidlm.text.whole_files import LARGEST
 
 RECORDS = ("jsonl", "json", "csv", "tsv")
 """The kinds whose files hold records."""

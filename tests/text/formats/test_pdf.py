@@ -7,7 +7,7 @@ from written_files import accounted, encrypted, pdf, read, read_one, refusal, wr
 
 from lucidlm.errors import DataError
 from lucidlm.text.account import Account
-from lucidlm.text.pdf import mended
+from lucidlm.text.formats.pdf import mended
 
 
 def test_a_pdf_is_read_page_by_page(tmp_path):

@@ -5,7 +5,7 @@ from written_files import refusal
 from lucidlm.errors import DataError
 from lucidlm.text.corpus import prepare
 from lucidlm.text.documents import read_documents
-from lucidlm.text.token_files import LLM_C_MAGIC
+from lucidlm.text.formats.bin_files import LLM_C_MAGIC
 from lucidlm.text.tokenizer import Tokenizer
 
 GPT2 = Tokenizer.gpt2()
@@ -44,7 +44,7 @@ def test_end_of_text_may_stand_behind_or_nowhere(tmp_path):
 
 
 def test_documents_longer_than_what_is_read_at_once_are_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("lucidlm.text.token_files._AT_ONCE", 3)
+    monkeypatch.setattr("lucidlm.text.formats.bin_files._AT_ONCE", 3)
     (tmp_path / "train.bin").write_bytes(ids_of(TEXTS).tobytes())
     assert texts_in(tmp_path / "train.bin") == TEXTS
 

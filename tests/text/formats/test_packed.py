@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from written_files import read_one, refusal, written
 
 from lucidlm.errors import DataError
-from lucidlm.text import packed
 from lucidlm.text.account import Account
-from lucidlm.text.packed import unpacked
+from lucidlm.text.formats import packed
+from lucidlm.text.formats.packed import unpacked
 
 PACK = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
 

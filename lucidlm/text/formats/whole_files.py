@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from lucidlm.errors import DataError
 from lucidlm.text.account import DAMAGED, Account
-from lucidlm.text.decoding import File, cannot_read, read_blocks
+from lucidlm.text.formats.decoding import File, cannot_read, read_blocks
 
 LARGEST = 256 << 20
 """The most that a file may unpack to: none of these formats can be read in pieces."""
