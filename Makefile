@@ -1,5 +1,5 @@
-# make demo: a language model from the bundled story in three minutes.   make test: all tests.
-# Both set up .venv first; nothing but Python 3.11 or newer has to be there.
+# make demo: train a language model on the bundled story for three minutes.   make test: run all tests.
+# Both create .venv first. They need Python 3.11 or newer, and nothing else.
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
@@ -7,7 +7,7 @@ MINUTES ?= 3
 JOBS ?= 2
 BIN := .venv/bin
 
-.PHONY: demo test lint check bench torture interop wheel clean
+.PHONY: demo test lint check coverage docs bench torture interop wheel clean
 
 demo: .venv/ready
 	$(BIN)/lucidlm train --minutes $(MINUTES)
@@ -23,16 +23,23 @@ lint: .venv/ready-check
 check: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not slow and not torture and not interop"
 
+coverage: .venv/ready-check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not slow and not torture and not interop" --cov --cov-report=term
+
+docs: .venv/ready-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open site/index.html in a browser"
+
 bench: .venv/ready-test  # make bench TEXT=a-book.txt
 	$(BIN)/python benchmarks/budget.py $(TEXT)
 
 torture: .venv/ready-test
 	$(BIN)/python -m pytest -m torture --timeout 3600
 
-# A virtual machine need not allow what its processor announces: without these llama.cpp can end with SIGILL.
-# Nor may pip's cache give a build of another kind.
+# A virtual machine may refuse instructions that its CPU announces: without these flags llama.cpp can end with
+# SIGILL. For the same reason pip must not take a build from its cache.
 interop: export CMAKE_ARGS ?= -DGGML_NATIVE=OFF -DGGML_AVX512=OFF
-interop: .venv/ready-test  # compiles llama.cpp, some five minutes
+interop: .venv/ready-test  # compiles llama.cpp, about five minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir -c constraints.txt -e ".[test,interop]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m interop --timeout 600
 
@@ -40,8 +47,8 @@ wheel: .venv/ready-test
 	$(BIN)/python -m build
 
 .venv/bin/python:
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and none was found; install it, or: make PYTHON=/path/to/python3"; exit 1; }
-	@echo "setting up .venv with $(PYTHON): PyTorch is some 200 MB, this takes a minute or a few"
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found. Install one, or run: make PYTHON=/path/to/python3"; exit 1; }
+	@echo "Creating .venv with $(PYTHON). PyTorch is about 200 MB: this takes one to five minutes."
 	$(PYTHON) -m venv .venv
 
 .venv/ready: pyproject.toml constraints.txt | .venv/bin/python
@@ -56,5 +63,9 @@ wheel: .venv/ready-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,check]"
 	@touch $@
 
+.venv/ready-docs: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	@touch $@
+
 clean:
-	rm -rf .venv dist build runs
+	rm -rf .venv dist build site

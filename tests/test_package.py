@@ -26,9 +26,8 @@ def wheel(tmp_path_factory):
 @pytest.mark.slow
 def test_the_wheel_holds_the_code_its_assets_and_its_licences(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"lucidlm/text/assets/story.txt", "lucidlm/text/assets/gpt2.tiktoken", "lucidlm/cli.py"} <= set(
-        names
-    )
+    assets = {"lucidlm/text/assets/story.txt", "lucidlm/text/assets/gpt2.tiktoken"}
+    assert assets | {"lucidlm/py.typed", "lucidlm/__main__.py"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert any(name.endswith("licenses/NOTICE") for name in names)
     assert not any(name.startswith(("tests/", "examples/")) for name in names)

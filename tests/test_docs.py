@@ -1,0 +1,59 @@
+"""The doors: links lead somewhere, the API reference has the public names, metadata agrees."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import lucidlm
+
+ROOT = Path(__file__).parent.parent
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and MkDocs make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_link_of_a_page_leads_to_a_file_and_a_heading(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name) if name else page
+        assert file.exists(), f"{page.name}: {target}"
+        if page.parent.name == "docs":  # the site has no other files
+            assert file.resolve().is_relative_to(ROOT / "docs"), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in anchors_of(file), f"{page.name}: {target}"
+
+
+def test_the_site_lists_every_page():
+    listed = set(re.findall(r"[\w]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
+    assert listed == {page.name for page in (ROOT / "docs").glob("*.md")}
+
+
+def test_the_api_reference_has_each_public_name_once():
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    things = [getattr(lucidlm, name) for name in lucidlm.__all__]
+    homes = sorted(f"{thing.__module__}.{thing.__name__}" for thing in things)
+    assert sorted(re.findall(r"^::: (\S+)$", page, re.MULTILINE)) == homes
+
+
+def test_the_workflow_runs_each_python_that_the_package_names():
+    named = {line.rpartition(" :: ")[2] for line in PROJECT["classifiers"] if ":: 3." in line}
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    (matrix,) = re.findall(r"python: \[(.*)\]", workflow)
+    assert {version.strip(' "') for version in matrix.split(",")} == named
+    assert PROJECT["requires-python"] == f">={min(named, key=lambda v: int(v.partition('.')[2]))}"
+
+
+def test_the_citation_has_the_version_of_the_package():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {lucidlm.__version__}\n" in citation
