@@ -5,26 +5,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from models import TINY
 from torch import Tensor
 
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
-
-TINY = {
-    "gpt2": GPTConfig(
-        vocab_size=257, context_length=64, emb_dim=64, n_layers=2, n_heads=4, qkv_bias=True, tied_head=True
-    ),
-    "modern": GPTConfig(
-        family="modern",
-        vocab_size=257,
-        context_length=64,
-        emb_dim=64,
-        n_layers=2,
-        n_heads=4,
-        n_kv_heads=2,
-        head_dim=16,
-    ),
-}
 
 
 @pytest.fixture(autouse=True, scope="session")

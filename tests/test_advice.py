@@ -5,7 +5,6 @@ The last tests read lucidlm's own code, so that no message with new advice is th
 
 import ast
 import json
-import random
 import re
 import shlex
 import shutil
@@ -15,38 +14,16 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from models import BYTES, SMALLEST, made_up_text
 
 import lucidlm
 from lucidlm.cli import app, main
-from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.files import lock
-from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.huggingface import save_model
 
 CODE, TESTS = Path(lucidlm.__file__).parent, Path(__file__).parent
 TRAIN = "--from base --steps 1 --device cpu --threads 1"
-WORDS = [
-    "the",
-    "river",
-    "ran",
-    "past",
-    "a",
-    "house",
-    "and",
-    "nobody",
-    "knew",
-    "why",
-    "it",
-    "was",
-    "late",
-    "she",
-    "said",
-]
-TINY = GPTConfig(
-    family="modern", vocab_size=257, context_length=32, emb_dim=16, n_layers=1, n_heads=2, n_kv_heads=1,
-    head_dim=8, hidden_dim=32,
-)  # fmt: skip
 
 
 class Advised(NamedTuple):
@@ -136,18 +113,13 @@ class Answer(NamedTuple):
     said: str
 
 
-def _book(seed: int, sentences: int = 60) -> str:
-    draw = random.Random(seed)
-    return "".join(" ".join(draw.choice(WORDS) for _ in range(9)) + ".\n" for _ in range(sentences))
-
-
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Texts of many kinds, a tiny model of random weights, four runs from it, and one whose config changed."""
     here = tmp_path_factory.mktemp("advice")
     _write_texts(here)
     torch.manual_seed(0)
-    save_model(GPT(TINY), Tokenizer.from_spec("bytes"), here / "base", document_prefix_id=256)
+    save_model(GPT(SMALLEST.changed(context_length=32)), BYTES, here / "base", document_prefix_id=256)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
         _make_quick(patch)
@@ -172,15 +144,23 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _write_texts(here: Path) -> None:
     texts = {
-        "book.txt": _book(1),
-        "more.txt": _book(2, sentences=8),
+        "book.txt": made_up_text(seed=1),
+        "more.txt": made_up_text(seed=2, sentences=8),
         "one.txt": "a",
         "utf8.txt": "Größe und Güte, und übermäßig viele Töne. " * 60,
-        "table.csv": "name,prose\n" + "".join(f"{n},{_book(n, 2).replace(',', ' ')!r}\n" for n in range(5)),
-        "content.jsonl": "".join(json.dumps({"content": _book(n, 3), "number": n}) + "\n" for n in range(4)),
-        "many.jsonl": "".join(json.dumps({"text": _book(n, 1)}) + "\n" for n in range(30)),
-        "alike.jsonl": json.dumps({"text": _book(3)}) + "\n" + json.dumps({"text": _book(3)}) + "\n",
-        "strings.json": json.dumps([_book(4, 5)]),
+        "table.csv": "name,prose\n"
+        + "".join(f"{n},{made_up_text(seed=n, sentences=2).replace(',', ' ')!r}\n" for n in range(5)),
+        "content.jsonl": "".join(
+            json.dumps({"content": made_up_text(seed=n, sentences=3), "number": n}) + "\n" for n in range(4)
+        ),
+        "many.jsonl": "".join(
+            json.dumps({"text": made_up_text(seed=n, sentences=1)}) + "\n" for n in range(30)
+        ),
+        "alike.jsonl": json.dumps({"text": made_up_text(seed=3)})
+        + "\n"
+        + json.dumps({"text": made_up_text(seed=3)})
+        + "\n",
+        "strings.json": json.dumps([made_up_text(seed=4, sentences=5)]),
         "broken.json": "{}",
     }
     texts["lines.txt"] = texts["content.jsonl"]

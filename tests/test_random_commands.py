@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from models import SMALLEST
 
 from lucidlm.cli import app, main
 from lucidlm.edge import END_OF_FLAGS
-from lucidlm.model.config import GPTConfig
 from lucidlm.runs.settings import Plan, Recipe, TrainConfig, trapezoid
 from lucidlm.runtime.signals import Interrupted
 
@@ -174,11 +174,6 @@ NEW = [
 NEW += ["\x1b[31m", "\udcff", "no/../such", "~", "dangling", "loop"]
 QUICK = {"train": ["--steps", "1", "--tokenizer", "bytes", "--preset", "modern-1m", "--context-length", "8"]}
 QUICK["train"] += ["--batch-tokens", "8"]
-TINY = GPTConfig(
-    family="modern", vocab_size=257, context_length=16, emb_dim=16, n_layers=1, n_heads=2, n_kv_heads=1,
-    head_dim=8, hidden_dim=32,
-)  # fmt: skip
-
 LEFT_OPEN = "ignore::pytest.PytestUnraisableExceptionWarning"
 """The alarm's exception can come while a file or socket is opened, which then nobody closes."""
 
@@ -198,7 +193,7 @@ def pristine(tmp_path_factory) -> Path:
         _write_texts(here)
         optim = Recipe(name="adamw", lr=1e-3, matrix_lr=0.02, weight_decay=0.1)
         plan = Plan(
-            model=TINY, optim=optim, batch_size=2, micro_batch=2, steps=2, validate_every=2, threads=1,
+            model=SMALLEST, optim=optim, batch_size=2, micro_batch=2, steps=2, validate_every=2, threads=1,
             schedule=trapezoid(2, warmup_steps=1, decay_fraction=0.5), dtype="float32", early_stop=False,
             validation_tokens=64,
         )  # fmt: skip

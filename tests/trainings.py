@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import random
 import shutil
 import signal
 from collections import OrderedDict
@@ -15,55 +14,18 @@ from typing import Any
 import pytest
 import torch
 from cyclopts import App
+from models import SMALLEST, made_up_text
 from run_folders import Said
 from safetensors.numpy import load_file
 
 from lucidlm.cli import main
-from lucidlm.model.config import GPTConfig
 from lucidlm.report import assessment as judgement
 from lucidlm.report.assessment import Judgement, without_training_text
 from lucidlm.runs.settings import Plan, Recipe, TrainConfig, trapezoid
 from lucidlm.text.corpus import prepare
 from lucidlm.training import loop
 
-WORDS = [
-    "the",
-    "river",
-    "ran",
-    "past",
-    "a",
-    "house",
-    "and",
-    "nobody",
-    "knew",
-    "why",
-    "it",
-    "was",
-    "late",
-    "she",
-    "said",
-]
 TIME_OR_SPEED = ("time_s", "tokens_per_s", "mfu")
-
-SMALLEST = GPTConfig(
-    family="modern",
-    vocab_size=257,
-    context_length=16,
-    emb_dim=16,
-    n_layers=2,
-    n_heads=2,
-    n_kv_heads=1,
-    head_dim=8,
-    hidden_dim=32,
-)
-
-
-def made_up_text(*, sentences: int = 60, seed: int = 1) -> str:
-    """Sentences of nine random words: learnable, and the same everywhere."""
-    draw = random.Random(seed)
-    return "".join(
-        " ".join(draw.choice(WORDS) for _ in range(9)).capitalize() + ".\n" for _ in range(sentences)
-    )
 
 
 @pytest.fixture

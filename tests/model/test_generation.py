@@ -6,10 +6,10 @@ import random
 
 import pytest
 import torch
+from models import BYTES, lively, shape
 from torch import nn
 
 from lucidlm.errors import ConfigError, DataError, WeightsError
-from lucidlm.model.config import GPTConfig
 from lucidlm.model.generation import (
     Decoding,
     distribution,
@@ -25,20 +25,11 @@ from lucidlm.model.generation import (
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
 
-BYTES = Tokenizer.bytes()
-
 
 def a_model(family: str = "gpt2", context: int = 32, vocab_size: int = 257) -> GPT:
-    """A small model with weights large enough that its greedy text does not repeat one token."""
-    torch.manual_seed(3)
-    shape = GPTConfig(
-        family=family, vocab_size=vocab_size, context_length=context, emb_dim=32, n_layers=2, n_heads=2
-    )
-    model = GPT(shape).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.25 * torch.randn_like(parameter))
-    return model
+    """A model whose greedy text does not repeat one token."""
+    config = shape(family=family, vocab_size=vocab_size, context_length=context, emb_dim=32, n_layers=2)
+    return lively(config, seed=3, noise=0.25)
 
 
 class Scripted(nn.Module):
@@ -46,7 +37,7 @@ class Scripted(nn.Module):
 
     def __init__(self, script: bytes) -> None:
         super().__init__()
-        self.config = GPTConfig(vocab_size=257, context_length=64, emb_dim=8, n_layers=1, n_heads=1)
+        self.config = shape(context_length=64)
         self.script, self.said = script, 0
         self.device = torch.device("cpu")
 
@@ -382,7 +373,7 @@ def test_the_cache_is_no_longer_than_prompt_and_new_tokens(tiny_gpt, monkeypatch
     monkeypatch.setattr(
         type(tiny_gpt), "new_cache", lambda model, *sizes: asked.append(sizes) or original(model, *sizes)
     )
-    generate_batch(tiny_gpt, Tokenizer.bytes(), ["four", "sixteen letters."], max_new_tokens=5)
+    generate_batch(tiny_gpt, BYTES, ["four", "sixteen letters."], max_new_tokens=5)
     assert asked == [(2, 21)]
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from faulty import EIO, ENOSPC, Faults, faulty
+from models import TINY
 
 from lucidlm.errors import LucidError
-from lucidlm.model.config import GPTConfig
 from lucidlm.report.assessment import without_training_text
 from lucidlm.runs.folder import SETTINGS, checkpoint_folders
 from lucidlm.training import loop, saving
@@ -27,16 +27,6 @@ pytestmark = [
     ),
 ]
 
-TINY = GPTConfig(
-    family="modern",
-    vocab_size=257,
-    context_length=64,
-    emb_dim=64,
-    n_layers=1,
-    n_heads=4,
-    n_kv_heads=2,
-    head_dim=16,
-)
 KINDS = {
     "killed": (0, False),
     "EIO": (EIO, False),
@@ -77,7 +67,11 @@ def trial(make_config, make_tiny_plan, monkeypatch, fingerprint, timeless):
     monkeypatch.setattr(loop, "write_report", lambda path, *_, **__: path.write_text("page"))
     monkeypatch.setattr(saving, "SAVING_SHARE", 1e9)
     plan = make_tiny_plan(
-        steps=2, validate_every=1, drop_rate=0.1, model=TINY.changed(drop_rate=0.1), validation_tokens=64
+        steps=2,
+        validate_every=1,
+        drop_rate=0.1,
+        model=TINY["modern"].changed(n_layers=1, drop_rate=0.1),
+        validation_tokens=64,
     )
     config = make_config(checkpoint_seconds=0)
     train(make_config(out="whole", checkpoint_seconds=0), plan=plan)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from damage import mutated, mutated_json
+from models import BYTES, shape
 from safetensors.torch import load_file, save_file
 
 from lucidlm.errors import WeightsError
-from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.huggingface import save_model
@@ -19,7 +19,6 @@ from lucidlm.weights.load import load
 from lucidlm.weights.names import to_huggingface
 
 INDEX = "model.safetensors.index.json"
-SIZES = {"vocab_size": 257, "context_length": 16, "emb_dim": 16, "n_layers": 2, "n_heads": 2}
 TEXT = "A tide-table, <|endoftext|> a clock: déjà vu.\n"
 
 
@@ -40,8 +39,8 @@ def split(folder: Path, count: int = 3) -> None:
 def folder(request, tmp_path):
     """GPT-2 in one file, Llama in three."""
     torch.manual_seed(3)
-    shape = {} if request.param == "gpt2" else {"family": "modern", "qk_norm": False, "n_kv_heads": 1}
-    save_model(GPT(GPTConfig(**SIZES, **shape)), Tokenizer.bytes(), tmp_path, document_prefix_id=256)
+    fields = {} if request.param == "gpt2" else {"family": "modern", "qk_norm": False, "n_kv_heads": 1}
+    save_model(GPT(shape(n_layers=2, **fields)), BYTES, tmp_path, document_prefix_id=256)
     if request.param == "llama":
         split(tmp_path)
     return tmp_path
@@ -50,8 +49,8 @@ def folder(request, tmp_path):
 @pytest.fixture
 def sharded(tmp_path):
     torch.manual_seed(3)
-    shape = {"family": "modern", "tied_head": True}
-    save_model(GPT(GPTConfig(**SIZES, **shape)), Tokenizer.bytes(), tmp_path, document_prefix_id=256)
+    fields = {"family": "modern", "tied_head": True}
+    save_model(GPT(shape(n_layers=2, **fields)), BYTES, tmp_path, document_prefix_id=256)
     split(tmp_path)
     return tmp_path
 
@@ -77,7 +76,7 @@ def test_several_files_are_read_as_transformers_reads_them(tmp_path):
     )  # fmt: skip
     theirs = AutoModelForCausalLM.from_config(config).eval()
     theirs.save_pretrained(tmp_path, max_shard_size="40KB")
-    Tokenizer.bytes().save(tmp_path)
+    BYTES.save(tmp_path)
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 3
     model, _ = load(tmp_path)
     ids = torch.randint(0, 257, (2, 32))
@@ -153,8 +152,8 @@ def change_weights(folder: Path, change) -> None:
 
 @pytest.fixture
 def tied(tmp_path):
-    model = GPT(GPTConfig(**SIZES, tied_head=True, qkv_bias=True))
-    save_model(model, Tokenizer.bytes(), tmp_path, document_prefix_id=256)
+    model = GPT(shape(n_layers=2, tied_head=True, qkv_bias=True))
+    save_model(model, BYTES, tmp_path, document_prefix_id=256)
     return tmp_path
 
 
@@ -179,11 +178,11 @@ def test_a_tensor_with_and_without_its_prefix_is_refused(tied):
 def test_a_model_that_was_saved_without_its_head_is_read(tmp_path, family):
     from transformers import AutoModel
 
-    shape = {} if family == "gpt2" else {"family": "modern", "qk_norm": family == "qwen3"}
-    model = GPT(GPTConfig(**SIZES, **shape, tied_head=True)).eval()
-    save_model(model, Tokenizer.bytes(), tmp_path / "ours", document_prefix_id=256)
+    fields = {} if family == "gpt2" else {"family": "modern", "qk_norm": family == "qwen3"}
+    model = GPT(shape(n_layers=2, **fields, tied_head=True)).eval()
+    save_model(model, BYTES, tmp_path / "ours", document_prefix_id=256)
     AutoModel.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
-    Tokenizer.bytes().save(tmp_path / "theirs")
+    BYTES.save(tmp_path / "theirs")
     assert not any(
         name.startswith(("model.", "transformer."))
         for name in load_file(tmp_path / "theirs" / "model.safetensors")
@@ -198,8 +197,8 @@ def test_a_model_that_was_saved_without_its_head_is_read(tmp_path, family):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_kept_where_asked_and_exact_in_float32(tmp_path, dtype):
-    model = GPT(GPTConfig(**SIZES, family="modern")).to(dtype)
-    save_model(model, Tokenizer.bytes(), tmp_path, document_prefix_id=256)
+    model = GPT(shape(n_layers=2, family="modern")).to(dtype)
+    save_model(model, BYTES, tmp_path, document_prefix_id=256)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
     assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {dtype}
     kept, _ = load(tmp_path, dtype=None)
@@ -256,8 +255,8 @@ def test_quantised_weights_are_refused(tied):
     ],
 )
 def test_what_our_models_cannot_do_is_refused_by_its_field(tmp_path, family, field, value):
-    shape = {} if family == "gpt2" else {"family": "modern", "qk_norm": family == "qwen3"}
-    save_model(GPT(GPTConfig(**SIZES, **shape)), Tokenizer.bytes(), tmp_path, document_prefix_id=256)
+    fields = {} if family == "gpt2" else {"family": "modern", "qk_norm": family == "qwen3"}
+    save_model(GPT(shape(n_layers=2, **fields)), BYTES, tmp_path, document_prefix_id=256)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {field: value}))
     message = refusal(tmp_path)
@@ -265,8 +264,8 @@ def test_what_our_models_cannot_do_is_refused_by_its_field(tmp_path, family, fie
 
 
 def test_llamas_config_may_leave_out_what_follows_from_the_rest(tmp_path):
-    model = GPT(GPTConfig(**SIZES, family="modern", qk_norm=False)).eval()
-    save_model(model, Tokenizer.bytes(), tmp_path, document_prefix_id=256)
+    model = GPT(shape(n_layers=2, family="modern", qk_norm=False)).eval()
+    save_model(model, BYTES, tmp_path, document_prefix_id=256)
     config = json.loads((tmp_path / "config.json").read_text())
     for field in ("num_key_value_heads", "head_dim", "rope_parameters", "attention_bias", "dtype", "init"):
         del config[field]

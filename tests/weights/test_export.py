@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from models import BYTES
 
 from lucidlm.errors import ConfigError, RunError, WeightsError
 from lucidlm.measure.evaluation import evaluate
@@ -27,9 +28,9 @@ def model(lively_gpt):
 def test_a_folder_opens_in_transformers_with_the_same_logits_and_ids(model, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    export(model, Tokenizer.bytes(), tmp_path / "out")
+    export(model, BYTES, tmp_path / "out")
     ids = AutoTokenizer.from_pretrained(tmp_path / "out")(FIXED_TEXT, return_tensors="pt").input_ids[:, :64]
-    assert ids[0].tolist() == Tokenizer.bytes().encode(FIXED_TEXT)[:64]
+    assert ids[0].tolist() == BYTES.encode(FIXED_TEXT)[:64]
     with torch.no_grad():
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()(ids).logits
         torch.testing.assert_close(theirs, model(ids), atol=1e-4, rtol=0)
@@ -87,11 +88,11 @@ def test_a_token_that_a_tokenizer_puts_first_is_the_models_prefix_here_and_stays
 
 
 def test_what_was_exported_comes_back_bitwise(model, tmp_path):
-    export(model, Tokenizer.bytes(), tmp_path / "out")
+    export(model, BYTES, tmp_path / "out")
     again, tokenizer = load(tmp_path / "out")
     assert again.config == model.config
     assert again.document_prefix_id == 256
-    assert tokenizer.fingerprint() == Tokenizer.bytes().fingerprint()
+    assert tokenizer.fingerprint() == BYTES.fingerprint()
     for name, weight in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], weight), name
 
@@ -99,7 +100,7 @@ def test_what_was_exported_comes_back_bitwise(model, tmp_path):
 def test_a_gguf_file_holds_every_tensor(model, tmp_path):
     from lucidlm.weights.gguf import read_gguf
 
-    export(model, Tokenizer.bytes(), tmp_path / "out.gguf", format="gguf", kind="f32")
+    export(model, BYTES, tmp_path / "out.gguf", format="gguf", kind="f32")
     found = read_gguf(tmp_path / "out.gguf")
     assert (found["output.weight"] == model.head.weight.detach().numpy()).all()
 
@@ -109,7 +110,7 @@ def test_a_place_that_is_taken_is_left_alone(model, tmp_path, format):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
     with pytest.raises(RunError, match=r"not overwritten|a folder is there"):
-        export(model, Tokenizer.bytes(), tmp_path / "out", format=format)
+        export(model, BYTES, tmp_path / "out", format=format)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
@@ -120,7 +121,7 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(model, tmp_path
     monkeypatch.chdir(tmp_path / "inside")
     Path("link").symlink_to("real")
     with pytest.raises(RunError, match=r"--out|link"):
-        export(model, Tokenizer.bytes(), place, format=format)
+        export(model, BYTES, place, format=format)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["inside", "link", "real"]
 
 
@@ -129,8 +130,8 @@ def test_what_a_killed_export_left_is_gone_after_the_next_and_two_at_once_are_to
     left = tmp_path / (".out.tmp" if format == "hf" else ".out.12345.tmp")
     left.mkdir() if format == "hf" else left.write_bytes(b"GGUF")
     with lock(tmp_path / "out"), pytest.raises(RunError, match="in use by another"):
-        export(model, Tokenizer.bytes(), tmp_path / "out", format=format)
-    export(model, Tokenizer.bytes(), tmp_path / "out", format=format)
+        export(model, BYTES, tmp_path / "out", format=format)
+    export(model, BYTES, tmp_path / "out", format=format)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -138,7 +139,7 @@ def test_what_a_killed_export_left_is_gone_after_the_next_and_two_at_once_are_to
 def test_a_file_that_is_there_is_left_alone(model, tmp_path, format):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(RunError, match=r"not overwritten|a file is there"):
-        export(model, Tokenizer.bytes(), tmp_path / "out", format=format)
+        export(model, BYTES, tmp_path / "out", format=format)
     assert (tmp_path / "out").read_text() == "mine"
 
 
@@ -147,7 +148,7 @@ def test_progress_counts_up_to_the_end(model, tmp_path, format):
     told = []
     export(
         model,
-        Tokenizer.bytes(),
+        BYTES,
         tmp_path / "out",
         format=format,
         progress=lambda done, total: told.append((done, total)),
@@ -159,7 +160,7 @@ def test_progress_counts_up_to_the_end(model, tmp_path, format):
 
 
 def test_weights_streamed_from_a_folder_give_the_models_logits(model, tmp_path):
-    save_model(model, Tokenizer.bytes(), tmp_path, document_prefix_id=None)
+    save_model(model, BYTES, tmp_path, document_prefix_id=None)
     ids = torch.randint(0, 257, (2, 20))
     with torch.no_grad():
         assert torch.equal(module.logits_of(open_model(tmp_path), ids), model(ids))
@@ -172,13 +173,13 @@ def test_a_full_disk_is_named_and_nothing_is_left(model, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunError, match=r"out: No space left on device, .* GB are free there"):
-        export(model, Tokenizer.bytes(), tmp_path / "out", format=format)
+        export(model, BYTES, tmp_path / "out", format=format)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_format_that_is_not_known_is_named(model, tmp_path):
     with pytest.raises(ConfigError, match=r"--format onnx: .*hf, gguf"):
-        export(model, Tokenizer.bytes(), tmp_path / "out", format="onnx")
+        export(model, BYTES, tmp_path / "out", format="onnx")
 
 
 def test_what_does_not_come_back_the_same_is_not_left_there(model, tmp_path, monkeypatch):
@@ -191,5 +192,5 @@ def test_what_does_not_come_back_the_same_is_not_left_there(model, tmp_path, mon
 
     monkeypatch.setattr(module, "save_model", changed)
     with pytest.raises(WeightsError, match="apart from the model's; nothing was written"):
-        export(model, Tokenizer.bytes(), tmp_path / "out")
+        export(model, BYTES, tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import tokenizers
 import torch
+from models import BYTES, a_model
 from tokenizers import pre_tokenizers
 
 from lucidlm.errors import ConfigError, WeightsError
-from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.gguf import _Written, export_gguf, read_gguf
@@ -32,17 +32,6 @@ QWEN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-
-
-def a_model(**fields) -> GPT:
-    """A small model whose every weight is drawn, norms and biases too."""
-    torch.manual_seed(1)
-    sizes = {"vocab_size": 257, "context_length": 64, "emb_dim": 64, "n_layers": 2, "n_heads": 2}
-    model = GPT(GPTConfig(**(sizes | fields))).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
 
 
 def in_ggufs_names(model: GPT) -> dict[str, torch.Tensor]:
@@ -98,7 +87,7 @@ def path(tmp_path):
 
 
 def test_every_tensor_is_there_bitwise_under_ggufs_own_name_for_it(model, path):
-    export_gguf(model, Tokenizer.bytes(), path, kind="f32")
+    export_gguf(model, BYTES, path, kind="f32")
     found, expected = read_gguf(path), in_ggufs_names(model)
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -108,7 +97,7 @@ def test_every_tensor_is_there_bitwise_under_ggufs_own_name_for_it(model, path):
 
 @pytest.mark.parametrize(("kind", "dtype"), [("f16", torch.float16), ("bf16", torch.bfloat16)])
 def test_half_numbers_are_those_that_torch_rounds_to(model, path, kind, dtype):
-    export_gguf(model, Tokenizer.bytes(), path, kind=kind)
+    export_gguf(model, BYTES, path, kind=kind)
     types = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors}
     found = read_gguf(path)
     for name, tensor in in_ggufs_names(model).items():
@@ -119,7 +108,7 @@ def test_half_numbers_are_those_that_torch_rounds_to(model, path, kind, dtype):
 
 
 def test_q8_0_is_within_half_a_step_of_its_block_and_leaves_vectors_alone(model, path):
-    export_gguf(model, Tokenizer.bytes(), path, kind="q8_0")
+    export_gguf(model, BYTES, path, kind="q8_0")
     found = read_gguf(path)
     for name, tensor in in_ggufs_names(model).items():
         if tensor.dim() == 1 or name == "position_embd.weight":
@@ -133,7 +122,7 @@ def test_q8_0_is_within_half_a_step_of_its_block_and_leaves_vectors_alone(model,
 
 
 def test_metadata_says_the_shape_in_llama_cpps_words(path):
-    export_gguf(a_model(qkv_bias=True), Tokenizer.bytes(), path, kind="f32", name="Verdict")
+    export_gguf(a_model(qkv_bias=True), BYTES, path, kind="f32", name="Verdict")
     found = metadata(path)
     assert {key: value for key, value in found.items() if not key.startswith("tokenizer.")} == {
         "general.architecture": "gpt2",
@@ -150,7 +139,7 @@ def test_metadata_says_the_shape_in_llama_cpps_words(path):
         "gpt2.attention.head_count_kv": 2,
         "gpt2.attention.layer_norm_epsilon": pytest.approx(1e-5),
     }
-    export_gguf(a_model(**SHAPES[2]), Tokenizer.bytes(), path, kind="q8_0")
+    export_gguf(a_model(**SHAPES[2]), BYTES, path, kind="q8_0")
     found = metadata(path)
     assert {key: value for key, value in found.items() if not key.startswith("tokenizer.")} == {
         "general.architecture": "qwen3",
@@ -174,13 +163,13 @@ def test_metadata_says_the_shape_in_llama_cpps_words(path):
 
 def test_a_model_in_bfloat16_is_written_exactly(path):
     model = a_model().to(torch.bfloat16)
-    export_gguf(model, Tokenizer.bytes(), path, kind="bf16")
+    export_gguf(model, BYTES, path, kind="bf16")
     assert torch.equal(torch.from_numpy(read_gguf(path)["output.weight"]), model.head.weight.detach().float())
 
 
 def test_progress_counts_each_tensor_twice_and_ends_at_the_total(path):
     told = []
-    export_gguf(a_model(), Tokenizer.bytes(), path, progress=lambda *counts: told.append(counts))
+    export_gguf(a_model(), BYTES, path, progress=lambda *counts: told.append(counts))
     total = 2 * len(read_gguf(path))
     assert told == [(done, total) for done in range(1, total + 1)]
 
@@ -190,7 +179,7 @@ def test_progress_counts_each_tensor_twice_and_ends_at_the_total(path):
 
 @pytest.mark.parametrize("name", ["bytes", "bpe", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_tokens_and_merges_are_the_tokenizers(path, bpe, name):
-    tokenizer = {"bytes": Tokenizer.bytes, "bpe": lambda: bpe, "gpt2": Tokenizer.gpt2}[name]()
+    tokenizer = {"bytes": lambda: BYTES, "bpe": lambda: bpe, "gpt2": Tokenizer.gpt2}[name]()
     export_gguf(a_model(vocab_size=tokenizer.vocab_size), tokenizer, path, kind="f16")
     found = vocabulary(path)
     tokens, types, merges = found.pop("tokens"), found.pop("token_type"), found.pop("merges")
@@ -213,7 +202,7 @@ def test_tokens_and_merges_are_the_tokenizers(path, bpe, name):
 
 
 def test_the_one_merge_of_plain_bytes_begins_with_what_no_merge_makes(path):
-    export_gguf(a_model(), Tokenizer.bytes(), path)
+    export_gguf(a_model(), BYTES, path)
     found = vocabulary(path)
     (merge,) = found["merges"]
     left, right = merge.split(" ")
@@ -312,7 +301,7 @@ def test_transformers_opens_it_and_gives_the_same_logits(path, made):
     transformers.logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     model = made()
-    export_gguf(model, Tokenizer.bytes(), path, kind="f32")
+    export_gguf(model, BYTES, path, kind="f32")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
     ids = torch.randint(0, 257, (2, 50))
     with torch.no_grad():
@@ -325,7 +314,7 @@ def test_transformers_opens_it_and_gives_the_same_logits(path, made):
 def test_without_gguf_it_says_what_to_install(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ConfigError, match=r"package gguf; pip install lucidlm\[gguf\]"):
-        export_gguf(a_model(), Tokenizer.bytes(), path)
+        export_gguf(a_model(), BYTES, path)
 
 
 def with_a_weight_of(value: float) -> GPT:
@@ -338,33 +327,33 @@ def with_a_weight_of(value: float) -> GPT:
 @pytest.mark.parametrize(
     ("made", "tokenizer", "kind", "error", "reason"),
     [
-        (a_model, Tokenizer.bytes, "q4_0", ConfigError, "kind is 'q4_0'; GGUF files are written as f32, f16"),
-        (lambda: a_model(emb_dim=48), Tokenizer.bytes, "q8_0", ConfigError, "emb_dim is 48; q8_0 stores"),
-        (lambda: a_model(hidden_dim=100), Tokenizer.bytes, "q8_0", ConfigError, "hidden_dim is 100"),
+        (a_model, lambda: BYTES, "q4_0", ConfigError, "kind is 'q4_0'; GGUF files are written as f32, f16"),
+        (lambda: a_model(emb_dim=48), lambda: BYTES, "q8_0", ConfigError, "emb_dim is 48; q8_0 stores"),
+        (lambda: a_model(hidden_dim=100), lambda: BYTES, "q8_0", ConfigError, "hidden_dim is 100"),
         (
             lambda: a_model(family="modern", n_heads=1, head_dim=40),
-            Tokenizer.bytes,
+            lambda: BYTES,
             "q8_0",
             ConfigError,
             "n_heads x head_dim is 40",
         ),
         (
             lambda: a_model(emb_dim=2, n_heads=1, n_layers=513),
-            Tokenizer.bytes,
+            lambda: BYTES,
             "f32",
             ConfigError,
             "n_layers is 513; .* up to 512",
         ),
         (
             lambda: a_model(vocab_size=256),
-            Tokenizer.bytes,
+            lambda: BYTES,
             "f32",
             WeightsError,
             "257 tokens, the model 256",
         ),
-        (lambda: with_a_weight_of(torch.nan), Tokenizer.bytes, "f32", WeightsError, "blk.1.ffn_up.*NaN"),
-        (lambda: with_a_weight_of(1e5), Tokenizer.bytes, "f16", WeightsError, "blk.1.ffn_up.*1e\\+05.*f32"),
-        (lambda: with_a_weight_of(1e8), Tokenizer.bytes, "q8_0", WeightsError, "blk.1.ffn_up.*choose f32"),
+        (lambda: with_a_weight_of(torch.nan), lambda: BYTES, "f32", WeightsError, "blk.1.ffn_up.*NaN"),
+        (lambda: with_a_weight_of(1e5), lambda: BYTES, "f16", WeightsError, "blk.1.ffn_up.*1e\\+05.*f32"),
+        (lambda: with_a_weight_of(1e8), lambda: BYTES, "q8_0", WeightsError, "blk.1.ffn_up.*choose f32"),
     ],
 )
 def test_what_cannot_be_written_is_refused_and_leaves_nothing(path, made, tokenizer, kind, error, reason):
@@ -386,12 +375,12 @@ def test_a_tokenizer_without_end_of_text_is_refused(path, tmp_path, bpe):
 def test_a_folder_in_the_files_place_is_refused(path):
     path.mkdir()
     with pytest.raises(ConfigError, match="a folder is there"):
-        export_gguf(a_model(), Tokenizer.bytes(), path)
+        export_gguf(a_model(), BYTES, path)
 
 
 @pytest.mark.parametrize("kind", ["f32", "f16", "bf16", "q8_0"])
 def test_a_number_that_was_written_wrongly_is_found_and_the_old_file_stays(path, monkeypatch, kind):
-    export_gguf(a_model(), Tokenizer.bytes(), path, kind=kind)
+    export_gguf(a_model(), BYTES, path, kind=kind)
     before = path.read_bytes()
     write = gguf.GGUFWriter.write_tensor_data
 
@@ -405,7 +394,7 @@ def test_a_number_that_was_written_wrongly_is_found_and_the_old_file_stays(path,
 
     monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", write_one_bit_wrongly)
     with pytest.raises(WeightsError, match=f"written as {kind} its numbers of up to .* read back as others"):
-        export_gguf(a_model(), Tokenizer.bytes(), path, kind=kind)
+        export_gguf(a_model(), BYTES, path, kind=kind)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
@@ -421,12 +410,12 @@ def test_the_smallest_and_largest_numbers_of_a_type_pass_the_comparison(path):
             model.head.weight.zero_()
             for row, value in enumerate(values):
                 model.head.weight[row, 32 * (row % 2)] = value
-        export_gguf(model, Tokenizer.bytes(), path, kind=kind)
+        export_gguf(model, BYTES, path, kind=kind)
 
 
 @pytest.mark.parametrize("kept", [0, 3, 1000, -10_000])
 def test_a_file_that_is_cut_off_is_refused_with_its_path(path, kept):
-    export_gguf(a_model(), Tokenizer.bytes(), path)
+    export_gguf(a_model(), BYTES, path)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(WeightsError, match="not a whole GGUF file") as refusal:
         read_gguf(path)
@@ -435,7 +424,7 @@ def test_a_file_that_is_cut_off_is_refused_with_its_path(path, kept):
 
 def test_the_file_can_be_read_by_others_and_its_folder_is_made(tmp_path):
     path = tmp_path / "new" / "model.gguf"
-    export_gguf(a_model(), Tokenizer.bytes(), path)
+    export_gguf(a_model(), BYTES, path)
     assert path.stat().st_mode & 0o044 == 0o044
 
 

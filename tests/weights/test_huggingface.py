@@ -5,12 +5,10 @@ import logging
 
 import pytest
 import torch
+from models import BYTES, a_model
 from safetensors.torch import load_file, save_file
 
 from lucidlm.errors import WeightsError
-from lucidlm.model.config import GPTConfig
-from lucidlm.model.gpt import GPT
-from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.hf_config import config_of, read_config
 from lucidlm.weights.huggingface import load_model, save_model
 
@@ -24,17 +22,6 @@ SHAPES = [
 TEXT = "A tide-table, <|endoftext|> a clock: déjà vu."
 
 
-def a_model(**fields) -> GPT:
-    """A small model whose every weight is drawn, norms and biases too."""
-    torch.manual_seed(1)
-    sizes = {"vocab_size": 257, "context_length": 64, "emb_dim": 64, "n_layers": 2, "n_heads": 2}
-    model = GPT(GPTConfig(**(sizes | fields))).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
-
-
 @pytest.fixture(params=SHAPES, ids=lambda fields: "-".join(map(str, fields.values())))
 def model(request):
     return a_model(**request.param)
@@ -42,7 +29,7 @@ def model(request):
 
 @pytest.fixture
 def folder(model, tmp_path):
-    save_model(model, Tokenizer.bytes(), tmp_path, document_prefix_id=256)
+    save_model(model, BYTES, tmp_path, document_prefix_id=256)
     return tmp_path
 
 
@@ -66,7 +53,7 @@ def test_transformers_opens_it_whole_and_gives_the_same_logits(model, folder, tr
 
 def test_transformers_tokenizer_reads_control_text_as_text(folder, transformers):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    assert tokenizer(TEXT)["input_ids"] == Tokenizer.bytes().encode(TEXT)
+    assert tokenizer(TEXT)["input_ids"] == BYTES.encode(TEXT)
     assert tokenizer.decode(tokenizer(TEXT)["input_ids"]) == TEXT
 
 
@@ -91,7 +78,7 @@ def test_reading_back_is_bitwise_the_same(model, folder):
 
 
 def test_a_tied_weight_is_stored_once_and_stays_one(tmp_path):
-    save_model(a_model(tied_head=True), Tokenizer.bytes(), tmp_path, document_prefix_id=None)
+    save_model(a_model(tied_head=True), BYTES, tmp_path, document_prefix_id=None)
     assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
     again = load_model(tmp_path)
     assert again.head.weight is again.token_embedding.weight
@@ -101,7 +88,7 @@ def test_a_tied_weight_is_stored_once_and_stays_one(tmp_path):
 def test_a_tied_matrix_may_be_stored_as_the_heads(tmp_path, family):
     """As safetensors.torch.save_model stores it; transformers opens such files too."""
     model = a_model(family=family, tied_head=True)
-    save_model(model, Tokenizer.bytes(), tmp_path, document_prefix_id=None)
+    save_model(model, BYTES, tmp_path, document_prefix_id=None)
     tensors = load_file(tmp_path / "model.safetensors")
     embedding = next(name for name in tensors if name.endswith(("wte.weight", "embed_tokens.weight")))
     tensors["lm_head.weight"] = tensors.pop(embedding)
@@ -134,7 +121,7 @@ def test_what_transformers_writes_is_read_with_equal_logits(transformers, tmp_pa
 
 def test_names_without_the_prefix_and_mask_buffers_of_older_files_are_understood(tmp_path):
     model = a_model(qkv_bias=True)
-    save_model(model, Tokenizer.bytes(), tmp_path, document_prefix_id=None)
+    save_model(model, BYTES, tmp_path, document_prefix_id=None)
     tensors = load_file(tmp_path / "model.safetensors")
     older = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
     older |= {"h.0.attn.bias": torch.ones(1, 1, 64, 64), "h.1.attn.masked_bias": torch.tensor(-1e4)}
@@ -193,7 +180,7 @@ def only_pickle(folder):
     ],
 )
 def test_what_is_damaged_or_foreign_is_refused_with_path_and_reason(tmp_path, damage, reason):
-    save_model(a_model(qkv_bias=True), Tokenizer.bytes(), tmp_path, document_prefix_id=256)
+    save_model(a_model(qkv_bias=True), BYTES, tmp_path, document_prefix_id=256)
     damage(tmp_path)
     with pytest.raises(WeightsError, match=reason) as refusal:
         load_model(tmp_path)
@@ -206,12 +193,12 @@ def test_another_state_can_be_saved_under_the_models_shape(tmp_path):
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.no_grad():
         model.final_norm.weight.fill_(9.0)
-    save_model(model, Tokenizer.bytes(), tmp_path, document_prefix_id=None, state=kept)
+    save_model(model, BYTES, tmp_path, document_prefix_id=None, state=kept)
     assert torch.equal(load_model(tmp_path).final_norm.weight, kept["final_norm.weight"])
 
 
 def test_files_can_be_read_by_others(tmp_path):
-    save_model(a_model(), Tokenizer.bytes(), tmp_path, document_prefix_id=None)
+    save_model(a_model(), BYTES, tmp_path, document_prefix_id=None)
     for path in tmp_path.iterdir():
         assert path.stat().st_mode & 0o044 == 0o044, path
 

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from models import BYTES, shape
 
 from lucidlm.errors import WeightsError
-from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
-from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.huggingface import save_model
 from lucidlm.weights.load import load
 
@@ -29,8 +28,8 @@ def test_a_preset_is_random_from_its_seed_and_says_so():
 
 def test_a_folder_of_a_presets_name_is_meant_by_its_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model = GPT(GPTConfig(vocab_size=257, context_length=8, emb_dim=16, n_layers=1, n_heads=1))
-    save_model(model, Tokenizer.bytes(), tmp_path / "lecture", document_prefix_id=256)
+    model = GPT(shape())
+    save_model(model, BYTES, tmp_path / "lecture", document_prefix_id=256)
     loaded, _ = load("./lecture")
     assert loaded.n_parameters == model.n_parameters
 
@@ -62,8 +61,8 @@ def test_a_folder_without_a_model_is_told_what_it_holds(tmp_path):
 
 
 def test_a_tokenizer_larger_than_its_model_is_refused_with_both_sizes(tmp_path):
-    model = GPT(GPTConfig(vocab_size=100, context_length=8, emb_dim=16, n_layers=1, n_heads=1))
-    save_model(model, Tokenizer.bytes(), tmp_path, document_prefix_id=None)
+    model = GPT(shape(vocab_size=100))
+    save_model(model, BYTES, tmp_path, document_prefix_id=None)
     with pytest.raises(WeightsError, match="257 tokens, its model 100"):
         load(tmp_path)
 
@@ -82,9 +81,9 @@ def test_published_names_give_openais_weights_with_end_of_text_first(tmp_path, m
 
 def test_a_name_of_the_hub_is_fetched_and_a_path_is_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model = GPT(GPTConfig(vocab_size=257, context_length=8, emb_dim=16, n_layers=1, n_heads=1))
+    model = GPT(shape())
     for place, prefix in (("gpt2", None), ("other", 256)):
-        save_model(model, Tokenizer.bytes(), tmp_path / place, document_prefix_id=prefix)
+        save_model(model, BYTES, tmp_path / place, document_prefix_id=prefix)
     asked = []
 
     def hub(name, notice):

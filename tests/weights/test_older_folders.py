@@ -7,19 +7,17 @@ import time
 
 import pytest
 import torch
+from models import BYTES, shape
 from safetensors.torch import load_file, save_file
 
 from lucidlm.errors import WeightsError
 from lucidlm.measure.evaluation import evaluate
-from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
-from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights import published
 from lucidlm.weights.hf_config import read_config
 from lucidlm.weights.huggingface import save_model
 from lucidlm.weights.load import load
 
-SIZES = {"vocab_size": 257, "context_length": 16, "emb_dim": 16, "n_layers": 2, "n_heads": 2}
 SHAPES = {
     "gpt2": {"qkv_bias": True, "tied_head": True},
     "llama": {"family": "modern", "qk_norm": False, "n_kv_heads": 1},
@@ -29,8 +27,8 @@ WEIGHTS = "model.safetensors"
 
 def a_folder(kind, folder):
     """A model of that kind and its folder."""
-    model = GPT(GPTConfig(**SIZES, **SHAPES[kind])).eval()
-    save_model(model, Tokenizer.bytes(), folder, document_prefix_id=256)
+    model = GPT(shape(n_layers=2, **SHAPES[kind])).eval()
+    save_model(model, BYTES, folder, document_prefix_id=256)
     return model
 
 
@@ -288,6 +286,6 @@ def test_a_control_token_without_a_row_is_left_out_and_said(tmp_path):
 
 
 def test_a_model_may_have_more_rows_than_its_tokenizer_has_tokens(tmp_path):
-    model = GPT(GPTConfig(**{**SIZES, "vocab_size": 320}, **SHAPES["gpt2"])).eval()
-    save_model(model, Tokenizer.bytes(), tmp_path, document_prefix_id=256)
+    model = GPT(shape(n_layers=2, vocab_size=320, **SHAPES["gpt2"])).eval()
+    save_model(model, BYTES, tmp_path, document_prefix_id=256)
     assert assert_same(model, tmp_path) == []

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from models import BYTES
 
 from lucidlm.errors import WeightsError
 from lucidlm.model.config import PRESETS, preset
 from lucidlm.model.gpt import GPT
-from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.export import export
 from lucidlm.weights.hf_config import config_of
 from lucidlm.weights.huggingface import save_model
@@ -47,9 +47,9 @@ def test_openais_release_goes_to_transformers_and_back_bitwise(tmp_path):
 def test_ours_through_transformers_comes_back_bitwise(tiny_gpt, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    save_model(tiny_gpt, Tokenizer.bytes(), tmp_path / "ours", document_prefix_id=256)
+    save_model(tiny_gpt, BYTES, tmp_path / "ours", document_prefix_id=256)
     AutoModelForCausalLM.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
-    Tokenizer.bytes().save(tmp_path / "theirs")
+    BYTES.save(tmp_path / "theirs")
     # transformers keeps fields of config.json that it does not know.
     assert json.loads((tmp_path / "theirs" / "config.json").read_text())["document_prefix_id"] == 256
     again, _ = load(tmp_path / "theirs")

@@ -1,0 +1,80 @@
+"""What tests share: tiny shapes of each family, models of them, a byte tokenizer and made-up texts."""
+
+import random
+from typing import Any
+
+import torch
+
+from lucidlm.model.config import GPTConfig
+from lucidlm.model.gpt import GPT
+from lucidlm.text.tokenizer import Tokenizer
+
+BYTES = Tokenizer.bytes()
+"""256 bytes and end-of-text, whose id is 256."""
+END_OF_TEXT = 256
+
+WORDS = [
+    "the",
+    "river",
+    "ran",
+    "past",
+    "a",
+    "house",
+    "and",
+    "nobody",
+    "knew",
+    "why",
+    "it",
+    "was",
+    "late",
+    "she",
+    "said",
+]
+STORY = (
+    "The old clock-maker wound each of his clocks at dusk; one night, none of them would stop. Who knew why?"
+)
+FOREIGN = "Größe, 猫と犬, «naïve» 🙂: ça va\nвполне\t— 終"
+"""Characters of one to four bytes."""
+
+
+def shape(**fields: Any) -> GPTConfig:
+    """The smallest shape that tests need: one layer of 16 channels and 2 heads on bytes, context 16."""
+    sizes = {"vocab_size": 257, "context_length": 16, "emb_dim": 16, "n_layers": 1, "n_heads": 2}
+    return GPTConfig(**(sizes | fields))
+
+
+TINY = {
+    "gpt2": shape(context_length=64, emb_dim=64, n_layers=2, n_heads=4, qkv_bias=True, tied_head=True),
+    "modern": shape(
+        family="modern", context_length=64, emb_dim=64, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=16
+    ),
+}
+"""Each family with its own features: biases and a tied head, or grouped heads and an untied head."""
+SMALLEST = shape(family="modern", n_layers=2, n_kv_heads=1, head_dim=8, hidden_dim=32)
+"""A shape that trains in milliseconds."""
+
+
+def lively(
+    config: GPTConfig, *, seed: int = 0, noise: float = 0.3, document_prefix_id: int | None = None
+) -> GPT:
+    """A model in eval mode. The noise makes all weights so large that each one shows in the logits."""
+    torch.manual_seed(seed)
+    model = GPT(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(noise * torch.randn_like(parameter))
+    model.document_prefix_id = document_prefix_id
+    return model
+
+
+def a_model(**fields: Any) -> GPT:
+    """A model of two layers with 64 channels and context 64, all of whose weights are random, norms too."""
+    return lively(shape(**({"context_length": 64, "emb_dim": 64, "n_layers": 2} | fields)), seed=1, noise=0.1)
+
+
+def made_up_text(*, sentences: int = 60, seed: int = 1, words: int = 9) -> str:
+    """Sentences of random words: learnable, and the same everywhere."""
+    draw = random.Random(seed)
+    return "".join(
+        " ".join(draw.choice(WORDS) for _ in range(words)).capitalize() + ".\n" for _ in range(sentences)
+    )
