@@ -18,7 +18,8 @@ import pytest
 import torch
 
 import lucidlm
-from lucidlm.cli import _print_runs, main
+from lucidlm.cli import main
+from lucidlm.cli.training import _print_runs
 from lucidlm.errors import ConfigError
 from lucidlm.runtime.places import path_text
 

@@ -116,7 +116,7 @@ def test_docstrings_that_were_optimised_away_come_back(monkeypatch):
     restore_docstrings(module)
     assert module.verb.__doc__ == "What it does."
     assert module.silent.__doc__ is None
-    restore_docstrings(sys.modules["lucidlm.cli"])  # which has its own: no source is read
+    restore_docstrings(sys.modules["lucidlm.cli.models"])  # which has its own: no source is read
 
 
 def test_the_perplexity_of_a_diverged_loss_is_a_power_of_ten_in_every_line(monkeypatch):
@@ -209,22 +209,22 @@ def test_ctrl_c_while_the_modules_are_read_is_one_line(monkeypatch, capsys, wrap
 
 
 def test_an_interrupted_process_does_not_wait_for_pythons_end_and_a_caller_in_python_goes_on(monkeypatch):
-    import lucidlm.cli as command_line
+    from lucidlm.cli import entry
 
     def interrupted(arguments):
         raise Interrupted(signal.SIGTERM)
 
     ended: list[int] = []
-    monkeypatch.setattr(command_line, "_run", interrupted)
+    monkeypatch.setattr(entry, "_run", interrupted)
     monkeypatch.setattr("sys.argv", ["lucidlm", "info", "run"])
     monkeypatch.setattr(os, "_exit", ended.append)
-    assert (command_line.main(["info", "run"]), ended) == (143, [])
-    assert (command_line.main(), ended) == (143, [143])
+    assert (entry.main(["info", "run"]), ended) == (143, [])
+    assert (entry.main(), ended) == (143, [143])
 
 
 def test_a_newline_in_a_models_name_breaks_no_line_of_info(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("lucidlm.cli._planned", lambda model: {"model": model, "parameters": 5})
-    monkeypatch.setattr("lucidlm.cli._course_values", lambda *_, **__: {})
+    monkeypatch.setattr("lucidlm.cli.models._planned", lambda model: {"model": model, "parameters": 5})
+    monkeypatch.setattr("lucidlm.cli.models._course_values", lambda *_, **__: {})
     run = tmp_path / "two\nlines"
     run.mkdir()
     (run / "run.toml").touch()

@@ -1,0 +1,164 @@
+"""What verbs are given: names of models, texts and places come in; checked, loaded and read they go out."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+from lucidlm.cli.options import Compute, Stored
+from lucidlm.errors import LucidError
+from lucidlm.runtime.console import say
+from lucidlm.text.reading import READING, Reading
+
+if TYPE_CHECKING:
+    import torch
+
+    from lucidlm.measure.intervals import Design
+    from lucidlm.measure.seen import Seen
+    from lucidlm.model.gpt import GPT
+    from lucidlm.text.account import Account
+    from lucidlm.text.excerpts import Excerpt
+    from lucidlm.text.tokenizer import Tokenizer
+
+
+def load_model(model: str, compute: Compute) -> "tuple[GPT, Tokenizer, torch.dtype]":
+    """Model, tokenizer and the number type to compute in."""
+    import torch
+
+    from lucidlm.display import counter
+    from lucidlm.runtime.device import choose_device, dtype_of, keep_freed_memory, set_threads
+    from lucidlm.weights.load import load
+
+    device = choose_device(compute.device)
+    set_threads(compute.threads)
+    loaded, tokenizer = load(
+        model,
+        seed=compute.seed,
+        device=str(device),
+        notice=say,
+        progress=counter("tensors read"),
+    )
+    keep_freed_memory()  # after loading: what it frees is not to be kept
+    automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return loaded, tokenizer, automatic if compute.dtype == "auto" else dtype_of(compute.dtype)
+
+
+def load_as_stored(model: str, stored: Stored) -> "tuple[GPT, Tokenizer]":
+    """Model and tokenizer as they are to be written."""
+    import torch
+
+    from lucidlm.display import counter
+    from lucidlm.runtime.device import return_freed_memory, set_threads
+    from lucidlm.weights.load import load
+
+    return_freed_memory()
+    set_threads(0)
+    return load(
+        model,
+        seed=stored.seed,
+        dtype=None if stored.dtype == "auto" else getattr(torch, stored.dtype),
+        notice=say,
+        progress=counter("tensors read"),
+    )
+
+
+def documents_of(
+    texts: Sequence[str], tokenizer: "Tokenizer", reading: Reading, account: "Account", sources: list[str]
+) -> Any:
+    """The texts' tokens; `account` and `sources` are complete when all are read."""
+    from lucidlm.measure.evaluation import encoded
+    from lucidlm.text.documents import read_texts
+
+    def read() -> Iterator[str]:
+        for source, text in read_texts(texts, account, reading=reading):
+            sources.append(source)
+            yield text
+
+    return encoded(tokenizer, read())
+
+
+def check_reading(reading: Reading, texts: Sequence[str]) -> None:
+    """LucidError for flags that say how a text is read where no text is given."""
+    if not texts and reading != READING:
+        flags = [f"--{name}" for name, value in asdict(reading).items() if value != getattr(READING, name)]
+        raise LucidError(f"{', '.join(flags)}: no text is given to read so; give one, or leave this out")
+
+
+def check_places(inputs: Sequence[str | None], **places: str | None) -> None:
+    """Before minutes are spent on what could not be written: each flag's file, if there is one."""
+    from lucidlm.runtime.places import check_file_place
+
+    seen: dict[str, str] = {}
+    for flag, place in places.items():
+        if place is None:
+            continue
+        check_file_place(place, f"--{flag}", inputs=filter(None, inputs))
+        if (other := seen.setdefault(os.path.realpath(place), flag)) != flag:
+            raise LucidError(f"--{other} and --{flag} are one file, {place}; give each a file of its own")
+
+
+def refuse_models(
+    texts: Sequence[str],
+    way_out: str,
+    *,
+    expected: str = "a text",
+    prepared: bool = False,
+    of_a_run: str = "",
+    of_a_text: str = "",
+) -> None:
+    """LucidError for a run or a model that is given as a text, with what was meant, before one is loaded.
+
+    `of_a_run` is the way out for runs where it is another than for models, `of_a_text` for prepared texts.
+    """
+    from lucidlm.text.own_folders import PREPARED, RUN, own_folder
+    from lucidlm.text.sources import no_text
+
+    for text in texts:
+        kind = own_folder(text)
+        if kind == PREPARED and expected == "a text" and not prepared:
+            raise LucidError(no_text(text, kind))
+        if kind is not None and (kind != PREPARED or not prepared):
+            way = {RUN: of_a_run, PREPARED: of_a_text}.get(kind) or way_out
+            raise LucidError(f"{text} is {kind}, not {expected}; {way.replace('{0}', quote(text))}")
+
+
+def seen_of(model: str, texts: Sequence[str], reading: Reading, *, held_out_of: str) -> "Seen | None":
+    """How much a model was trained on of the texts or, without any, of a run's held-out text."""
+    from lucidlm.display import stage_printer
+    from lucidlm.runs.lineage import held_out_seen_by, lineage_of, seen_by
+    from lucidlm.text.documents import read_documents
+
+    for fault in lineage_of(model).faults:
+        say(f"what {model} was trained on is not known: {fault}")
+    if not texts:
+        return held_out_seen_by(model, Path(held_out_of), progress=stage_printer)
+    given = (document.pieces() for document in read_documents(texts, reading=reading))
+    return seen_by(model, given, progress=stage_printer)
+
+
+def state_line(model: str) -> str:
+    """That a run is training now or was interrupted, in one sentence; "" of a finished run and of others."""
+    from lucidlm.runs.data import is_run
+    from lucidlm.runs.folder import state_of
+
+    run = Path(model)
+    return state_of(run).sentence(run) if is_run(run) else ""
+
+
+def say_state(model: str) -> None:
+    """Says on stderr that a run is training now or was interrupted."""
+    if state := state_line(model):
+        say(state)
+
+
+def own_validation_text(model: str) -> "tuple[Iterator[Excerpt], Design | None, float]":
+    """A run's held-out text, what it is a sample of, and its share of that."""
+    from lucidlm.runs.data import corpus_of_run
+    from lucidlm.text.corpus import validation_documents
+    from lucidlm.training.validation import design_of, fraction_of
+
+    say(f"no text given: the validation text of {model}")
+    corpus = corpus_of_run(Path(model))
+    return validation_documents(corpus), design_of(corpus), fraction_of(corpus)

@@ -1,0 +1,220 @@
+"""The verbs around a training: prepare, train, runs, doctor."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from lucidlm.cli.inputs import refuse_models
+from lucidlm.cli.options import DEFAULTS, HowToRead, app
+from lucidlm.errors import LucidError
+from lucidlm.runs.settings import TrainConfig
+from lucidlm.runtime.console import say, show, show_json
+from lucidlm.runtime.wording import fixed, one_line, plural
+from lucidlm.text.reading import READING
+
+if TYPE_CHECKING:
+    from lucidlm.training.loop import TrainResult
+
+
+@app.command
+def prepare(
+    *texts: str,
+    out: str,
+    tokenizer: str = "auto",
+    val: tuple[str, ...] = (),
+    val_fraction: float = 0.1,
+    split: Literal["auto", "pieces", "documents", "end"] = "auto",
+    reading: HowToRead = READING,
+) -> None:
+    """Turn texts into token files that several runs can train on.
+
+    Parameters
+    ----------
+    texts
+        Files, folders, patterns, URLs or - for standard input.
+    out
+        The folder to write.
+    tokenizer
+        auto, gpt2, bytes, or bpe:N for N tokens learnt from the text.
+    val
+        Validation texts of your own.
+    val_fraction
+        The part that is held out where no validation text is given.
+    split
+        What is held out: pieces from all over the text, whole documents, or the end of each document
+        (auto: documents where there are 20 or more, else pieces).
+    """
+    from lucidlm.display import stage_printer
+    from lucidlm.text.corpus import prepare as prepare_corpus
+
+    corpus = prepare_corpus(
+        texts,
+        out,
+        tokenizer=tokenizer,
+        validation=val or None,
+        validation_fraction=val_fraction,
+        split=split,
+        reading=reading,
+        progress=stage_printer,
+    )
+    for note in corpus.notes:
+        say(note)
+    show(
+        f"{out}: {plural(corpus.train_tokens, 'token')} to train on, {corpus.heldout_tokens:,} held out, "
+        f"tokenizer {corpus.tokenizer.name}; lucidlm train {out} trains on it"
+    )
+
+
+@app.command
+def train(
+    *texts: str,
+    settings: Annotated[TrainConfig, Parameter(name="*")] = DEFAULTS,
+    config: str | None = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Train a model on a text and say how good it became.
+
+    Parameters
+    ----------
+    texts
+        Files, folders, patterns, URLs, - for standard input, or a folder of `lucidlm prepare`; none: a story.
+    config
+        A .toml file of these settings; a run's own run.toml repeats the run. Other flags stand over it.
+    resume
+        Go on with the run at --out from its last checkpoint; everything else comes from its run.toml.
+    overwrite
+        Delete the run that stands at --out and begin again.
+    json
+        Print the result as JSON.
+    """
+    from lucidlm.display import TrainingDisplay
+    from lucidlm.runs.run_toml import read_settings
+    from lucidlm.training.loop import train as run_training
+
+    if resume and (texts or config is not None or settings != replace(DEFAULTS, out=settings.out)):
+        raise LucidError("--resume takes everything from the run's run.toml: give --out and nothing else")
+    if texts:
+        settings = replace(settings, text=texts)
+        refuse_models(
+            texts,
+            "to start from its weights: lucidlm train TEXT --from {0}",
+            of_a_run="to go on with it: lucidlm train --resume --out {0}; to start from its weights: "
+            "lucidlm train TEXT --from {0}",
+            prepared=len(texts) == 1,
+        )
+    asked, plan = read_settings(Path(config)) if config is not None and not resume else (settings, None)
+
+    def answer(result: "TrainResult") -> None:
+        show_json(_summary(result)) if json else show(f"\n{result.judgement}")
+        sys.stdout.flush()
+
+    with TrainingDisplay() as display:
+        if plan is not None and settings != replace(asked, out=settings.out):
+            display.say(f"{config} is changed by the flags given, so the plan is made again")
+            plan = None
+        result = run_training(
+            settings,
+            plan=plan,
+            resume=resume,
+            overwrite=overwrite,
+            say=display.say,
+            watch=display.watch,
+            stages=display.stage,
+            answer=answer,
+        )
+    if result.judgement is None and json:
+        show_json(_summary(result))
+    elif not json:
+        show(_closing_lines(result))
+    return 128 + result.interrupted if result.interrupted else 1 if result.problems else 0
+
+
+def _summary(result: "TrainResult") -> dict[str, Any]:
+    summary: dict[str, Any] = {"run": str(result.run), "step": result.step, "time_s": result.time_s}
+    if result.best is not None:
+        summary["best_step"] = result.best.step
+    if result.judgement is not None:
+        summary |= result.judgement.to_dict()
+    return summary | {"verdict": result.verdict, "interrupted": result.interrupted}
+
+
+def _closing_lines(result: "TrainResult") -> str:
+    if result.interrupted:
+        doing = "" if result.judgement is None else " while its report was written"
+        return (
+            f"interrupted at step {result.step:,}{doing}; "
+            f"go on with: lucidlm train --resume --out {result.run}"
+        )
+    lines = [""]
+    if not result.problems:
+        lines += [f"{result.run}/report.html shows all this with curves and samples"]
+    lines += [f"the run is in {result.run} ({result.time_s:.0f} s). Next:"]
+    lines += [f'    lucidlm generate {result.run} "Once"', f"    lucidlm evaluate {result.run} OTHER_TEXT"]
+    lines += [f'    lucidlm explain {result.run} "any sentence"']
+    return "\n".join(lines)
+
+
+@app.command
+def runs(folder: str = "runs", *, json: Annotated[bool, Parameter(negative="")] = False) -> None:
+    """List the runs in a folder, the newest first: status, best validation loss, dtype and threads.
+
+    Parameters
+    ----------
+    folder
+        Where to look, folders below it too.
+    json
+        Print the list as JSON.
+    """
+    from lucidlm.runs.folder import list_runs, row_of
+
+    rows = [row_of(run) for run in list_runs(Path(folder))]
+    if json:
+        show_json(rows)
+    elif not rows:
+        say(f"no runs in {folder}; lucidlm train BOOK makes one")
+    else:
+        _print_runs(rows)
+
+
+def _print_runs(rows: list[dict[str, Any]]) -> None:
+    wide = max(len(one_line(row["run"])) for row in rows)
+    show(
+        f"{'run':<{wide}} {'status':<11} {'steps':>7} {'best':>7} {'loss':>8} {'perplexity':>11} "
+        f"{'bits/byte':>9} {'dtype':<8} {'threads':>7}  measured on"
+    )
+    for row in rows:
+        head = f"{one_line(row['run']):<{wide}} {row['status']:<11} {row['steps']:>7,}"
+        if row["best_step"] is None:
+            show(f"{head}  {'; '.join(row['problems']) or 'no validation yet'}")
+            continue
+        tokens, of = row["validation_tokens"], row["heldout_tokens"]
+        sample = f"a sample of {tokens:,} of {of:,} tokens" if of and of > tokens else plural(tokens, "token")
+        sample = "; ".join([sample, *row["problems"]])
+        show(
+            f"{head} {row['best_step']:>7,} {fixed(row['validation_loss_nats'], 4):>8} "
+            f"{fixed(row['perplexity'], 2):>11} {fixed(row['bits_per_byte'], 4):>9} "
+            f"{row['dtype'] or '?':<8} {row['threads'] or '?':>7}  {sample}"
+        )
+
+
+@app.command
+def doctor(*, device: str = "auto", json: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Say what this machine can do, and check that its device computes what a CPU in float32 computes.
+
+    Parameters
+    ----------
+    device
+        auto, cpu, cuda or mps.
+    json
+        Print the result as JSON.
+    """
+    from lucidlm.doctor import examine
+
+    findings = examine(device)
+    show_json(findings.to_dict()) if json else show(findings)
+    return 0 if findings.sound else 1

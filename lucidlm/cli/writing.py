@@ -1,0 +1,194 @@
+"""The verbs that write with a model: generate, compress, decompress."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from lucidlm.cli.inputs import check_places, load_model, say_state
+from lucidlm.cli.options import COMPUTE, Compute, app
+from lucidlm.runtime.console import say, show, show_generated, show_json
+from lucidlm.runtime.wording import plural
+
+
+@app.command
+def generate(
+    model: str,
+    prompt: str = "",
+    *,
+    max_new_tokens: int = 200,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    stop: tuple[str, ...] = (),
+    num: int = 1,
+    seed: int | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    device: str = "auto",
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    threads: int = 0,
+) -> None:
+    """Go on from a prompt.
+
+    Parameters
+    ----------
+    model
+        A run, a checkpoint, a Hugging Face folder or a preset.
+    prompt
+        The text to go on from; none: from the beginning of a document.
+    max_new_tokens
+        At most so many tokens.
+    temperature
+        0 takes the likeliest token each time, 1 draws as the model believes, more is wilder.
+    top_k
+        Draw among the k likeliest.
+    top_p
+        Draw among the fewest tokens that together have this probability.
+    min_p
+        Draw among tokens that have at least this share of the likeliest one's probability.
+    repetition_penalty
+        Over 1: tokens that are there already become less likely.
+    stop
+        End before this string; may be given several times.
+    num
+        So many texts from the same prompt.
+    seed
+        The same seed gives the same text; none: a fresh one, which is printed.
+    json
+        Print the result as JSON.
+    device
+        auto, cpu, cuda or mps.
+    dtype
+        Number type of the products.
+    threads
+        Processor threads (0: all).
+    """
+    from lucidlm.model.generation import generate_batch
+
+    compute = Compute(device=device, dtype=dtype, threads=threads)
+    loaded, tokenizer, _ = load_model(model, compute)
+    say_state(model)
+    results = generate_batch(
+        loaded,
+        tokenizer,
+        [prompt],
+        num=num,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        stop=stop,
+        seed=seed,
+    )
+    if json:
+        show_json([result.to_dict() for result in results])
+        return
+    show_generated("\n\n".join(str(result) for result in results))
+    if seed is None and temperature > 0:
+        say(f"seed {results[0].seed}")
+
+
+@app.command
+def compress(
+    model: str,
+    file: str,
+    *,
+    out: str,
+    stride: int | None = None,
+    context_length: int | None = None,
+    prefix: Literal["auto", "none"] = "auto",
+    json: Annotated[bool, Parameter(negative="")] = False,
+    compute: Compute = COMPUTE,
+) -> None:
+    """Compress a file by a model's own probabilities: the proof that its evaluation is right.
+
+    The same model on the same machine brings it back. It runs at the speed of generation.
+
+    Parameters
+    ----------
+    model
+        A run, a checkpoint, a Hugging Face folder or a preset.
+    file
+        Any file, or - for standard input: a text comes out small.
+    out
+        The compressed file to write.
+    stride
+        Tokens from one window to the next (default: half of the context).
+    context_length
+        Tokens of a window (default: the model's context).
+    prefix
+        auto: end-of-text first where the model knows it. none: nothing first.
+    json
+        Print the sizes as JSON.
+    """
+    from lucidlm.display import counter
+    from lucidlm.measure.compression import compress as compress_bytes
+    from lucidlm.runtime.files import write_atomically
+
+    check_places([model, file], out=out)
+    data = _file_bytes(file)
+    loaded, tokenizer, _ = load_model(model, compute)
+    say_state(model)
+    result = compress_bytes(
+        loaded,
+        tokenizer,
+        data,
+        context_length=context_length,
+        stride=stride,
+        prefix=prefix,
+        source=file,
+        progress=counter("tokens coded"),
+    )
+    write_atomically(out, result.file)
+    show_json(result.to_dict()) if json else show(result)
+
+
+@app.command
+def decompress(model: str, file: str, *, out: str, compute: Compute = COMPUTE) -> None:
+    """Bring back what `compress` compressed with the same model on the same machine.
+
+    It computes on as many threads as the file was made with, unless --threads says otherwise.
+
+    Parameters
+    ----------
+    model
+        The model that it was compressed with.
+    file
+        The compressed file, or - for standard input.
+    out
+        The file to write.
+    """
+    from lucidlm.display import counter
+    from lucidlm.measure.compression import arithmetic_of
+    from lucidlm.measure.compression import decompress as decompress_bytes
+    from lucidlm.runtime.files import write_atomically
+
+    check_places([model, file], out=out)
+    coded = _file_bytes(file)
+    made = arithmetic_of(coded)
+    loaded, tokenizer, _ = load_model(model, compute)
+    threads = compute.threads or None
+    say(f"made with {made or 'unknown threads (version 1)'}")
+    data = decompress_bytes(loaded, tokenizer, coded, threads=threads, progress=counter("tokens decoded"))
+    write_atomically(out, data)
+    show(f"{out}: {plural(len(data), 'byte')}, checked")
+
+
+def _file_bytes(path: str) -> bytes:
+    """A file's bytes, or a DataError that says why not."""
+    from lucidlm.errors import DataError
+    from lucidlm.text.own_folders import own_folder
+    from lucidlm.text.pipes import readable
+
+    if Path(path).is_dir():
+        raise DataError(f"{path} is {own_folder(path) or 'a folder'}, not a file; give a file")
+    try:
+        return readable(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: {getattr(error, 'strerror', None) or error}; give a file that can be read"
+        ) from None
