@@ -39,9 +39,8 @@ from lucidlm.text.corpus import Corpus
 from lucidlm.text.pipes import DASH, STDIN
 from lucidlm.weights.header import WEIGHTS
 from lucidlm.weights.tensor_files import write_tensors
-from lucidlm.weights.whole import CHECKPOINT, SETTINGS, is_run_without_settings, whole_of
+from lucidlm.weights.whole import CHECKPOINT, SETTINGS, STATE, is_run_without_settings, whole_of
 
-STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
 BEGINNING = {"data", ".data.tmp", ".data.old", ".data.lock", "metrics.jsonl", "tensorboard", "env.json"}
 """What stands in a run's folder before its run.toml does: nobody's work is lost with it."""

@@ -4,13 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lucidlm.errors import LucidError
+from lucidlm.errors import LucidError, WeightsError
 from lucidlm.measure.seen import Progress, Seen, decoded, find_seen
 from lucidlm.runs.data import corpus_of_run
 from lucidlm.runs.run_toml import read_settings
 from lucidlm.text.corpus import Corpus, validation_documents
 from lucidlm.text.excerpts import ids_of
-from lucidlm.weights.whole import SETTINGS
+from lucidlm.weights.load import Source, resolve
+from lucidlm.weights.whole import SETTINGS, run_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +25,13 @@ class Lineage:
     """Why a run's text cannot be read."""
 
 
-def lineage_of(model: str) -> Lineage:
-    """The run that a model is, or a checkpoint of, the run that it went on from with --from, and so on."""
+def lineage_of(model: str | Source) -> Lineage:
+    """The run of a model or of a checkpoint, the run that it started from (--from), and so on."""
     runs: list[tuple[str, Corpus]] = []
     seen: set[Path] = set()
-    name: str | None = model
+    name: str | None = model.name if isinstance(model, Source) else model
     while name is not None:
-        folder = _run_of(Path(name))
+        folder = _run_of(name)
         if folder is None or folder.resolve() in seen:
             return Lineage(tuple(runs), (name,))
         seen.add(folder.resolve())
@@ -42,15 +43,18 @@ def lineage_of(model: str) -> Lineage:
     return Lineage(tuple(runs), ())
 
 
-def _run_of(path: Path) -> Path | None:
-    """The folder of the run to which a folder belongs: itself, or that of a checkpoint."""
-    for folder in (path, path.parent.parent):
-        if (folder / SETTINGS).exists() and (folder == path or path.parent.name == "checkpoints"):
-            return folder
-    return None
+def _run_of(name: str) -> Path | None:
+    """The run of a model; of a checkpoint also after the checkpoint was deleted."""
+    try:
+        return resolve(name).run
+    except WeightsError:
+        run = run_of(Path(name))
+        return run if (run / SETTINGS).exists() else None
 
 
-def seen_by(model: str, texts: Iterable[Iterable[str]], *, progress: Progress | None = None) -> Seen | None:
+def seen_by(
+    model: str | Source, texts: Iterable[Iterable[str]], *, progress: Progress | None = None
+) -> Seen | None:
     """How much of the texts, each in blocks, the model was trained on; None where that is not known."""
     lineage = lineage_of(model)
     if not lineage.runs:
@@ -58,7 +62,7 @@ def seen_by(model: str, texts: Iterable[Iterable[str]], *, progress: Progress | 
     return find_seen(texts, lineage.runs, unknown=lineage.unknown, progress=progress)
 
 
-def held_out_seen_by(model: str, run: Path, *, progress: Progress | None = None) -> Seen | None:
+def held_out_seen_by(model: str | Source, run: Path, *, progress: Progress | None = None) -> Seen | None:
     """The same of a run's held-out text: what the preparation of the text found, where that is all.
 
     A run that went on from the weights of another may hold out what the other was trained on, and so may any

@@ -1,9 +1,11 @@
-"""The one resolver: MODEL, as every verb takes it, in; a model and its tokenizer out."""
+"""The one resolver: MODEL, as every verb takes it, in; a Source, then a model and its tokenizer, out."""
 
 import difflib
 import shlex
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -20,11 +22,72 @@ from lucidlm.weights.hf_config import CONFIG
 from lucidlm.weights.huggingface import load_model
 from lucidlm.weights.openai import is_openai_folder, load_openai
 from lucidlm.weights.published import PUBLISHED, hub_folder, is_hub_name, published_folder
-from lucidlm.weights.whole import check_model, checkpoints_in, is_run_without_settings, run_of
+from lucidlm.weights.whole import (
+    SETTINGS,
+    STATE,
+    check_model,
+    checkpoints_in,
+    is_run_without_settings,
+    run_of,
+)
+
+Kind = Literal["run", "checkpoint", "huggingface", "openai", "published", "preset"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a MODEL is, as `resolve` found it: where its weights come from, and the run that wrote them."""
+
+    name: str
+    """As it was given."""
+    kind: Kind
+    path: Path | None = None
+    """The model's folder; None for a preset, and for a published model, whose folder `load` fetches."""
+    run: Path | None = None
+    """The folder of the run that the weights belong to: the source itself, or the run of a checkpoint."""
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the weights can be read; a run has none before its first checkpoint."""
+        return self.kind != "run" or (self.path is not None and (self.path / WEIGHTS).exists())
+
+
+def resolve(model: str | Path) -> Source:
+    """The Source that MODEL means: nothing is loaded or fetched, only names of files are looked at.
+
+    A preset's or a published model's name always means that, also beside a folder of the same name: ./NAME
+    and a Path mean the folder. WeightsError says what was found where it is no model.
+
+    >>> resolve("modern-1m")
+    Source(name='modern-1m', kind='preset', path=None, run=None)
+    """
+    name, folder = str(model), Path(model)
+    if isinstance(model, str):
+        if name in PRESETS:
+            return Source(name, "preset")
+        if name in PUBLISHED or (is_hub_name(name) and not folder.parent.is_dir()):
+            return Source(name, "published")
+    if folder.is_file():
+        raise WeightsError(
+            f"{folder}: a file; give the folder of a run, of Hugging Face's or of OpenAI's, with the "
+            "config and the tokenizer that belong to the weights (a .gguf file cannot be read back)"
+        )
+    if not folder.is_dir():
+        raise WeightsError(_unknown(name))
+    if (folder / SETTINGS).exists():
+        return Source(name, "run", folder, run=folder)
+    if not (folder / CONFIG).exists():
+        if is_openai_folder(folder):
+            return Source(name, "openai", folder)
+        raise WeightsError(f"{folder}: {_no_model(folder)}")
+    run = run_of(folder)
+    if run != folder or (folder / STATE).exists():
+        return Source(name, "checkpoint", folder, run=run if (run / SETTINGS).exists() else None)
+    return Source(name, "huggingface", folder)
 
 
 def load(
-    source: str | Path,
+    source: str | Path | Source,
     *,
     seed: int = 123,
     device: str = "cpu",
@@ -34,45 +97,38 @@ def load(
 ) -> tuple[GPT, Tokenizer]:
     """Model, in eval mode, and tokenizer of a run, a checkpoint, a folder, a published name or a preset.
 
-    Folders are Hugging Face's or OpenAI's. A run gives its best weights; a preset gives random ones, drawn
-    from `seed`; gpt2, gpt2-medium, gpt2-large, gpt2-xl and owner/name of the hub are fetched once.
-    dtype None keeps the type that the weights are stored in. `notice` gets a line where a person should know
-    that, `progress` how many tensors are read. WeightsError says what was found instead.
+    A run gives its best weights. A preset gives random weights, drawn from `seed`. gpt2, gpt2-medium,
+    gpt2-large, gpt2-xl and owner/name of the Hugging Face hub are fetched once. dtype None keeps the dtype in
+    which the weights are stored. `notice` gets a line where a person should know something, `progress` the
+    number of tensors read. WeightsError says what was found where it is no model.
+
+    >>> model, tokenizer = load("modern-1m")  # random weights; also "gpt2", or a folder: "runs/verdict"
+    >>> tokenizer.encode("Once")
+    [79, 110, 99, 101]
+    >>> model(torch.tensor([tokenizer.encode("Once")])).shape
+    torch.Size([1, 4, 257])
     """
     notice = notice or (lambda line: None)
-    name = str(source)
-    named = not isinstance(source, Path)
-    if named and name in (*PRESETS, *PUBLISHED) and Path(name).is_dir():
-        notice(f"{name} is the {'preset' if name in PRESETS else 'published model'}; ./{name} is the folder")
-    if named and name in PRESETS:
-        notice(f"{name}: random weights, seed {seed}")
-        return _random(name, seed=seed, device=device, dtype=dtype or torch.float32)
-    folder = _folder(source, notice)
+    source = source if isinstance(source, Source) else resolve(source)
+    if source.path is None and Path(source.name).is_dir():
+        what = "preset" if source.kind == "preset" else "published model"
+        notice(f"{source.name} is the {what}; ./{source.name} is the folder")
+    if source.kind == "preset":
+        notice(f"{source.name}: random weights, seed {seed}")
+        return _random(source.name, seed=seed, device=device, dtype=dtype or torch.float32)
+    folder = source.path or _fetched(source.name, notice)
     if not (folder / CONFIG).exists() and is_openai_folder(folder):
         return load_openai(folder, device=device, dtype=dtype or torch.float32, progress=progress)
-    return _load_huggingface(folder, name, device=device, dtype=dtype, notice=notice, progress=progress)
+    return _load_huggingface(folder, source, device=device, dtype=dtype, notice=notice, progress=progress)
 
 
-def _folder(source: str | Path, notice: Callable[[str], None]) -> Path:
-    """Where the weights are, fetched if they have a published name."""
-    name, folder = str(source), Path(source)
-    if not isinstance(source, Path) and name in PUBLISHED:
-        return published_folder(name, notice=notice)
-    if not isinstance(source, Path) and is_hub_name(name) and not folder.parent.is_dir():
-        return hub_folder(name, notice=notice)
-    if folder.is_file():
-        raise WeightsError(
-            f"{folder}: a file; give the folder of a run, of Hugging Face's or of OpenAI's, with the "
-            "config and the tokenizer that belong to the weights (a .gguf file cannot be read back)"
-        )
-    if not folder.is_dir():
-        raise WeightsError(_unknown(name))
-    return folder
+def _fetched(name: str, notice: Callable[[str], None]) -> Path:
+    return (published_folder if name in PUBLISHED else hub_folder)(name, notice=notice)
 
 
 def _load_huggingface(
     folder: Path,
-    name: str,
+    source: Source,
     *,
     device: str,
     dtype: torch.dtype | None,
@@ -81,16 +137,16 @@ def _load_huggingface(
 ) -> tuple[GPT, Tokenizer]:
     if not (folder / CONFIG).exists():
         raise WeightsError(f"{folder}: {_no_model(folder)}")
-    if (folder / "run.toml").exists():
-        if not (folder / WEIGHTS).exists():
-            raise WeightsError(_no_weights(folder))
+    if not source.has_weights:
+        raise WeightsError(_no_weights(folder))
+    if source.kind == "run":
         notice(f"{folder}: the best weights of this run")
     elif is_run_without_settings(run_of(folder)):
-        notice(f"{run_of(folder) / 'run.toml'}: not there; {folder} is read as a model alone")
+        notice(f"{run_of(folder) / SETTINGS}: not there; {folder} is read as a model alone")
     check_model(folder)
     model = load_model(folder, device=device, dtype=dtype, notice=notice, progress=progress)
-    fetched = folder != Path(name) and name.partition("@")[0].removeprefix("openai-community/") in PUBLISHED
-    if model.document_prefix_id is None and fetched:
+    openai = source.name.partition("@")[0].removeprefix("openai-community/") in PUBLISHED
+    if model.document_prefix_id is None and source.kind == "published" and openai:
         # OpenAI put end-of-text between all documents; the hub's config.json does not say so.
         model.document_prefix_id = 50256
     tokenizer, beyond = Tokenizer.load(folder).within(model.config.vocab_size, str(folder))

@@ -17,7 +17,7 @@ from lucidlm.weights.hf_config import CONFIG
 
 RUN, CHECKPOINT = "lucidlm run", "lucidlm checkpoint"
 """What a manifest is of."""
-SETTINGS = "run.toml"
+SETTINGS, STATE = "run.toml", "state.json"
 MODEL_FILES = (CONFIG, "tokenizer.json", "tokenizer_config.json")
 """Beside the weights, what a number hangs on."""
 
@@ -83,7 +83,7 @@ def whole_of(folder: Path) -> Whole | None:
             return None  # something else that is called so
         raise WeightsError(str(error)) from None
     kind, run = manifest.get("kind"), manifest.get("run", "")
-    if kind is None and "step" in manifest and (folder / "state.json").exists():
+    if kind is None and "step" in manifest and (folder / STATE).exists():
         kind = CHECKPOINT  # of a former version
     if kind not in (RUN, CHECKPOINT):
         return None
@@ -153,7 +153,7 @@ def _check_of_run(whole: Whole) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    return (folder / SETTINGS).exists() or (folder / "state.json").exists()
+    return (folder / SETTINGS).exists() or (folder / STATE).exists()
 
 
 def _had_manifest(folder: Path) -> bool:

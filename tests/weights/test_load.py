@@ -7,9 +7,10 @@ import torch
 from models import BYTES, shape
 
 from lucidlm.errors import WeightsError
+from lucidlm.model.config import PRESETS
 from lucidlm.model.gpt import GPT
 from lucidlm.weights.huggingface import save_model
-from lucidlm.weights.load import load
+from lucidlm.weights.load import Source, load, resolve
 
 
 def test_a_preset_is_random_from_its_seed_and_says_so():
@@ -103,3 +104,45 @@ def test_a_name_of_the_hub_is_fetched_and_a_path_is_not(tmp_path, monkeypatch):
     with pytest.raises(WeightsError, match="no folder"):
         load("runs/missing")
     assert len(asked) == 2
+
+
+def test_a_source_says_what_a_model_is_and_which_run_wrote_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = Path("runs", "one", "checkpoints", "step_000002")
+    for place in (Path("runs/one"), checkpoint, Path("copy"), Path("theirs")):
+        save_model(GPT(shape()), BYTES, place, document_prefix_id=256)
+    Path("runs/one/run.toml").touch()
+    Path("copy/state.json").touch()
+    Path("runs/none").mkdir()
+    Path("runs/none/run.toml").touch()
+    openai = Path(__file__).parent / "fixtures" / "openai-gpt2-tiny"
+    run = Path("runs/one")
+    expected = {
+        "lecture": ("preset", None, None),
+        "gpt2": ("published", None, None),
+        "owner/model@v1": ("published", None, None),
+        "runs/one": ("run", run, run),
+        "runs/none": ("run", Path("runs/none"), Path("runs/none")),
+        str(checkpoint): ("checkpoint", checkpoint, run),
+        "copy": ("checkpoint", Path("copy"), None),
+        "theirs": ("huggingface", Path("theirs"), None),
+        str(openai): ("openai", openai, None),
+    }
+    found = {name: resolve(name) for name in expected}
+    assert {name: (each.kind, each.path, each.run) for name, each in found.items()} == expected
+    assert [name for name, each in found.items() if not each.has_weights] == ["runs/none"]
+    assert torch.equal(load(found["theirs"])[0].head.weight, load("theirs")[0].head.weight)
+
+
+def test_a_presets_or_published_name_means_that_beside_a_folder_too_and_one_note_says_so(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    save_model(GPT(shape()), BYTES, Path("modern-1m"), document_prefix_id=256)
+    Path("modern-1m/run.toml").touch()
+    lines = []
+    assert load("modern-1m", notice=lines.append)[0].config == PRESETS["modern-1m"]
+    assert [line for line in lines if "./modern-1m" in line] == lines[:1]
+    assert resolve("./modern-1m").run == resolve(Path("modern-1m")).run == Path("modern-1m")
+    Path("gpt2").mkdir()
+    assert resolve("gpt2") == Source("gpt2", "published")
