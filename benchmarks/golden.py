@@ -20,7 +20,8 @@ import torch
 
 from lucidlm.cli import main
 from lucidlm.model.config import GPTConfig
-from lucidlm.runs.settings import Plan, Recipe, TrainConfig, trapezoid
+from lucidlm.model.presets import PLAIN, Recipe
+from lucidlm.runs.settings import Plan, TrainConfig, trapezoid
 from lucidlm.training.loop import train
 
 WORDS = ["the", "river", "ran", "past", "a", "house", "and", "nobody", "knew", "why", "it", "was", "late"]
@@ -58,7 +59,7 @@ def plan_of(name: str) -> Plan:
     """30 steps of the shape, Muon for one and AdamW for two, in several micro batches."""
     optim = Recipe(
         name="muon" if name == "modern" else "adamw", lr=3e-3, matrix_lr=0.02, weight_decay=0.1, clip=1.0
-    )
+    ).filled(PLAIN)
     return Plan(
         model=SHAPES[name],
         optim=optim,

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from lucidlm.model.config import preset
 from lucidlm.model.gpt import GPT
+from lucidlm.model.presets import preset
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.header import WEIGHTS
 from lucidlm.weights.huggingface import save_model
@@ -26,12 +26,12 @@ IMPORT = "import sys; from lucidlm.cli import main; sys.exit(main(sys.argv[1:]))
 
 def one_file(folder: Path) -> None:
     """gpt2-1558m in float32."""
-    save_model(GPT(preset("gpt2-1558m")), Tokenizer.gpt2(), folder, document_prefix_id=50256)
+    save_model(GPT(preset("gpt2-1558m").shape), Tokenizer.gpt2(), folder, document_prefix_id=50256)
 
 
 def several_files(folder: Path) -> None:
     """The modern ladder's 1.5B as a Llama in bfloat16, 24 tensors a file."""
-    model = GPT(preset("modern-1.5b", qk_norm=False)).bfloat16()
+    model = GPT(preset("modern-1.5b").shape.changed(qk_norm=False)).bfloat16()
     save_model(model, Tokenizer.gpt2(), folder, document_prefix_id=50256)
     tensors = list(to_huggingface(model.state_dict(), model.config).items())
     places = {}

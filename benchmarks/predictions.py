@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from lucidlm.model.config import GPTConfig
+from lucidlm.model.presets import MUON
 from lucidlm.runs.settings import Plan, trapezoid
 from lucidlm.training import prediction
-from lucidlm.training.plan import MODERN
 from lucidlm.training.prediction import Compressibility, Prediction, predict
 
 RUNS = Path(__file__).with_suffix(".csv")
@@ -159,11 +159,11 @@ def _run(row: dict[str, str]) -> Run:
     steps, width = int(row["steps"]), int(row["width"])
     plan = Plan(
         model=GPTConfig(vocab_size=int(row["vocab"]), emb_dim=width, n_heads=width // 64, n_layers=1),
-        optim=MODERN,
+        optim=MUON,
         batch_size=8,
         micro_batch=8,
         steps=steps,
-        schedule=trapezoid(steps, warmup_steps=MODERN.warmup_steps, decay_fraction=MODERN.decay_fraction),
+        schedule=trapezoid(steps, warmup_steps=MUON.warmup_steps, decay_fraction=MUON.decay_fraction),
         validate_every=1,
         validation_tokens=1,
         dtype="float32",

@@ -12,6 +12,7 @@ import socket
 import types
 import typing
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ from models import SMALLEST
 
 from lucidlm.cli import app, main
 from lucidlm.edge import END_OF_FLAGS
-from lucidlm.runs.settings import Plan, Recipe, TrainConfig, trapezoid
+from lucidlm.model.presets import PLAIN
+from lucidlm.runs.settings import Plan, TrainConfig, trapezoid
 from lucidlm.runtime.signals import Interrupted
 
 VERBS = [name for name in app if not name.startswith("-")]
@@ -191,7 +193,7 @@ def pristine(tmp_path_factory) -> Path:
     os.chdir(here)
     try:
         _write_texts(here)
-        optim = Recipe(name="adamw", lr=1e-3, matrix_lr=0.02, weight_decay=0.1)
+        optim = replace(PLAIN, name="adamw", lr=1e-3, matrix_lr=0.02, weight_decay=0.1)
         plan = Plan(
             model=SMALLEST, optim=optim, batch_size=2, micro_batch=2, steps=2, validate_every=2, threads=1,
             schedule=trapezoid(2, warmup_steps=1, decay_fraction=0.5), dtype="float32", early_stop=False,

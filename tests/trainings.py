@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from inspect import BoundArguments
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from run_folders import Said
 from safetensors.numpy import load_file
 
 from lucidlm.cli import main
+from lucidlm.model.presets import PLAIN
 from lucidlm.report import assessment as judgement
 from lucidlm.report.assessment import Judgement, without_training_text
-from lucidlm.runs.settings import Plan, Recipe, TrainConfig, trapezoid
+from lucidlm.runs.settings import Plan, TrainConfig, trapezoid
 from lucidlm.text.corpus import prepare
 from lucidlm.training import loop
 
@@ -76,8 +78,8 @@ def make_tiny_plan() -> Callable[..., Plan]:
     def make(
         *, steps: int = 8, optimizer: str = "muon", drop_rate: float = 0.0, decay: float = 0.5, **changes: Any
     ) -> Plan:
-        optim = Recipe(
-            name=optimizer, lr=4e-3, matrix_lr=0.02, weight_decay=0.05, warmup_steps=2,
+        optim = replace(
+            PLAIN, name=optimizer, lr=4e-3, matrix_lr=0.02, weight_decay=0.05, warmup_steps=2,
             decay_fraction=decay, clip=1.0,
         )  # fmt: skip
         settings = {

@@ -27,7 +27,7 @@ def info(model: str, *, json: Annotated[bool, Parameter(negative="")] = False) -
     json
         Print the result as JSON.
     """
-    from lucidlm.model.config import PRESETS
+    from lucidlm.model.presets import PRESETS
     from lucidlm.weights.load import load
 
     run = Path(model) / "run.toml"

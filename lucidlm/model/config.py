@@ -1,4 +1,4 @@
-"""What a GPT is made of: a frozen configuration, checked on construction, and presets that have a name."""
+"""What a GPT is made of: a frozen configuration, checked on construction."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -144,55 +144,3 @@ def _check(config: GPTConfig) -> None:
             )
         if config.qkv_bias:
             raise ConfigError("qkv_bias is a field of the family gpt2; the modern family has no bias")
-
-
-def _gpt2(emb_dim: int, n_layers: int, n_heads: int) -> GPTConfig:
-    """One of the four published GPT-2 shapes (Radford 2019, table 2)."""
-    return GPTConfig(
-        context_length=1024,
-        emb_dim=emb_dim,
-        n_layers=n_layers,
-        n_heads=n_heads,
-        drop_rate=0.1,
-        qkv_bias=True,
-        tied_head=True,
-    )
-
-
-def _modern(emb_dim: int, n_layers: int, *, n_kv_heads: int, large: bool) -> GPTConfig:
-    """One rung of the modern ladder: heads of 64; small ones count bytes, large ones GPT-2's tokens."""
-    return GPTConfig(
-        family="modern",
-        vocab_size=50257 if large else 257,
-        context_length=1024 if large else 256,
-        emb_dim=emb_dim,
-        n_layers=n_layers,
-        n_heads=emb_dim // 64,
-        n_kv_heads=n_kv_heads,
-        head_dim=64,
-        tied_head=large,
-    )
-
-
-PRESETS: dict[str, GPTConfig] = {
-    "lecture": GPTConfig(drop_rate=0.1, init="torch"),
-    "gpt2-124m": _gpt2(768, 12, 12),
-    "gpt2-355m": _gpt2(1024, 24, 16),
-    "gpt2-774m": _gpt2(1280, 36, 20),
-    "gpt2-1558m": _gpt2(1600, 48, 25),
-    "modern-1m": _modern(128, 4, n_kv_heads=2, large=False),
-    "modern-3m": _modern(192, 6, n_kv_heads=3, large=False),
-    "modern-10m": _modern(320, 8, n_kv_heads=5, large=False),
-    "modern-50m": _modern(512, 8, n_kv_heads=4, large=True),
-    "modern-120m": _modern(768, 12, n_kv_heads=6, large=True),
-    "modern-350m": _modern(1024, 26, n_kv_heads=8, large=True),
-    "modern-760m": _modern(1536, 26, n_kv_heads=12, large=True),
-    "modern-1.5b": _modern(2048, 30, n_kv_heads=16, large=True),
-}
-
-
-def preset(name: str, **changes: Any) -> GPTConfig:
-    """The preset of that name, with fields changed: preset("lecture", drop_rate=0.0)."""
-    if name not in PRESETS:
-        raise ConfigError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
-    return PRESETS[name].changed(**changes)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from lucidlm.errors import ConfigError
 from lucidlm.model.config import GPTConfig
+from lucidlm.model.presets import Recipe
 from lucidlm.runtime.ranges import SEEDS, Range, check_ranges
 from lucidlm.text.reading import Reading
 
@@ -17,62 +18,6 @@ LARGEST = 2**31 - 1
 LARGEST_FACTOR = 1000.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptimConfig:
-    """How weights are moved. What is None is chosen by the plan and stands in run.toml."""
-
-    name: Literal["muon", "adamw"] | None = None
-    """muon: Muon for the matrices of the blocks, AdamW for the rest. adamw: AdamW for all."""
-    lr: float | None = None
-    """Peak learning rate of AdamW."""
-    matrix_lr: float | None = None
-    """Peak learning rate of Muon."""
-    weight_decay: float | None = None
-    """Decay of all matrices and embeddings, none of biases and norms."""
-    beta1: float | None = None
-    """Decay of AdamW's mean of gradients."""
-    beta2: float | None = None
-    """Decay of AdamW's mean of squared gradients."""
-    momentum: float | None = None
-    """Decay of Muon's mean of gradients."""
-    warmup_steps: int | None = None
-    """Steps in which the rate rises from 0 to its peak."""
-    decay_fraction: float | None = None
-    """The part of the run, at its end, in which the rate falls to 0."""
-    clip: float | None = None
-    """The largest norm of all gradients together; 0 for no limit."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, _OPTIM, table="optim.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """How weights are moved, with everything chosen: the plan's answer to an OptimConfig."""
-
-    name: Literal["muon", "adamw"]
-    lr: float
-    matrix_lr: float
-    weight_decay: float
-    beta1: float = 0.9
-    beta2: float = 0.95
-    momentum: float = 0.95
-    warmup_steps: int = 0
-    decay_fraction: float = 0.0
-    clip: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_ranges(self, _OPTIM, table="optim.")
-
-
-_RATE = Range(0, 1e6)
-_OPTIM = dict.fromkeys(("lr", "matrix_lr", "weight_decay"), _RATE) | {
-    # Of a mean that forgets nothing, Adam's correction for its first steps divides by 0.
-    **{name: Range(0, 1, without_most=True) for name in ("beta1", "beta2", "momentum")},
-    "warmup_steps": Range(0, 10**9),
-    "decay_fraction": Range(0, 1),
-    "clip": Range(0, 1e9),
-}
 _TRAIN = {
     "minutes": Range(0, 366 * 24 * 60, without_least=True, otherwise="a run can go on later (--resume)"),
     "steps": Range(1, 10**9),
@@ -134,7 +79,7 @@ class TrainConfig:
     """The field that holds the text: of .jsonl and .json, a column of .csv and .tsv."""
     raw: bool = False
     """Leave Project Gutenberg's header and footer in."""
-    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    optim: Recipe = dataclasses.field(default_factory=Recipe)
     """The optimizer's settings."""
     validate_every: int | None = None
     """Steps between two validations."""
@@ -212,6 +157,8 @@ class Plan:
     """The kernels of float32 products: PyTorch's own choice, or oneDNN's where a probe found them exact."""
 
     def __post_init__(self) -> None:
+        if self.optim.missing:
+            raise ConfigError(f"plan.optim.{self.optim.missing[0]} is missing; restore this run.toml")
         for name in ("batch_size", "micro_batch", "steps", "validate_every", "validation_tokens", "threads"):
             _check_size(f"plan.{name}", getattr(self, name))
         for first, threads in self.threads_from:

@@ -6,8 +6,9 @@ from dataclasses import replace
 import torch
 
 from lucidlm.errors import ConfigError
-from lucidlm.model.config import PRESETS, GPTConfig
-from lucidlm.runs.settings import Recipe, TrainConfig
+from lucidlm.model.config import GPTConfig
+from lucidlm.model.presets import PRESETS, Recipe
+from lucidlm.runs.settings import TrainConfig
 from lucidlm.runtime.memory import Free, free_on, size
 
 KEPT_A_TOKEN = 34
@@ -40,8 +41,8 @@ def training_bytes(
 def check_preset(config: TrainConfig, device: torch.device) -> None:
     """ConfigError for a preset whose blocks alone do not fit: before a text is read, or a token learnt."""
     if config.preset in PRESETS and (free := free_on(device)) is not None:
-        shape = replace(PRESETS[config.preset], vocab_size=1)
-        optim = config.optim.name or ("muon" if shape.family == "modern" else "adamw")
+        chosen = PRESETS[config.preset]
+        shape, optim = replace(chosen.shape, vocab_size=1), config.optim.name or chosen.recipe.name
         need = training_bytes(shape, optim, micro_batch=0, batch_size=0, device=device.type, dtype="float32")
         if need > free.bytes:
             raise _refusal(f"--preset {config.preset}", need, free, _smaller_presets(config, shape, free))
@@ -124,9 +125,9 @@ def _smaller_presets(config: TrainConfig, model: GPTConfig, free: Free, *, later
         return shape.n_parameters < model.n_parameters and 1.1 * need <= free.bytes
 
     fitting = [
-        (shape.family == model.family, shape.n_parameters, name)
-        for name, shape in PRESETS.items()
-        if fits(shape) and name != "lecture"  # which is the course's, and no smaller choice of anything
+        (preset.shape.family == model.family, preset.shape.n_parameters, name)
+        for name, preset in PRESETS.items()
+        if fits(preset.shape) and not preset.for_study
     ]
     if not fitting:
         return "no preset is small enough: make memory free"

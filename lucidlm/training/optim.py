@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lucidlm.errors import RunError
-from lucidlm.runs.settings import Recipe
+from lucidlm.model.presets import Recipe
 
 Optimizers = list[torch.optim.Optimizer]
 

@@ -13,10 +13,11 @@ import torch
 
 from lucidlm.errors import ConfigError
 from lucidlm.measure.evaluation import evaluate_documents
-from lucidlm.model.config import GPTConfig, preset
+from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
+from lucidlm.model.presets import GPT2, MUON, PLAIN, Recipe, preset
 from lucidlm.report.assessment import BASELINE_BYTES
-from lucidlm.runs.settings import OptimConfig, Plan, Recipe, TrainConfig, trapezoid
+from lucidlm.runs.settings import Plan, TrainConfig, trapezoid
 from lucidlm.runtime.device import (
     available_processors,
     dtype_of,
@@ -87,19 +88,13 @@ ONE_THREAD_WEIGHTS = 20_000_000
 FIXED_ONE_THREAD_WEIGHTS = 2_000_000
 """Without a time limit a model with fewer weights in its blocks than this trains on one thread."""
 
-COURSE = Recipe(name="adamw", lr=5e-4, matrix_lr=5e-4, weight_decay=0.1, beta2=0.999)
-"""The course's own: a constant rate, no warm-up, no clipping."""
-GPT2 = Recipe(
-    name="adamw", lr=6e-4, matrix_lr=6e-4, weight_decay=0.1, warmup_steps=100, decay_fraction=0.6, clip=1.0
-)
-"""GPT-3's rate for the smallest of its models (Brown 2020, table 2.1), decayed in a straight line."""
-GO_ON = Recipe(
-    name="adamw", lr=1e-4, matrix_lr=1e-4, weight_decay=0.01, warmup_steps=20, decay_fraction=1.0, clip=1.0
-)
-"""For weights that know something already: small steps, down to 0 from the warm-up on."""
-MODERN = Recipe(
-    name="muon", lr=4e-3, matrix_lr=0.02, weight_decay=0.05, warmup_steps=20, decay_fraction=0.6, clip=1.0
-)
+GO_ON = replace(
+    PLAIN, name="adamw", lr=1e-4, matrix_lr=1e-4, weight_decay=0.01,
+    warmup_steps=20, decay_fraction=1.0, clip=1.0,
+)  # fmt: skip
+"""For weights that are trained already: small steps, and a decay from the end of the warm-up."""
+MATRIX_ADAMW = replace(GPT2, lr=2e-3)
+"""AdamW where the preset or the plan would take Muon: small models bear a higher rate than GPT-2's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +192,7 @@ def make_plan(
         threads=speed.threads,
         early_stop=config.early_stop,
         compile=config.compile,
-        moving_windows=config.preset != "lecture",
+        moving_windows=config.preset is None or preset(config.preset).moving_windows,
         float32=float32,
     )
     text = compressibility(corpus, seconds=None if deadline_s is None else COMPRESSING_SHARE * deadline_s)
@@ -233,7 +228,7 @@ def _model(
                 f"{base.context_length}"
             )
     elif config.preset is not None:
-        shape = preset(config.preset)
+        shape = preset(config.preset).shape
         if shape.vocab_size != vocab_size:
             shape = replace(shape, vocab_size=vocab_size)
         why = f"the preset {config.preset}"
@@ -303,18 +298,11 @@ def _recipe(config: TrainConfig, model: GPTConfig) -> Recipe:
         # Wider models take smaller steps: 1e-4 for GPT-2's 768 channels, 6e-4 for 128.
         lr = min(1e-3, GO_ON.lr * 768 / model.emb_dim)
         recipe = replace(GO_ON, lr=lr, matrix_lr=lr)
-    elif config.preset == "lecture":
-        recipe = COURSE
-    elif config.preset is not None and config.preset.startswith("gpt2"):
-        recipe = GPT2
     else:
-        recipe = MODERN
-    asked = config.optim
-    if asked.name not in (None, recipe.name):
-        recipe = MODERN if asked.name == "muon" else replace(GPT2, lr=2e-3)
-    fields = OptimConfig.__dataclass_fields__
-    given = {name: getattr(asked, name) for name in fields if getattr(asked, name) is not None}
-    return replace(recipe, **given)
+        recipe = MUON if config.preset is None else preset(config.preset).recipe
+    if config.optim.name not in (None, recipe.name):
+        recipe = MUON if config.optim.name == "muon" else MATRIX_ADAMW
+    return config.optim.filled(recipe)
 
 
 def _batch_size(config: TrainConfig, model: GPTConfig) -> int:
@@ -326,8 +314,8 @@ def _batch_size(config: TrainConfig, model: GPTConfig) -> int:
                 "tokens; raise it or lower --context-length"
             )
         return config.batch_tokens // model.context_length
-    if config.preset == "lecture":
-        return 2
+    if config.preset is not None and (batch_size := preset(config.preset).batch_size) is not None:
+        return batch_size
     tokens = 2048 * 2 ** max(0, round(math.log2(max(1, _block_weights(model)) / 4e6) / 2))
     return max(1, tokens // model.context_length)
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from lucidlm.errors import ConfigError, RunError, WeightsError
-from lucidlm.model.config import PRESETS
 from lucidlm.model.gpt import GPT
+from lucidlm.model.presets import preset
 from lucidlm.runs.data import CORPUS, PREPARED, corpus_of_run
 from lucidlm.runs.folder import (
     KEPT_CHECKPOINTS,
@@ -374,22 +374,18 @@ def _corpus_of(config: TrainConfig, folder: Path, say: Say, base: Tokenizer | No
         record = {"path": str(Path(config.text[0]).resolve()), "files": hashes}
         write_atomically(folder / CORPUS / PREPARED, json.dumps(record, indent=1))
         return corpus
-    tokenizer = base or config.tokenizer or f"auto:{_characters_in(config)}"
-    if config.tokenizer is None and config.preset is not None:
-        if config.preset not in PRESETS:
-            raise ConfigError(f"--preset {config.preset}: not known; there are {', '.join(PRESETS)}")
-        # A preset of GPT-2's vocabulary has no other tokenizer; the small modern ones take what suits.
-        if PRESETS[config.preset].vocab_size == 50257:
-            tokenizer = "gpt2"
+    chosen = None if config.preset is None else preset(config.preset)
+    split = config.split
+    if split == "auto" and not config.val and chosen is not None:
+        split = chosen.split or split
+    usual = None if chosen is None else chosen.tokenizer
     corpus = prepare(
         config.text,
         folder / CORPUS,
-        tokenizer=tokenizer,
+        tokenizer=base or config.tokenizer or usual or f"auto:{_characters_in(config)}",
         validation=config.val or None,
         validation_fraction=config.val_fraction,
-        split="end"
-        if config.split == "auto" and config.preset == "lecture" and not config.val
-        else config.split,
+        split=split,
         reading=config.reading,
     )
     for note in corpus.notes:

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 
 from lucidlm.errors import WeightsError
-from lucidlm.model.config import PRESETS, preset
 from lucidlm.model.gpt import GPT
+from lucidlm.model.presets import PRESETS
 from lucidlm.runtime.memory import check_weights
 from lucidlm.runtime.progress import Progress
 from lucidlm.runtime.wording import plural
@@ -161,8 +161,8 @@ def _load_huggingface(
 
 
 def _random(name: str, *, seed: int, device: str, dtype: torch.dtype) -> tuple[GPT, Tokenizer]:
-    config = preset(name)
-    tokenizer = Tokenizer.bytes() if config.vocab_size == 257 else Tokenizer.gpt2()
+    config = PRESETS[name].shape
+    tokenizer = Tokenizer.from_spec(PRESETS[name].tokenizer or "bytes")
     if device == "meta":
         return GPT.empty(config).eval(), tokenizer
     check_weights(name, config.n_parameters, torch.float32, "cpu")  # drawn on the CPU, in float32

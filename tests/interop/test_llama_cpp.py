@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from crash import crash_of
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.generation import Generation, generate
 from lucidlm.model.gpt import GPT
-from lucidlm.runs.settings import Plan, Recipe, TrainConfig, trapezoid
+from lucidlm.model.presets import PLAIN
+from lucidlm.runs.settings import Plan, TrainConfig, trapezoid
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.training.loop import train
 from lucidlm.weights.gguf import export_gguf
@@ -40,7 +42,9 @@ ALPHABET = " \n\t\r'sdtlmve.,!?09aAéßжλ中日🙂́\u200d\u00a0\u3000\u2028\
 def a_plan(config: GPTConfig) -> Plan:
     """Some seconds of training, the same on every machine."""
     batch, steps = (8, 250) if config.vocab_size < 1000 else (2, 60)
-    recipe = Recipe(name="adamw", lr=4e-3, matrix_lr=0.02, weight_decay=0.05, warmup_steps=5, clip=1.0)
+    recipe = replace(
+        PLAIN, name="adamw", lr=4e-3, matrix_lr=0.02, weight_decay=0.05, warmup_steps=5, clip=1.0
+    )
     return Plan(
         model=config, optim=recipe, batch_size=batch, micro_batch=batch, steps=steps,
         schedule=trapezoid(steps, warmup_steps=5, decay_fraction=0.3), validate_every=steps,

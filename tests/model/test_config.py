@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from lucidlm.errors import ConfigError
-from lucidlm.model.config import PRESETS, GPTConfig, preset
+from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
+from lucidlm.model.presets import PRESETS, preset
 
 # Radford 2019 as OpenAI published the weights, head tied; the lecture's, untied, is in lecture.md.
 PUBLISHED = {
@@ -30,26 +31,26 @@ def modern(**changes) -> GPTConfig:
 
 @pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
 def test_published_models_have_the_published_number_of_parameters(name, count):
-    assert preset(name).n_parameters == count
-    assert built_on_paper(preset(name)).n_parameters == count
+    assert preset(name).shape.n_parameters == count
+    assert built_on_paper(preset(name).shape).n_parameters == count
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS.keys() - PUBLISHED.keys()))
 def test_the_modern_ladder_counts_its_parameters_as_the_model_has_them(name):
-    model = built_on_paper(preset(name))
-    assert preset(name).n_parameters == model.n_parameters == sum(p.numel() for p in model.parameters())
+    model = built_on_paper(preset(name).shape)
+    assert preset(name).shape.n_parameters == model.n_parameters == sum(p.numel() for p in model.parameters())
 
 
 def test_each_rung_of_the_modern_ladder_has_about_as_many_parameters_as_its_name_says():
     units = {"m": 1e6, "b": 1e9}
-    for name, config in PRESETS.items():
-        if config.family == "modern":
+    for name in PRESETS:
+        if (config := preset(name).shape).family == "modern":
             size = name.removeprefix("modern-")
             assert config.n_parameters == pytest.approx(float(size[:-1]) * units[size[-1]], rel=0.2), name
 
 
 def test_the_modern_ladder_has_heads_of_64_channels_and_starts_below_a_million_parameters():
-    ladder = [config for config in PRESETS.values() if config.family == "modern"]
+    ladder = [each.shape for each in PRESETS.values() if each.shape.family == "modern"]
     assert {config.head_dim for config in ladder} == {64}
     assert ladder[0].n_parameters < 1_000_000
     assert [c.n_parameters for c in ladder] == sorted(c.n_parameters for c in ladder)
@@ -110,7 +111,7 @@ def test_what_is_given_is_kept():
 
 def test_a_configuration_cannot_be_changed_in_place():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        preset("lecture").n_layers = 3
+        preset("lecture").shape.n_layers = 3
 
 
 def test_the_lecture_is_the_course_configuration():
@@ -126,20 +127,21 @@ def test_the_lecture_is_the_course_configuration():
         "init": "torch",
         "norm_eps": 1e-5,
     }
-    fields = preset("lecture").to_dict()
+    fields = preset("lecture").shape.to_dict()
     assert {name: fields[name] for name in wanted} == wanted
 
 
 def test_a_preset_takes_changes_and_stays_as_it_was():
-    assert preset("lecture", drop_rate=0.0).drop_rate == 0.0
-    assert preset("lecture").drop_rate == 0.1
+    assert preset("lecture").shape.changed(drop_rate=0.0).drop_rate == 0.0
+    assert preset("lecture").shape.drop_rate == 0.1
 
 
 def test_changed_derives_anew_what_follows_from_width_and_heads():
-    config = preset("modern-1m").changed(emb_dim=256, n_heads=8)
+    config = preset("modern-1m").shape.changed(emb_dim=256, n_heads=8)
     assert (config.head_dim, config.n_kv_heads, config.hidden_dim) == (32, 8, 704)
     assert (
-        preset("gpt2-124m").changed(emb_dim=1024, n_heads=16).n_parameters > preset("gpt2-124m").n_parameters
+        preset("gpt2-124m").shape.changed(emb_dim=1024, n_heads=16).n_parameters
+        > preset("gpt2-124m").shape.n_parameters
     )
 
 
@@ -151,11 +153,11 @@ def test_changed_keeps_what_does_not_follow():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_configuration_survives_the_way_through_plain_values(name):
-    assert GPTConfig(**preset(name).to_dict()) == preset(name)
+    assert GPTConfig(**preset(name).shape.to_dict()) == preset(name).shape
 
 
 def test_an_unknown_preset_names_those_that_there_are():
-    with pytest.raises(ConfigError, match=r"'gpt3'.*lecture.*gpt2-124m.*modern-1m"):
+    with pytest.raises(ConfigError, match=r"gpt3.*lecture.*gpt2-124m.*modern-1m"):
         preset("gpt3")
 
 

@@ -530,8 +530,9 @@ def test_an_empty_model_has_shapes_and_no_numbers(tiny_config):
 def test_an_empty_model_needs_no_compiler():
     """PyTorch's is imported where something is drawn on "meta": a second of every start."""
     work = (
-        "import sys; from lucidlm.model.gpt import GPT; from lucidlm.model.config import preset; "
-        "GPT.empty(preset('gpt2-124m')); GPT.empty(preset('lecture')); GPT.empty(preset('modern-1m')); "
+        "import sys; from lucidlm.model.gpt import GPT; from lucidlm.model.presets import preset; "
+        "GPT.empty(preset('gpt2-124m').shape); GPT.empty(preset('lecture').shape); "
+        "GPT.empty(preset('modern-1m').shape); "
         "print('torch._dynamo' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, check=True)

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 import lucidlm
-from lucidlm.model.config import preset
 from lucidlm.model.loss import log_softmax, softmax
+from lucidlm.model.presets import preset
 
 # "every effort moves", "I really like" -> " effort moves you", " really like chocolate"
 INPUTS = torch.tensor([[16833, 3626, 6100], [40, 1107, 588]])
@@ -28,7 +28,7 @@ LOSS, PERPLEXITY = 10.79396444, 48725.824215
 def lecture() -> types.SimpleNamespace:
     """The untrained model's size, and its logits for both texts."""
     torch.manual_seed(123)
-    model = lucidlm.GPT(preset("lecture")).eval()
+    model = lucidlm.GPT(preset("lecture").shape).eval()
     with torch.no_grad():
         return types.SimpleNamespace(n_parameters=model.n_parameters, logits=model(INPUTS))
 
@@ -39,7 +39,7 @@ def target_probabilities(lecture):
 
 
 def test_the_lectures_model_has_162_419_712_parameters(lecture):
-    assert lecture.n_parameters == preset("lecture").n_parameters == 162_419_712
+    assert lecture.n_parameters == preset("lecture").shape.n_parameters == 162_419_712
 
 
 def test_logits_and_probabilities_have_a_number_for_each_token_of_the_vocabulary(lecture):

@@ -10,8 +10,9 @@ import pytest
 
 from lucidlm.errors import ConfigError, RunError
 from lucidlm.model.config import GPTConfig
+from lucidlm.model.presets import Recipe
 from lucidlm.runs.run_toml import read_settings, read_toml, write_settings
-from lucidlm.runs.settings import OptimConfig, Plan, TrainConfig
+from lucidlm.runs.settings import Plan, TrainConfig
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,7 @@ REQUESTS = {
         val=("v.txt",),
         val_fraction=0.25,
         raw=True,
-        optim=OptimConfig(name="adamw", lr=1e-4, weight_decay=0.0, warmup_steps=3, clip=0.0),
+        optim=Recipe(name="adamw", lr=1e-4, weight_decay=0.0, warmup_steps=3, clip=0.0),
         validate_every=3,
         early_stop=False,
         sample_prompt="Zwölf\n'Boxkämpfer'",
@@ -73,7 +74,7 @@ def test_settings_come_back_as_they_were_written(config, make_tiny_plan, run):
 def test_a_settings_file_of_ones_own_needs_no_plan():
     Path("mine.toml").write_text('text = "book.txt"\nsteps = 5\n[optim]\nlr = 1e-3\n')
     assert read_settings(Path("mine.toml")) == (
-        TrainConfig(text="book.txt", steps=5, optim=OptimConfig(lr=1e-3)),
+        TrainConfig(text="book.txt", steps=5, optim=Recipe(lr=1e-3)),
         None,
     )
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from lucidlm.errors import ConfigError
+from lucidlm.model.presets import Recipe
 from lucidlm.runs.settings import (
-    OptimConfig,
     TrainConfig,
     learning_rate_factor,
     moved,
@@ -57,7 +57,7 @@ def test_a_number_beyond_all_use_is_refused_with_flag_value_and_limit(name, valu
 @pytest.mark.parametrize("name", ["beta1", "beta2", "momentum"])
 def test_a_mean_that_forgets_nothing_is_refused(name):
     with pytest.raises(ConfigError, match=f"--optim.{name} 1.0: it must be at least 0 and less than 1"):
-        OptimConfig(**{name: 1.0})
+        Recipe(**{name: 1.0})
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.1, 1.5, math.nan])
@@ -76,14 +76,14 @@ def test_dropout_of_everything_is_refused(value):
 @pytest.mark.parametrize("value", [-1, math.inf, math.nan])
 def test_a_negative_or_endless_optimizer_setting_is_refused_with_its_flag(name, value):
     with pytest.raises(ConfigError, match=f"--optim.{name.replace('_', '-')} {value}"):
-        OptimConfig(**{name: value})
+        Recipe(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["beta1", "beta2", "momentum", "decay_fraction"])
 @pytest.mark.parametrize("value", [-0.1, 1.1])
 def test_a_share_outside_0_to_1_is_refused_with_its_flag(name, value):
     with pytest.raises(ConfigError, match=f"--optim.{name.replace('_', '-')} {value}"):
-        OptimConfig(**{name: value})
+        Recipe(**{name: value})
 
 
 def test_every_message_is_one_line():

@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from lucidlm.errors import ConfigError
-from lucidlm.model.config import PRESETS, preset
+from lucidlm.model.presets import GPT2, MUON, PRESETS, preset
 from lucidlm.runs.settings import TrainConfig
 from lucidlm.training import footprint
 from lucidlm.training.footprint import check_fits, check_preset, training_bytes
-from lucidlm.training.plan import GPT2, MODERN
 
 CPU = torch.device("cpu")
 
@@ -36,7 +35,7 @@ def refusal(*arguments, **named):
 
 
 def test_weights_gradients_moments_and_the_best_copy_are_the_least_that_a_model_takes():
-    shape, small = PRESETS["gpt2-124m"], PRESETS["modern-10m"]
+    shape, small = PRESETS["gpt2-124m"].shape, PRESETS["modern-10m"].shape
 
     def least(shape, optim, device="cpu"):
         return training_bytes(shape, optim, micro_batch=0, batch_size=0, device=device, dtype="float32")
@@ -47,7 +46,7 @@ def test_weights_gradients_moments_and_the_best_copy_are_the_least_that_a_model_
 
 
 def test_gradients_stand_beside_activations_only_where_micro_batches_are_added_up():
-    shape = PRESETS["modern-50m"]
+    shape = PRESETS["modern-50m"].shape
 
     def step(batch_size):
         return training_bytes(
@@ -59,7 +58,7 @@ def test_gradients_stand_beside_activations_only_where_micro_batches_are_added_u
 
 
 def test_windows_that_do_not_fit_at_once_are_refused_and_the_number_that_is_advised_fits(free):
-    shape = PRESETS["gpt2-124m"]
+    shape = PRESETS["gpt2-124m"].shape
     config = TrainConfig(preset="gpt2-124m")
     free(6)
     flag, windows, fits = refusal(config, shape, micro_batch=64).split()
@@ -69,12 +68,12 @@ def test_windows_that_do_not_fit_at_once_are_refused_and_the_number_that_is_advi
 
 
 def test_a_context_that_is_too_long_is_halved_until_it_fits(free):
-    shape = preset("gpt2-124m", context_length=65_536)
+    shape = preset("gpt2-124m").shape.changed(context_length=65_536)
     config = TrainConfig(preset="gpt2-124m")
     free(6)
     advice = refusal(config, shape, micro_batch=1).split()
     assert advice[0] == "--context-length"
-    check(config, preset("gpt2-124m", context_length=int(advice[1])), micro_batch=int(advice[3]))
+    check(config, shape.changed(context_length=int(advice[1])), micro_batch=int(advice[3]))
 
 
 @pytest.mark.parametrize("gigabytes", [0.2, 1, 5, 14])
@@ -84,26 +83,28 @@ def test_the_preset_that_is_advised_is_the_largest_that_fits_and_passes_both_che
     with pytest.raises(ConfigError, match="--preset gpt2-1558m") as caught:
         check_preset(config, CPU)
     advised = str(caught.value).rpartition("; ")[2].split()
-    assert advised == refusal(config, PRESETS["gpt2-1558m"]).split()
+    assert advised == refusal(config, PRESETS["gpt2-1558m"].shape).split()
     assert advised[:1] + advised[2:] == ["--preset", "--micro-batch", "1", "fits"]
     check_preset(TrainConfig(preset=advised[1]), CPU)
-    optim = GPT2 if advised[1].startswith("gpt2") else MODERN
-    check(TrainConfig(preset=advised[1]), PRESETS[advised[1]], micro_batch=1, optim=optim)
+    optim = GPT2 if advised[1].startswith("gpt2") else MUON
+    check(TrainConfig(preset=advised[1]), PRESETS[advised[1]].shape, micro_batch=1, optim=optim)
     assert advised[1] == {0.2: "modern-3m", 1: "modern-10m", 5: "gpt2-124m", 14: "gpt2-355m"}[gigabytes]
 
 
 def test_where_nothing_fits_and_where_nothing_may_change_the_advice_says_so(free):
     free(0.01)
-    assert "make memory free" in refusal(TrainConfig(preset="gpt2-124m"), PRESETS["gpt2-124m"])
-    assert "smaller model" in refusal(TrainConfig(from_="gpt2"), PRESETS["gpt2-124m"])
+    assert "make memory free" in refusal(TrainConfig(preset="gpt2-124m"), PRESETS["gpt2-124m"].shape)
+    assert "smaller model" in refusal(TrainConfig(from_="gpt2"), PRESETS["gpt2-124m"].shape)
     free(6)
-    assert "keeps its plan" in refusal(TrainConfig(), PRESETS["gpt2-124m"], micro_batch=64, resumed=True)
+    assert "keeps its plan" in refusal(
+        TrainConfig(), PRESETS["gpt2-124m"].shape, micro_batch=64, resumed=True
+    )
 
 
 def test_what_comes_after_training_counts_too_and_what_fits_is_not_refused(free):
-    shape = PRESETS["modern-1m"]
+    shape = PRESETS["modern-1m"].shape
     need = training_bytes(shape, "muon", micro_batch=0, batch_size=0, device="cpu", dtype="float32")
     free((need + 200_000_000) / 1e9)
-    check(TrainConfig(), shape, micro_batch=1, optim=MODERN, later=200_000_000)
-    refusal(TrainConfig(), shape, micro_batch=1, optim=MODERN, later=200_000_001)
+    check(TrainConfig(), shape, micro_batch=1, optim=MUON, later=200_000_000)
+    refusal(TrainConfig(), shape, micro_batch=1, optim=MUON, later=200_000_001)
     check_preset(TrainConfig(), CPU)

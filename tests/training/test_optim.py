@@ -1,13 +1,14 @@
 """Each weight is moved by one optimizer, matrices by Muon, and what they remember can be put back."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
-from lucidlm.runs.settings import Recipe
+from lucidlm.model.presets import PLAIN, Recipe
 from lucidlm.training.optim import (
     load_optimizer_tensors,
     make_optimizers,
@@ -17,7 +18,7 @@ from lucidlm.training.optim import (
 
 
 def _settings(name: str) -> Recipe:
-    return Recipe(name=name, lr=1e-3, matrix_lr=0.02, weight_decay=0.1)
+    return replace(PLAIN, name=name, lr=1e-3, matrix_lr=0.02, weight_decay=0.1)
 
 
 def _move(model: GPT, optimizers: list[torch.optim.Optimizer], *, steps: int, seed: int) -> None:

@@ -12,8 +12,9 @@ import torch
 
 from lucidlm.errors import ConfigError
 from lucidlm.measure.evaluation import evaluate_documents
-from lucidlm.model.config import GPTConfig, preset
-from lucidlm.runs.settings import OptimConfig, TrainConfig, learning_rate_factor
+from lucidlm.model.config import GPTConfig
+from lucidlm.model.presets import Recipe, preset
+from lucidlm.runs.settings import TrainConfig, learning_rate_factor
 from lucidlm.runtime.device import Probe
 from lucidlm.text.corpus import Corpus, prepare
 from lucidlm.text.windows import Windows
@@ -63,7 +64,7 @@ def plan_for(corpus: Corpus, measured: None) -> Callable[..., Planned]:
         {"minutes": 0.2},
         {"steps": 7},
         {"epochs": 2.0},
-        {"steps": 7, "optim": OptimConfig(name="adamw")},
+        {"steps": 7, "optim": Recipe(name="adamw")},
         {"steps": 7, "preset": "lecture"},
         {"steps": 7, "preset": None},
     ],
@@ -134,7 +135,7 @@ def test_a_batch_of_less_than_a_window_is_refused_with_both_numbers(plan_for):
 
 
 def test_settings_that_were_given_stand_over_the_plans_own(plan_for):
-    optim = OptimConfig(
+    optim = Recipe(
         name="adamw", lr=1e-4, weight_decay=0.0, warmup_steps=3, decay_fraction=0.25, clip=0.0, beta2=0.98
     )
     plan = plan_for(
@@ -157,12 +158,12 @@ def test_settings_that_were_given_stand_over_the_plans_own(plan_for):
 
 @pytest.mark.parametrize("name", ["muon", "adamw"])
 def test_the_optimizer_that_was_asked_for_is_taken(plan_for, name):
-    assert plan_for(steps=1, optim=OptimConfig(name=name)).plan.optim.name == name
+    assert plan_for(steps=1, optim=Recipe(name=name)).plan.optim.name == name
 
 
 def test_the_lecture_gets_the_courses_settings(plan_for):
     plan = plan_for(preset="lecture", steps=10).plan
-    assert plan.model == preset("lecture").changed(vocab_size=257)
+    assert plan.model == preset("lecture").shape.changed(vocab_size=257)
     assert plan.batch_size == 2
     optim = plan.optim
     assert (optim.name, optim.weight_decay, optim.warmup_steps, optim.clip) == ("adamw", 0.1, 0, 0.0)
@@ -361,5 +362,5 @@ def test_an_unknown_preset_is_refused_by_name(plan_for):
 def test_a_setting_that_equals_the_default_is_still_asked_for():
     from lucidlm.training.plan import _recipe
 
-    asked = TrainConfig(preset="lecture", optim=OptimConfig(beta2=0.95))
-    assert _recipe(asked, preset("lecture")).beta2 == 0.95
+    asked = TrainConfig(preset="lecture", optim=Recipe(beta2=0.95))
+    assert _recipe(asked, preset("lecture").shape).beta2 == 0.95

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from lucidlm.measure.baselines import measure_baselines
+from lucidlm.model.presets import MUON
 from lucidlm.runs.settings import Plan, learning_rate_factor, trapezoid
 from lucidlm.text.corpus import Corpus, prepare, train_documents, validation_documents
 from lucidlm.text.excerpts import as_excerpt
-from lucidlm.training.plan import MODERN, modern_shape
+from lucidlm.training.plan import modern_shape
 from lucidlm.training.prediction import (
     Compressibility,
     compressibility,
@@ -36,7 +37,7 @@ def plan_of(steps: int, *, width: int = 128, layers: int = 4) -> Plan:
     """A plan as `train --steps` makes it."""
     return Plan(
         model=modern_shape(width, layers, 257),
-        optim=MODERN,
+        optim=MUON,
         batch_size=8,
         micro_batch=8,
         steps=steps,
@@ -152,7 +153,7 @@ def test_steps_that_are_taken_away_renew_the_prediction():
 
 
 def test_nothing_is_predicted_for_a_recipe_that_was_not_measured():
-    plan = replace(plan_of(100), optim=replace(MODERN, name="adamw"))
+    plan = replace(plan_of(100), optim=replace(MUON, name="adamw"))
     assert predict(PROSE, plan) is None
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +11,12 @@ from torch import nn
 
 from lucidlm.errors import RunError
 from lucidlm.model.gpt import GPT
-from lucidlm.runs.settings import Recipe
+from lucidlm.model.presets import PLAIN
 from lucidlm.training.optim import make_optimizers, optimizer_tensors
 from lucidlm.training.step import StepResult, accumulate_gradient, train_step
 
 IGNORED = -100
-ADAMW = Recipe(name="adamw", lr=1e-3, matrix_lr=1e-3, weight_decay=0.1)
+ADAMW = replace(PLAIN, name="adamw", lr=1e-3, matrix_lr=1e-3, weight_decay=0.1)
 
 
 def _batch(*, rows: int = 8, length: int = 24, ragged: bool = True, seed: int = 0):
@@ -97,7 +98,9 @@ def test_a_batch_of_only_ignored_rows_costs_0_and_is_never_nan(tiny_gpt, micro_b
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_gradient_that_is_no_number_moves_nothing_and_names_its_step(tiny_gpt, name, value):
-    optimizers = make_optimizers(tiny_gpt, Recipe(name=name, lr=1e-3, matrix_lr=0.02, weight_decay=0.1))
+    optimizers = make_optimizers(
+        tiny_gpt, replace(PLAIN, name=name, lr=1e-3, matrix_lr=0.02, weight_decay=0.1)
+    )
     _step(tiny_gpt, optimizers, _batch())
     weights = copy.deepcopy(tiny_gpt.state_dict())
     state = {key: tensor.clone() for key, tensor in optimizer_tensors(tiny_gpt, optimizers).items()}
@@ -154,7 +157,9 @@ def test_a_step_leaves_no_gradient_for_the_next(tiny_gpt):
 def test_one_batch_is_learnt_by_heart(tiny_config):
     torch.manual_seed(0)
     model = GPT(tiny_config).train()
-    optimizers = make_optimizers(model, Recipe(name="muon", lr=4e-3, matrix_lr=0.02, weight_decay=0.0))
+    optimizers = make_optimizers(
+        model, replace(PLAIN, name="muon", lr=4e-3, matrix_lr=0.02, weight_decay=0.0)
+    )
     batch = _batch(rows=2, length=16, ragged=False)
     losses = [_step(model, optimizers, batch, step=step).loss_nats for step in range(80)]
     assert losses[0] == pytest.approx(math.log(257), abs=0.1)

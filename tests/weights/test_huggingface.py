@@ -204,9 +204,9 @@ def test_files_can_be_read_by_others(tmp_path):
 
 
 def test_the_shape_of_a_preset_survives_its_config_file(tmp_path):
-    from lucidlm.model.config import PRESETS
+    from lucidlm.model.presets import PRESETS
 
-    for shape in PRESETS.values():
+    for shape in (each.shape for each in PRESETS.values()):
         values = config_of(shape, begin_of_text=None, end_of_text=None, document_prefix_id=None)
         (tmp_path / "config.json").write_text(json.dumps(values))
         assert read_config(tmp_path) == shape

@@ -8,8 +8,8 @@ import torch
 from models import BYTES
 
 from lucidlm.errors import WeightsError
-from lucidlm.model.config import PRESETS, preset
 from lucidlm.model.gpt import GPT
+from lucidlm.model.presets import PRESETS, preset
 from lucidlm.weights.export import export
 from lucidlm.weights.hf_config import config_of
 from lucidlm.weights.huggingface import save_model
@@ -60,7 +60,7 @@ def test_ours_through_transformers_comes_back_bitwise(tiny_gpt, tmp_path):
 def test_every_presets_shape_is_transformers_tensor_for_tensor(name, tmp_path):
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = preset(name)
+    config = preset(name).shape
     with torch.device("meta"):
         ours = GPT(config)
         written = to_huggingface(ours.state_dict(), config)
