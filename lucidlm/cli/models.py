@@ -68,7 +68,8 @@ def _planned(model: str) -> dict[str, Any]:
 
 def _course_values(run: Path, *, json: bool) -> dict[str, Any]:
     """How a run went, for `info`."""
-    from lucidlm.report.verdict import course_of
+    from lucidlm.report.course import course_of
+    from lucidlm.report.verdict import course_sentences
     from lucidlm.runs.data import design_of_run
     from lucidlm.runs.folder import state_of
     from lucidlm.runs.history import read_history
@@ -83,7 +84,7 @@ def _course_values(run: Path, *, json: bool) -> dict[str, Any]:
             values["validation"] = asdict(best)
     if history.final is not None:
         values["evaluation"] = asdict(history.final) if json else str(history.final)
-    course = str(course_of(history, design=design_of_run(run)))
+    course = course_sentences(course_of(history, design=design_of_run(run)))
     return values | {"verdict": f"{state.sentence(run)} {course}".strip()}
 
 

@@ -17,8 +17,9 @@ from lucidlm.measure.memorization import Memorization, measure_memorization, sen
 from lucidlm.measure.seen import NO_INTERVAL, Seen
 from lucidlm.model.generation import generate_batch
 from lucidlm.model.gpt import GPT
-from lucidlm.report.ladder import Ladder, ladder_of, place_of
-from lucidlm.report.verdict import FEWEST_TOKENS, Course, course_of, gain_of, too_little_text
+from lucidlm.report.course import FEWEST_TOKENS, Course, course_of
+from lucidlm.report.ladder import Ladder, ladder_of
+from lucidlm.report.verdict import course_sentences, gain_sentence, place_sentences, too_little_text
 from lucidlm.runs.history import History
 from lucidlm.runtime.wording import whole_words
 from lucidlm.text.corpus import Corpus, train_documents, validation_documents
@@ -152,6 +153,7 @@ def judge(
                 no_interval=NO_INTERVAL if seen is not None and seen.mostly else "",
             ),
             caution=evaluation.caution,
+            interval=evaluation.bits_interval,
         )
         if whole_documents:
             ladder = replace(ladder, no_interval=_by_another_split(ladder.no_interval))
@@ -178,18 +180,20 @@ def judge(
         if history is not None and history.validations
         else None
     )
-    longer = course is None or not course.no_use_in_longer
+    longer = course is None or course.longer_helps
     few = evaluation.tokens_scored < FEWEST_TOKENS
     sentences = (
         *remarks,
-        gain_of(history, started_from) if history is not None and started_from else "",
-        str(course) if course is not None else "",
+        gain_sentence(history, started_from) if history is not None and started_from else "",
+        course_sentences(course) if course is not None else "",
         too_little_text(evaluation.tokens_scored) if few else "",
         too_few_bytes(evaluation.bytes_scored)
         if ladder is None
         else ""
         if few
-        else _with_caution(place_of(ladder, own=history is not None, longer=longer), evaluation.caution),
+        else _with_caution(
+            place_sentences(ladder, own=history is not None, longer=longer), evaluation.caution
+        ),
         sentence_of(memorization, who="the best weights" if history is not None else "the model"),
     )
     told = tuple(dict.fromkeys(sentence for sentence in sentences if sentence))

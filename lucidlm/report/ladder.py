@@ -1,7 +1,7 @@
-"""Where a model stands: its evaluation and the baselines of the same text in; a table and one verdict out.
+"""A model among the baselines: evaluation and baselines of one text in, differences and a table out.
 
 Every comparison is paired: the model and the baseline on the same bytes, unit by unit of the evaluation. The
-rules and their reasons are in docs/verdicts.md.
+rules and their reasons are in docs/verdicts.md; verdict.py makes the sentences.
 """
 
 import math
@@ -10,44 +10,48 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lucidlm.measure.baselines import ADAPTS, STATIC, Baseline, Baselines, Kind, joined
+from lucidlm.measure.baselines import STATIC, Baseline, Baselines, Kind, joined
 from lucidlm.measure.intervals import Design, Interval, interval_of_ratio
 
 Outcome = Literal["better", "worse", "open", "not tested"]
-"""Of the model against a baseline. open: the interval of the difference holds 0. not tested: it has none."""
+"""Of model against baseline. open: the interval of the difference contains 0. not tested: it has none."""
+Learnt = Literal["nothing", "little", "something"]
 
+NGRAM = "n-gram of bytes"
 DIFFERENT, UNLIKE = 1.25, 1.6
-"""A text that costs the n-gram so many times what pieces of its own training text cost differs from that, as
-another part or author does; is unlike it."""
+"""A text differs from the training text, or is unlike it, if the n-gram needs this many times the bits that
+it needs for unseen pieces of the training text. Other parts of one text cost up to 1.15 times, prose by
+another author 1.31 and more, code and logs 1.5 and more: docs/verdicts.md."""
 NOTHING = 0.01
-"""A loss within this share of a uniform guess over the vocabulary is that of random weights."""
+"""Random weights come this close to a uniform guess over the vocabulary, on either side of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A baseline, and how far the model is from it."""
+    """A baseline and the model's difference from it."""
 
     baseline: Baseline
     difference: float
-    """Bits per byte of the model less those of the baseline: under 0 the model is better."""
+    """Bits per byte of the model minus those of the baseline: below 0 the model is better."""
     interval: Interval | None
-    """95 % interval of the difference; None where the cost of each byte, or an interval, is not at hand."""
+    """95 % interval of the difference; None where the baseline's cost of each byte is unknown, or the text is
+    too short for an interval."""
 
     @property
     def outcome(self) -> Outcome:
-        """Better or worse only where the interval leaves 0 out."""
+        """Better or worse only where the interval excludes 0."""
         if self.interval is None:
             return "not tested"
         return "better" if self.interval.high < 0 else "worse" if self.interval.low > 0 else "open"
 
     @property
     def not_behind(self) -> bool:
-        """Whether the model is better, as far as it could be tested."""
+        """Whether the model is better: by the interval, or by the numbers where there is none."""
         return self.outcome == "better" or (self.outcome == "not tested" and self.difference < 0)
 
     @property
     def gap(self) -> str:
-        """The difference with its interval, as the table has it."""
+        """The difference with its interval, as text."""
         if self.interval is None:
             return f"{self.difference:+.3f} (no interval)"
         return f"{self.difference:+.3f} ({self.interval.low:+.3f} to {self.interval.high:+.3f})"
@@ -55,16 +59,19 @@ class Rung:
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """The baselines, the worst first, each with its distance from the model."""
+    """The baselines, the worst first, each with the model's difference from it."""
 
     bits_per_byte: float
-    """Of the model."""
+    """The model's."""
     rungs: tuple[Rung, ...]
     inside_bits_per_byte: float | None
+    """What the n-gram of bytes needs for pieces of the training text that it was not fitted to."""
     no_interval: str
-    """Why no difference has an interval; "" where those have one whose cost of each byte is at hand."""
+    """Why no difference has an interval; "" where those have one whose cost of each byte is known."""
     caution: str = field(default="", compare=False)
-    """What must stand beside the model's number: that it is of a sample, or of few tokens."""
+    """To be shown beside the model's number: that it is from a sample, or from few tokens."""
+    interval: Interval | None = field(default=None, compare=False)
+    """95 % interval of the model's own bits per byte."""
 
     def best(self, kind: Kind) -> Rung:
         """The best baseline of a kind."""
@@ -72,18 +79,39 @@ class Ladder:
         return min(rungs, key=lambda rung: rung.baseline.bits_per_byte)
 
     def find(self, name: str) -> Rung | None:
-        """The rung of this name, if it was measured."""
+        """The rung of this baseline, if it was measured."""
         return next((rung for rung in self.rungs if rung.baseline.name == name), None)
+
+    def __getitem__(self, name: str) -> Rung:
+        """The rung of this baseline; KeyError where it was not measured."""
+        if (rung := self.find(name)) is None:
+            raise KeyError(name)
+        return rung
 
     @property
     def better_than_all(self) -> bool:
-        """Whether the model is better than every baseline, by the interval wherever there is one."""
+        """Whether the model is better than every baseline, by the interval where there is one."""
         return all(rung.not_behind for rung in self.rungs)
 
     @property
+    def learnt(self) -> Learnt:
+        """nothing: no better than a uniform guess over the vocabulary; little: no better than the unigram."""
+        uniform, unigram = self.find("uniform over the vocabulary"), self.find("unigram of tokens")
+        if uniform is not None and self.bits_per_byte > (1 - NOTHING) * uniform.baseline.bits_per_byte:
+            return "nothing"
+        return "little" if unigram is not None and not unigram.not_behind else "something"
+
+    @property
+    def counting(self) -> Outcome | None:
+        """Outcome against the best static baseline if it is an n-gram and the model is not better."""
+        best = self.best(STATIC)
+        counts = "n-gram" in best.baseline.name and best.outcome in ("open", "worse")
+        return best.outcome if counts else None
+
+    @property
     def differs(self) -> float | None:
-        """How many times the bits of its training text the n-gram of bytes needs; None if not far more."""
-        rung = self.find("n-gram of bytes")
+        """The n-gram's bits per byte here over those inside its training text; None below DIFFERENT."""
+        rung = self.find(NGRAM)
         if rung is None or not self.inside_bits_per_byte:
             return None
         times = rung.baseline.bits_per_byte / self.inside_bits_per_byte
@@ -91,7 +119,7 @@ class Ladder:
 
     @property
     def unlike(self) -> float | None:
-        """The same; None up to what another part or author of one source may need."""
+        """The same; None below UNLIKE."""
         return self.differs if (self.differs or 0.0) >= UNLIKE else None
 
     def rows(self) -> list[dict[str, Any]]:
@@ -193,78 +221,3 @@ def _sums(bits: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """The cost of each unit: the units follow each other in the bytes."""
     before = np.concatenate(([0.0], np.cumsum(bits, dtype=np.float64)))
     return np.diff(before[np.rint(np.cumsum(sizes)).astype(np.int64)], prepend=0.0)
-
-
-# The verdict
-
-
-def place_of(ladder: Ladder, *, own: bool, longer: bool = True) -> str:
-    """Where the model stands, in a few sentences.
-
-    `own`: the text is the run's own held-out text, so that it may be told that it has learnt nothing; not
-    where that differs from the training text, as a text of its own may be. `longer`: whether more training on
-    the same text may help, as its history says.
-    """
-    if not own or ladder.differs is not None:
-        return " ".join(filter(None, (_likeness(ladder), _standing(ladder, ""))))
-    uniform, unigram = ladder.find("uniform over the vocabulary"), ladder.find("unigram of tokens")
-    if uniform is not None and ladder.bits_per_byte > (1 - NOTHING) * uniform.baseline.bits_per_byte:
-        return (
-            f"The model has learnt nothing yet: {ladder.bits_per_byte:.3f} bits per byte are no better than "
-            f"a uniform guess over the vocabulary ({uniform.baseline.bits_per_byte:.3f})."
-        )
-    little = ""
-    if unigram is not None and not unigram.not_behind:
-        bits = f"{unigram.baseline.bits_per_byte:.3f} bits per byte"
-        said = {
-            "worse": f"predicts the text better ({bits})",
-            "open": f"predicts the text as well ({bits})",
-            "not tested": f"predicts the text with {bits}, {unigram.difference:.3f} fewer (no interval)",
-        }[unigram.outcome]
-        little = f"The model has learnt little yet: how often each token occurs {said}."
-    advice = "train longer, or on more text" if longer else "train on more text"
-    return " ".join(filter(None, (little, _standing(ladder, advice))))
-
-
-def _likeness(ladder: Ladder) -> str:
-    rung = ladder.find("n-gram of bytes")
-    if ladder.differs is None or rung is None:
-        return ""
-    how = "differs from" if ladder.unlike is None else "is unlike"
-    return (
-        f"This text {how} the training text: an n-gram of bytes fitted to all of that needs "
-        f"{rung.baseline.bits_per_byte:.3f} bits per byte here; fitted to four fifths of it, "
-        f"{ladder.inside_bits_per_byte:.3f} for the other fifth."
-    )
-
-
-def _standing(ladder: Ladder, advice: str) -> str:
-    static, adaptive = ladder.best(STATIC), ladder.best(ADAPTS)
-    mine = f"The model needs {ladder.bits_per_byte:.3f} bits per byte"
-    if ladder.better_than_all:
-        mine += ", better than every baseline"
-    counts = ""
-    if "n-gram" in static.baseline.name and advice:
-        said = {"open": "as well", "worse": "better"}.get(static.outcome)
-        counts = f"; counting sequences does {said}: {advice}" if said else ""
-    parts = (
-        f"{mine}.",
-        f"Best static baseline, {_against(static)}{counts}.",
-        f"Best baseline that adapts while reading, {_against(adaptive, clause=static.interval is None)}.",
-    )
-    return " ".join(parts)
-
-
-def _against(rung: Rung, *, clause: bool = True) -> str:
-    """A baseline with its number, and the model against it; what the interval is of is said once."""
-    named = f"{rung.baseline.name} ({rung.baseline.bits_per_byte:.3f})"
-    gap, interval = abs(rung.difference), rung.interval
-    if interval is None:
-        word = "fewer" if rung.difference < 0 else "more"
-        return f"{named}: the model needs {gap:.3f} bits {word}, without an interval"
-    of = f", {interval.clause}" if clause else ""
-    if rung.outcome == "open":
-        numbers = f"{rung.difference:+.3f}, 95 % interval {interval.low:+.3f} to {interval.high:+.3f}{of}"
-        return f"{named}: no difference that this text can show ({numbers})"
-    low, high = sorted((abs(interval.low), abs(interval.high)))
-    return f"{named}: the model is {rung.outcome} by {gap:.3f} (95 % interval {low:.3f} to {high:.3f}{of})"

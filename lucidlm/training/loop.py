@@ -14,8 +14,9 @@ from lucidlm.measure.evaluation import Evaluation
 from lucidlm.model.gpt import GPT
 from lucidlm.report.assessment import Judgement, Stages, judge
 from lucidlm.report.card import write_card
+from lucidlm.report.course import course_of
 from lucidlm.report.run_page import REPORT, write_report
-from lucidlm.report.verdict import course_of
+from lucidlm.report.verdict import course_sentences
 from lucidlm.runs.history import Final, Step, Validation, read_history
 from lucidlm.runs.lineage import held_out_seen_by
 from lucidlm.runs.run_toml import write_settings
@@ -234,7 +235,7 @@ def _ended(
         step=run.step,
         best=run.best,
         judgement=judgement,
-        verdict=judgement.verdict if judgement else str(course_of(read_history(run.folder))),
+        verdict=judgement.verdict if judgement else course_sentences(course_of(read_history(run.folder))),
         time_s=run.clock.elapsed_s,
         interrupted=interrupted,
         problems=problems,

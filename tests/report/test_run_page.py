@@ -21,6 +21,7 @@ from lucidlm.pages import page
 from lucidlm.report.assessment import count_tokens, judge, without_training_text, write_texts
 from lucidlm.report.ladder import ladder_of
 from lucidlm.report.run_page import MOST_POINTS, MOST_SAMPLES, SHOWN_ABOVE, write_report
+from lucidlm.report.verdict import too_little_text
 from lucidlm.runs.history import METRICS, SAMPLES, History
 from lucidlm.runtime.wording import plural
 from lucidlm.text.account import CARRIAGE_RETURNS, SURROGATES, Account
@@ -299,7 +300,7 @@ def test_a_sample_is_called_so_beside_each_number_and_on_the_ladder(model, corpu
 def test_a_handful_of_held_out_tokens_has_no_verdict_and_its_bars_are_marked(model, corpus, tmp_path):
     first = next(iter(validation_documents(corpus)))
     result = judge(model, corpus.tokenizer, [first.part(0, 20)], corpus=corpus)
-    assert any("Too little held-out text to judge: 20 tokens" in sentence for sentence in result.sentences)
+    assert too_little_text(20) in result.sentences
     assert not any("bits per byte" in sentence for sentence in result.sentences)
     write_report(tmp_path / "report.html", result, title="few")
     charts = json.loads(page_of(tmp_path / "report.html").css_first("#charts").text())
