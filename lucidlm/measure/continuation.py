@@ -14,8 +14,8 @@ import numpy as np
 
 from lucidlm.measure.scoring import scored_logits, windows_of
 from lucidlm.model.gpt import GPT
+from lucidlm.text.token_file import TokenFile
 from lucidlm.text.tokenizer import Tokenizer
-from lucidlm.text.windows import TokenFile
 
 SPAN = 50
 """Bytes in a row, some ten words: two writers do not choose them alike by chance."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lucidlm.text.hashing import Keys, SpanHashes
 from lucidlm.text.tokenizer import Tokenizer
 
 ANCHOR = 16
@@ -17,9 +18,6 @@ ANCHOR = 16
 BORDER = 256
 MOST_PLACES = 500
 """Places in the training text that are kept for each anchor: a sequence is counted up to that."""
-
-_FACTOR = 0x9E3779B97F4A7C15
-_INVERSE = pow(_FACTOR, -1, 1 << 64)
 
 
 class Spelling:
@@ -42,56 +40,16 @@ class Spelling:
         return self._table[np.repeat(self._starts[ids] - before, lengths) + np.arange(int(lengths.sum()))]
 
 
-class Hashes:
-    """Keys of any spans of some units: a polynomial modulo 2^64, so that each costs three operations."""
+class Hashes(SpanHashes):
+    """Keys of any spans of some units."""
 
     def __init__(self, units: np.ndarray) -> None:
-        powers, self._inverses = _powers(max(1, 1 << max(0, len(units) - 1).bit_length()))
-        self.sums = np.zeros(len(units) + 1, np.uint64)
-        np.cumsum(_weights()[units] * powers[: len(units)], out=self.sums[1:])
-
-    def keys(self, places: np.ndarray, n: int) -> np.ndarray:
-        """A key of the n units from each place on; the places must leave room for them."""
-        return (self.sums[places + n] - self.sums[places]) * self._inverses[places]
-
-    def all_keys(self, n: int) -> np.ndarray:
-        """The keys at every place that leaves room."""
-        end = len(self.sums) - n
-        return (self.sums[n:] - self.sums[:-n]) * self._inverses[:end] if end > 0 else np.empty(0, np.uint64)
+        super().__init__(_weights()[units])
 
 
 @functools.cache
 def _weights() -> np.ndarray:
     return np.random.default_rng(0).integers(1 << 64, size=BORDER + 1, dtype=np.uint64)
-
-
-@functools.cache  # of powers of two alone: all of them together take as much as the largest once more
-def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Powers of the factor and of its inverse modulo 2^64, (count,) each."""
-    factors, inverses = (np.full(count, value, np.uint64) for value in (_FACTOR, _INVERSE))
-    factors[0] = inverses[0] = 1
-    return np.multiply.accumulate(factors), np.multiply.accumulate(inverses)
-
-
-class Keys:
-    """Sorted keys with what belongs to them, looked up fast where most of what is asked for is not there."""
-
-    def __init__(self, keys: np.ndarray) -> None:
-        self.keys, self.firsts = np.unique(keys, return_index=True)
-        # The first bits of a key tell at once for nearly all.
-        bits = max(10, min(22, (16 * len(self.keys)).bit_length()))
-        self._shift = np.uint64(64 - bits)
-        self._beginnings = np.zeros(1 << bits, bool)
-        self._beginnings[self.keys >> self._shift] = True
-
-    def find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(which of these keys are there, their numbers among the sorted)."""
-        where = np.flatnonzero(self._beginnings[keys >> self._shift])
-        if not len(self.keys):
-            return where, where
-        numbers = np.minimum(np.searchsorted(self.keys, keys[where]), len(self.keys) - 1)
-        equal = self.keys[numbers] == keys[where]
-        return where[equal], numbers[equal]
 
 
 class Text:

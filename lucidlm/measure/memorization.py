@@ -13,12 +13,13 @@ from typing import Any, Literal
 import numpy as np
 
 from lucidlm.measure.continuation import CONTINUED_BYTES, SPAN, Continuation
-from lucidlm.measure.copies import ANCHOR, BORDER, Chunk, Counted, Keys, Longest, Spans, Spelling, Text
+from lucidlm.measure.copies import ANCHOR, BORDER, Chunk, Counted, Longest, Spans, Spelling, Text
 from lucidlm.measure.near_copies import WINDOW, NearCopies, normalized, windows_of
 from lucidlm.measure.ngrams import ngram_keys
 from lucidlm.runtime.wording import plural, whole_words
+from lucidlm.text.hashing import Keys
+from lucidlm.text.token_file import TokenFile
 from lucidlm.text.tokenizer import Tokenizer
-from lucidlm.text.windows import TokenFile
 
 Progress = Callable[[str, int, int | None], None]
 

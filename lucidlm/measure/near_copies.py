@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lucidlm.measure.copies import Hashes, Keys
+from lucidlm.measure.copies import Hashes
+from lucidlm.text.hashing import Keys
 
 WINDOW = 200
 """Bytes of a window; a text of at least half as many is one window."""

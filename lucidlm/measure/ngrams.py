@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from lucidlm.runtime.progress import Progress
+from lucidlm.text.hashing import splitmix64
 
 CHUNK = 1 << 22
 """Places that are hashed, sorted or looked up at a time: it bounds the memory beside the result."""
 
-_STEP, _FIRST, _SECOND = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 _ODD = np.uint64(0xD6E8FEB86659FD93)
 
 
@@ -27,23 +27,12 @@ def ngram_keys(ids: np.ndarray, n: int) -> np.ndarray:
     """
     if len(ids) < n:
         return np.empty(0, np.uint64)
-    keys = _mix(np.asarray(ids).astype(np.uint64))
+    keys = splitmix64(np.asarray(ids).astype(np.uint64))
     length = 1
     while length < n:
         shift = min(length, n - length)
-        keys = _mix(keys[:-shift] * _ODD + keys[shift:])
+        keys = splitmix64(keys[:-shift] * _ODD + keys[shift:])
         length += shift
-    return keys
-
-
-def _mix(keys: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64 (Steele, Lea and Flood 2014), in place: a bijection that looks random."""
-    keys += _STEP
-    keys ^= keys >> np.uint64(30)
-    keys *= _FIRST
-    keys ^= keys >> np.uint64(27)
-    keys *= _SECOND
-    keys ^= keys >> np.uint64(31)
     return keys
 
 

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from lucidlm.errors import ConfigError, DataError
 from lucidlm.runtime.device import float32_precision, settle_vector_math
-from lucidlm.text.windows import IGNORED
+from lucidlm.text.windows import IGNORE_INDEX
 
 
 def softmax(logits: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     -log softmax(logits)[target], Shannon's surprisal. Ignored targets (-100) cost 0:
     divide the sum by the number of kept targets, not by B T.
     """
-    kept = targets != IGNORED
+    kept = targets != IGNORE_INDEX
     logits = _at_least_float32(logits)
     # 0 times NaN is NaN: an ignored row of NaN or infinity would hand it to the gradient. The copy costs half
     # as much again as the loss, so it is made only where there is such a row and a gradient is wanted.
@@ -133,7 +133,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
             target = targets[part]
-            kept = target != IGNORED
+            kept = target != IGNORE_INDEX
             # What stands in a row that does not count must not count, be it NaN.
             h = _operand(hidden[part].masked_fill(~kept[:, None], 0), multiply)
             logits = _product(h, head.T, multiply)  # (chunk, V)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lucidlm.text.hashing import Keys
 from lucidlm.text.letters import SHINGLE, Letters, read_letters
 
 PASSAGE = 240
@@ -210,18 +211,12 @@ class _Index:
     def __init__(self, entries: list[np.ndarray]) -> None:
         joined = np.concatenate([_rows(0, ENTRY), *entries])
         self.entries = joined[np.argsort(joined["hash"], kind="stable")]
-        self._hashes, self._firsts, self._counts = np.unique(
-            self.entries["hash"], return_index=True, return_counts=True
-        )
-        self._times = np.zeros(len(self._hashes), np.int64)
+        self._keys = Keys(self.entries["hash"])
+        self._firsts, self._counts = self._keys.firsts, self._keys.counts
+        self._times = np.zeros(len(self._counts), np.int64)
         self._hits: list[np.ndarray] = []
         self.waiting = 0
-        self._source = np.full(len(self._hashes), -1)
-        # Most of what is looked at occurs nowhere, and the first bits of its hash tell so at once.
-        bits = max(10, min(26, (16 * len(self._hashes)).bit_length()))
-        self._shift = np.uint64(64 - bits)
-        self._beginnings = np.zeros(1 << bits, bool)
-        self._beginnings[self._hashes >> self._shift] = True
+        self._source = np.full(len(self._counts), -1)
 
     @property
     def times(self) -> np.ndarray:
@@ -250,19 +245,13 @@ class _Index:
 
     def look(self, hashes: np.ndarray, places: np.ndarray, sources: np.ndarray) -> None:
         """Notes which of these occur among the entries."""
-        if not len(self._hashes):
-            return
-        likely = np.flatnonzero(self._beginnings[hashes >> self._shift])
-        hashes = hashes[likely]
-        found = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
-        equal = self._hashes[found] == hashes
-        found, likely = found[equal], likely[equal]
-        self._source[found] = sources[likely]
+        where, found = self._keys.find(hashes)
+        self._source[found] = sources[where]
         wanted = (self._times[found] <= COMMON) & (self._counts[found] <= COMMON)
         self._times += np.bincount(found, minlength=len(self._times))
         hits = _rows(int(wanted.sum()), HIT)
-        hits["hash"], likely = found[wanted], likely[wanted]
-        hits["place"], hits["source"] = places[likely], sources[likely]
+        hits["hash"], where = found[wanted], where[wanted]
+        hits["place"], hits["source"] = places[where], sources[where]
         self._hits.append(hits)
         self.waiting += len(hits)
 

@@ -31,8 +31,8 @@ from lucidlm.text.reading import READING, Reading
 from lucidlm.text.sources import find_files
 from lucidlm.text.split import Design, Part, Split, split
 from lucidlm.text.staged_text import Progress, Spool
+from lucidlm.text.token_file import TokenFile, write_array, write_tokens
 from lucidlm.text.tokenizer import Tokenizer, bpe_size, in_threads, suggest
-from lucidlm.text.windows import TokenFile, write_array, write_tokens
 
 Sources = str | Path | Sequence[str | Path]
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lucidlm.text.hashing import FACTOR, SpanHashes, finalized
+
 SHINGLE = 20
 """W, letters: four or five English words. With one word of ten changed, 57 % of them are unchanged."""
 IDEOGRAPH = 3
@@ -22,7 +24,6 @@ TOGETHER = 1 << 18
 """Characters that are looked at together; a longer document is cut after a line."""
 
 _UNKNOWN = np.uint64(1)
-_FACTOR = 0x9E3779B97F4A7C15  # odd, so that it has an inverse among whole numbers of 64 bits
 
 
 class _Alphabet:
@@ -57,14 +58,7 @@ def _code_of(character: str) -> tuple[np.uint64, int]:
         weight = SYLLABLE
     elif unicodedata.name(first, "").startswith("CJK "):
         weight = IDEOGRAPH
-    return mixed(np.array([number], np.uint64))[0] | np.uint64(2), weight  # neither 0 nor _UNKNOWN
-
-
-def mixed(values: np.ndarray) -> np.ndarray:
-    """64 bits that look random (the finalizer of splitmix64)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    return finalized(np.array([number], np.uint64))[0] | np.uint64(2), weight  # neither 0 nor _UNKNOWN
 
 
 _ALPHABET = _Alphabet()
@@ -97,7 +91,7 @@ class Letters:
         starts = self.pieces[SHINGLE - 1 :][:count] == self.pieces[:count]
         starts[1:] &= np.diff(self.characters[:count]) != 0
         places = np.flatnonzero(starts)
-        return places, mixed(hashes[places])
+        return places, finalized(hashes[places])
 
     def whole_lines(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """First letter, end and hash of each line of LINE letters or more."""
@@ -105,17 +99,13 @@ class Letters:
         ends = np.append(firsts[1:], len(self.codes))
         long = ends - firsts >= LINE
         firsts, ends = firsts[long], ends[long]
-        count = len(self.codes)
-        powers = np.cumprod(np.full(count, _FACTOR, np.uint64))
-        inverse = np.cumprod(np.full(count, pow(_FACTOR, -1, 1 << 64), np.uint64))
-        sums = np.concatenate((np.zeros(1, np.uint64), np.cumsum(self.codes * powers)))
-        return firsts, ends, mixed((sums[ends] - sums[firsts]) * inverse[firsts])
+        return firsts, ends, finalized(SpanHashes(self.codes).keys(firsts, ends - firsts))
 
 
 def _joined(left: np.ndarray, n_left: int, right: np.ndarray, n_right: int) -> np.ndarray:
-    """Hashes of n_left + n_right letters: polynomials in _FACTOR, the first letter the highest power."""
+    """Hashes of n_left + n_right letters: polynomials in FACTOR, the first letter the highest power."""
     count = max(0, len(right) - n_left)
-    return left[:count] * np.uint64(pow(_FACTOR, n_right, 1 << 64)) + right[n_left:]
+    return left[:count] * np.uint64(pow(FACTOR, n_right, 1 << 64)) + right[n_left:]
 
 
 def read_letters(documents: Iterable[tuple[int, Iterable[str]]]) -> Iterator[Letters]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lucidlm.errors import RunError
 from lucidlm.model.gpt import GPT
-from lucidlm.model.loss import IGNORED, linear_cross_entropy
+from lucidlm.model.loss import IGNORE_INDEX, linear_cross_entropy
 from lucidlm.runtime.device import autocast, seed_from, to_device
 from lucidlm.training.optim import Optimizers, set_learning_rate
 
@@ -80,7 +80,7 @@ def accumulate_gradient(
 ) -> tuple[float, int]:
     """Adds the gradient of the batch's mean loss to the weights' .grad; returns its nats and tokens."""
     inputs, targets = batch
-    tokens = int((targets != IGNORED).sum())
+    tokens = int((targets != IGNORE_INDEX).sum())
     # float64 where there is any: one number, and the order of the parts must not show in it.
     exact = torch.float32 if model.device.type == "mps" else torch.float64
     nats = torch.zeros((), device=model.device, dtype=exact)

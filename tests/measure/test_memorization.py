@@ -17,8 +17,8 @@ from lucidlm.measure.memorization import (
     measure_memorization,
     sentence_of,
 )
+from lucidlm.text.token_file import TokenFile, write_tokens
 from lucidlm.text.tokenizer import Tokenizer
-from lucidlm.text.windows import TokenFile, write_tokens
 
 BYTES = Tokenizer.bytes()
 END = BYTES.end_of_text

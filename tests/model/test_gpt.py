@@ -13,7 +13,7 @@ from lucidlm.errors import ConfigError
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy, linear_cross_entropy
-from lucidlm.text.windows import IGNORED
+from lucidlm.text.windows import IGNORE_INDEX
 
 FAMILIES = ["gpt2", "modern"]
 
@@ -455,7 +455,7 @@ def ragged_batch(model: GPT, random_ids: Callable[..., Tensor]) -> tuple[Tensor,
     """8 texts of 32 tokens with from 32 down to no target at all."""
     ids, targets = (random_ids(model, length=32, batch_size=8, seed=seed) for seed in (0, 1))
     for row, kept in enumerate([32, 5, 17, 1, 0, 30, 9, 2]):
-        targets[row, kept:] = IGNORED
+        targets[row, kept:] = IGNORE_INDEX
     return ids, targets
 
 
@@ -463,7 +463,7 @@ def loss_and_gradients(
     model: GPT, ids: Tensor, targets: Tensor, *, micro_batch: int
 ) -> tuple[float, list[Tensor]]:
     """The mean loss of the kept targets and its gradients, summed over micro-batches and divided once."""
-    tokens = int((targets != IGNORED).sum())
+    tokens = int((targets != IGNORE_INDEX).sum())
     model.zero_grad()
     nats = 0.0
     for part, wanted in zip(ids.split(micro_batch), targets.split(micro_batch), strict=True):
@@ -499,7 +499,7 @@ def test_the_lean_loss_gives_the_whole_model_the_gradients_of_the_plain_one(tiny
     ids, targets = ragged_batch(model, random_ids)
     lean_loss, lean = loss_and_gradients(model, ids, targets, micro_batch=8)
     model.zero_grad()
-    plain = cross_entropy(model(ids), targets).sum() / (targets != IGNORED).sum()
+    plain = cross_entropy(model(ids), targets).sum() / (targets != IGNORE_INDEX).sum()
     plain.backward()
     assert lean_loss == pytest.approx(plain.item(), rel=1e-13)
     for parameter, slope in zip(model.parameters(), lean, strict=True):
@@ -509,7 +509,7 @@ def test_the_lean_loss_gives_the_whole_model_the_gradients_of_the_plain_one(tiny
 def test_a_batch_without_a_target_gives_zero_gradients(tiny_gpt, random_ids):
     ids = random_ids(tiny_gpt, length=8, batch_size=2)
     hidden = tiny_gpt.hidden(ids).flatten(0, 1)
-    linear_cross_entropy(hidden, tiny_gpt.head.weight, torch.full((16,), IGNORED)).backward()
+    linear_cross_entropy(hidden, tiny_gpt.head.weight, torch.full((16,), IGNORE_INDEX)).backward()
     for name, parameter in tiny_gpt.named_parameters():
         assert not parameter.grad.any(), name
 

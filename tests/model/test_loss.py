@@ -20,7 +20,7 @@ from lucidlm.model.loss import (
     perplexity,
     softmax,
 )
-from lucidlm.text.windows import IGNORED
+from lucidlm.text.windows import IGNORE_INDEX
 
 HALF = [torch.float16, torch.bfloat16]
 DTYPES = [*HALF, torch.float32, torch.float64]
@@ -34,7 +34,7 @@ def numbers(*shape: int, seed: int = 0, scale: float = 1.0, dtype=torch.float32)
 def targets_of(rows: int, vocab_size: int, *, ignored_every: int | None = None, seed: int = 0) -> Tensor:
     targets = torch.randint(vocab_size, (rows,), generator=torch.Generator().manual_seed(seed))
     if ignored_every is not None:
-        targets[ignored_every - 1 :: ignored_every] = IGNORED
+        targets[ignored_every - 1 :: ignored_every] = IGNORE_INDEX
     return targets
 
 
@@ -112,7 +112,7 @@ def test_cross_entropy_equals_the_oracle_and_torch_in_value_and_gradient(dtype, 
     losses.sum().backward()
     by_torch = logits.detach().to(better).requires_grad_()
     F.cross_entropy(
-        by_torch.flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=IGNORED
+        by_torch.flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=IGNORE_INDEX
     ).backward()
     assert logits.grad.dtype == dtype
     # One rounding into the type of the logits, and exp of a difference of two large float32 numbers.
@@ -123,7 +123,7 @@ def test_cross_entropy_equals_the_oracle_and_torch_in_value_and_gradient(dtype, 
 
 def test_ignored_targets_cost_nothing_and_have_no_gradient():
     logits = numbers(6, 11).requires_grad_()
-    targets = torch.tensor([3, IGNORED, 0, IGNORED, 10, IGNORED])
+    targets = torch.tensor([3, IGNORE_INDEX, 0, IGNORE_INDEX, 10, IGNORE_INDEX])
     losses = cross_entropy(logits, targets)
     assert losses[1::2].tolist() == [0, 0, 0]
     losses.sum().backward()
@@ -135,7 +135,7 @@ def test_ignored_targets_cost_nothing_and_have_no_gradient():
 
 def test_only_ignored_targets_sum_to_zero_and_not_nan():
     logits = numbers(4, 11).requires_grad_()
-    total = cross_entropy(logits, torch.full((4,), IGNORED)).sum()
+    total = cross_entropy(logits, torch.full((4,), IGNORE_INDEX)).sum()
     total.backward()
     assert total.item() == 0
     assert not logits.grad.any()
@@ -334,7 +334,7 @@ def test_lean_loss_equals_the_plain_one(dtype):
 def test_gradcheck_of_the_lean_loss(chunk):
     hidden = numbers(6, 4, seed=1, dtype=torch.float64).requires_grad_()
     weight = numbers(7, 4, seed=2, dtype=torch.float64).requires_grad_()
-    targets = torch.tensor([0, 6, IGNORED, 3, 3, IGNORED])
+    targets = torch.tensor([0, 6, IGNORE_INDEX, 3, 3, IGNORE_INDEX])
     assert torch.autograd.gradcheck(
         lambda h, w: linear_cross_entropy(h, w, targets, chunk=chunk) * 0.37, (hidden, weight)
     )
@@ -342,7 +342,7 @@ def test_gradcheck_of_the_lean_loss(chunk):
 
 def test_gradcheck_of_the_plain_losses():
     logits = numbers(5, 7, dtype=torch.float64).requires_grad_()
-    targets = torch.tensor([0, 6, IGNORED, 3, 3])
+    targets = torch.tensor([0, 6, IGNORE_INDEX, 3, 3])
     assert torch.autograd.gradcheck(lambda x: cross_entropy(x, targets), logits)
     assert torch.autograd.gradcheck(lambda x: binary_cross_entropy(x, (targets[:, None] > 2)), logits)
     assert torch.autograd.gradcheck(softmax, logits)
@@ -353,7 +353,7 @@ def test_gradcheck_of_the_plain_losses():
 @pytest.mark.parametrize("chunk", [1, 5, 64, 1024])
 def test_ignored_rows_change_nothing(dtype, chunk):
     hidden, weight, targets = lean_case(64, scale=3, dtype=dtype)
-    kept = targets != IGNORED
+    kept = targets != IGNORE_INDEX
     found = []
     for rows in (torch.ones_like(kept), kept):
         total = linear_cross_entropy(hidden[rows], weight, targets[rows], chunk=chunk)
@@ -368,7 +368,7 @@ def test_ignored_rows_change_nothing(dtype, chunk):
 def test_ignored_rows_may_hold_any_numbers():
     hidden, weight, targets = lean_case(64, scale=3)
     loud = hidden.detach().clone()
-    loud[targets == IGNORED] *= 1e6
+    loud[targets == IGNORE_INDEX] *= 1e6
     loud.requires_grad_()
     found = []
     for rows in (hidden, loud):
@@ -382,7 +382,7 @@ def test_ignored_rows_may_hold_any_numbers():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_without_a_single_kept_row_loss_and_gradients_are_zero(chunk, rows, dtype):
     hidden, weight, _ = lean_case(rows, scale=3, dtype=dtype)
-    total = linear_cross_entropy(hidden, weight, torch.full((rows,), IGNORED), chunk=chunk)
+    total = linear_cross_entropy(hidden, weight, torch.full((rows,), IGNORE_INDEX), chunk=chunk)
     total.backward()
     assert total.item() == 0
     assert hidden.grad.shape == (rows, WIDTH)
@@ -536,7 +536,7 @@ def test_an_ignored_row_has_gradient_zero_whatever_it_holds(poison, dtype):
     logits = numbers(6, 11, dtype=dtype)
     logits[1, 3], logits[4] = poison, poison
     logits.requires_grad_()
-    targets = torch.tensor([3, IGNORED, 0, 10, IGNORED, 5])
+    targets = torch.tensor([3, IGNORE_INDEX, 0, 10, IGNORE_INDEX, 5])
     losses = cross_entropy(logits, targets)
     losses.sum().backward()
     assert losses[[1, 4]].tolist() == [0, 0]
@@ -555,7 +555,7 @@ def test_no_copy_of_the_logits_is_made_where_no_row_is_ignored_or_no_gradient_wa
     monkeypatch.setattr(torch.Tensor, "masked_fill", lambda x, *a: copies.append(x.shape) or fill(x, *a))
     targets = targets_of(6, 11)
     cross_entropy(numbers(6, 11).requires_grad_(), targets)
-    targets[2] = IGNORED
+    targets[2] = IGNORE_INDEX
     cross_entropy(numbers(6, 11), targets)
     with torch.no_grad():
         cross_entropy(numbers(6, 11).requires_grad_(), targets)

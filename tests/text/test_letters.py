@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lucidlm.text import letters as module
+from lucidlm.text.hashing import finalized
 from lucidlm.text.letters import IDEOGRAPH, LINE, SHINGLE, read_letters
 
 
@@ -58,7 +58,7 @@ def test_shingles_are_those_of_a_textbook_loop():
         for start in range(len(codes) - SHINGLE + 1):
             expected.append(plain_hash(codes[start : start + SHINGLE]))
     places, hashes = letters.shingles()
-    assert hashes.tolist() == module.mixed(np.array(expected, np.uint64)).tolist()
+    assert hashes.tolist() == finalized(np.array(expected, np.uint64)).tolist()
     assert (np.diff(places) >= 1).all()
 
 
@@ -80,7 +80,7 @@ def test_equal_lines_have_equal_hashes_wherever_they_stand():
 def test_a_long_document_is_read_in_parts_with_the_same_letters(monkeypatch):
     text = "\n".join(f"line {number} of a text, with some words" for number in range(200))
     whole = read(text)
-    monkeypatch.setattr(module, "TOGETHER", 500)
+    monkeypatch.setattr("lucidlm.text.letters.TOGETHER", 500)
     blocks = [text[start : start + 170] for start in range(0, len(text), 170)]
     parts = list(read_letters([(0, blocks)]))
     assert len(parts) > 5

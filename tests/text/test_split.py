@@ -15,7 +15,7 @@ from lucidlm.runtime.files import MANIFEST, write_manifest
 from lucidlm.text import split as module
 from lucidlm.text import staged_text as spooling
 from lucidlm.text.corpus import PLACES, open_corpus, prepare, train_documents, validation_documents
-from lucidlm.text.windows import IGNORED, Windows
+from lucidlm.text.windows import IGNORE_INDEX, Windows
 
 WORDS = [
     "the",
@@ -213,7 +213,7 @@ def test_no_window_of_training_holds_a_held_out_token(tmp_path):
     for step in range(-(-windows.n_windows // 4)):
         inputs, targets = windows.batch_at(seed=1, step=step, batch_size=4)
         for row, target in zip(inputs, targets):
-            kept = target != IGNORED
+            kept = target != IGNORE_INDEX
             seen |= {*decode(row[kept]).split(), *decode(target[kept]).split()}
     seen = {word for word in seen if len(word) == 5}
     held_out = {word for word in held_out if len(word) == 5}

@@ -1,5 +1,4 @@
 import itertools
-import os
 import subprocess
 import sys
 
@@ -9,7 +8,8 @@ import torch
 
 from lucidlm.errors import DataError
 from lucidlm.text import windows
-from lucidlm.text.windows import IGNORED, TokenFile, Windows, inputs_and_targets, write_tokens
+from lucidlm.text.hashing import hash_of
+from lucidlm.text.windows import IGNORE_INDEX, Windows, inputs_and_targets
 
 
 def test_targets_are_the_inputs_one_token_later_and_views_of_the_same_memory():
@@ -64,7 +64,7 @@ def test_each_place_of_a_small_shuffle_is_equally_likely():
     n, draws = 10, 1500
     counts = np.zeros((n, n))
     for key in range(draws):
-        order = windows.shuffled(np.arange(n, dtype=np.uint64), n, windows._hash(key))
+        order = windows.shuffled(np.arange(n, dtype=np.uint64), n, hash_of(key))
         counts[np.arange(n), order.astype(int)] += 1
     chi_square = ((counts - draws / n) ** 2 / (draws / n)).sum()
     assert chi_square < 81 + 5 * np.sqrt(2 * 81)  # (n-1)^2 degrees of freedom, five standard deviations
@@ -78,10 +78,10 @@ def scored_targets(data, context_length, batch_size, steps, seed=0):
         inputs, targets = cut.batch_at(seed=seed, step=step, batch_size=batch_size)
         assert inputs.shape == targets.shape == (batch_size, context_length)
         assert inputs.dtype == targets.dtype == np.int64
-        kept = targets != IGNORED
+        kept = targets != IGNORE_INDEX
         np.testing.assert_array_equal(inputs[kept] + 1, targets[kept])
         assert (inputs[~kept] == 0).all()
-        found += [row[row != IGNORED].tolist() for row in targets]
+        found += [row[row != IGNORE_INDEX].tolist() for row in targets]
     return found
 
 
@@ -140,97 +140,6 @@ def test_a_text_without_a_target_and_a_context_of_nothing_are_errors():
         Windows(np.array([1]), 8)
     with pytest.raises(DataError, match="--context-length"):
         Windows(np.arange(5), 0)
-
-
-@pytest.mark.parametrize(("vocab_size", "dtype"), [(257, np.uint16), (65536, np.uint16), (65537, np.uint32)])
-def test_tokens_written_in_parts_are_what_numpy_reads_and_16_bits_only_where_they_fit(
-    tmp_path, vocab_size, dtype
-):
-    parts = [np.array([0, 1, vocab_size - 1]), np.array([], int), [5, 6], np.arange(200, dtype=np.uint8)]
-    assert write_tokens(tmp_path / "t.npy", parts, vocab_size) == 205
-    read = np.load(tmp_path / "t.npy", allow_pickle=False)
-    assert read.dtype == dtype
-    np.testing.assert_array_equal(read, np.concatenate(parts))
-    file = TokenFile(tmp_path / "t.npy", vocab_size)
-    assert len(file) == 205
-    np.testing.assert_array_equal(file[1:5], [1, vocab_size - 1, 5, 6])
-
-
-def test_no_tokens_are_a_file_of_none(tmp_path):
-    assert write_tokens(tmp_path / "t.npy", [], 300) == 0
-    assert len(TokenFile(tmp_path / "t.npy", 300)) == 0
-
-
-@pytest.mark.parametrize(
-    ("id", "vocab_size"), [(65536, 65536), (70000, 65536), (-1, 300), (300, 300), (2**40, 10**6)]
-)
-def test_an_id_that_does_not_fit_raises(tmp_path, id, vocab_size):
-    with pytest.raises(DataError, match=f"token id {id} is outside the vocabulary of {vocab_size}"):
-        write_tokens(tmp_path / "t.npy", [np.array([1, id, 2])], vocab_size)
-    with pytest.raises(DataError, match="no row of whole numbers"):
-        write_tokens(tmp_path / "t.npy", [np.array([1.5])], vocab_size)
-
-
-def test_a_file_with_an_id_outside_the_vocabulary_is_an_error_when_opened(tmp_path):
-    write_tokens(tmp_path / "t.npy", [np.array([1, 999, 2])], 1000)
-    TokenFile(tmp_path / "t.npy", 1000)
-    with pytest.raises(DataError, match="token id 999 in a vocabulary of 999"):
-        TokenFile(tmp_path / "t.npy", 999)
-
-
-@pytest.mark.parametrize(
-    "array",
-    [np.zeros(3), np.zeros(3, np.int64), np.zeros(3, np.uint8), np.zeros((2, 2), np.uint16), np.array(["a"])],
-)
-def test_an_array_that_holds_no_row_of_ids_is_refused(tmp_path, array):
-    np.save(tmp_path / "t.npy", array)
-    with pytest.raises(DataError, match=r"t\.npy"):
-        TokenFile(tmp_path / "t.npy")
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"\x93NUMPY\x01\x00", b"text", b"\x93NUMPY\x01\x00\x10\x00" + b"[" * 16]
-)
-def test_a_file_that_is_no_npy_is_refused(tmp_path, content):
-    (tmp_path / "t.npy").write_bytes(content)
-    with pytest.raises(DataError, match=r"t\.npy"):
-        TokenFile(tmp_path / "t.npy")
-
-
-def test_a_file_cut_short_is_an_error_when_opened_and_when_read_later(tmp_path):
-    path = tmp_path / "t.npy"
-    write_tokens(path, [np.arange(1000)], 1000)
-    file = TokenFile(path)
-    cut = Windows(file, 8)
-    with open(path, "rb+") as opened:
-        opened.truncate(500)
-    with pytest.raises(DataError, match="500 bytes where 1,000 tokens need 2,128"):
-        cut.batch_at(seed=0, step=0, batch_size=2)
-    with pytest.raises(DataError, match="500 bytes"):
-        TokenFile(path)
-    path.unlink()
-    with pytest.raises(DataError, match="No such file"):
-        file[0:1]
-
-
-def test_a_file_of_more_than_4_gib_is_read_right(tmp_path):
-    path = tmp_path / "t.npy"
-    tokens = 2**31 + 2**29 + 5
-    write_tokens(path, [], 50257)
-    with open(path, "rb+") as file:  # sparse: it takes a few pages on the disk
-        file.write(windows._header(tokens, np.dtype("<u2")))
-        file.seek(128 + 2 * (tokens - 3))
-        file.write(np.array([7, 8, 9], "<u2").tobytes())
-    assert os.path.getsize(path) > 2**32
-    opened = TokenFile(path)
-    assert len(opened) == tokens
-    assert opened[tokens - 3 : tokens].tolist() == [7, 8, 9]
-    cut = Windows(opened, 1024)
-    last = (tokens - 2) // 1024
-    inputs, targets = np.zeros((2, 1024), np.int64)
-    cut._fill(inputs, targets, last, 0)
-    assert targets[(tokens - 2) % 1024] == 9
-    assert cut.batch_at(seed=1, step=10**6, batch_size=2)[0].shape == (2, 1024)
 
 
 def test_memory_and_time_of_a_batch_do_not_grow_with_the_file():

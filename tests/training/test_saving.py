@@ -269,7 +269,7 @@ def test_an_array_and_tensors_that_do_not_fit_are_errors_with_a_name():
     import numpy as np
     import torch
 
-    from lucidlm.text.windows import write_array, write_tokens
+    from lucidlm.text.token_file import write_array, write_tokens
     from lucidlm.weights.tensor_files import write_tensors
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

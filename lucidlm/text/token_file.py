@@ -1,0 +1,129 @@
+"""Token ids come in and are written as an .npy file; the file comes in and its ids are read in place."""
+
+import ast
+import io
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from lucidlm.errors import DataError
+from lucidlm.runtime.files import naming
+
+_HEADER_BYTES = 128  # of an .npy file with one axis: numpy pads it so that the length may grow in place
+_CHECKED_AT_ONCE = 1 << 22
+
+
+class TokenFile:
+    """An .npy file of token ids, read in place; checked when opened, its size before each read too."""
+
+    def __init__(self, path: str | os.PathLike, vocab_size: int | None = None):
+        self.path = Path(path)
+        self.tokens, self.dtype, self._start = _read_header(self.path)
+        self._bytes = self._start + self.tokens * self.dtype.itemsize
+        self._check_size()
+        # numpy cannot map an empty file.
+        self._ids = (
+            np.memmap(self.path, self.dtype, "r", self._start, (self.tokens,))
+            if self.tokens
+            else np.empty(0, self.dtype)
+        )
+        if vocab_size is not None:
+            self._check_ids(vocab_size)
+
+    def __len__(self) -> int:
+        return self.tokens
+
+    def __getitem__(self, where) -> np.ndarray:
+        self._check_size()
+        return self._ids[where]
+
+    def _check_size(self) -> None:
+        # A map of a file that was cut short kills the process with SIGBUS at the missing page.
+        try:
+            size = os.stat(self.path).st_size
+        except OSError as error:
+            raise DataError(f"{self.path}: {error.strerror}; prepare the text again") from None
+        if size != self._bytes:
+            raise DataError(
+                f"{self.path}: {size:,} bytes where {self.tokens:,} tokens need {self._bytes:,}; "
+                f"prepare the text again"
+            )
+
+    def _check_ids(self, vocab_size: int) -> None:
+        if vocab_size > np.iinfo(self.dtype).max:
+            return
+        # Read, not mapped: mapped pages would count as memory of this process.
+        for start in range(0, self.tokens, _CHECKED_AT_ONCE):
+            offset = self._start + start * self.dtype.itemsize
+            largest = int(np.fromfile(self.path, self.dtype, _CHECKED_AT_ONCE, offset=offset).max())
+            if largest >= vocab_size:
+                raise DataError(
+                    f"{self.path}: token id {largest} in a vocabulary of {vocab_size:,}; "
+                    f"take the tokenizer it was written with or prepare the text again"
+                )
+
+
+def write_tokens(path: str | os.PathLike, arrays: Iterable[np.ndarray], vocab_size: int) -> int:
+    """Write the arrays one after the other into an .npy file and return their number of tokens.
+
+    The ids are uint16 where the vocabulary fits, else uint32. DataError for an id outside the vocabulary.
+    """
+    dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+    tokens = 0
+    with naming(path), open(path, "wb") as file:
+        file.write(_header(0, dtype))
+        for array in arrays:
+            ids = np.asarray(array)
+            _check_array(path, ids, vocab_size)
+            file.write(np.ascontiguousarray(ids, dtype).data)
+            tokens += ids.size
+        file.seek(0)
+        file.write(_header(tokens, dtype))
+    return tokens
+
+
+def write_array(path: str | os.PathLike, array: np.ndarray) -> None:
+    """Write an .npy file. np.save leaves its last buffer to C, which says nothing of a disk that is full."""
+    held = io.BytesIO()
+    np.save(held, array)
+    with naming(path), open(path, "wb") as file:
+        file.write(held.getbuffer())
+
+
+def _header(tokens: int, dtype: np.dtype) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": dtype.str, "fortran_order": False, "shape": (tokens,)}
+    )
+    assert file.tell() == _HEADER_BYTES
+    return file.getvalue()
+
+
+def _read_header(path: Path) -> tuple[int, np.dtype, int]:
+    """Number of tokens, type and first byte of the data of an .npy file."""
+    try:
+        with open(path, "rb") as file:
+            np.lib.format.read_magic(file)
+            length = int.from_bytes(file.read(2), "little")
+            header = ast.literal_eval(file.read(length).decode("latin-1").strip())
+            start = file.tell()
+        (tokens,), dtype = header["shape"], np.dtype(header["descr"])
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; prepare the text first") from None
+    except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError):
+        raise DataError(f"{path}: no .npy file of one row of token ids; prepare the text again") from None
+    if dtype.str not in ("<u2", "<u4", ">u2", ">u4") or not isinstance(tokens, int) or tokens < 0:
+        raise DataError(f"{path}: holds {dtype}, token files hold uint16 or uint32; prepare the text again")
+    return tokens, dtype, start
+
+
+def _check_array(path: str | os.PathLike, ids: np.ndarray, vocab_size: int) -> None:
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        raise DataError(f"{path}: ids of shape {ids.shape} and type {ids.dtype} are no row of whole numbers")
+    for id in (int(ids.max()), int(ids.min())) if ids.size else ():
+        if not 0 <= id < vocab_size:
+            raise DataError(
+                f"{path}: token id {id} is outside the vocabulary of {vocab_size}; check the tokenizer"
+            )
