@@ -15,7 +15,7 @@ import torch
 from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.measure.explanation import explain
 from lucidlm.measure.scoring import evaluating, windows_of
-from lucidlm.runtime.device import keep_freed_memory, set_threads
+from lucidlm.runtime.process import keep_freed_memory, set_threads
 from lucidlm.weights.load import load
 
 CONTEXT, STRIDE, BYTES = 1024, 512, 300_000

@@ -85,7 +85,7 @@ def measure(text: Path, steps: int, minutes: float | None) -> dict:
     import torch
 
     from lucidlm.runs.settings import TrainConfig
-    from lucidlm.runtime.device import peak_memory_bytes
+    from lucidlm.runtime.memory import peak_memory_bytes
     from lucidlm.training.loop import train
 
     said: list[str] = []

@@ -12,17 +12,10 @@ from lucidlm import __version__
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy
-from lucidlm.runtime.device import (
-    autocast,
-    available_processors,
-    choose_device,
-    dtype_name,
-    fastest_exact_float32,
-    keep_freed_memory,
-    probe_matmul,
-    set_threads,
-)
+from lucidlm.runtime.device import autocast, choose_device, dtype_name
 from lucidlm.runtime.files import free_bytes
+from lucidlm.runtime.probes import fastest_exact_float32, probe_matmul
+from lucidlm.runtime.process import available_processors, keep_freed_memory, set_threads
 
 LIMITS = {"float32": 1e-4, "bfloat16": 3e-2}
 """Largest difference of a loss in nats that rounding explains; a wrong kernel is off by far more."""

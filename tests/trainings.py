@@ -41,7 +41,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """No product is timed: the speeds of this machine are not what these tests ask for."""
-    from lucidlm.runtime.device import Probe
+    from lucidlm.runtime.probes import Probe
     from lucidlm.training import setup
 
     monkeypatch.setattr(setup, "probe_matmul", lambda device, dtype: Probe(str(dtype), 1e9, 0.0))

@@ -28,7 +28,8 @@ def load_model(model: str, compute: Compute) -> "tuple[GPT, Tokenizer, torch.dty
     import torch
 
     from lucidlm.display import counter
-    from lucidlm.runtime.device import choose_device, dtype_of, keep_freed_memory, set_threads
+    from lucidlm.runtime.device import choose_device, dtype_of
+    from lucidlm.runtime.process import keep_freed_memory, set_threads
     from lucidlm.weights.load import load
 
     device = choose_device(compute.device)
@@ -50,7 +51,7 @@ def load_as_stored(model: str, stored: Stored) -> "tuple[GPT, Tokenizer]":
     import torch
 
     from lucidlm.display import counter
-    from lucidlm.runtime.device import return_freed_memory, set_threads
+    from lucidlm.runtime.process import return_freed_memory, set_threads
     from lucidlm.weights.load import load
 
     return_freed_memory()

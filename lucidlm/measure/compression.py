@@ -40,7 +40,7 @@ from lucidlm.errors import DataError, NumbersError, WeightsError
 from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.measure.scoring import checked_window, evaluating, prefix_of, scored_windows
 from lucidlm.model.gpt import GPT
-from lucidlm.runtime.device import Arithmetic
+from lucidlm.runtime.process import Arithmetic
 from lucidlm.runtime.progress import Progress
 from lucidlm.runtime.wording import plural
 from lucidlm.text.account import Account

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from lucidlm.errors import ConfigError
 from lucidlm.model.attention import CausalSelfAttention, KVCache, RMSNorm, rotation_table
 from lucidlm.model.config import GPTConfig
-from lucidlm.runtime.device import settle_vector_math
+from lucidlm.runtime.process import settle_vector_math
 
 
 class FeedForward(nn.Module):

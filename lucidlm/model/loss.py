@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lucidlm.errors import ConfigError, DataError
-from lucidlm.runtime.device import float32_precision, settle_vector_math
+from lucidlm.runtime.process import float32_precision, settle_vector_math
 from lucidlm.text.windows import IGNORE_INDEX
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -169,3 +170,28 @@ def _table(path: Path) -> dict[str, int]:
     """Bytes by name, of the lines that have kB."""
     lines = (line.split() for line in path.read_text("ascii", "replace").splitlines())
     return {line[0].rstrip(":"): int(line[1]) * 1024 for line in lines if len(line) == 3 and line[2] == "kB"}
+
+
+def peak_memory_bytes(device: "torch.device") -> int:
+    """The most memory that this process has used so far: on a CUDA device, or of main memory."""
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak_resident_bytes()
+
+
+def resident_bytes() -> int:
+    """The main memory that this process uses now; its peak where the system does not say."""
+    try:
+        pages = (PROC / "self" / "statm").read_text(encoding="ascii").split()[1]
+    except OSError:
+        return _peak_resident_bytes()
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _peak_resident_bytes() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows has no such counter in the standard library
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -21,8 +21,10 @@ from lucidlm.runs.history import Final, Step, Validation, read_history
 from lucidlm.runs.lineage import held_out_seen_by
 from lucidlm.runs.run_toml import write_settings
 from lucidlm.runs.settings import Plan, TrainConfig, learning_rate_factor, moved, shortened
-from lucidlm.runtime.device import core_share, set_threads, synchronise
+from lucidlm.runtime.device import synchronise
 from lucidlm.runtime.memory import is_out_of_memory, memory_left
+from lucidlm.runtime.probes import core_share
+from lucidlm.runtime.process import set_threads
 from lucidlm.runtime.run_out import with_way_out
 from lucidlm.runtime.signals import Interrupted, doing, ending, held, released
 from lucidlm.runtime.small_files import read_small_json

@@ -18,17 +18,10 @@ from lucidlm.model.gpt import GPT
 from lucidlm.model.presets import GPT2, MUON, PLAIN, Recipe, preset
 from lucidlm.report.assessment import BASELINE_BYTES
 from lucidlm.runs.settings import Plan, TrainConfig, trapezoid
-from lucidlm.runtime.device import (
-    available_processors,
-    dtype_of,
-    peak_memory_bytes,
-    probe_matmul,
-    resident_bytes,
-    set_threads,
-    synchronise,
-    threads_stall,
-    time_of,
-)
+from lucidlm.runtime.device import dtype_of, synchronise
+from lucidlm.runtime.memory import peak_memory_bytes, resident_bytes
+from lucidlm.runtime.probes import probe_matmul, threads_stall, time_of
+from lucidlm.runtime.process import available_processors, set_threads
 from lucidlm.runtime.wording import duration, plural
 from lucidlm.text.corpus import FEW_TOKENS, Corpus, train_documents
 from lucidlm.text.windows import Windows

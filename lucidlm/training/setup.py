@@ -33,16 +33,7 @@ from lucidlm.runs.history import lowest, passed_its_best, read_history
 from lucidlm.runs.metrics import Metrics, forget_after
 from lucidlm.runs.run_toml import fault_of_settings, read_settings, write_settings
 from lucidlm.runs.settings import Plan, TrainConfig
-from lucidlm.runtime.device import (
-    choose_device,
-    core_share,
-    dtype_of,
-    fastest_exact_float32,
-    keep_freed_memory,
-    probe_matmul,
-    set_float32,
-    set_threads,
-)
+from lucidlm.runtime.device import choose_device, dtype_of
 from lucidlm.runtime.files import (
     MANIFEST,
     free_bytes,
@@ -52,6 +43,8 @@ from lucidlm.runtime.files import (
 )
 from lucidlm.runtime.memory import size
 from lucidlm.runtime.places import check_file_place
+from lucidlm.runtime.probes import core_share, fastest_exact_float32, probe_matmul
+from lucidlm.runtime.process import keep_freed_memory, set_float32, set_threads
 from lucidlm.runtime.wording import plural
 from lucidlm.text.corpus import Corpus, open_corpus, prepare
 from lucidlm.text.reading import READING

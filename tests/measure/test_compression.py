@@ -21,7 +21,7 @@ from lucidlm.measure.scoring import evaluating, scored_logits, windows_of
 from lucidlm.model import attention
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
-from lucidlm.runtime.device import Arithmetic
+from lucidlm.runtime.process import Arithmetic
 from lucidlm.text.tokenizer import Tokenizer
 
 HEADER = struct.Struct("<4sHiIIQQ16s16sHBB7s13sI")

@@ -705,7 +705,7 @@ from lucidlm.training.loop import train
 from lucidlm.training.prediction import Compressibility, predict
 from lucidlm.runs.folder import checkpoint_folders
 from lucidlm.runs.run_toml import read_settings
-from lucidlm.runtime.device import Probe
+from lucidlm.runtime.probes import Probe
 from lucidlm.runtime import files
 
 torch.set_num_threads(1)

@@ -15,7 +15,7 @@ from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.presets import Recipe, preset
 from lucidlm.runs.settings import TrainConfig, learning_rate_factor
-from lucidlm.runtime.device import Probe
+from lucidlm.runtime.probes import Probe
 from lucidlm.text.corpus import Corpus, prepare
 from lucidlm.text.windows import Windows
 from lucidlm.training import plan as planning
