@@ -19,7 +19,6 @@ import torch
 
 import lucidlm
 from lucidlm.cli import main
-from lucidlm.cli.training import _print_runs
 from lucidlm.errors import ConfigError
 from lucidlm.runtime.places import path_text
 
@@ -1188,10 +1187,3 @@ def test_a_limit_on_file_sizes_names_the_file_and_leaves_nothing(call, trained, 
         assert place in told.lines[-1]
         assert "too large" in told.lines[-1]
         assert not [path for path in home.iterdir() if place in path.name]
-
-
-def test_one_token_is_one_in_the_list_of_runs(capsys):
-    row = {"run": "r", "status": "finished", "steps": 1, "best_step": 1, "validation_loss_nats": 1.0}
-    row |= {"perplexity": 2.7, "bits_per_byte": 1.4, "dtype": "float32", "threads": 1, "problems": []}
-    _print_runs([row | {"validation_tokens": 1, "heldout_tokens": 1}])
-    assert capsys.readouterr().out.rstrip().endswith("  1 token")

@@ -12,7 +12,7 @@ from lucidlm.cli.options import DEFAULTS, HowToRead, app
 from lucidlm.errors import LucidError
 from lucidlm.runs.settings import TrainConfig
 from lucidlm.runtime.console import say, show, show_json
-from lucidlm.runtime.wording import fixed, one_line, plural
+from lucidlm.runtime.wording import plural
 from lucidlm.text.reading import READING
 
 if TYPE_CHECKING:
@@ -157,49 +157,6 @@ def _closing_lines(result: "TrainResult") -> str:
     lines += [f'    lucidlm generate {result.run} "Once"', f"    lucidlm evaluate {result.run} OTHER_TEXT"]
     lines += [f'    lucidlm explain {result.run} "any sentence"']
     return "\n".join(lines)
-
-
-@app.command
-def runs(folder: str = "runs", *, json: Annotated[bool, Parameter(negative="")] = False) -> None:
-    """List the runs in a folder, the newest first: status, best validation loss, dtype and threads.
-
-    Parameters
-    ----------
-    folder
-        Where to look, folders below it too.
-    json
-        Print the list as JSON.
-    """
-    from lucidlm.runs.folder import list_runs, row_of
-
-    rows = [row_of(run) for run in list_runs(Path(folder))]
-    if json:
-        show_json(rows)
-    elif not rows:
-        say(f"no runs in {folder}; lucidlm train BOOK makes one")
-    else:
-        _print_runs(rows)
-
-
-def _print_runs(rows: list[dict[str, Any]]) -> None:
-    wide = max(len(one_line(row["run"])) for row in rows)
-    show(
-        f"{'run':<{wide}} {'status':<11} {'steps':>7} {'best':>7} {'loss':>8} {'perplexity':>11} "
-        f"{'bits/byte':>9} {'dtype':<8} {'threads':>7}  measured on"
-    )
-    for row in rows:
-        head = f"{one_line(row['run']):<{wide}} {row['status']:<11} {row['steps']:>7,}"
-        if row["best_step"] is None:
-            show(f"{head}  {'; '.join(row['problems']) or 'no validation yet'}")
-            continue
-        tokens, of = row["validation_tokens"], row["heldout_tokens"]
-        sample = f"a sample of {tokens:,} of {of:,} tokens" if of and of > tokens else plural(tokens, "token")
-        sample = "; ".join([sample, *row["problems"]])
-        show(
-            f"{head} {row['best_step']:>7,} {fixed(row['validation_loss_nats'], 4):>8} "
-            f"{fixed(row['perplexity'], 2):>11} {fixed(row['bits_per_byte'], 4):>9} "
-            f"{row['dtype'] or '?':<8} {row['threads'] or '?':>7}  {sample}"
-        )
 
 
 @app.command

@@ -73,6 +73,8 @@ class RunState:
     """The signal that interrupted it; 0 for none, or for one that no process can catch."""
     remarks: tuple[str, ...] = ()
     """What does not fit together in its folder."""
+    asked: TrainConfig | None = None
+    """None where run.toml cannot be read."""
 
     def sentence(self, run: Path) -> str:
         """What a reader of its numbers must know; "" of a finished run that is whole."""
@@ -97,18 +99,18 @@ def state_of(run: Path, history: History | None = None) -> RunState:
     """Whether a run is training now, was interrupted, or came to its end."""
     history = history or read_history(run)
     remarks = list(history.remarks)
+    asked = plan = None
     try:
-        plan = read_settings(run)[1]
+        asked, plan = read_settings(run)
         remarks += [fault] if (fault := fault_of_settings(run, whole_of(run))) else []
     except (LucidError, OSError) as error:  # a newer version's: the metrics say what there is to say
-        plan = None
         remarks.append(str(error).rstrip("."))
     status = "training" if is_locked(run) else "finished" if history.end == 0 else "interrupted"
     if history.unsaved and status != "training":
         remarks.append(history.unsaved)
     if not (run / METRICS).is_file() and status != "training":
         remarks.append(f"{run / METRICS}: not there, so nothing is known of how the run went")
-    return RunState(status, history.last_step, plan, history.end or 0, tuple(remarks))
+    return RunState(status, history.last_step, plan, history.end or 0, tuple(remarks), asked)
 
 
 def row_of(run: Path) -> dict[str, Any]:
@@ -123,9 +125,13 @@ def row_of(run: Path) -> dict[str, Any]:
     except (LucidError, OSError, ValueError, RecursionError) as error:
         history = History((), ())
         state, problems = RunState("broken", 0, None), [" ".join(str(error).split())]
-    best, plan = history.best, state.plan
+    best, plan, asked = history.best, state.plan, state.asked
     return {
         "run": str(run),
+        "text": list(asked.text) if asked else None,
+        "parameters": plan.model.n_parameters if plan else None,
+        "tokens": history.steps[-1].tokens if history.steps else None,
+        "seed": asked.seed if asked else None,
         "status": state.status,
         "steps": state.step,
         "planned_steps": plan.steps if plan else None,
@@ -370,11 +376,12 @@ def list_runs(root: Path) -> Iterator[Path]:
     """The run folders in a folder and below, the newest first; also those that lost their run.toml."""
     if root.exists() and not root.is_dir():
         raise RunError(f"{path_text(root)}: a file; give the folder that has the runs in it")
-    settled = {path.parent for path in root.glob("**/" + SETTINGS)}
-    recorded = {path.parent for path in root.glob("**/" + METRICS)} - settled
-    found = settled | {folder for folder in recorded if _was_run(folder)}
-    runs = [folder for folder in found if "checkpoints" not in folder.parts]
-    return iter(sorted(runs, key=_last_written, reverse=True))
+    found = []
+    for place, folders, files in os.walk(root):  # which passes over a folder that vanishes meanwhile
+        folders[:] = [name for name in folders if name != "checkpoints"]
+        if SETTINGS in files or (METRICS in files and _was_run(Path(place))):
+            found.append(Path(place))
+    return iter(sorted(found, key=_last_written, reverse=True))
 
 
 def _was_run(folder: Path) -> bool:
