@@ -29,7 +29,8 @@ from lucidlm.measure.scoring import (
 )
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import bits, log_softmax, perplexity, softmax
-from lucidlm.pages.page import SHOWN_STEPS, colour_level, json_columns, notebook, token_span, write_page
+from lucidlm.pages.page import SHOWN_STEPS, notebook, write_page
+from lucidlm.pages.tokens import colour_edges, token_view
 from lucidlm.runtime.device import dtype_name
 from lucidlm.runtime.progress import Progress
 from lucidlm.runtime.wording import fixed
@@ -247,12 +248,18 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         """For a notebook: the coloured text and the steps."""
-        return notebook("explanation_part.html", **page_values(self))
+        return notebook("explanation_part.html", explained=page_values(self))
 
     def write_html(self, path: str | os.PathLike, *, model: str = "a model") -> None:
         """One page that stands alone: the coloured texts, on a token its alternatives, and the steps."""
         write_page(
-            path, "explanation.html", title="Why the loss is what it is", model=model, **page_values(self)
+            path,
+            "explanation.html",
+            title="Why the loss is what it is",
+            model=model,
+            loss_nats=self.loss_nats,
+            tokens_scored=self.tokens_scored,
+            explained=page_values(self),
         )
 
 
@@ -421,37 +428,27 @@ def _head(text: ExplainedText) -> dict[str, Any]:
 
 def page_values(explanation: Explanation) -> dict[str, Any]:
     """What explanation_part.html shows."""
+    columns = [text.tokens.columns for text in explanation.texts]
     most = math.log(explanation.vocab_size)
-    first = _first(explanation, SHOWN_STEPS)
+    edges = {
+        "nats": colour_edges(np.concatenate([text.tokens.nats for text in explanation.texts]), most),
+        "entropy": colour_edges(np.concatenate([each["entropy"] for each in columns]), most),
+    }
     return {
-        "explanation": explanation,
-        "most_nats": most,
         "digits": json.dumps(DIGITS),
         "written": written,
-        "texts": [_textpage_values(text, most) for text in explanation.texts],
+        "texts": [
+            token_view(text.tokens.columns, text.tokens.spell, edges)
+            | {"loss_nats": text.loss_nats, "first": text.first()}
+            for text in explanation.texts
+        ],
         "first": [
             asdict(token) | {"shown": quoted(token.text), "given_shown": quoted(token.given)}
-            for token in first
+            for token in _first(explanation, SHOWN_STEPS)
         ],
         # The first three of the steps are the table's own rows.
         "steps": step_rows(explanation)[3:],
         "protocol": str(explanation.protocol),
-    }
-
-
-def _textpage_values(text: ExplainedText, most_nats: float) -> dict[str, Any]:
-    columns, spell = text.tokens.columns, text.tokens.spell
-    used = np.union1d(columns["given_id"], np.union1d(columns["id"], columns["alternative_ids"]))
-    nats = text.tokens.nats.tolist()
-    return {
-        "loss_nats": text.loss_nats,
-        "left_out": text.left_out,
-        "first": text.first(),
-        "spans": (
-            token_span(spell(id), colour_level(loss, most_nats))
-            for id, loss in zip(columns["id"].tolist(), nats, strict=True)
-        ),
-        "columns": json_columns(columns, spell={int(id): spell(int(id)) for id in used}),
     }
 
 

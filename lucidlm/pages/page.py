@@ -7,11 +7,8 @@ import html
 import json
 import math
 import os
-from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from lucidlm.runtime.files import replacing_file
 from lucidlm.runtime.wording import fixed
@@ -66,32 +63,6 @@ def token_span(text: str, level: int, *, kind: str = "", hint: str = "") -> "Mar
     shown = shown.replace("\n", '<span class="w">↵</span>\n').replace("\t", '<span class="w">→</span>\t')
     title = f' title="{html.escape(hint)}"' if hint else ""
     return Markup(f'<i class="k{level}{kind}"{title}>{shown}</i>')
-
-
-def numbers(column: np.ndarray) -> str:
-    """A column as JSON; null where a number is infinite.
-
-    All digits that its type holds, as the page rounds them again: of -10.3796 rounded to five digits first,
-    it would show -10.3800 beside the table's -10.3796.
-    """
-    if column.dtype.kind in "iu":
-        return json.dumps(column.tolist(), separators=(",", ":"))
-    if column.ndim == 2:
-        return "[" + ",".join(numbers(row) for row in column) + "]"
-    digits = 9 if column.dtype == np.float32 else 17  # so many bring each number back
-    return "[" + ",".join(f"{x:.{digits}g}" if math.isfinite(x) else "null" for x in column.tolist()) + "]"
-
-
-def json_columns(columns: dict[str, np.ndarray], **others: Any) -> "Iterator[Markup]":
-    """An object of columns as JSON for a script element, a column at a time."""
-    from markupsafe import Markup
-
-    yield Markup("{")
-    for name, value in others.items():
-        yield Markup(f"{json.dumps(name)}:") + in_script(value) + Markup(",")
-    for place, (name, column) in enumerate(columns.items()):
-        yield Markup(f"{',' if place else ''}{json.dumps(name)}:{numbers(column)}")
-    yield Markup("}")
 
 
 def _common(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,9 @@
 """The look of all pages: what is written on what, by the definition of contrast of WCAG 2.2 (1.4.3)."""
 
-import json
 import re
 from importlib.resources import files
 
 import pytest
-import torch
-
-from lucidlm.measure.explanation import DIGITS, explain_texts, written
-from lucidlm.model.config import GPTConfig
-from lucidlm.model.gpt import GPT
-from lucidlm.text.tokenizer import Tokenizer
 
 PAGES = files("lucidlm.pages") / "templates"
 LOOK = (PAGES / "look.css").read_text(encoding="utf-8")
@@ -62,27 +55,3 @@ def test_no_line_or_bar_of_a_chart_is_faint():
     script = (PAGES / "report.js").read_text(encoding="utf-8")
     assert "opacity" not in script
     assert {*re.findall(r'colour\("--(\w+)"\)', script)} <= {"ink", "dim", "ours", "other", "line", "paper"}
-
-
-def test_the_panel_writes_each_quantity_with_the_digits_of_the_table(tmp_path):
-    torch.manual_seed(0)
-    model = GPT(GPTConfig(vocab_size=257, context_length=32, emb_dim=16, n_layers=1, n_heads=2)).eval()
-    model.document_prefix_id = 256
-    explained = explain_texts(model, Tokenizer.bytes(), ["A lamp."])
-    explained.write_html(tmp_path / "page.html")
-    page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    given = re.search(r'data-digits="([^"]*)"', page)[1].replace("&#34;", '"')
-    assert json.loads(given) == DIGITS
-    token = explained.texts[0].tokens[0]
-    assert f">{written('probability', token.probability)}<" in page
-    assert f">{written('nats', token.log_probability)}<" in page
-    script = (PAGES / "tokens.js").read_text(encoding="utf-8")
-    assert not re.search(r"toFixed\((?!2\) \+ \"em\")|FractionDigits: \d|toExponential\(\d", script)
-
-
-def test_the_legend_knows_every_way_to_colour():
-    script = (PAGES / "tokens.js").read_text(encoding="utf-8")
-    offered = re.findall(r'<option value="(\w+)"', (PAGES / "explanation_part.html").read_text("utf-8"))
-    known = re.search(r"const keys = \{(.*?)\};", script, re.S)[1]
-    assert offered == re.findall(r"^ +(\w+): \[\[", known, re.M)
-    assert 'querySelector(".key").replaceChildren' in script
