@@ -89,12 +89,17 @@ def measure(text: Path, steps: int, minutes: float | None) -> dict:
     from lucidlm.training.loop import train
 
     said: list[str] = []
+
+    class Notes:
+        note = staticmethod(said.append)
+        stage = advance = staticmethod(lambda *counts: None)
+
     with tempfile.TemporaryDirectory() as folder:
         budget = {"minutes": minutes} if minutes else {"steps": steps}
         # A renewed prediction, of a run from which the clock took steps, comes as a note.
         result = train(
             TrainConfig(text=(str(text),), out=f"{folder}/run", **budget),
-            say=said.append,
+            progress=Notes(),
             watch=lambda report: said.extend(report.notes),
         )
     lines = "\n".join(said)

@@ -8,10 +8,13 @@ import sys
 import torch
 
 import lucidlm as lm
+from lucidlm.display import Display
 
 book, run, minutes = sys.argv[1], sys.argv[2], float(sys.argv[3]) if len(sys.argv) > 3 else 3.0
 
-result = lm.train(lm.TrainConfig(text=book, out=run, minutes=minutes), say=print)
+with Display() as display:
+    config = lm.TrainConfig(text=book, out=run, minutes=minutes)
+    result = lm.train(config, progress=display, watch=display.watch)
 print(result.verdict)
 
 model, tokenizer = lm.load(run)  # the best weights by validation loss

@@ -4,80 +4,103 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from lucidlm.runtime.console import show
+from lucidlm.runtime.console import say, show
 from lucidlm.runtime.wording import fixed, printable
 
 if TYPE_CHECKING:
     from lucidlm.measure.explanation import Explanation
     from lucidlm.training.loop import Report
 
+TRAINING = "training"
+SECONDS_BEFORE_BAR = 1.0
+"""What takes less needs no bar."""
 SECONDS_BETWEEN_LINES = 15.0
 """Without a terminal: a line of training at most this often."""
 
 
-class TrainingDisplay:
-    """A training's progress: use as a context manager, call `watch` with every report."""
+class Display:
+    """Progress of long work on standard error: a live bar on a terminal, else plain lines.
+
+    A context manager around the work. It is a Progress; `watch` gets the reports of a training.
+    """
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
-        self.progress: Progress | None = None
         self.last_line = -math.inf
         self.shown_at: tuple[int, float] | None = None
         """Tokens and time at the last line: the speed that is shown is the mean since then."""
+        self._bar: Progress | None = None
+        self._stage: tuple[str, int | None] = "", None
+        self._done = 0
+        self._began = math.inf
 
-    def __enter__(self) -> "TrainingDisplay":
+    def __enter__(self) -> "Display":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.progress is not None:
-            self.progress.stop()
+        self.close()
 
-    def say(self, line: str) -> None:
+    def note(self, line: str) -> None:
         """A line for a person."""
-        self.console.print(printable(line), markup=False, soft_wrap=True)
+        if self._bar is None:
+            say(line)
+        else:
+            self.console.print(printable(line), markup=False, soft_wrap=True)
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """A new stage of the work; a bar appears if it takes longer than a moment."""
+        self.close()
+        self._stage, self._done, self._began = (name, total), 0, time.monotonic()
+
+    def advance(self, n: int = 1) -> None:
+        """n more units of the stage."""
+        self._done += n
+        if self._bar is None:
+            if not self.console.is_terminal or time.monotonic() - self._began < SECONDS_BEFORE_BAR:
+                return
+            name, total = self._stage
+            self._open(f"{name} {{task.completed:,}}" + (f"/{total:,}" if total else ""), total)
+        assert self._bar is not None
+        self._bar.update(self._bar.task_ids[0], completed=self._done)
 
     def watch(self, report: "Report") -> None:
-        """Shows a step; a validation and what is worth a note stay on the screen."""
+        """A step of a training; validations and notes stay on the screen."""
         if self.console.is_terminal:
-            self._draw(report)
+            if self._stage[0] != TRAINING:
+                self.stage(TRAINING, report.steps)
+                self._open("step {task.completed:,}/{task.total:,}", report.steps)
+            assert self._bar is not None
+            numbers = self._numbers(report) if report.step.step else "validating"
+            self._bar.update(
+                self._bar.task_ids[0], completed=report.step.step, total=report.steps, numbers=numbers
+            )
         elif report.step.step and time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
-            self.say(f"step {report.step.step:,}/{report.steps:,}  {self._numbers(report)}")
+            self.note(f"step {report.step.step:,}/{report.steps:,}  {self._numbers(report)}")
         if report.validation is not None:
-            self.say(_validation(report))
+            self.note(_validation(report))
             if report.sample:
-                self.say(f"    {report.sample!r}")
+                self.note(f"    {report.sample!r}")
         for note in report.notes:
-            self.say(f"    {note}")
+            self.note(f"    {note}")
 
-    def stage(self, stage: str, done: int, total: int | None) -> None:
-        """How far the judging at the end is, on a terminal."""
-        if self.progress is not None:
-            self.progress.stop()
-            self.progress = None
-        stage_printer(stage, done, total)
+    def _open(self, text: str, total: int | None) -> None:
+        columns = (TextColumn(text), BarColumn(None), TextColumn("{task.fields[numbers]}"))
+        self._bar = Progress(*columns, console=self.console, transient=True, expand=True)
+        self._bar.add_task("", total=total, numbers="")
+        self._bar.start()
 
-    def _draw(self, report: "Report") -> None:
-        if self.progress is None:
-            columns = (
-                TextColumn("step {task.completed:,}/{task.total:,}"),
-                BarColumn(None),
-                TextColumn("{task.fields[numbers]}"),
-            )
-            self.progress = Progress(*columns, console=self.console, transient=True, expand=True)
-            self.progress.add_task("training", total=report.steps, numbers="")
-            self.progress.start()
-        numbers = self._numbers(report) if report.step.step else "validating"
-        self.progress.update(
-            self.progress.task_ids[0], completed=report.step.step, total=report.steps, numbers=numbers
-        )
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
     def _numbers(self, report: "Report") -> str:
         step, now = report.step, time.monotonic()
@@ -96,26 +119,6 @@ class TrainingDisplay:
         left = f"  {_duration(report.time_left_s)} left" if report.time_left_s else ""
         speed = f"{tokens_per_s:,.0f} tokens/s{mfu}{left}"
         return f"loss {fixed(step.loss_nats, 3)}  perplexity {fixed(perplexity(step.loss_nats), 1)}  {speed}"
-
-
-def counter(what: str) -> Callable[[int, int | None], None]:
-    """Counts long work on a terminal, a line that the result then takes the place of."""
-    began = shown = time.monotonic()
-
-    def count(done: int, total: int | None) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if not sys.stderr.isatty() or now - began < 2:
-            return
-        if total is not None and done >= total:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-        elif now - shown > 0.2:
-            shown = now
-            of = f" of {total:,}" if total else ""
-            speed = f"{done / (now - began):,.0f} a second"
-            print(f"\r\x1b[K{done:,}{of} {what}, {speed}", end="", file=sys.stderr, flush=True)
-
-    return count
 
 
 def print_token_lines(explanation: "Explanation") -> None:
@@ -137,15 +140,6 @@ def print_token_lines(explanation: "Explanation") -> None:
             print(f"\x1b[{colours[colour_level(nats, most)]}m{printable(line)}\x1b[0m")
         show("")
     show("\n".join(steps(explanation)))
-
-
-def stage_printer(stage: str, done: int, total: int | None) -> None:
-    """Draws how far the preparation of a text is, on a terminal."""
-    if not sys.stderr.isatty():
-        return
-    shown = f"{done / total:4.0%}" if total else f"{done:,}"
-    end = "\n" if total and done >= total else ""
-    print(f"\r\x1b[K{stage} {shown}", end=end, file=sys.stderr, flush=True)
 
 
 def _validation(report: "Report") -> str:

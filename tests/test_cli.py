@@ -866,7 +866,7 @@ def test_debug_prints_the_traceback_and_still_fails(home):
 
 
 def test_no_color_holds_on_a_terminal(monkeypatch):
-    from lucidlm.display import TrainingDisplay
+    from lucidlm.display import Display
     from lucidlm.runs.history import Step
     from lucidlm.training.loop import Report
 
@@ -884,7 +884,7 @@ def test_no_color_holds_on_a_terminal(monkeypatch):
             monkeypatch.setenv("NO_COLOR", "1")
         terminal = io.StringIO()
         monkeypatch.setattr(sys, "stderr", terminal)
-        with TrainingDisplay() as display:
+        with Display() as display:
             display.watch(Report(step, 10, 1.0, notes=("a note",)))
         drawn[no_color] = terminal.getvalue()
         monkeypatch.undo()

@@ -27,20 +27,15 @@ def load_model(model: str, compute: Compute) -> "tuple[GPT, Tokenizer, torch.dty
     """Model, tokenizer and the number type to compute in."""
     import torch
 
-    from lucidlm.display import counter
+    from lucidlm.display import Display
     from lucidlm.runtime.device import choose_device, dtype_of
     from lucidlm.runtime.process import keep_freed_memory, set_threads
     from lucidlm.weights.load import load
 
     device = choose_device(compute.device)
     set_threads(compute.threads)
-    loaded, tokenizer = load(
-        model,
-        seed=compute.seed,
-        device=str(device),
-        notice=say,
-        progress=counter("tensors read"),
-    )
+    with Display() as progress:
+        loaded, tokenizer = load(model, seed=compute.seed, device=str(device), progress=progress)
     keep_freed_memory()  # after loading: what it frees is not to be kept
     automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
     return loaded, tokenizer, automatic if compute.dtype == "auto" else dtype_of(compute.dtype)
@@ -50,19 +45,15 @@ def load_as_stored(model: str, stored: Stored) -> "tuple[GPT, Tokenizer]":
     """Model and tokenizer as they are to be written."""
     import torch
 
-    from lucidlm.display import counter
+    from lucidlm.display import Display
     from lucidlm.runtime.process import return_freed_memory, set_threads
     from lucidlm.weights.load import load
 
     return_freed_memory()
     set_threads(0)
-    return load(
-        model,
-        seed=stored.seed,
-        dtype=None if stored.dtype == "auto" else getattr(torch, stored.dtype),
-        notice=say,
-        progress=counter("tensors read"),
-    )
+    dtype = None if stored.dtype == "auto" else getattr(torch, stored.dtype)
+    with Display() as progress:
+        return load(model, seed=stored.seed, dtype=dtype, progress=progress)
 
 
 def documents_of(
@@ -127,16 +118,17 @@ def refuse_models(
 
 def seen_of(model: str, texts: Sequence[str], reading: Reading, *, held_out_of: str) -> "Seen | None":
     """How much a model was trained on of the texts or, without any, of a run's held-out text."""
-    from lucidlm.display import stage_printer
+    from lucidlm.display import Display
     from lucidlm.runs.lineage import held_out_seen_by, lineage_of, seen_by
     from lucidlm.text.documents import read_documents
 
     for fault in lineage_of(model).faults:
         say(f"what {model} was trained on is not known: {fault}")
-    if not texts:
-        return held_out_seen_by(model, Path(held_out_of), progress=stage_printer)
-    given = (document.pieces() for document in read_documents(texts, reading=reading))
-    return seen_by(model, given, progress=stage_printer)
+    with Display() as progress:
+        if not texts:
+            return held_out_seen_by(model, Path(held_out_of), progress=progress)
+        given = (document.pieces() for document in read_documents(texts, reading=reading))
+        return seen_by(model, given, progress=progress)
 
 
 def state_line(model: str) -> str:

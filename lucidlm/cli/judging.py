@@ -85,7 +85,7 @@ def evaluate(
     json
         Print the result as JSON.
     """
-    from lucidlm.display import counter, stage_printer
+    from lucidlm.display import Display
     from lucidlm.measure import document_scores, gate
     from lucidlm.report import assessment as judgement
     from lucidlm.report import run_page as report
@@ -129,28 +129,29 @@ def evaluate(
     }
     remarks = (state,) if (state := state_line(model)) else ()
     seen = seen_of(model, texts, reading, held_out_of=model)
-    if run is not None and baselines and protocol == "lucid":
-        result = judgement.judge(
-            loaded,
-            tokenizer,
-            list(documents),
-            corpus=corpus_of_run(run),
-            history=None if texts else read_history(run),
-            remarks=remarks,
-            seen=seen,
-            progress=stage_printer,
-            **settings,
-        )
-    else:
-        result = judgement.without_training_text(
-            loaded,
-            tokenizer,
-            documents,
-            remarks=remarks,
-            seen=seen,
-            progress=counter("tokens scored"),
-            **settings,
-        )
+    with Display() as progress:
+        if run is not None and baselines and protocol == "lucid":
+            result = judgement.judge(
+                loaded,
+                tokenizer,
+                list(documents),
+                corpus=corpus_of_run(run),
+                history=None if texts else read_history(run),
+                remarks=remarks,
+                seen=seen,
+                progress=progress,
+                **settings,
+            )
+        else:
+            result = judgement.without_training_text(
+                loaded,
+                tokenizer,
+                documents,
+                remarks=remarks,
+                seen=seen,
+                progress=progress,
+                **settings,
+            )
     if texts:
         result = replace(result, evaluation=replace(result.evaluation, account=account))
     verdicts = [gate.below_limit(result.evaluation, limit)] if limit is not None else []
@@ -229,7 +230,7 @@ def explain(
     json
         Print the result as JSON.
     """
-    from lucidlm.display import counter, print_token_lines
+    from lucidlm.display import Display, print_token_lines
     from lucidlm.measure.explanation import explain_texts, steps
     from lucidlm.text.account import Account
     from lucidlm.text.documents import given_text, read_texts
@@ -257,17 +258,18 @@ def explain(
         )
     loaded, tokenizer, dtype = load_model(model, compute)
     say_state(model)
-    result = explain_texts(
-        loaded,
-        tokenizer,
-        given,
-        top_k=top_k,
-        context_length=context_length,
-        stride=stride,
-        prefix=prefix,
-        dtype=dtype,
-        progress=counter("tokens explained"),
-    )
+    with Display() as progress:
+        result = explain_texts(
+            loaded,
+            tokenizer,
+            given,
+            top_k=top_k,
+            context_length=context_length,
+            stride=stride,
+            prefix=prefix,
+            dtype=dtype,
+            progress=progress,
+        )
     result = replace(result, account=account)
     if json:
         for line in result.json_lines():
@@ -318,7 +320,7 @@ def compare(
     json
         Print the result as JSON; its differences and intervals are A minus B: below 0, A is better.
     """
-    from lucidlm.display import counter
+    from lucidlm.display import Display
     from lucidlm.measure.comparison import Passage, compare_texts
     from lucidlm.text.account import Account
     from lucidlm.text.documents import read_texts
@@ -343,19 +345,20 @@ def compare(
     else:
         excerpts, design, fraction = own_validation_text(names[0][0])
         given = (Passage.of_excerpt(excerpt, tokenizer) for excerpt in excerpts)
-    result = compare_texts(
-        [loaded[:2] for loaded in a],
-        [loaded[:2] for loaded in b],
-        given,
-        design=design,
-        fraction=fraction,
-        names=names,
-        context_length=context_length,
-        stride=stride,
-        prefix=prefix,
-        dtype=dtype,
-        progress=counter("bytes compared"),
-    )
+    with Display() as progress:
+        result = compare_texts(
+            [loaded[:2] for loaded in a],
+            [loaded[:2] for loaded in b],
+            given,
+            design=design,
+            fraction=fraction,
+            names=names,
+            context_length=context_length,
+            stride=stride,
+            prefix=prefix,
+            dtype=dtype,
+            progress=progress,
+        )
     result = replace(result, account=account) if texts else result
     seen = {name: seen_of(name, texts, reading, held_out_of=runs[0]) for name in runs}
     result = replace(result, seen=seen)

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from lucidlm.cli.inputs import load_as_stored, load_model, say_state
 from lucidlm.cli.options import STORED, Compute, Stored, app
-from lucidlm.runtime.console import say, show, show_json
+from lucidlm.runtime.console import show, show_json
 from lucidlm.runtime.wording import one_line, plural
 
 if TYPE_CHECKING:
@@ -27,12 +27,13 @@ def info(model: str, *, json: Annotated[bool, Parameter(negative="")] = False) -
     json
         Print the result as JSON.
     """
+    from lucidlm.display import Display
     from lucidlm.model.presets import PRESETS
     from lucidlm.weights.load import load
 
     run = Path(model) / "run.toml"
     if model in PRESETS:  # its shape says all, and random weights of it may need more memory than there is
-        loaded, tokenizer = load(model, device="meta", notice=say)
+        loaded, tokenizer = load(model, device="meta", progress=Display())
         values = _shape_values(model, loaded, tokenizer)
     elif run.exists() and not (Path(model) / "model.safetensors").exists():
         values = _planned(model)
@@ -100,13 +101,14 @@ def import_model(source: str, *, out: str, stored: Stored = STORED) -> None:
     out
         The folder to write.
     """
-    from lucidlm.display import counter
+    from lucidlm.display import Display
     from lucidlm.weights.export import check_place
     from lucidlm.weights.export import export as export_model
 
     check_place(out, "hf")
     loaded, tokenizer = load_as_stored(source, stored)
-    export_model(loaded, tokenizer, out, progress=counter("tensors written or compared"))
+    with Display() as progress:
+        export_model(loaded, tokenizer, out, progress=progress)
     show(
         f"{out}: {plural(loaded.n_parameters, 'parameter')}, tokenizer {tokenizer.name}; opened "
         f"again, logits equal"
@@ -135,15 +137,14 @@ def export(
     kind
         How a gguf file stores matrices.
     """
-    from lucidlm.display import counter
+    from lucidlm.display import Display
     from lucidlm.weights.export import check_place
     from lucidlm.weights.export import export as export_model
 
     check_place(out, format)
     loaded, tokenizer = load_as_stored(model, stored)
     say_state(model)
-    export_model(
-        loaded, tokenizer, out, format=format, kind=kind, progress=counter("tensors written or compared")
-    )
+    with Display() as progress:
+        export_model(loaded, tokenizer, out, format=format, kind=kind, progress=progress)
     checked = "every tensor compared" if format == "gguf" else "opened again, logits equal"
     show(f"{out}: {plural(loaded.n_parameters, 'parameter')}, tokenizer {tokenizer.name}; {checked}")

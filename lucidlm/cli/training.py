@@ -47,19 +47,20 @@ def prepare(
         What is held out: pieces from all over the text, whole documents, or the end of each document
         (auto: documents where there are 20 or more, else pieces).
     """
-    from lucidlm.display import stage_printer
+    from lucidlm.display import Display
     from lucidlm.text.corpus import prepare as prepare_corpus
 
-    corpus = prepare_corpus(
-        texts,
-        out,
-        tokenizer=tokenizer,
-        validation=val or None,
-        validation_fraction=val_fraction,
-        split=split,
-        reading=reading,
-        progress=stage_printer,
-    )
+    with Display() as progress:
+        corpus = prepare_corpus(
+            texts,
+            out,
+            tokenizer=tokenizer,
+            validation=val or None,
+            validation_fraction=val_fraction,
+            split=split,
+            reading=reading,
+            progress=progress,
+        )
     for note in corpus.notes:
         say(note)
     show(
@@ -92,7 +93,7 @@ def train(
     json
         Print the result as JSON.
     """
-    from lucidlm.display import TrainingDisplay
+    from lucidlm.display import Display
     from lucidlm.runs.run_toml import read_settings
     from lucidlm.training.loop import train as run_training
 
@@ -109,22 +110,23 @@ def train(
         )
     asked, plan = read_settings(Path(config)) if config is not None and not resume else (settings, None)
 
-    def answer(result: "TrainResult") -> None:
-        show_json(_summary(result)) if json else show(f"\n{result.judgement}")
-        sys.stdout.flush()
+    with Display() as display:
 
-    with TrainingDisplay() as display:
+        def answer(result: "TrainResult") -> None:
+            display.close()
+            show_json(_summary(result)) if json else show(f"\n{result.judgement}")
+            sys.stdout.flush()
+
         if plan is not None and settings != replace(asked, out=settings.out):
-            display.say(f"{config} is changed by the flags given, so the plan is made again")
+            display.note(f"{config} is changed by the flags given, so the plan is made again")
             plan = None
         result = run_training(
             settings,
             plan=plan,
             resume=resume,
             overwrite=overwrite,
-            say=display.say,
+            progress=display,
             watch=display.watch,
-            stages=display.stage,
             answer=answer,
         )
     if result.judgement is None and json:

@@ -125,7 +125,7 @@ def compress(
     json
         Print the sizes as JSON.
     """
-    from lucidlm.display import counter
+    from lucidlm.display import Display
     from lucidlm.measure.compression import compress as compress_bytes
     from lucidlm.runtime.files import write_atomically
 
@@ -133,16 +133,17 @@ def compress(
     data = _file_bytes(file)
     loaded, tokenizer, _ = load_model(model, compute)
     say_state(model)
-    result = compress_bytes(
-        loaded,
-        tokenizer,
-        data,
-        context_length=context_length,
-        stride=stride,
-        prefix=prefix,
-        source=file,
-        progress=counter("tokens coded"),
-    )
+    with Display() as progress:
+        result = compress_bytes(
+            loaded,
+            tokenizer,
+            data,
+            context_length=context_length,
+            stride=stride,
+            prefix=prefix,
+            source=file,
+            progress=progress,
+        )
     write_atomically(out, result.file)
     show_json(result.to_dict()) if json else show(result)
 
@@ -162,7 +163,7 @@ def decompress(model: str, file: str, *, out: str, compute: Compute = COMPUTE) -
     out
         The file to write.
     """
-    from lucidlm.display import counter
+    from lucidlm.display import Display
     from lucidlm.measure.compression import arithmetic_of
     from lucidlm.measure.compression import decompress as decompress_bytes
     from lucidlm.runtime.files import write_atomically
@@ -173,7 +174,8 @@ def decompress(model: str, file: str, *, out: str, compute: Compute = COMPUTE) -
     loaded, tokenizer, _ = load_model(model, compute)
     threads = compute.threads or None
     say(f"made with {made or 'unknown threads (version 1)'}")
-    data = decompress_bytes(loaded, tokenizer, coded, threads=threads, progress=counter("tokens decoded"))
+    with Display() as progress:
+        data = decompress_bytes(loaded, tokenizer, coded, threads=threads, progress=progress)
     write_atomically(out, data)
     show(f"{out}: {plural(len(data), 'byte')}, checked")
 

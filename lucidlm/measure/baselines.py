@@ -20,11 +20,10 @@ import pyppmd
 
 from lucidlm.errors import DataError
 from lucidlm.measure.ngrams import choose_order, fit_orders, nats_of_documents
+from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.wording import plural
 from lucidlm.text.excerpts import Excerpt, as_excerpt
 from lucidlm.text.tokenizer import Tokenizer
-
-Progress = Callable[[str, int, int | None], None]
 
 Kind = Literal["static", "adapts while reading"]
 """static: fixed by the training text, as a trained model is. adapts while reading: compressors also learn
@@ -141,7 +140,7 @@ def measure_baselines(
     *,
     prefix_id: int | None,
     limit_bytes: int = LIMIT_BYTES,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Baselines:
     """The baselines of held-out documents given training documents, both as ids without end-of-text.
 
@@ -151,7 +150,6 @@ def measure_baselines(
     cannot. Without training text there are the uniform rows and the compressors. Raises DataError for a
     held-out text without a byte to score.
     """
-    progress = progress or (lambda stage, done, total: None)
     text = _heldout(tokenizer, heldout, prefix_id)
     known = _training(tokenizer, training, limit_bytes, progress)
     each = np.full(sum(map(len, text.ids)), math.log2(tokenizer.vocab_size))
@@ -248,13 +246,14 @@ def _training(
     documents: list[np.ndarray] = []
     data: list[bytes] = []
     size, cut = 0, False
+    progress.stage("reading the training text")
     for document in training:
         ends = np.cumsum(lengths[document], dtype=np.int64)
         kept = int(np.searchsorted(ends, limit_bytes - size, side="right"))
         documents.append(np.asarray(document[:kept]))
         data.append(tokenizer.decode_bytes(documents[-1]))
         size += len(data[-1])
-        progress("read", size, None)
+        progress.advance(len(data[-1]))
         if cut := kept < len(document):
             break
     none = np.zeros(len(documents), np.int64)
@@ -293,9 +292,7 @@ def _counted(
     tokens = _stream(known.ids, end_of_text, tokenizer.vocab_size)
 
     def of_tokens(name: str, order: int, note: str) -> Baseline:
-        orders = fit_orders(
-            tokens, order, tokenizer.vocab_size, start_id=end_of_text, progress=_named(progress, name)
-        )
+        orders = fit_orders(tokens, order, tokenizer.vocab_size, start_id=end_of_text, progress=progress)
         nats = nats_of_documents(
             orders, text.ids, tokenizer.vocab_size, prefix_id=prefix_id, before=text.before
         )
@@ -318,7 +315,7 @@ def _of_bytes(known: _Text, text: _Text, prefix: bool, progress: Progress) -> tu
     if chosen[0] == BYTE_ORDERS[-1]:
         chosen = _chosen(stream, LONG_BYTE_ORDERS, SEPARATOR + 1, SEPARATOR, name, progress)
     order, note, inside = chosen
-    orders = fit_orders(stream, order, SEPARATOR + 1, start_id=SEPARATOR, progress=_named(progress, name))
+    orders = fit_orders(stream, order, SEPARATOR + 1, start_id=SEPARATOR, progress=progress)
     nats = nats_of_documents(
         orders,
         _bytes(text),
@@ -339,17 +336,11 @@ def _chosen(
     progress: Progress,
 ) -> tuple[int, str, float | None]:
     """The order that predicts pieces of the training text best, a note, and its bits per id there."""
-    choice = choose_order(
-        stream, candidates, vocab_size, start_id=start_id, progress=_named(progress, f"order of the {name}")
-    )
+    choice = choose_order(stream, candidates, vocab_size, start_id=start_id, progress=progress)
     sample = " on a sample of the training text" if choice.sampled else " on the training text"
     inside = choice.nats_per_id.get(choice.order)
     note = f"order {choice.order}" + (f", chosen{sample}" if inside is not None else "")
     return choice.order, note, None if inside is None else inside / math.log(2)
-
-
-def _named(progress: Progress, stage: str) -> Callable[[int, int | None], None]:
-    return lambda done, total: progress(stage, done, total)
 
 
 def _stream(documents: Iterable[np.ndarray], start_id: int | None, vocab_size: int) -> np.ndarray:
@@ -415,6 +406,7 @@ def _compressed(known: _Text, text: _Text, progress: Progress) -> list[Baseline]
         jobs.append((lambda: bz2.BZ2Compressor(BZIP2_LEVEL), tail))
     stop = threading.Event()
     total = 2 * len(jobs) + 1
+    progress.stage("compressing", total)
     with ThreadPoolExecutor(min(total, os.cpu_count() or 1)) as pool:
         try:
             ppmd = pool.submit(_ppmd_bits, training, list(zip(_contexts(text), text.scored)), stop)
@@ -423,9 +415,9 @@ def _compressed(known: _Text, text: _Text, progress: Progress) -> list[Baseline]
             sizes: list[int] = []
             for size in pool.map(lambda job: _compressed_size(*job, stop), twice):
                 sizes.append(size)
-                progress("compress", len(sizes), total)
+                progress.advance()
             bits = ppmd.result()
-            progress("compress", total, total)
+            progress.advance()
         finally:
             stop.set()  # an interrupt would otherwise wait minutes for xz
     costs = [8 * (both - alone) / len(heldout) for alone, both in zip(sizes[::2], sizes[1::2])]

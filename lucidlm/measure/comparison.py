@@ -21,7 +21,7 @@ from lucidlm.measure.seen import Seen
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy
 from lucidlm.pages.page import colour_level, notebook, token_span, write_page
-from lucidlm.runtime.progress import Progress
+from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.wording import plural
 from lucidlm.text.account import Account
 from lucidlm.text.documents import given_text, read_texts
@@ -337,7 +337,7 @@ def compare(
     batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     reading: Reading = READING,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Comparison:
     """Two models with their tokenizers, as `load` gives them, on a text or the documents at a path.
 
@@ -383,7 +383,7 @@ def compare_texts(
     prefix: str = "auto",
     batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Comparison:
     """`compare` for any number of documents, or of pieces of a book (`design` "strata").
 
@@ -411,6 +411,7 @@ def compare_texts(
     atoms: list[Atoms] = []
     rows: list[np.ndarray] = []
     bytes_total = documents = 0
+    progress.stage("comparing bytes")
     for group in _groups(texts):
         scores = [judge.scores(group) for judge in judges]
         for number, passage in enumerate(group):
@@ -421,8 +422,7 @@ def compare_texts(
                 atoms.append(common)
                 rows.append(_blocks(documents, common, tokens, judges))
             documents += 1
-            if progress is not None:
-                progress(bytes_total, None)
+            progress.advance(len(passage.data))
     if not atoms:
         raise DataError(
             f"no byte of the {bytes_total:,} is scored by both models: give a longer text"

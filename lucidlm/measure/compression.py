@@ -41,7 +41,7 @@ from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.measure.scoring import checked_window, evaluating, prefix_of, scored_windows
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.process import Arithmetic
-from lucidlm.runtime.progress import Progress
+from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.wording import plural
 from lucidlm.text.account import Account
 from lucidlm.text.documents import given_text, read_texts
@@ -163,7 +163,7 @@ def compress(
     stride: int | None = None,
     prefix: str = "auto",
     source: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Compressed:
     """`data` coded with the model's own probabilities, window for window as `evaluate` asks for them.
 
@@ -209,7 +209,7 @@ def decompress(
     file: bytes,
     *,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> bytes:
     """The bytes that `compress` was given, or an error: never other bytes.
 
@@ -237,7 +237,7 @@ def arithmetic_of(file: bytes) -> Arithmetic | None:
 
 
 def _decoded(
-    model: GPT, tokenizer: Tokenizer, header: "_Header", words: np.ndarray, progress: Progress | None
+    model: GPT, tokenizer: Tokenizer, header: "_Header", words: np.ndarray, progress: Progress
 ) -> bytes:
     asked = predictions(
         model,
@@ -289,7 +289,7 @@ def encode(
     predictions: Generator[np.ndarray, int, None],
     *,
     most_bits: float = math.inf,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> np.ndarray:
     """The coder's words (n,), uint32; only their start once they are clearly more than `most_bits`."""
     ids = list(ids)
@@ -301,9 +301,9 @@ def encode(
             encoder.encode(wanted, stream.model.Categorical(weights, perfect=False))
         return wanted
 
-    for done, _ in enumerate(_all_coded(write, ids, predictions), start=1):
-        if progress:
-            progress(done, len(ids))
+    progress.stage("encoding tokens", len(ids))
+    for _ in _all_coded(write, ids, predictions):
+        progress.advance()
         if encoder.num_bits() > most_bits:
             break
     return encoder.get_compressed()
@@ -314,7 +314,7 @@ def decode(
     n_tokens: int,
     predictions: Generator[np.ndarray, int, None],
     *,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Iterator[int]:
     """The ids that were encoded to these words with the same predictions; DataError where none can be."""
     decoder = stream.queue.RangeDecoder(words)
@@ -327,9 +327,9 @@ def decode(
         except AssertionError:  # what the library raises for words that no encoder writes
             raise _OtherProbabilitiesError(_NOT_THE_SAME) from None
 
-    for done, id in enumerate(_all_coded(read, (None for _ in range(n_tokens)), predictions), start=1):
-        if progress:
-            progress(done, n_tokens)
+    progress.stage("decoding tokens", n_tokens)
+    for id in _all_coded(read, (None for _ in range(n_tokens)), predictions):
+        progress.advance()
         yield id
 
 

@@ -30,7 +30,7 @@ from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy, perplexity
 from lucidlm.pages.page import notebook
 from lucidlm.runtime.device import dtype_name
-from lucidlm.runtime.progress import Progress
+from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.ranges import Range
 from lucidlm.runtime.wording import fixed, plural
 from lucidlm.text.account import Account
@@ -251,7 +251,7 @@ def evaluate(
     batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     reading: Reading = READING,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Evaluation:
     """How well the model predicts a text, or the documents at a path (a file, a folder, a pattern, a URL).
 
@@ -300,7 +300,7 @@ def evaluate_documents(
     batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     token_counts: np.ndarray | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Evaluation:
     """`evaluate` for documents that are token ids already: (N,), without end-of-text, or excerpts.
 
@@ -318,10 +318,11 @@ def evaluate_documents(
             f"the model's vocabulary of {model.config.vocab_size:,} has no id {plan.prefix_id}, the "
             f"end-of-text of tokenizer {tokenizer.name}; give --prefix none, or the model's own tokenizer"
         )
-    counts = _Counts(model, tokenizer, plan.context_length, progress or (lambda done, total: None))
+    counts = _Counts(model, tokenizer, plan.context_length, progress)
     scored = scored_logits(
         model, plan.windows(counts.watch(documents)), batch_size=plan.batch_size, dtype=dtype
     )
+    progress.stage("scoring tokens")
     for piece in scored:
         counts.add(piece)
     number_type = dtype_name(dtype if dtype != torch.float32 else model.head.weight.dtype)
@@ -457,7 +458,7 @@ class _Counts:
         lengths = self.lengths[piece.targets.cpu()] * self.bytes_a_spelled[piece.document]
         self.bytes_scored += float(lengths.double().sum())
         self._add_to_blocks(piece, exact, lengths)
-        self.progress(round(self.tokens_scored), None)
+        self.progress.advance(len(nats))
 
     def _add_to_blocks(self, piece: Scored, nats: Tensor, lengths: Tensor) -> None:
         first = piece.start // self.context_length

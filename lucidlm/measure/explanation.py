@@ -32,7 +32,7 @@ from lucidlm.model.loss import bits, log_softmax, perplexity, softmax
 from lucidlm.pages.page import SHOWN_STEPS, notebook, write_page
 from lucidlm.pages.tokens import colour_edges, token_view
 from lucidlm.runtime.device import dtype_name
-from lucidlm.runtime.progress import Progress
+from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.wording import fixed
 from lucidlm.text.account import Account
 from lucidlm.text.documents import given_text
@@ -275,7 +275,7 @@ def explain(
     batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     reading: Reading = READING,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Explanation:
     """Every token's probability, rank, entropy, `top_k` best alternatives; rows average to evaluate's loss.
 
@@ -313,7 +313,7 @@ def explain_texts(
     prefix: str = "auto",
     batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Explanation:
     """`explain` for texts that have been cleaned."""
     if top_k < 0:
@@ -331,16 +331,15 @@ def explain_texts(
             )
     columns = [_Columns(with_prefix(tokens, prefix_id), top_k, model.config.vocab_size) for tokens in ids]
     windows = windows_of(ids, context_length=context_length, stride=stride, prefix_id=prefix_id)
-    torch_nats, done = 0.0, 0
+    torch_nats, total = 0.0, sum(len(each.given) for each in columns)
+    progress.stage("explaining tokens", total)
     for piece in scored_logits(model, windows, batch_size=batch_size, dtype=dtype):
         logits = piece.logits.float()
         torch_nats += F.cross_entropy(logits, piece.targets, reduction="none").double().sum().item()
         if not math.isfinite(torch_nats):
             raise NumbersError("the model's logits hold NaN or infinity: take another checkpoint")
         columns[piece.document].fill(piece, logits)
-        done += len(piece.targets)
-        if progress is not None:
-            progress(done, sum(len(each.given) for each in columns))
+        progress.advance(len(piece.targets))
     spell = _speller(tokenizer)
     return Explanation(
         texts=tuple(
@@ -351,7 +350,7 @@ def explain_texts(
             )
             for text, tokens, each in zip(texts, ids, columns, strict=True)
         ),
-        torch_loss_nats=torch_nats / done,
+        torch_loss_nats=torch_nats / total,
         vocab_size=model.config.vocab_size,
         protocol=Protocol(
             "lucid",

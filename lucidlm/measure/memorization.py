@@ -6,7 +6,7 @@ or reaches from one text into the next is none.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -16,12 +16,11 @@ from lucidlm.measure.continuation import CONTINUED_BYTES, SPAN, Continuation
 from lucidlm.measure.copies import ANCHOR, BORDER, Chunk, Counted, Longest, Spans, Spelling, Text
 from lucidlm.measure.near_copies import WINDOW, NearCopies, normalized, windows_of
 from lucidlm.measure.ngrams import ngram_keys
+from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.wording import plural, whole_words
 from lucidlm.text.hashing import Keys
 from lucidlm.text.token_file import TokenFile
 from lucidlm.text.tokenizer import Tokenizer
-
-Progress = Callable[[str, int, int | None], None]
 
 SIZES = (4, 8, 16)
 NEAR = 0.2
@@ -321,7 +320,7 @@ def measure_memorization(
     *,
     continuation: Continuation | None = None,
     sizes: Sequence[int] = SIZES,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Memorization:
     """What of the generated and the held-out texts stands in the training tokens.
 
@@ -332,14 +331,14 @@ def measure_memorization(
     texts = [_text(documents, end_of_text) for documents in (generated, heldout)]
     wanted = [_Wanted(texts, n) for n in sizes]
     search = _Search(tokenizer, generated, heldout)
+    progress.stage("searching for copies", len(training))
     for start in range(0, len(training), CHUNK):
         end = min(start + CHUNK, len(training))
         for these in wanted:
             places, _ = these.found_in(training[start : end + these.n - 1])
             these.found[places] = True
         search.look(training, start, end)
-        if progress is not None:
-            progress("compare", end, len(training))
+        progress.advance(end - start)
     return Memorization(
         rows=tuple(Share(these.n, *map(these.share, texts)) for these in wanted),
         spans=Share(SPAN, *(spans.share() for spans in search.spans)),

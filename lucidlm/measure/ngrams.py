@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lucidlm.runtime.progress import Progress
+from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.text.hashing import splitmix64
 
 CHUNK = 1 << 22
@@ -78,7 +78,7 @@ class KneserNey:
         vocab_size: int,
         *,
         start_id: int | None = None,
-        progress: Progress | None = None,
+        progress: Progress = SILENT,
     ) -> "KneserNey":
         """The model of a stream of ids; see `fit_orders`."""
         orders = fit_orders(ids, order, vocab_size, start_id=start_id, progress=progress)
@@ -95,7 +95,7 @@ def fit_orders(
     vocab_size: int,
     *,
     start_id: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Iterator[Order]:
     """The orders of a model of a stream of ids, the highest first: a text is scored while they are fitted.
 
@@ -107,6 +107,7 @@ def fit_orders(
     assert len(ids) < 1 << 32, "places are kept in 32 bits"
     assert len(ids) == 0 or int(ids.max()) < vocab_size, "an id's bits stand beside its context's"
     order = min(order, len(ids))
+    progress.stage("counting n-grams", order)
     counted = np.ones(len(ids), bool)
     for n in range(order, 0, -1):
         counts = _count(ids, n, counted, _id_bits(vocab_size))
@@ -114,8 +115,7 @@ def fit_orders(
         fitted = [_discounted(counts, n, _id_bits(vocab_size))]
         del counts  # no name here holds what was yielded while the next order is counted
         yield fitted.pop()
-        if progress is not None:
-            progress(order - n + 1, order)
+        progress.advance()
 
 
 def nats_of_documents(
@@ -201,7 +201,7 @@ def choose_order(
     vocab_size: int,
     *,
     start_id: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Choice:
     """The order that predicts held-out pieces of a stream best when it is fitted to the rest of it.
 
@@ -227,7 +227,7 @@ def choose_order(
         candidates,
         vocab_size,
         start_id,
-        progress or (lambda done, total: None),
+        progress,
     )
     means = {order: float(of.mean()) for order, of in nats.items()}
     enough = min(means.values()) * (1 + AS_GOOD)
@@ -248,6 +248,7 @@ def _nats_by_order(
     if start_id is not None:
         scored &= sequence != start_id
     highest = min(candidates[-1], len(ids))
+    progress.stage("choosing the order of the n-grams", highest)
     id_bits = _id_bits(vocab_size)
     # Of each model under way: what its orders so far gave each id, and what they left.
     models: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -266,7 +267,7 @@ def _nats_by_order(
                 left[places] = rest
             models[n] = probabilities, left
         counted = _first_places(ids, counts, n, start_id)
-        progress(highest - n + 1, highest)
+        progress.advance()
     return {n: -np.log(p + left / vocab_size)[scored] for n, (p, left) in sorted(models.items())}
 
 

@@ -1,12 +1,13 @@
 """How much of a text a model was trained on: texts and corpora come in, a share and a sentence come out."""
 
 import codecs
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.wording import plural
 from lucidlm.text.copies import EVIDENCE, CopySearch
 from lucidlm.text.corpus import Corpus, train_documents
@@ -24,8 +25,6 @@ FEW = 0.01
 MOSTLY = 0.5
 """From this share on a text is no sample of text that was not trained on, so its number has no interval."""
 NO_INTERVAL = "no 95 % interval: it was trained on"
-
-Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ def find_seen(
     runs: Sequence[tuple[str, Corpus]],
     *,
     unknown: Sequence[str] = (),
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Seen:
     """How much of the texts, each in blocks, stands in the training texts of these runs.
 
@@ -105,9 +104,9 @@ def find_seen(
     search = CopySearch(texts)
     for number, (_, corpus) in enumerate(runs):
         texts_of_run = ((number, blocks) for blocks in decoded(corpus.tokenizer, train_documents(corpus)))
+        progress.stage("searching the training text")
         for _ in search.look(texts_of_run):
-            if progress is not None:
-                progress("looking for it in the training text", number, len(runs))
+            progress.advance()
     found = search.copies()
     letters = int(found.letters.sum())
     # Lines of a template are everybody's; a text that has no others was trained on all the same.

@@ -1,7 +1,7 @@
 """All that can be said of a model on a text: evaluation, baselines, memorization, and a verdict."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,12 +21,11 @@ from lucidlm.report.course import FEWEST_TOKENS, Course, course_of
 from lucidlm.report.ladder import Ladder, ladder_of
 from lucidlm.report.verdict import course_sentences, gain_sentence, place_sentences, too_little_text
 from lucidlm.runs.history import History
+from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.wording import whole_words
 from lucidlm.text.corpus import Corpus, train_documents, validation_documents
 from lucidlm.text.excerpts import Excerpt, as_excerpt, ids_of
 from lucidlm.text.tokenizer import Tokenizer
-
-Stages = Callable[[str, int, int | None], None]
 
 WRITTEN_TEXTS = 4
 """Texts that a model writes so that memorization can be counted."""
@@ -103,7 +102,7 @@ def judge(
     seen: Seen | None = None,
     limit_bytes: int = BASELINE_BYTES,
     effort: float = 1.0,
-    progress: Stages | None = None,
+    progress: Progress = SILENT,
     **settings: Any,
 ) -> Judgement:
     """All of it, for held-out documents, as `evaluate_documents` takes them, and the corpus learnt from.
@@ -115,13 +114,12 @@ def judge(
     spell it; `effort` is the part of the usual length that the model generates; `settings` are those of
     `evaluate_documents`. Nothing in it looks at a clock: the same weights are judged the same.
     """
-    stages = progress or (lambda stage, done, total: None)
     evaluation = evaluate_documents(
         model,
         tokenizer,
         documents,
         token_counts=count_tokens(corpus),
-        progress=lambda done, total: stages("evaluating", done, total),
+        progress=progress,
         **settings,
     )
     whole_documents = history is not None and corpus.design == "documents"
@@ -157,7 +155,7 @@ def judge(
         )
         if whole_documents:
             ladder = replace(ladder, no_interval=_by_another_split(ladder.no_interval))
-    stages("writing", 0, None)
+    progress.stage("generating text")
     # A text that was given may have been trained on: the run's own held-out text was not.
     own = held_out if history is not None else [excerpt.ids for excerpt in validation_documents(corpus)]
     reference = _first_tokens(own, REFERENCE_TOKENS)

@@ -33,6 +33,7 @@ from lucidlm.runtime.files import (
 )
 from lucidlm.runtime.leavings import name_of_temporary, sweep_folder
 from lucidlm.runtime.places import PROBE, check_folder_place, path_text
+from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.signals import name_of
 from lucidlm.runtime.small_files import read_small_json
 from lucidlm.text.corpus import Corpus
@@ -200,7 +201,7 @@ def claimed_run_folder(
     *,
     others: tuple[str, ...] = (),
     overwrite: bool,
-    say: Callable[[str], None],
+    progress: Progress = SILENT,
 ) -> Generator[Path]:
     """`new_run_folder`, held for this process until the block ends.
 
@@ -225,7 +226,7 @@ def claimed_run_folder(
                 break
         first = next(_default_folders(texts))
         if out is None and folder != first:
-            say(f"{first} is taken, so this run goes to {folder}")
+            progress.note(f"{first} is taken, so this run goes to {folder}")
         yield folder
 
 

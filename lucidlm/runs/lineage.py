@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lucidlm.errors import LucidError, WeightsError
-from lucidlm.measure.seen import Progress, Seen, decoded, find_seen
+from lucidlm.measure.seen import Seen, decoded, find_seen
 from lucidlm.runs.data import corpus_of_run
 from lucidlm.runs.run_toml import read_settings
+from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.text.corpus import Corpus, validation_documents
 from lucidlm.text.excerpts import ids_of
 from lucidlm.weights.load import Source, resolve
@@ -53,7 +54,7 @@ def _run_of(name: str) -> Path | None:
 
 
 def seen_by(
-    model: str | Source, texts: Iterable[Iterable[str]], *, progress: Progress | None = None
+    model: str | Source, texts: Iterable[Iterable[str]], *, progress: Progress = SILENT
 ) -> Seen | None:
     """How much of the texts, each in blocks, the model was trained on; None where that is not known."""
     lineage = lineage_of(model)
@@ -62,7 +63,7 @@ def seen_by(
     return find_seen(texts, lineage.runs, unknown=lineage.unknown, progress=progress)
 
 
-def held_out_seen_by(model: str | Source, run: Path, *, progress: Progress | None = None) -> Seen | None:
+def held_out_seen_by(model: str | Source, run: Path, *, progress: Progress = SILENT) -> Seen | None:
     """The same of a run's held-out text: what the preparation of the text found, where that is all.
 
     A run that went on from the weights of another may hold out what the other was trained on, and so may any

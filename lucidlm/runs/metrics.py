@@ -4,7 +4,7 @@ A full disk must not cost a training run: the first line that cannot be written 
 """
 
 import contextlib
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Collection, Generator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ from typing import Any
 from lucidlm.runs.curves import Curves
 from lucidlm.runs.history import METRICS, SAMPLES, Step, Validation, checked_line, read_lines
 from lucidlm.runtime.files import append_whole, write_atomically
+from lucidlm.runtime.progress import Progress
 
 
 class Metrics:
     """The open metrics of one run."""
 
-    def __init__(self, run: Path, *, tensorboard: bool, warn: Callable[[str], None]) -> None:
-        self.run, self.warn = run, warn
+    def __init__(self, run: Path, *, tensorboard: bool, progress: Progress) -> None:
+        self.run, self.progress = run, progress
         self.failed: set[Path] = set()
         """What could not be written once, and was said to be so."""
         self.count()
@@ -73,7 +74,7 @@ class Metrics:
             yield
         except OSError as error:
             if path not in self.failed:
-                self.warn(
+                self.progress.note(
                     f"{path} cannot be written ({error.strerror or error}); training goes on without it"
                 )
             self.failed.add(path)

@@ -14,7 +14,6 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +21,7 @@ from typing import BinaryIO
 from filelock import FileLock
 
 from lucidlm.errors import DataError
+from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.small_files import read_small_json
 from lucidlm.runtime.wording import plural
 
@@ -97,7 +97,7 @@ def download(
     sha256: str | None = None,
     size: int | None = None,
     max_bytes: int = 4 << 30,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = SILENT,
 ) -> Path:
     """The file in `folder` that holds what `url` holds; one that is there already is not asked for again.
 
@@ -105,7 +105,6 @@ def download(
     that its file is still the same. Only a whole file of the right length and hash gets the final name, which
     is `name` or one made from the address.
     """
-    tell = progress or (lambda line: None)
     address = _checked_address(url)
     target = Path(folder) / (name or _file_name(url))
     try:
@@ -114,9 +113,9 @@ def download(
             if target.is_file():
                 if _is_whole(target, sha256) and size in (None, target.stat().st_size):
                     return target
-                tell(f"{url}: the copy in the cache is damaged and is fetched again")
+                progress.note(f"{url}: the copy in the cache is damaged and is fetched again")
                 target.unlink()
-            _fetch(url, address, target, max_bytes, tell)
+            _fetch(url, address, target, max_bytes, progress)
             _accept(url, target, sha256, size)
     except OSError as problem:
         raise DataError(
@@ -169,11 +168,11 @@ def _file_name(url: str) -> str:
     return f"{digest}-{legible}" if legible else digest
 
 
-def _fetch(url: str, address: str, target: Path, max_bytes: int, tell: Callable[[str], None]) -> None:
+def _fetch(url: str, address: str, target: Path, max_bytes: int, progress: Progress) -> None:
     """Fills the part file beside `target`, going on after a break up to a few times."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            _transfer(url, address, target, max_bytes, tell)
+            _transfer(url, address, target, max_bytes, progress)
             return
         except _BrokenOffError as problem:
             if attempt == _ATTEMPTS:
@@ -181,11 +180,11 @@ def _fetch(url: str, address: str, target: Path, max_bytes: int, tell: Callable[
                     f"{url}: {problem}, {_ATTEMPTS} times; run the command again to go on from there, "
                     "or download the file yourself and give its path"
                 ) from problem
-            tell(f"{url}: {problem}; trying again")
+            progress.note(f"{url}: {problem}; trying again")
             time.sleep(attempt)
 
 
-def _transfer(url: str, address: str, target: Path, max_bytes: int, tell: Callable[[str], None]) -> None:
+def _transfer(url: str, address: str, target: Path, max_bytes: int, progress: Progress) -> None:
     """One request: appends to the part file what the server still has to send of it."""
     part = _beside(target, ".part")
     headers = {"User-Agent": "lucidlm", "Accept-Encoding": "identity"}
@@ -213,7 +212,7 @@ def _transfer(url: str, address: str, target: Path, max_bytes: int, tell: Callab
             _write_origin(_beside(part, ".json"), _origin(url, response, total))
         with part.open("r+b" if have else "wb") as file:
             file.seek(have)
-            _receive(url, response, file, have, total, max_bytes, tell)
+            _receive(url, response, file, have, total, max_bytes, progress)
             file.flush()
             os.fsync(file.fileno())
 
@@ -225,7 +224,7 @@ def _receive(
     have: int,
     total: int | None,
     max_bytes: int,
-    tell: Callable[[str], None],
+    progress: Progress,
 ) -> None:
     """Writes the answer's body, counting: too little is a break, too much is refused."""
     told = since = time.monotonic()
@@ -253,7 +252,7 @@ def _receive(
             since, came = time.monotonic(), 0
         if time.monotonic() - told > 1:
             told = time.monotonic()
-            tell(f"{url}: {have / 1e6:,.1f}" + (f" of {total / 1e6:,.1f} MB" if total else " MB"))
+            progress.note(f"{url}: {have / 1e6:,.1f}" + (f" of {total / 1e6:,.1f} MB" if total else " MB"))
     if total is not None and have != total:
         raise _BrokenOffError(f"the connection broke off after {have:,} of {plural(total, 'byte')}")
 

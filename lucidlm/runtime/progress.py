@@ -1,25 +1,42 @@
-"""How far long work is: what does it calls `progress(done, total)`, what waits for it shows that."""
+"""Progress of long work: a function says what it does and how far it is; its caller draws that, or nothing.
 
-from collections.abc import Callable, Collection, Iterator
-from typing import TypeVar
+What takes long has `progress: Progress = SILENT`; lucidlm/display.py draws it on a terminal.
+"""
 
-Progress = Callable[[int, int | None], None]
-"""Gets how much is done, and of how much; None where that is not known."""
+from collections.abc import Collection, Iterator
+from typing import Protocol, TypeVar
 
 _Item = TypeVar("_Item")
 
 
-def counted(items: Collection[_Item], progress: Progress | None) -> Iterator[_Item]:
-    """The items, each told to `progress` when it is done."""
-    for done, item in enumerate(items, start=1):
+class Progress(Protocol):
+    """What long work calls."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """A stage of the work begins, such as "scoring tokens"; `total` is its number of units, if known."""
+
+    def advance(self, n: int = 1) -> None:
+        """n more units of the stage are done."""
+
+    def note(self, line: str) -> None:
+        """A line for a person."""
+
+
+class _Silent:
+    def stage(self, name: str, total: int | None = None) -> None: ...
+
+    def advance(self, n: int = 1) -> None: ...
+
+    def note(self, line: str) -> None: ...
+
+
+SILENT: Progress = _Silent()
+"""Draws nothing."""
+
+
+def counted(items: Collection[_Item], progress: Progress, stage: str) -> Iterator[_Item]:
+    """The items of a stage; each is done when the next one is asked for."""
+    progress.stage(stage, len(items))
+    for item in items:
         yield item
-        if progress is not None:
-            progress(done, len(items))
-
-
-def half(progress: Progress | None, number: int) -> Progress | None:
-    """What the first (0) or the second (1) half of the work calls, where `progress` is told of the whole."""
-    if progress is None:
-        return None
-    tell = progress
-    return lambda done, total: tell(done + number * (total or 0), total and 2 * total)
+        progress.advance()

@@ -19,6 +19,7 @@ import numpy as np
 from lucidlm.errors import ConfigError, DataError, RunError
 from lucidlm.runtime.files import MANIFEST, check_manifest, lock, replacing_folder, sha256_of, write_manifest
 from lucidlm.runtime.places import check_folder_place
+from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.small_files import read_small_json
 from lucidlm.runtime.wording import plural
 from lucidlm.text.account import Account
@@ -30,7 +31,7 @@ from lucidlm.text.pipes import refuse_stdin_twice
 from lucidlm.text.reading import READING, Reading
 from lucidlm.text.sources import find_files
 from lucidlm.text.split import Design, Part, Split, split
-from lucidlm.text.staged_text import Progress, Spool
+from lucidlm.text.staged_text import Spool
 from lucidlm.text.token_file import TokenFile, write_array, write_tokens
 from lucidlm.text.tokenizer import Tokenizer, bpe_size, in_threads, suggest
 
@@ -117,7 +118,7 @@ def prepare(
     validation_fraction: float = 0.1,
     split: Split = "auto",
     reading: Reading = READING,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Corpus:
     """The prepared folder `out` of these sources, made unless it stands there already, from the same text.
 
@@ -142,7 +143,7 @@ def prepare(
             texts += [stack.enter_context(_bundled_story())]
             aliases[str(texts[0])] = "the bundled story"
         order = _Order(texts, _as_list(validation), tokenizer, validation_fraction, split, reading, aliases)
-        progress, account = progress or (lambda stage, done, total: None), Account()
+        account = Account()
         parts = [_contents(_found(sources, account, progress)) for sources in (order.texts, order.held_out)]
         standing, status = _standing(out, order.settings, parts)
         if standing:
@@ -268,7 +269,7 @@ def _as_list(sources: Sources | None) -> list[str | Path]:
 
 
 def _found(sources: list[str | Path], account: Account, progress: Progress) -> list[File]:
-    return find_files(sources, account, tell=lambda line: progress(line, 0, None))
+    return find_files(sources, account, progress=progress)
 
 
 def _bundled_story() -> contextlib.AbstractContextManager[Path]:
@@ -385,6 +386,7 @@ def _write_parts(
     """
     with contextlib.closing(Spool(folder / "spool", progress, order.aliases)) as spool:
         spool.account.add(account)
+        progress.stage("reading text")
         for part in parts:
             spool.fill([content.file for content in part], order.reading)
         spool.notes += spool.account.lines()
@@ -460,9 +462,8 @@ def _tokenizer_for(spool: Spool, train: Part, tokenizer: str | Tokenizer) -> tup
     if (asked := bpe_size(spec)) is None:
         chosen = Tokenizer.from_spec(spec)
     else:
-        total = min(TRAINING_SAMPLE, train.characters)
-        texts = _sample(spool, train)
-        chosen = Tokenizer.train(texts, asked, lambda stage, done, _: spool.progress(stage, done, total))
+        spool.progress.stage("training the tokenizer", min(TRAINING_SAMPLE, train.characters))
+        chosen = Tokenizer.train(_sample(spool, train), asked, spool.progress)
     if asked is not None and chosen.vocab_size < asked:
         spool.notes.append(f"the text has words for {chosen.vocab_size} tokens of the {asked} asked for")
     if not chosen.lossless:
@@ -526,13 +527,13 @@ def _encode(
         return np.concatenate(ids), firsts, sum(len(text) for *_, text in pieces)
 
     def arrays() -> Iterator[np.ndarray]:
-        tokens = characters = 0
+        tokens = 0
+        spool.progress.stage("encoding", part.characters)
         for ids, firsts, length in in_threads(encoded, _groups(spool, part, tokenizer, new_document)):
             stretches.extend(tokens + first for first, _ in firsts)
             documents.extend(tokens + first for first, marked in firsts if marked)
             tokens += len(ids)
-            characters += length
-            spool.progress("encode", characters, part.characters)
+            spool.progress.advance(length)
             yield ids
 
     path = folder / f"{name}.npy"

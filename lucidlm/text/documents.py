@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from lucidlm.errors import DataError
+from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.wording import plural
 from lucidlm.text.account import (
     CARRIAGE_RETURNS,
@@ -84,7 +85,7 @@ def read_texts(
     account: Account,
     *,
     reading: Reading = READING,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = SILENT,
 ) -> Iterator[tuple[str, str]]:
     """Source and text of each document; `account` is complete when all are read."""
     for document in read_documents(sources, account, reading=reading, progress=progress):
@@ -110,7 +111,7 @@ def read_documents(
     account: Account | None = None,
     *,
     reading: Reading = READING,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = SILENT,
 ) -> Iterator[Document]:
     """The documents of files, folders, globs, addresses and "-" (stdin), always in the same order.
 
@@ -122,7 +123,7 @@ def read_documents(
     sources = [sources] if isinstance(sources, str | Path) else sources
     if not sources:
         raise DataError('no text to read: give a file, a folder, an address or "-" for stdin')
-    files = find_files(sources, account, tell=progress)
+    files = find_files(sources, account, progress=progress)
     yield from documents_of_files(files, account, reading=reading)
 
 

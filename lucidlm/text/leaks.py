@@ -33,16 +33,15 @@ def find_leaks(spool: Spool, train: Part, validation: Part) -> dict:
     """
     stretches = list(validation.ranges())
     search = CopySearch(spool.text(start, end) for _, start, end in stretches)
-    done = 0
 
     def documents() -> Iterator[tuple[int, Iterator[str]]]:
-        nonlocal done
         for document, start, end in train.ranges():
             yield document, spool.text(start, end)
-            done += end - start
+            spool.progress.advance(end - start)
 
+    spool.progress.stage("looking for copies", train.bytes)
     for _ in search.look(documents()):
-        spool.progress("check", done, train.bytes)
+        pass
     of_one_text = bool(np.isin(validation.documents, train.documents).any())
     findings = _Findings(spool, stretches, search.copies(), of_one_text)
     spool.notes.extend(findings.notes())

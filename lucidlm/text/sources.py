@@ -12,12 +12,13 @@ import shlex
 import stat
 import urllib.parse
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lucidlm.errors import DataError
 from lucidlm.runtime.download import cache_folder, download, origin_of
 from lucidlm.runtime.places import path_text
+from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.wording import one_line
 from lucidlm.text.account import (
     EMPTY_FILES,
@@ -40,32 +41,30 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _PROBE = 1 << 16
 """How much of a file is looked at before a pattern for files of its kind is offered."""
 
-Tell = Callable[[str], None]
 
-
-def find_files(sources: Sequence[str | Path], account: Account, *, tell: Tell | None = None) -> list[File]:
+def find_files(sources: Sequence[str | Path], account: Account, *, progress: Progress = SILENT) -> list[File]:
     """The files of all sources, those of a folder or pattern by path, none twice.
 
     A file that a user names must be there. In a folder or pattern what is no file to read is passed over, and
-    counted in `account`; a source with nothing to read is a DataError. `tell` hears of downloads.
+    counted in `account`; a source with nothing to read is a DataError. `progress` gets notes of downloads.
     """
     refuse_stdin_twice(sources)
     found: dict[str, File] = {}
     for source in sources:
-        for file in _files_of(source, account, tell or (lambda line: None)):
+        for file in _files_of(source, account, progress):
             if found.setdefault(os.path.realpath(file.path), file) is not file:
                 account.pass_over(GIVEN_TWICE, file.name)
     return list(found.values())
 
 
-def _files_of(source: str | Path, account: Account, tell: Tell) -> list[File]:
+def _files_of(source: str | Path, account: Account, progress: Progress) -> list[File]:
     name = str(source)
     if not name:
         raise DataError('a path is empty (""): give a file, a folder, an address or "-" for stdin')
     if name in (DASH, STDIN):
         return [File(spooled_stdin(), "stdin", "text")]
     if name.lower().startswith(("http://", "https://")):
-        return [_file_at_address(name, tell)]
+        return [_file_at_address(name, progress)]
     if (scheme := _SCHEME.match(name)) and not os.path.lexists(name):
         way_out = "give its path" if scheme[1].lower() == "file" else "download it and give its path"
         raise DataError(f"{one_line(name)}: only http:// and https:// addresses are fetched; {way_out}")
@@ -310,8 +309,8 @@ def _is_folder(entry: os.DirEntry, *, follow: bool) -> bool:
         return False
 
 
-def _file_at_address(url: str, tell: Tell) -> File:
-    path = download(url, cache_folder(), progress=tell)
+def _file_at_address(url: str, progress: Progress) -> File:
+    path = download(url, cache_folder(), progress=progress)
     origin = origin_of(path)
     told = (origin.content_type or "").partition(";")[0].strip().lower() if origin else ""
     kind, packings = kind_of(urllib.parse.urlsplit(url).path, unknown="")

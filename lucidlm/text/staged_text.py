@@ -4,19 +4,18 @@ import codecs
 import contextlib
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from lucidlm.runtime.files import naming
+from lucidlm.runtime.progress import Progress
 from lucidlm.runtime.wording import one_line
 from lucidlm.text.account import Account
 from lucidlm.text.documents import Document, documents_of_files
 from lucidlm.text.formats.decoding import File
 from lucidlm.text.reading import Reading
-
-Progress = Callable[[str, int, int | None], None]
 
 BLOCK = 1 << 20
 """Bytes that are read at a time."""
@@ -101,6 +100,6 @@ class Spool:
             text.write(data)
             digest.update(data)
             characters += len(piece)
-            self.progress("read", text.tell(), None)
+            self.progress.advance(len(data))
         entry = (offset, text.tell() - offset, characters, digest.digest()[:16])
         return np.array(entry, INDEX).tobytes()

@@ -23,6 +23,7 @@ import numpy as np
 
 from lucidlm.errors import ConfigError, DataError, WeightsError
 from lucidlm.runtime.files import write_atomically
+from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.wording import plural
 from lucidlm.text.tokenizer_files import document_of
 from lucidlm.text.tokenizer_json import (
@@ -113,7 +114,7 @@ class Tokenizer:
         cls,
         texts: Iterable[str],
         vocab_size: int,
-        progress: Callable[[str, int, int | None], None] | None = None,
+        progress: Progress = SILENT,
     ) -> "Tokenizer":
         """A byte-level BPE learnt from `texts`; the same texts give the same vocabulary, to the byte.
 
@@ -447,7 +448,7 @@ def _last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
 _training = threading.Lock()
 
 
-def _train_document(texts: Iterable[str], vocab_size: int, progress) -> dict:
+def _train_document(texts: Iterable[str], vocab_size: int, progress: Progress) -> dict:
     import tokenizers
 
     trained = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -470,15 +471,12 @@ def _train_document(texts: Iterable[str], vocab_size: int, progress) -> dict:
     return plain_document(model["vocab"], model["merges"])
 
 
-def _training_texts(texts: Iterable[str], progress) -> Iterator[str]:
-    done = 0
+def _training_texts(texts: Iterable[str], progress: Progress) -> Iterator[str]:
     for text in texts:
         for start in range(0, len(text), LONGEST_PIECE):
             piece = text[start : start + LONGEST_PIECE]
             yield _LONG_RUN.sub(lambda run: run[1] or run[2], piece)
-            done += len(piece)
-            if progress:
-                progress("tokenizer", done, None)
+            progress.advance(len(piece))
 
 
 def _from_document(document: dict, *, end_token: object = None, source: str = "tokenizer.json") -> Tokenizer:

@@ -12,7 +12,7 @@ import torch
 from lucidlm.errors import RunError
 from lucidlm.measure.evaluation import Evaluation
 from lucidlm.model.gpt import GPT
-from lucidlm.report.assessment import Judgement, Stages, judge
+from lucidlm.report.assessment import Judgement, judge
 from lucidlm.report.card import write_card
 from lucidlm.report.course import course_of
 from lucidlm.report.run_page import REPORT, write_report
@@ -25,6 +25,7 @@ from lucidlm.runtime.device import synchronise
 from lucidlm.runtime.memory import is_out_of_memory, memory_left
 from lucidlm.runtime.probes import core_share
 from lucidlm.runtime.process import set_threads
+from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.run_out import with_way_out
 from lucidlm.runtime.signals import Interrupted, doing, ending, held, released
 from lucidlm.runtime.small_files import read_small_json
@@ -88,35 +89,33 @@ def train(
     plan: Plan | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    say: Callable[[str], None] | None = None,
+    progress: Progress = SILENT,
     watch: Callable[[Report], None] | None = None,
-    stages: Stages | None = None,
     answer: Callable[[TrainResult], None] | None = None,
 ) -> TrainResult:
     """Trains to the end of the plan and returns where the run is and how good it became.
 
     With `plan`, exactly that is done, whatever the clock says. With `resume`, config.out names the run and
     all else comes from its run.toml. SIGINT, SIGTERM and SIGHUP end the run after the step under way, with a
-    checkpoint; before the first step there is nothing to save, and Interrupted is raised. `say` gets lines
-    for a person, `watch` every step's report, `stages` how far the judging at the end is, `answer` the result
+    checkpoint; before the first step there is nothing to save, and Interrupted is raised. `watch`
+    gets every step's report, `answer` the result
     before the report is written, so that nothing that goes wrong from there on can lose it. Raises a
     LucidError that says what to change.
     """
-    say = say or (lambda line: None)
     with contextlib.ExitStack() as stack:
         stack.enter_context(ending())
         if resume:
             again = f"before it went on: lucidlm train --resume --out {config.out} begins again where it was"
             with doing(again):
-                run = resume_run(config, stack, say)
+                run = resume_run(config, stack, progress)
         else:
             with doing("before the first step, nothing was trained: run the same command again"):
-                run = start_run(config, plan, stack, say, overwrite=overwrite)
+                run = start_run(config, plan, stack, progress, overwrite=overwrite)
         with held() as signalled, _telling_of_memory(run):
             for report in train_steps(run, stop=lambda: bool(signalled.number)):
                 if watch is not None:
                     watch(report)
-            return finish(run, interrupted=signalled.number, say=say, stages=stages, answer=answer)
+            return finish(run, interrupted=signalled.number, progress=progress, answer=answer)
 
 
 @contextlib.contextmanager
@@ -169,8 +168,7 @@ def finish(
     run: TrainingRun,
     *,
     interrupted: int = 0,
-    say: Callable[[str], None] = lambda line: None,
-    stages: Stages | None = None,
+    progress: Progress = SILENT,
     answer: Callable[[TrainResult], None] | None = None,
 ) -> TrainResult:
     """Writes the last weights, judges the best, tells the result, writes model card and report.
@@ -179,13 +177,13 @@ def finish(
     result's problems.
     """
     for note in save(run):
-        say(note)
+        progress.note(note)
     problems = () if run.unsaved is None else (_unsaved(run),)
     judgement = None
     if not interrupted and not run.validation_pending:
         try:
             with released():
-                judgement = _judge_best(run, say, stages)
+                judgement = _judge_best(run, progress)
         except Interrupted as signalled:
             interrupted = signalled.number
         except Exception as error:
@@ -195,7 +193,7 @@ def finish(
     result = _ended(run, judgement, interrupted=interrupted, problems=problems)
     if judgement is None:
         for problem in problems:
-            say(problem)
+            progress.note(problem)
         return result
     if answer is not None:
         answer(result)
@@ -206,7 +204,7 @@ def finish(
         pages, result = (), replace(result, interrupted=signalled.number)
     result = replace(result, problems=(*problems, *pages))
     for problem in result.problems:
-        say(problem)
+        progress.note(problem)
     return result
 
 
@@ -437,7 +435,7 @@ def _far_behind(run: TrainingRun, possible: int, *, share_of_time: float) -> boo
     return possible < run.plan.steps * (0.7 if share_of_time < 0.8 else 0.97)
 
 
-def _judge_best(run: TrainingRun, say: Callable[[str], None], stages: Stages | None) -> Judgement:
+def _judge_best(run: TrainingRun, progress: Progress) -> Judgement:
     """The best weights, read back, on the validation text: all of it if there is time for that.
 
     With minutes to keep to, baselines and memorization get as much less as other programs leave of a core.
@@ -453,7 +451,7 @@ def _judge_best(run: TrainingRun, say: Callable[[str], None], stages: Stages | N
     limit_bytes, share = baseline_bytes(run.config.minutes), 1.0
     if run.clock.deadline_s is not None and (found := min(core_share(), run.clock.core_share)) < QUIET:
         limit_bytes, share = max(LEAST_CONTENDED_BYTES, int(limit_bytes * found)), found
-        say(
+        progress.note(
             f"CPU is contended ({share:.0%} of a core is left): baselines of {limit_bytes:,} bytes "
             f"of text at most, instead of {baseline_bytes(run.config.minutes):,}, and less generated text; "
             f"lucidlm evaluate {run.folder} does not hurry"
@@ -470,7 +468,7 @@ def _judge_best(run: TrainingRun, say: Callable[[str], None], stages: Stages | N
         started_from=run.config.from_,
         limit_bytes=limit_bytes,
         effort=share,
-        progress=stages,
+        progress=progress,
     )
     return replace(judgement, seen=held_out_seen_by(str(run.folder), run.folder))
 

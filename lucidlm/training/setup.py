@@ -45,6 +45,7 @@ from lucidlm.runtime.memory import size
 from lucidlm.runtime.places import check_file_place
 from lucidlm.runtime.probes import core_share, fastest_exact_float32, probe_matmul
 from lucidlm.runtime.process import keep_freed_memory, set_float32, set_threads
+from lucidlm.runtime.progress import Progress
 from lucidlm.runtime.wording import plural
 from lucidlm.text.corpus import Corpus, open_corpus, prepare
 from lucidlm.text.reading import READING
@@ -76,11 +77,14 @@ HEADER_BYTES = 1 << 16
 """More than the names and shapes in a file of tensors take."""
 ENVIRONMENT = "env.json"
 
-Say = Callable[[str], None]
-
 
 def start_run(
-    config: TrainConfig, plan: Plan | None, stack: contextlib.ExitStack, say: Say, *, overwrite: bool
+    config: TrainConfig,
+    plan: Plan | None,
+    stack: contextlib.ExitStack,
+    progress: Progress,
+    *,
+    overwrite: bool,
 ) -> TrainingRun:
     """A new run, ready for its first step; `stack` lets go of the folder. What was chosen is said."""
     clock = Clock()
@@ -91,10 +95,12 @@ def start_run(
         config.out, **read, overwrite=overwrite
     )  # a place that cannot be is refused before the work
     # Before the folder is touched: it may be the very one that is to be overwritten.
-    base, tokenizer = (None, None) if config.from_ is None else load(config.from_, notice=say)
+    base, tokenizer = (None, None) if config.from_ is None else load(config.from_, progress=progress)
     former: Path | None = None
     try:
-        folder = stack.enter_context(claimed_run_folder(config.out, **read, overwrite=overwrite, say=say))
+        folder = stack.enter_context(
+            claimed_run_folder(config.out, **read, overwrite=overwrite, progress=progress)
+        )
     except OSError as error:
         raise RunError(f"{config.out or 'runs'}: {error.strerror}; choose another --out") from None
     try:
@@ -107,10 +113,10 @@ def start_run(
         raise RunError(f"{folder} cannot be made ({error.strerror}); choose another --out") from None
     try:
         config = replace(config, out=str(folder))
-        metrics = Metrics(folder, tensorboard=config.tensorboard, warn=say)
+        metrics = Metrics(folder, tensorboard=config.tensorboard, progress=progress)
         device, notes = _settle(config)
         check_preset(config, device)
-        corpus = _corpus_of(config, folder, say, tokenizer)
+        corpus = _corpus_of(config, folder, progress, tokenizer)
         check_scorable(corpus)
         if plan is None:
             # Without a time limit nothing that a probe's speed decides may change the weights.
@@ -128,14 +134,15 @@ def start_run(
             shape = base.config if base is not None else None
             planned = make_plan(config, corpus, device, clock=clock, float32=float32, base=shape)
             for line in planned.lines:
-                say(line)
+                progress.note(line)
             plan, clock.deadline_s = planned.plan, planned.deadline_s
             most_steps, final_tokens = planned.most_steps, planned.final_tokens
             alone_s, text = planned.alone_s, planned.text
         else:
             most_steps, final_tokens, alone_s, text = plan.steps, sys.maxsize, None, None
             _check_memory(config, plan, device)
-            say(f"plan: from the settings file, {plural(plan.steps, 'step')}; the clock is not looked at")
+            steps = plural(plan.steps, "step")
+            progress.note(f"plan: {steps}, from the settings file; no time limit")
         _apply(plan)
         _check_room(folder, plan)
         id = run_id(config, plan, corpus)
@@ -155,7 +162,7 @@ def start_run(
             model,
             metrics,
             clock,
-            say,
+            progress,
             most_steps=most_steps,
             final_tokens=final_tokens,
         )
@@ -173,7 +180,7 @@ def start_run(
     return run
 
 
-def resume_run(config: TrainConfig, stack: contextlib.ExitStack, say: Say) -> TrainingRun:
+def resume_run(config: TrainConfig, stack: contextlib.ExitStack, progress: Progress) -> TrainingRun:
     """The run at config.out as its last whole checkpoint left it; everything else comes from its run.toml."""
     if not config.out:
         raise ConfigError("--resume needs --out RUN: the folder of the run to go on with")
@@ -196,8 +203,8 @@ def resume_run(config: TrainConfig, stack: contextlib.ExitStack, say: Say) -> Tr
     id = whole.run if whole is not None else ""
     checkpoint = last_checkpoint(folder, id=id)
     for note in (*checkpoint.notes, *read_history(folder).remarks):
-        say(note)
-    metrics = Metrics(folder, tensorboard=config.tensorboard, warn=say)
+        progress.note(note)
+    metrics = Metrics(folder, tensorboard=config.tensorboard, progress=progress)
     device, _ = _settle(config)
     _apply(plan)
     corpus = corpus_of_run(folder)
@@ -216,7 +223,7 @@ def resume_run(config: TrainConfig, stack: contextlib.ExitStack, say: Say) -> Tr
         model,
         metrics,
         Clock(),
-        say,
+        progress,
         most_steps=plan.steps,
         final_tokens=sys.maxsize,
     )
@@ -230,9 +237,9 @@ def resume_run(config: TrainConfig, stack: contextlib.ExitStack, say: Say) -> Tr
     run.validations, run.id = validations, id
     run.validation_pending = checkpoint.state.get("validation_pending", False)
     run.saved = run.step, len(validations)
-    _find_best(run, whole, say)
+    _find_best(run, whole, progress)
     run.stopped_early = has_passed_its_best(run)
-    say(f"resuming {folder} at step {run.step:,} of {plan.steps:,}")
+    progress.note(f"resuming {folder} at step {run.step:,} of {plan.steps:,}")
     return run
 
 
@@ -263,7 +270,7 @@ def _check_settings(folder: Path, whole: Whole | None) -> None:
         )
 
 
-def _find_best(run: TrainingRun, whole: Whole | None, say: Say) -> None:
+def _find_best(run: TrainingRun, whole: Whole | None, progress: Progress) -> None:
     """The best weights are those in the folder, if they are there and whole; else those of the checkpoint."""
     if whole is None:
         run.kept = lowest(run.validations)
@@ -275,7 +282,9 @@ def _find_best(run: TrainingRun, whole: Whole | None, say: Say) -> None:
             find_tensors(run.folder)
         return
     except WeightsError as error:
-        say(f"{str(error).partition('; ')[0]}: from now on the weights of step {run.step:,} are the best")
+        progress.note(
+            f"{str(error).partition('; ')[0]}: from now on the weights of step {run.step:,} are the best"
+        )
     run.best_state = {name: tensor.detach().cpu().clone() for name, tensor in run.model.state_dict().items()}
     run.kept = next((each for each in run.validations if each.step == run.step), None)
 
@@ -293,7 +302,7 @@ def _assemble(
     model: GPT,
     metrics: Metrics,
     clock: Clock,
-    say: Say,
+    progress: Progress,
     *,
     most_steps: int,
     final_tokens: int,
@@ -311,7 +320,7 @@ def _assemble(
         samples=choose_samples(corpus, tokens=plan.validation_tokens, prompt=config.sample_prompt),
         model=model,
         optimizers=make_optimizers(model, plan.optim),
-        hidden=_compiled(model, plan, say) if plan.compile else model.hidden,
+        hidden=_compiled(model, plan, progress) if plan.compile else model.hidden,
         dtype=dtype,
         peak_flops_per_s=probe_matmul(model.device, dtype).flops_per_s,
         metrics=metrics,
@@ -343,7 +352,7 @@ def _apply(plan: Plan) -> None:
     set_float32(plan.float32)
 
 
-def _corpus_of(config: TrainConfig, folder: Path, say: Say, base: Tokenizer | None) -> Corpus:
+def _corpus_of(config: TrainConfig, folder: Path, progress: Progress, base: Tokenizer | None) -> Corpus:
     """The prepared text: a folder of `lucidlm prepare` as it is, else prepared into the run.
 
     `base` is the tokenizer of the model that the run goes on from, if it does.
@@ -380,9 +389,10 @@ def _corpus_of(config: TrainConfig, folder: Path, say: Say, base: Tokenizer | No
         validation_fraction=config.val_fraction,
         split=split,
         reading=config.reading,
+        progress=progress,
     )
     for note in corpus.notes:
-        say(note)
+        progress.note(note)
     return corpus
 
 
@@ -425,7 +435,7 @@ def _characters_in(config: TrainConfig) -> int:
     return int(seconds * (3e6 if choose_device(config.device).type == "cuda" else 25e3))
 
 
-def _compiled(model: GPT, plan: Plan, say: Say) -> Callable[[Tensor], Tensor]:
+def _compiled(model: GPT, plan: Plan, progress: Progress) -> Callable[[Tensor], Tensor]:
     """model.hidden through torch.compile; as it is, with a line that says so, where that fails."""
     try:
         compiled = torch.compile(model.hidden)
@@ -438,7 +448,9 @@ def _compiled(model: GPT, plan: Plan, say: Say) -> Callable[[Tensor], Tensor]:
         return compiled
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200]
-        say(f"torch.compile does not work here, training without it ({type(error).__name__}: {reason})")
+        progress.note(
+            f"torch.compile does not work here, training without it ({type(error).__name__}: {reason})"
+        )
         return model.hidden
 
 

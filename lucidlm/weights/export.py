@@ -12,7 +12,7 @@ from lucidlm.model.gpt import GPT
 from lucidlm.runtime.files import free_bytes, lock, replacing_folder
 from lucidlm.runtime.memory import size
 from lucidlm.runtime.places import check_file_place, check_folder_place, path_text
-from lucidlm.runtime.progress import Progress, half
+from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.run_out import way_out_of
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.huggingface import StoredModel, open_model, save_model
@@ -30,15 +30,14 @@ def export(
     *,
     format: Format = "hf",
     kind: Literal["f32", "f16", "bf16", "q8_0"] = "f16",
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> None:
     """Writes the model for other programs; what was written is opened again and compared before it is there.
 
     "hf": a folder for transformers, vLLM and all that reads Hugging Face models; its logits must be equal to
     the last bit. "gguf": a file for llama.cpp and Ollama, its matrices stored as `kind`; each tensor comes
     back within what that type can hold. WeightsError where it does not, ConfigError for what a format cannot
-    express, RunError for a place that is taken or has no room. `progress` gets how many tensors are written
-    and how many compared, in one count.
+    express, RunError for a place that is taken or has no room.
     """
     check_place(out, format)
     out = Path(out)
@@ -54,8 +53,8 @@ def export(
                 return
             with replacing_folder(out) as folder:
                 prefix = model.document_prefix_id
-                save_model(model, tokenizer, folder, document_prefix_id=prefix, progress=half(progress, 0))
-                _check_same(model, tokenizer, folder, half(progress, 1))
+                save_model(model, tokenizer, folder, document_prefix_id=prefix, progress=progress)
+                _check_same(model, tokenizer, folder, progress)
     except OSError as error:  # which names a hidden file beside `out`, or none
         way_out = way_out_of(error) or "give another --out"
         raise RunError(
@@ -76,7 +75,7 @@ def check_place(out: str | Path, format: Format) -> None:
         raise PlaceError(f"{out} is there already; it is not overwritten: choose another --out")
 
 
-def _check_same(model: GPT, tokenizer: Tokenizer, folder: Path, progress: Progress | None) -> None:
+def _check_same(model: GPT, tokenizer: Tokenizer, folder: Path, progress: Progress) -> None:
     """WeightsError unless the folder's model and tokenizer are these."""
     ids = tokenizer.encode(FIXED_TEXT)[: model.config.context_length]
     if Tokenizer.load(folder).encode(FIXED_TEXT)[: len(ids)] != ids:
@@ -101,28 +100,25 @@ def logits_of(
     ids: Tensor,
     *,
     dtype: torch.dtype | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Tensor:
     """The stored model's logits, ids (B, T) -> (B, T, V), where there is no memory for a second model.
 
     Each module's weights are read when it is their turn, and dropped when it is done.
     """
     model = GPT.empty(stored.config).to(dtype or stored.dtype).eval()
-    done, total = 0, sum(map(len, stored.parameters.values()))
+    progress.stage("comparing tensors", sum(map(len, stored.parameters.values())))
     for prefix, module in model.named_modules():
         own = [name for name, _ in module.named_parameters(recurse=False)]
         if not own:
             continue
 
         def fill(module: nn.Module, inputs: object, prefix: str = prefix, own: list[str] = own) -> None:
-            nonlocal done
             for name in own:
                 place = f"{prefix}.{name}"
                 weight = stored.read(place, device=str(ids.device), dtype=dtype or stored.dtype, copy=False)
                 setattr(module, name, nn.Parameter(weight, requires_grad=False))
-                done += len(stored.parameters[place])
-                if progress is not None:
-                    progress(done, total)
+                progress.advance(len(stored.parameters[place]))
 
         def drop(module: nn.Module, inputs: object, output: object, own: list[str] = own) -> None:
             for name in own:

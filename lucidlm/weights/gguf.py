@@ -18,7 +18,7 @@ from lucidlm.errors import ConfigError, WeightsError
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.files import replacing_file
-from lucidlm.runtime.progress import Progress, counted, half
+from lucidlm.runtime.progress import SILENT, Progress, counted
 from lucidlm.runtime.wording import plural
 from lucidlm.text.tokenizer import Tokenizer
 
@@ -82,13 +82,12 @@ def export_gguf(
     *,
     kind: Kind = "f16",
     name: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> None:
     """Writes model and tokenizer to one .gguf, which gets its name once every tensor was read and compared.
 
-    `name` is what programs show (default: that of the file). `progress` gets how many tensors are written and
-    how many compared, in one count. ConfigError for a model, tokenizer or kind that GGUF has no words for;
-    WeightsError for weights that the kind cannot hold.
+    `name` is what programs show (default: the file's name). ConfigError for a model, tokenizer or kind that
+    GGUF cannot express; WeightsError for weights that the kind cannot hold.
     """
     library = _library()
     path = Path(path)
@@ -104,10 +103,10 @@ def export_gguf(
         try:
             _describe_model(writer, model.config, kind, name or path.stem)
             _describe_tokenizer(writer, vocabulary)
-            _write(writer, stored, half(progress, 0))
+            _write(writer, stored, progress)
         finally:
             writer.close()
-        _compare(temporary, stored, half(progress, 1))
+        _compare(temporary, stored, progress)
 
 
 def read_gguf(path: str | Path) -> dict[str, np.ndarray]:
@@ -267,7 +266,7 @@ def _describe_tokenizer(writer: Any, vocabulary: _Vocabulary) -> None:
     writer.add_add_eos_token(False)
 
 
-def _write(writer: Any, stored: list[_Stored], progress: Progress | None) -> None:
+def _write(writer: Any, stored: list[_Stored], progress: Progress) -> None:
     """Writes header and tensors, one in memory at a time."""
     library = _library()
     for tensor in stored:
@@ -282,7 +281,7 @@ def _write(writer: Any, stored: list[_Stored], progress: Progress | None) -> Non
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for tensor in counted(stored, progress):
+    for tensor in counted(stored, progress, "writing tensors"):
         # What is too large for the type becomes infinite, and is found when the file is compared.
         with np.errstate(all="ignore"):
             data = library.quantize(_numbers(tensor), _type(tensor.kind))
@@ -296,10 +295,10 @@ class _Written(np.ndarray):
         fid.write(np.ascontiguousarray(self).data)
 
 
-def _compare(path: Path, stored: list[_Stored], progress: Progress | None) -> None:
+def _compare(path: Path, stored: list[_Stored], progress: Progress) -> None:
     """Compares the file with the model, piece by piece."""
     found = {tensor.name: tensor for tensor in _open(path).tensors}
-    for tensor in counted(stored, progress):
+    for tensor in counted(stored, progress, "comparing tensors"):
         rows, count = len(tensor.values), tensor.values.numel()
         step = rows if tensor.rotated_heads else max(1, CHECKED_AT_ONCE * rows // count)
         for start in range(0, rows, step):

@@ -5,7 +5,6 @@ our models. Tensors go in and out one by one: besides the model, one of them is 
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -18,7 +17,7 @@ from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.files import replacing_file, write_atomically
 from lucidlm.runtime.memory import check_weights
-from lucidlm.runtime.progress import Progress, counted
+from lucidlm.runtime.progress import SILENT, Progress, counted
 from lucidlm.runtime.wording import plural
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.header import WEIGHTS, Origin
@@ -65,11 +64,11 @@ def save_model(
     document_prefix_id: int | None,
     state: dict[str, Tensor] | None = None,
     origin: Origin | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> None:
     """Writes the model's folder, each file whole or not at all. `state`: other weights for the same model.
 
-    `origin` says whose weights they are; `progress` gets how many tensors are written.
+    `origin` says whose weights they are.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +84,7 @@ def save_weights(
     *,
     state: dict[str, Tensor],
     origin: Origin | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> None:
     """Writes model.safetensors alone, whole or not at all."""
     with replacing_file(folder / WEIGHTS) as temporary:
@@ -146,17 +145,16 @@ def load_model(
     *,
     device: str = "cpu",
     dtype: torch.dtype | None = torch.float32,
-    notice: Callable[[str], None] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> GPT:
     """The model of a folder, in eval mode; WeightsError with path and reason for one that cannot be used.
 
-    dtype None: as it is stored; float32 for a mixture that neither type holds. `notice` gets a line where
-    tensors are left out, `progress` how many are read.
+    dtype None: as it is stored; float32 for a mixture that neither type holds. `progress` gets a note where
+    tensors are left out.
     """
     stored = open_model(folder)
-    if stored.left_out and notice:
-        notice(
+    if stored.left_out:
+        progress.note(
             f"{folder}: left out {plural(len(stored.left_out), 'tensor')} of a head for another task "
             f"({', '.join(stored.left_out[:3])})"
         )
@@ -164,7 +162,10 @@ def load_model(
     check_weights(str(folder), stored.config.n_parameters, dtype, device)
     model = GPT.empty(stored.config)
     names = [name for name in model.state_dict() if name != "head.weight" or not stored.config.tied_head]
-    state = {name: stored.read(name, device=device, dtype=dtype) for name in counted(names, progress)}
+    state = {
+        name: stored.read(name, device=device, dtype=dtype)
+        for name in counted(names, progress, "reading tensors")
+    }
     model.load_state_dict(state, assign=True, strict=False)
     if stored.config.tied_head:
         model.head.weight = model.token_embedding.weight

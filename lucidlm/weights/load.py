@@ -2,7 +2,6 @@
 
 import difflib
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +12,7 @@ from lucidlm.errors import WeightsError
 from lucidlm.model.gpt import GPT
 from lucidlm.model.presets import PRESETS
 from lucidlm.runtime.memory import check_weights
-from lucidlm.runtime.progress import Progress
+from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.wording import plural
 from lucidlm.text.own_folders import PREPARED, own_folder
 from lucidlm.text.tokenizer import Tokenizer
@@ -92,15 +91,14 @@ def load(
     seed: int = 123,
     device: str = "cpu",
     dtype: torch.dtype | None = torch.float32,
-    notice: Callable[[str], None] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> tuple[GPT, Tokenizer]:
     """Model, in eval mode, and tokenizer of a run, a checkpoint, a folder, a published name or a preset.
 
     A run gives its best weights. A preset gives random weights, drawn from `seed`. gpt2, gpt2-medium,
     gpt2-large, gpt2-xl and owner/name of the Hugging Face hub are fetched once. dtype None keeps the dtype in
-    which the weights are stored. `notice` gets a line where a person should know something, `progress` the
-    number of tensors read. WeightsError says what was found where it is no model.
+    which the weights are stored. `progress` gets a note where a person should know
+    something. WeightsError says what was found where it is no model.
 
     >>> model, tokenizer = load("modern-1m")  # random weights; also "gpt2", or a folder: "runs/verdict"
     >>> tokenizer.encode("Once")
@@ -108,22 +106,21 @@ def load(
     >>> model(torch.tensor([tokenizer.encode("Once")])).shape
     torch.Size([1, 4, 257])
     """
-    notice = notice or (lambda line: None)
     source = source if isinstance(source, Source) else resolve(source)
     if source.path is None and Path(source.name).is_dir():
         what = "preset" if source.kind == "preset" else "published model"
-        notice(f"{source.name} is the {what}; ./{source.name} is the folder")
+        progress.note(f"{source.name} is the {what}; ./{source.name} is the folder")
     if source.kind == "preset":
-        notice(f"{source.name}: random weights, seed {seed}")
+        progress.note(f"{source.name}: random weights, seed {seed}")
         return _random(source.name, seed=seed, device=device, dtype=dtype or torch.float32)
-    folder = source.path or _fetched(source.name, notice)
+    folder = source.path or _fetched(source.name, progress)
     if not (folder / CONFIG).exists() and is_openai_folder(folder):
         return load_openai(folder, device=device, dtype=dtype or torch.float32, progress=progress)
-    return _load_huggingface(folder, source, device=device, dtype=dtype, notice=notice, progress=progress)
+    return _load_huggingface(folder, source, device=device, dtype=dtype, progress=progress)
 
 
-def _fetched(name: str, notice: Callable[[str], None]) -> Path:
-    return (published_folder if name in PUBLISHED else hub_folder)(name, notice=notice)
+def _fetched(name: str, progress: Progress) -> Path:
+    return (published_folder if name in PUBLISHED else hub_folder)(name, progress=progress)
 
 
 def _load_huggingface(
@@ -132,26 +129,25 @@ def _load_huggingface(
     *,
     device: str,
     dtype: torch.dtype | None,
-    notice: Callable[[str], None],
-    progress: Progress | None,
+    progress: Progress,
 ) -> tuple[GPT, Tokenizer]:
     if not (folder / CONFIG).exists():
         raise WeightsError(f"{folder}: {_no_model(folder)}")
     if not source.has_weights:
         raise WeightsError(_no_weights(folder))
     if source.kind == "run":
-        notice(f"{folder}: the best weights of this run")
+        progress.note(f"{folder}: the best weights of this run")
     elif is_run_without_settings(run_of(folder)):
-        notice(f"{run_of(folder) / SETTINGS}: not there; {folder} is read as a model alone")
+        progress.note(f"{run_of(folder) / SETTINGS}: not there; {folder} is read as a model alone")
     check_model(folder)
-    model = load_model(folder, device=device, dtype=dtype, notice=notice, progress=progress)
+    model = load_model(folder, device=device, dtype=dtype, progress=progress)
     openai = source.name.partition("@")[0].removeprefix("openai-community/") in PUBLISHED
     if model.document_prefix_id is None and source.kind == "published" and openai:
         # OpenAI put end-of-text between all documents; the hub's config.json does not say so.
         model.document_prefix_id = 50256
     tokenizer, beyond = Tokenizer.load(folder).within(model.config.vocab_size, str(folder))
     if beyond:
-        notice(
+        progress.note(
             f"{folder}: left out {plural(len(beyond), 'control token')} of the tokenizer without a row in "
             f"the model ({', '.join(beyond[:3])}{', ...' * (len(beyond) > 3)})"
         )

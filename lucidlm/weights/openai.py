@@ -23,7 +23,7 @@ from lucidlm.errors import ConfigError, WeightsError
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.memory import check_weights
-from lucidlm.runtime.progress import Progress, counted, half
+from lucidlm.runtime.progress import SILENT, Progress, counted
 from lucidlm.runtime.wording import plural
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.text.tokenizer_json import END_OF_TEXT, byte_alphabet
@@ -93,13 +93,12 @@ def load_openai(
     *,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> tuple[GPT, Tokenizer]:
     """Model, in eval mode, and tokenizer of such a folder.
 
     WeightsError with path and reason for one that is damaged: everything is checked, each tensor's checksum
-    too, before memory for the weights is taken. `progress` gets how many tensors are checked and how many
-    read, in one count.
+    too, before memory for the weights is taken.
     """
     folder = Path(folder)
     _check_files(folder)
@@ -115,10 +114,10 @@ def load_openai(
     # Read, not mapped: mapped pages count as memory, and a mapped file that shrinks ends the process.
     with _told(folder / DATA), open(folder / DATA, "rb") as file:
         stored = sorted(tensors.values(), key=lambda tensor: tensor.offset)
-        _check_contents(file, counted(stored, half(progress, 0)))
+        _check_contents(file, counted(stored, progress, "checking tensors"))
         state = {
             name: _read(file, tensor, device=device, dtype=dtype)
-            for name, tensor in counted(tensors.items(), half(progress, 1))
+            for name, tensor in counted(tensors.items(), progress, "reading tensors")
         }
     state["head.weight"] = state["token_embedding.weight"]
     model = GPT.empty(config)

@@ -6,12 +6,12 @@ cannot be reached, and for owner/name, the copy on the Hugging Face hub is taken
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from lucidlm.errors import DataError, WeightsError
 from lucidlm.runtime.download import cache_folder, download, home_folder
 from lucidlm.runtime.files import write_atomically
+from lucidlm.runtime.progress import Progress
 from lucidlm.text.tokenizer_files import TOKENIZER_FILES
 
 OPENAI = "https://openaipublic.blob.core.windows.net/gpt-2/models"
@@ -31,15 +31,13 @@ LARGEST = 8 << 30
 WHOLE = "complete"
 """Stands in a folder whose files are all there: it opens without a network."""
 
-Say = Callable[[str], None]
-
 
 def is_hub_name(name: str) -> bool:
     """Whether a name is one of the hub's: owner/name, with @revision or without."""
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name)) and not Path(name).exists()
 
 
-def published_folder(name: str, *, notice: Say) -> Path:
+def published_folder(name: str, *, progress: Progress) -> Path:
     """The folder of one of OpenAI's releases, fetched if it is not here yet, or a WeightsError."""
     try:
         folder = cache_folder() / "openai" / PUBLISHED[name]
@@ -56,15 +54,15 @@ def published_folder(name: str, *, notice: Say) -> Path:
                 size=size,
                 sha256=sha256,
                 max_bytes=LARGEST,
-                progress=notice,
+                progress=progress,
             )
         write_atomically(folder / WHOLE, "")
         return folder
     except DataError as error:
         problem = str(error).partition("; ")[0]  # what comes behind it is advice for one file alone
-        notice(f"{name}: OpenAI's release cannot be fetched ({problem}); trying the hub's copy")
+        progress.note(f"{name}: OpenAI's release cannot be fetched ({problem}); trying the hub's copy")
         try:
-            return hub_folder(f"openai-community/{name}", notice=notice)
+            return hub_folder(f"openai-community/{name}", progress=progress)
         except WeightsError as second:
             raise WeightsError(
                 f"{name}: neither OpenAI's release ({problem}) nor the hub's copy "
@@ -73,7 +71,7 @@ def published_folder(name: str, *, notice: Say) -> Path:
             ) from None
 
 
-def hub_folder(name: str, *, notice: Say) -> Path:
+def hub_folder(name: str, *, progress: Progress) -> Path:
     """The folder of a model on the Hugging Face hub, safetensors and configs alone, or a WeightsError."""
     _check_hub_cache(name)
     from huggingface_hub import snapshot_download
@@ -103,7 +101,7 @@ def hub_folder(name: str, *, notice: Say) -> Path:
             "FOLDER` says how to convert it"
         )
     # The folder's name is the commit: the next run can ask for this very one.
-    notice(f"{name}: commit {found.name} of the hub's copy; {repository}@{found.name} pins it")
+    progress.note(f"{name}: commit {found.name} of the hub's copy; {repository}@{found.name} pins it")
     return found
 
 

@@ -21,7 +21,7 @@ from lucidlm.errors import WeightsError
 from lucidlm.runtime.files import naming
 from lucidlm.runtime.memory import is_out_of_memory
 from lucidlm.runtime.places import path_text
-from lucidlm.runtime.progress import Progress, counted
+from lucidlm.runtime.progress import SILENT, Progress, counted
 from lucidlm.runtime.small_files import read_small_object
 from lucidlm.weights.header import SEAL, UNSEALED, WEIGHTS, Origin, check_seal
 
@@ -78,7 +78,7 @@ class StoredTensor:
 def write_tensors(
     path: str | Path,
     tensors: Mapping[str, Tensor],
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     *,
     origin: Origin | None = None,
 ) -> None:
@@ -100,7 +100,7 @@ def write_tensors(
     seal = hashlib.sha256(start)
     with naming(path), open(path, "wb") as file:
         file.write(start)
-        for tensor in counted(tensors.values(), progress):
+        for tensor in counted(tensors.values(), progress, "writing tensors"):
             # In one row: a single number has no other view as bytes.
             data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
             file.write(data)

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from constriction import stream
+from recorded import Recorded
 
 from lucidlm.errors import ConfigError, DataError, NumbersError, WeightsError
 from lucidlm.measure import compression, evaluation
@@ -370,10 +371,10 @@ def test_a_leaking_evaluation_looks_wonderful_and_is_refused(peeking, monkeypatc
 
 def test_a_refused_text_is_not_coded_to_its_end(peeking, monkeypatch):
     leak(monkeypatch)
-    seen = []
+    seen = Recorded()
     with pytest.raises(NumbersError):
-        compress(peeking, BYTES, bytes(LETTERS), progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1][0] < seen[-1][1] == len(LETTERS)
+        compress(peeking, BYTES, bytes(LETTERS), progress=seen)
+    assert seen.stages[-1][1] < seen.stages[-1][2] == len(LETTERS)
 
 
 def test_an_evaluation_whose_targets_are_its_inputs_is_refused(monkeypatch):
@@ -561,25 +562,25 @@ def test_a_huge_count_of_tokens_ends_with_the_first_that_cannot_be(gpt, file):
     # Of random words some spell nothing: the decoder goes no further.
     words = np.random.default_rng(0).integers(1 << 32, size=2000, dtype=np.uint32)
     forged = changed(file[: HEADER.size] + words.tobytes(), tokens=2**62, bytes=2**63)
-    done = []
+    done = Recorded()
     with pytest.raises(DataError):
-        decompress(gpt, BYTES, forged, progress=lambda count, total: done.append(count))
-    assert len(done) < 5000
+        decompress(gpt, BYTES, forged, progress=done)
+    assert done.steps < 5000
 
 
 def test_more_bytes_than_there_can_be_end_the_decoding():
     model = lively(GPTConfig(vocab_size=300, context_length=16, emb_dim=16, n_layers=1, n_heads=2))
     result = compress(model, PAIRS, STORY.encode())
     assert result.tokens < result.bytes - 10
-    done = []
+    done = Recorded()
     with pytest.raises(DataError, match="not what was compressed"):
         decompress(
             model,
             PAIRS,
             changed(result.file, bytes=result.tokens),
-            progress=lambda count, total: done.append(count),
+            progress=done,
         )
-    assert len(done) < result.tokens / 2
+    assert done.steps < result.tokens / 2
 
 
 @pytest.mark.parametrize("id", [END_OF_TEXT, 258], ids=["control token", "padding"])
@@ -591,15 +592,15 @@ def test_a_token_that_spells_nothing_is_an_error_at_once(id):
     with evaluating(model, torch.float32):
         steps = predictions(model, 5, context_length=16, stride=8, prefix_id=END_OF_TEXT)
         words = encode(ids, steps)
-    done = []
+    done = Recorded()
     with pytest.raises(DataError):
         decompress(
             model,
             BYTES,
             sealed(file[: HEADER.size] + words.astype("<u4").tobytes()),
-            progress=lambda count, total: done.append(count),
+            progress=done,
         )
-    assert done == [1, 2]
+    assert done.steps == 2
 
 
 def test_garbage_is_no_file_of_ours(gpt, file):
@@ -642,10 +643,11 @@ def test_a_setting_that_cannot_work_is_named(gpt, wrong):
 
 
 def test_progress_counts_the_tokens_both_ways(gpt):
-    there, back = [], []
-    file = compress(gpt, BYTES, b"abc", progress=lambda *count: there.append(count)).file
-    decompress(gpt, BYTES, file, progress=lambda *count: back.append(count))
-    assert there == back == [(1, 3), (2, 3), (3, 3)]
+    there, back = Recorded(), Recorded()
+    file = compress(gpt, BYTES, b"abc", progress=there).file
+    decompress(gpt, BYTES, file, progress=back)
+    assert there.stages[-1][1:] == back.stages[-1][1:] == [3, 3]
+    assert back.steps == 3
 
 
 def test_the_model_is_left_as_it_was(gpt):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from recorded import Recorded
 from scipy.stats import fisher_exact
 
 from lucidlm.measure import copies, memorization
@@ -187,11 +188,10 @@ def test_nothing_generated_has_no_shares():
 
 def test_progress_counts_the_training_tokens(monkeypatch):
     monkeypatch.setattr(memorization, "CHUNK", 4)
-    seen = []
-    measure_memorization(
-        BYTES, [ids_of("ab")], [], ids_of("abcdefghi"), progress=lambda *done: seen.append(done)
-    )
-    assert seen == [("compare", 4, 9), ("compare", 8, 9), ("compare", 9, 9)]
+    seen = Recorded()
+    measure_memorization(BYTES, [ids_of("ab")], [], ids_of("abcdefghi"), progress=seen)
+    assert seen.stages == [["searching for copies", 9, 9]]
+    assert seen.steps == 3
 
 
 def test_a_sequence_is_counted_where_it_overlaps_and_across_chunks(monkeypatch):

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from recorded import Recorded
 
 from lucidlm.runs.curves import Curves
 from lucidlm.runs.history import METRICS, Step, read_lines
@@ -28,7 +29,8 @@ def events_in(path: Path) -> list:
 
 
 def test_tensorboard_reads_the_numbers_and_texts_of_a_run(tmp_path, make_step):
-    metrics = Metrics(tmp_path, tensorboard=True, warn=lambda line: pytest.fail(line))
+    told = Recorded()
+    metrics = Metrics(tmp_path, tensorboard=True, progress=told)
     metrics.step(make_step(1))
     metrics.sample({"prompt": "It was ", "text": "late.", "step": 2})
     first, points, sample = events_in(metrics.curves.path)
@@ -40,6 +42,7 @@ def test_tensorboard_reads_the_numbers_and_texts_of_a_run(tmp_path, make_step):
     }  # fmt: skip
     assert (sample.step, sample.summary.value[0].tensor.string_val) == (2, [b"It was late."])
     assert Curves(tmp_path).path != metrics.curves.path
+    assert not told.notes
 
 
 @pytest.mark.parametrize("make", [lambda place: place.write_text(""), lambda place: place.symlink_to("no/x")])
@@ -48,7 +51,7 @@ def test_a_place_for_tensorboard_that_is_no_folder_is_said_once_and_the_rest_wri
 ):
     make(tmp_path / "tensorboard")
     told: list[str] = []
-    metrics = Metrics(tmp_path, tensorboard=True, warn=told.append)
+    metrics = Metrics(tmp_path, tensorboard=True, progress=Recorded(told))
     for number in (1, 2):
         metrics.step(make_step(number))
     assert len(told) == 1
@@ -61,7 +64,7 @@ def test_what_takes_no_more_bytes_is_said_once_and_tears_no_record(tmp_path, mak
     import resource
 
     told: list[str] = []
-    metrics = Metrics(tmp_path, tensorboard=True, warn=told.append)
+    metrics = Metrics(tmp_path, tensorboard=True, progress=Recorded(told))
     place, before = metrics.curves.path, resource.getrlimit(resource.RLIMIT_FSIZE)
     for number in range(6):
         size = place.stat().st_size if place.exists() else 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from recorded import Recorded
 
 from lucidlm.errors import RunError
 from lucidlm.runs import folder as runs
@@ -86,7 +87,9 @@ def test_a_name_that_nobody_chose_is_numbered_where_another_process_holds_it_and
     said = []
 
     def claim(out=None, **flags):
-        return claimed_run_folder(out, ("book.txt",), say=said.append, **({"overwrite": False} | flags))
+        return claimed_run_folder(
+            out, ("book.txt",), progress=Recorded(said), **({"overwrite": False} | flags)
+        )
 
     with claim() as first, claim() as second, claim() as third:
         assert [str(each) for each in (first, second, third)] == ["runs/book", "runs/book-2", "runs/book-3"]
@@ -109,12 +112,12 @@ def test_a_run_that_appears_between_the_look_and_the_lock_is_seen(monkeypatch):
             yield
 
     monkeypatch.setattr(runs, "lock", late)
-    with claimed_run_folder(None, ("book.txt",), overwrite=False, say=print) as folder:
+    with claimed_run_folder(None, ("book.txt",), overwrite=False) as folder:
         assert folder == Path("runs/book-2")
     shutil.rmtree("runs")
     with (
         pytest.raises(RunError, match="is there already"),
-        claimed_run_folder("runs/book", ("book.txt",), overwrite=False, say=print),
+        claimed_run_folder("runs/book", ("book.txt",), overwrite=False),
     ):
         pass
 

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from recorded import Recorded
 
 from lucidlm.cli import main
 from lucidlm.errors import DataError, WeightsError
@@ -133,7 +134,7 @@ def test_a_file_is_fetched_once(server, tmp_path):
 def test_a_broken_transfer_goes_on_where_it_stopped(server, tmp_path):
     server.moods = ["breaks off", "breaks off"]
     told = []
-    assert download(server.url(), tmp_path, sha256=SHA256, progress=told.append).read_bytes() == BODY
+    assert download(server.url(), tmp_path, sha256=SHA256, progress=Recorded(told)).read_bytes() == BODY
     assert [asked.get("Range") for asked in server.asked] == [None, "bytes=524288-", "bytes=786432-"]
     assert server.asked[1]["If-Range"] == '"one"'
     assert "broke off after 524,288 of 1,048,576 bytes" in told[0]
@@ -440,7 +441,7 @@ def test_a_home_that_cannot_be_written_names_what_to_set_instead(homeless, monke
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refused)
     with pytest.raises(WeightsError, match=r"kept in /home/somebody/.* \(Permission denied\); set HF_HOME"):
-        hub_folder("owner/name", notice=print)
+        hub_folder("owner/name", progress=Recorded())
 
 
 def test_a_relative_cache_of_the_desktop_is_ignored_and_a_tilde_is_the_home_folder(monkeypatch, tmp_path):

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recorded import Recorded
 
 from lucidlm.errors import ConfigError, DataError, RunError
 from lucidlm.runtime.files import lock
+from lucidlm.runtime.progress import SILENT
 from lucidlm.text import corpus as module
 from lucidlm.text import split
 from lucidlm.text import staged_text as spooling
@@ -266,7 +268,7 @@ def test_a_vocabulary_is_learnt_from_the_training_part_alone(tmp_path):
 def test_a_large_text_is_sampled_evenly_for_the_vocabulary(book, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TRAINING_SAMPLE", 2000)
     monkeypatch.setattr(spooling, "BLOCK", 100)
-    spool = spooling.Spool(tmp_path / "spool", lambda *_: None, {})
+    spool = spooling.Spool(tmp_path / "spool", SILENT, {})
     spool.fill([File(book, "book", "text")], READING)
     part = split._whole(spool.index(), np.array([True]))
     sample = list(module._sample(spool, part))
@@ -389,21 +391,23 @@ def test_what_goes_wrong_while_reading_leaves_nothing_behind(tmp_path):
 
 
 def test_a_file_that_changes_while_it_is_read_is_an_error(book, tmp_path):
-    def progress(stage, done, total):
-        if stage == "check":
+    def change(stage):
+        if stage == "looking for copies":
             book.write_text("changed", "utf-8")
 
     with pytest.raises(DataError, match=r"book\.txt: changed while it was being read"):
-        prepare(book, tmp_path / "out", tokenizer="bytes", progress=progress)
+        prepare(book, tmp_path / "out", tokenizer="bytes", progress=Recorded(at=change))
     assert not (tmp_path / "out").exists()
 
 
 def test_progress_goes_through_the_stages_and_reaches_the_end(book, tmp_path):
-    told = []
-    prepare(book, tmp_path / "out", tokenizer="bpe:300", progress=lambda *report: told.append(report))
-    assert list(dict.fromkeys(stage for stage, *_ in told)) == ["read", "check", "tokenizer", "encode"]
-    last = {stage: (done, total) for stage, done, total in told}
-    assert all(done == total for stage, (done, total) in last.items() if stage != "read")
+    told = Recorded()
+    prepare(book, tmp_path / "out", tokenizer="bpe:300", progress=told)
+    reading, *others = told.stages
+    assert reading[1] > 0
+    names = ["looking for copies", "training the tokenizer", "encoding"]
+    assert list(dict.fromkeys(name for name, *_ in others)) == names
+    assert all(done == total for _, done, total in others)
 
 
 def test_notes_of_the_documents_are_passed_on_and_counted(tmp_path):
@@ -462,11 +466,11 @@ def test_a_file_that_grows_stops_the_work_only_if_it_is_read(folder, tmp_path):
     (folder / "broken.txt").write_bytes(PICTURE)
 
     def grow(name):
-        def progress(stage, done, total):
+        def more(stage):
             with open(folder / name, "ab") as file:
                 file.write(b"\0more")
 
-        return progress
+        return Recorded(at=more)
 
     for name in ("app.log", "broken.txt"):
         assert prepare(folder, tmp_path / name, tokenizer="bytes", progress=grow(name)).status == "new"
@@ -494,11 +498,14 @@ def test_prepared_text_and_what_is_being_prepared_are_no_texts_of_the_folder_the
     assert second["read"]["passed_over"]["own_folders"] == {"count": 1, "first": "ready"}
 
 
+TESTS = Path(__file__).parent.parent
 KILLED = """
 import os, signal, sys
+sys.path.insert(0, sys.argv[4])
+from recorded import Recorded
 from lucidlm.text import corpus
 steps = 0
-def progress(stage, done, total):
+def step(stage):
     global steps
     steps += 1
     if steps == int(sys.argv[3]):
@@ -508,7 +515,7 @@ if sys.argv[3] == "-1":
 if sys.argv[3] == "-2":
     import lucidlm.runtime.files as files
     files._sync_tree = lambda folder: os._exit(9)
-corpus.prepare(sys.argv[1], sys.argv[2], tokenizer="bpe:300", progress=progress)
+corpus.prepare(sys.argv[1], sys.argv[2], tokenizer="bpe:300", progress=Recorded(at=step))
 os._exit(0)
 """
 
@@ -521,7 +528,7 @@ def test_killed_at_any_moment_it_gives_the_same_when_run_again(book, tmp_path, o
         if old:
             prepare(book, out, tokenizer="bytes")
         before = contents(out) if old else None
-        command = [sys.executable, "-c", KILLED, str(book), str(out), str(moment)]
+        command = [sys.executable, "-c", KILLED, str(book), str(out), str(moment), str(TESTS)]
         assert subprocess.run(command, timeout=60, check=False).returncode == 9
         if old:
             assert contents(out) == before

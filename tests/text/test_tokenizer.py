@@ -12,6 +12,7 @@ import tiktoken
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorded import Recorded
 
 from lucidlm.errors import ConfigError, DataError, WeightsError
 from lucidlm.text import tokenizer as module
@@ -258,9 +259,10 @@ def test_training_on_one_endless_word_is_quick():
 
 
 def test_training_tells_how_far_it_is():
-    told = []
-    Tokenizer.train(["abc", "de"], 300, progress=lambda *report: told.append(report))
-    assert told == [("tokenizer", 3, None), ("tokenizer", 5, None)]
+    told = Recorded()
+    told.stage("training the tokenizer", 5)
+    Tokenizer.train(["abc", "de"], 300, progress=told)
+    assert told.stages == [["training the tokenizer", 5, 5]]
 
 
 # Specs

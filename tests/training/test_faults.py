@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from faulty import EIO, ENOSPC, Faults, faulty
 from models import TINY
+from recorded import Recorded
 
 from lucidlm.errors import LucidError
 from lucidlm.report.assessment import without_training_text
@@ -87,7 +88,11 @@ def trial(make_config, make_tiny_plan, monkeypatch, fingerprint, timeless):
         overwrite = not begun and Path("run", SETTINGS).exists()
         return in_a_fork(
             lambda said: train(
-                config, plan=None if begun else plan, resume=begun, overwrite=overwrite, say=said.append
+                config,
+                plan=None if begun else plan,
+                resume=begun,
+                overwrite=overwrite,
+                progress=Recorded(said),
             )
         )
 
@@ -96,7 +101,7 @@ def trial(make_config, make_tiny_plan, monkeypatch, fingerprint, timeless):
         for left in Path().glob("*run*"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         outcome = in_a_fork(
-            lambda said: train(config, plan=plan, say=said.append),
+            lambda said: train(config, plan=plan, progress=Recorded(said)),
             Faults(".", at=at, error=error, lasting=lasting),
             after_s,
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recorded import Recorded
 
 from lucidlm.errors import ConfigError, RunError
 from lucidlm.runs import metrics
@@ -218,7 +219,7 @@ def test_resuming_from_a_damaged_checkpoint_goes_one_step_back_says_so_and_ends_
     newest = _last("run") / "optimizer.safetensors"
     newest.write_bytes(newest.read_bytes()[:-8])
     said = []
-    train(make_config(), resume=True, say=said.append)
+    train(make_config(), resume=True, progress=Recorded(said))
     assert any("step_000005 is damaged" in line for line in said)
     assert any("at step 4" in line for line in said)
     assert fingerprint(_last("run")) == fingerprint(_last(whole))
@@ -359,7 +360,7 @@ def test_a_disk_that_is_full_for_metrics_stops_no_training_and_is_said_once_a_fi
 
     monkeypatch.setattr(metrics, "append_whole", full)
     said = []
-    result = train(make_config(), plan=make_tiny_plan(), say=said.append)
+    result = train(make_config(), plan=make_tiny_plan(), progress=Recorded(said))
     assert result.step == 8
     assert fingerprint(_last("run")) == fingerprint(_last(whole))
     told = [line.partition(" ")[0] for line in said if "No space left" in line]
@@ -409,7 +410,7 @@ def test_after_a_last_save_that_fails_the_result_is_told_then_what_is_lost_and_t
 ):
     whole, told = undisturbed(make_tiny_plan()), []
     result = train(
-        make_config(checkpoint_seconds=0), plan=make_tiny_plan(), say=told.append, answer=told.append
+        make_config(checkpoint_seconds=0), plan=make_tiny_plan(), progress=Recorded(told), answer=told.append
     )
     answered = next(place for place, each in enumerate(told) if isinstance(each, loop.TrainResult))
     assert told[answered].evaluation == result.evaluation

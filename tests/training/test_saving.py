@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from recorded import Recorded
 
 from lucidlm.errors import RunError
 from lucidlm.report.assessment import without_training_text
@@ -54,7 +55,7 @@ def test_a_page_that_cannot_be_written_loses_no_number_and_is_said(interrupted, 
     monkeypatch.setattr(loop, "write_report", full)
     told = []
     result = train(
-        make_config(), resume=True, answer=lambda each: told.append(each.judgement), say=told.append
+        make_config(), resume=True, answer=lambda each: told.append(each.judgement), progress=Recorded(told)
     )
     assert result.judgement in told
     lines = [line for line in told if isinstance(line, str) and "could not be written" in line]
@@ -73,7 +74,7 @@ def test_memory_that_runs_out_while_judging_costs_no_run_and_resuming_judges(
 
     monkeypatch.setattr(loop, "judge", judge)
     told = []
-    result = train(make_config(), resume=True, say=told.append)
+    result = train(make_config(), resume=True, progress=Recorded(told))
     assert (result.interrupted, result.step, result.judgement) == (0, 2, None)
     assert result.problems == tuple(told[-1:])
     assert "lucidlm train --resume --out run" in told[-1]

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from models import BYTES, shape
+from recorded import Recorded
 
 from lucidlm.errors import WeightsError
-from lucidlm.model.config import PRESETS
+from lucidlm.model.presets import PRESETS
 from lucidlm.model.gpt import GPT
 from lucidlm.weights.huggingface import save_model
 from lucidlm.weights.load import Source, load, resolve
@@ -16,7 +17,7 @@ from lucidlm.weights.load import Source, load, resolve
 def test_a_preset_is_random_from_its_seed_and_says_so():
     lines = []
     before = torch.get_rng_state()
-    model, tokenizer = load("modern-1m", seed=5, notice=lines.append)
+    model, tokenizer = load("modern-1m", seed=5, progress=Recorded(lines))
     again, _ = load("modern-1m", seed=5)
     other, _ = load("modern-1m", seed=6)
     assert lines == ["modern-1m: random weights, seed 5"]
@@ -72,7 +73,7 @@ def test_published_names_give_openais_weights_with_end_of_text_first(tmp_path, m
     from lucidlm.weights import published
 
     fixture = Path(__file__).parent / "fixtures" / "openai-gpt2-tiny"
-    monkeypatch.setattr("lucidlm.weights.load.published_folder", lambda name, notice: fixture)
+    monkeypatch.setattr("lucidlm.weights.load.published_folder", lambda name, progress: fixture)
     assert set(published.PUBLISHED) == {"gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"}
     model, tokenizer = load("gpt2")
     assert model.document_prefix_id == tokenizer.end_of_text == 502
@@ -87,7 +88,7 @@ def test_a_name_of_the_hub_is_fetched_and_a_path_is_not(tmp_path, monkeypatch):
         save_model(model, BYTES, tmp_path / place, document_prefix_id=prefix)
     asked = []
 
-    def hub(name, notice):
+    def hub(name, progress):
         asked.append(name)
         return tmp_path / name.partition("/")[2]
 
@@ -141,7 +142,7 @@ def test_a_presets_or_published_name_means_that_beside_a_folder_too_and_one_note
     save_model(GPT(shape()), BYTES, Path("modern-1m"), document_prefix_id=256)
     Path("modern-1m/run.toml").touch()
     lines = []
-    assert load("modern-1m", notice=lines.append)[0].config == PRESETS["modern-1m"]
+    assert load("modern-1m", progress=Recorded(lines))[0].config == PRESETS["modern-1m"].shape
     assert [line for line in lines if "./modern-1m" in line] == lines[:1]
     assert resolve("./modern-1m").run == resolve(Path("modern-1m")).run == Path("modern-1m")
     Path("gpt2").mkdir()

@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 from models import BYTES, shape
+from recorded import Recorded
 from safetensors.torch import load_file, save_file
 
 from lucidlm.errors import WeightsError
@@ -54,7 +55,7 @@ def change_config(folder, remove=(), **fields):
 
 def assert_same(model, folder):
     lines = []
-    again, _ = load(folder, notice=lines.append)
+    again, _ = load(folder, progress=Recorded(lines))
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name
     return lines
@@ -187,7 +188,7 @@ def test_of_the_hub_all_files_of_a_tokenizer_are_fetched_and_missing_safetensors
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     with pytest.raises(WeightsError, match="the hub has no safetensors of it"):
-        published.hub_folder("owner/name", notice=print)
+        published.hub_folder("owner/name", progress=Recorded())
     assert {"vocab.json", "merges.txt", "tokenizer.json", "added_tokens.json"} <= {*asked["patterns"]}
 
 

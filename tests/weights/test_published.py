@@ -5,6 +5,7 @@ import re
 import threading
 
 import pytest
+from recorded import Recorded
 
 from lucidlm.errors import WeightsError
 from lucidlm.runtime import download as transfers
@@ -66,7 +67,7 @@ def server(tmp_path, monkeypatch):
 
 
 def fetched(lines=None):
-    return published_folder("gpt2", notice=(lines if lines is not None else []).append)
+    return published_folder("gpt2", progress=Recorded(lines))
 
 
 def contents(folder) -> dict[str, bytes]:
