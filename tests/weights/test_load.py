@@ -8,8 +8,8 @@ from models import BYTES, shape
 from recorded import Recorded
 
 from lucidlm.errors import WeightsError
-from lucidlm.model.presets import PRESETS
 from lucidlm.model.gpt import GPT
+from lucidlm.model.presets import PRESETS
 from lucidlm.weights.huggingface import save_model
 from lucidlm.weights.load import Source, load, resolve
 
