@@ -2,39 +2,47 @@
 
 import dataclasses
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from lucidlm.errors import ConfigError
 from lucidlm.model.config import GPTConfig
 from lucidlm.runtime.ranges import Range, check_ranges
 
-OPEN: Any = None
-"""Value of a field that the plan chooses; Any, as the field's type is the one of a complete recipe."""
+if TYPE_CHECKING:  # the plan's own recipe is complete: whoever reads one need not ask for None
+    from typing import Any, TypeAlias
+
+    Optimizer: TypeAlias = Literal["muon", "adamw"]
+    Number: TypeAlias = float
+    Whole: TypeAlias = int
+    OPEN: Any = None
+else:  # what the command line checks a value by
+    Optimizer, Number, Whole = Literal["muon", "adamw"] | None, float | None, int | None
+    OPEN = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """How weights are moved. What is None is chosen by the plan, whose own recipe is complete."""
 
-    name: Literal["muon", "adamw"] = OPEN
+    name: Optimizer = OPEN
     """muon: Muon for the matrices of the blocks, AdamW for the rest. adamw: AdamW for all."""
-    lr: float = OPEN
+    lr: Number = OPEN
     """Peak learning rate of AdamW."""
-    matrix_lr: float = OPEN
+    matrix_lr: Number = OPEN
     """Peak learning rate of Muon."""
-    weight_decay: float = OPEN
+    weight_decay: Number = OPEN
     """Weight decay of all matrices and embeddings; biases and norms have none."""
-    beta1: float = OPEN
+    beta1: Number = OPEN
     """Decay of AdamW's mean of gradients."""
-    beta2: float = OPEN
+    beta2: Number = OPEN
     """Decay of AdamW's mean of squared gradients."""
-    momentum: float = OPEN
+    momentum: Number = OPEN
     """Decay of Muon's mean of gradients."""
-    warmup_steps: int = OPEN
+    warmup_steps: Whole = OPEN
     """Steps of warm-up: the learning rate rises from 0 to its peak."""
-    decay_fraction: float = OPEN
+    decay_fraction: Number = OPEN
     """Part of the run, at its end, in which the learning rate falls to 0."""
-    clip: float = OPEN
+    clip: Number = OPEN
     """Largest norm of all gradients together; 0: no limit."""
 
     def __post_init__(self) -> None:
