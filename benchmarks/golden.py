@@ -21,8 +21,9 @@ import torch
 from lucidlm.cli import main
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.presets import PLAIN, Recipe
-from lucidlm.runs.settings import Plan, TrainConfig, trapezoid
+from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.training.loop import train
+from lucidlm.training.schedule import trapezoid
 
 WORDS = ["the", "river", "ran", "past", "a", "house", "and", "nobody", "knew", "why", "it", "was", "late"]
 SHAPES = {

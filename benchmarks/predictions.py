@@ -24,9 +24,10 @@ import numpy as np
 
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.presets import MUON
-from lucidlm.runs.settings import Plan, trapezoid
+from lucidlm.runs.settings import Plan
 from lucidlm.training import prediction
 from lucidlm.training.prediction import Compressibility, Prediction, predict
+from lucidlm.training.schedule import trapezoid
 
 RUNS = Path(__file__).with_suffix(".csv")
 FITTED = ("TO_ORDER_2", "TO_ORDER_6", "STEEP", "WIDER", "DIGITS_FASTER")

@@ -22,8 +22,9 @@ from models import SMALLEST
 from lucidlm.cli import app, main
 from lucidlm.edge import END_OF_FLAGS
 from lucidlm.model.presets import PLAIN
-from lucidlm.runs.settings import Plan, TrainConfig, trapezoid
+from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.signals import Interrupted
+from lucidlm.training.schedule import trapezoid
 
 VERBS = [name for name in app if not name.startswith("-")]
 PLACES = {"--out", "--html", "--csv"}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import random
 import shutil
 import signal
 from collections import OrderedDict
@@ -23,10 +24,15 @@ from lucidlm.cli import main
 from lucidlm.model.presets import PLAIN
 from lucidlm.report import assessment as judgement
 from lucidlm.report.assessment import Judgement, without_training_text
-from lucidlm.runs.settings import Plan, TrainConfig, trapezoid
-from lucidlm.text.corpus import prepare
+from lucidlm.runs.settings import Plan, TrainConfig
+from lucidlm.text.corpus import Corpus, prepare
 from lucidlm.training import loop
+from lucidlm.training.clock import Clock
+from lucidlm.training.plan import Planned, make_plan
+from lucidlm.training.schedule import trapezoid
+from lucidlm.training.speed import Machine
 
+SECONDS_PER_STEP = 0.1
 TIME_OR_SPEED = ("time_s", "tokens_per_s", "mfu")
 
 
@@ -213,3 +219,51 @@ def quick_commands(parsed, monkeypatch) -> None:
 
     monkeypatch.setattr(App, "parse_args", parse_once)
     monkeypatch.setattr(judgement, "_paragraph", lambda *inputs: None)
+
+
+class KnownMachine(Machine):
+    """A machine of known speed: what a plan makes of it can be computed by hand."""
+
+    def __init__(self, *, fast: tuple[str, int] | None = None, evaluated_per_s: float = 25_600.0) -> None:
+        self.fast = fast
+        self.tokens_per_s = evaluated_per_s
+
+    def flops_per_s(self, device):
+        return 5e10
+
+    def threads_stall(self, threads):
+        return False
+
+    def seconds_per_step(self, trial, plan, *, most):
+        if self.fast is None:
+            return SECONDS_PER_STEP * (0.5 if plan.dtype == "bfloat16" else 1.0)
+        return SECONDS_PER_STEP * (0.1 if (plan.dtype, plan.threads) == self.fast else 1.0)
+
+    def evaluated_per_s(self, corpus, model, device):
+        return self.tokens_per_s
+
+
+@pytest.fixture(scope="session")
+def plan_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """A book of 60 KB, as bytes."""
+    folder = tmp_path_factory.mktemp("plan")
+    draw = random.Random(0)
+    words = ["river", "stone", "nobody", "light", "the", "a", "of", "ran", "past", "late"]
+    (folder / "book.txt").write_text("".join(f"{draw.choice(words)} " for _ in range(11_000)))
+    return prepare(folder / "book.txt", folder / "data", tokenizer="bytes")
+
+
+@pytest.fixture
+def plan_for(plan_corpus: Corpus) -> Callable[..., Planned]:
+    """plan_for(**settings): the plan of a request, on one thread in float32 where not said otherwise."""
+
+    def make(
+        text: Corpus = plan_corpus, *, machine: Machine | None = None, base=None, **settings: Any
+    ) -> Planned:
+        defaults = {"threads": 1, "dtype": "float32", "preset": "modern-1m"}
+        asked = TrainConfig(**(defaults | settings))
+        return make_plan(
+            asked, text, torch.device("cpu"), clock=Clock(), machine=machine or KnownMachine(), base=base
+        )
+
+    return make

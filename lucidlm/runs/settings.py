@@ -16,6 +16,8 @@ from lucidlm.text.reading import Reading
 LARGEST = 2**31 - 1
 """Of steps, tokens and threads: no run has more, and a damaged file may say so."""
 LARGEST_FACTOR = 1000.0
+DEFAULT_MINUTES = 3.0
+"""Of a run without minutes, steps or epochs."""
 
 
 _TRAIN = {
@@ -110,7 +112,13 @@ class TrainConfig:
     @property
     def timed(self) -> bool:
         """Whether the clock decides how long the run is; else steps or epochs do, and it decides nothing."""
-        return self.steps is None and self.epochs is None
+        return self.seconds is not None
+
+    @property
+    def seconds(self) -> float | None:
+        """Time of a run with a time limit; None where steps or epochs say how long it is."""
+        open_end = self.steps is None and self.epochs is None
+        return 60 * (self.minutes or DEFAULT_MINUTES) if open_end else None
 
     def __post_init__(self) -> None:
         check_ranges(self, _TRAIN)
@@ -198,46 +206,3 @@ class Plan:
     def early_stop_from(self) -> int:
         """Before this step no run is stopped: what a full rate loses, its decay may win back."""
         return max(self.decay_from, self.steps // 3)
-
-
-def learning_rate_factor(schedule: tuple[tuple[int, float], ...], step: int) -> float:
-    """Where the line through the schedule's corners stands at a step; flat outside of them."""
-    before = schedule[0]
-    for corner in schedule:
-        if corner[0] > step:
-            if before[0] >= corner[0] or step < before[0]:
-                return corner[1]
-            part = (step - before[0]) / (corner[0] - before[0])
-            return before[1] + part * (corner[1] - before[1])
-        before = corner
-    return before[1]
-
-
-def trapezoid(steps: int, *, warmup_steps: int, decay_fraction: float) -> tuple[tuple[int, float], ...]:
-    """Up in the warm-up, flat, and down to 0 in the last part of the run (Zhai 2022; Hagele 2024)."""
-    warmup = min(warmup_steps, steps // 2)
-    down = max(warmup, min(steps - 1, round(steps * (1 - decay_fraction))))
-    # The first step moves too: the line starts one step before it.
-    corners = [(-1, 0.0), (warmup - 1, 1.0)] if warmup else [(0, 1.0)]
-    if decay_fraction > 0:
-        corners += [(down, 1.0), (steps, 0.0)]
-    return tuple(dict(corners).items())
-
-
-def shortened(
-    schedule: tuple[tuple[int, float], ...], *, step: int, steps: int
-) -> tuple[tuple[int, float], ...]:
-    """The same line up to `step`, and from there straight down to 0 at `steps`."""
-    past = tuple(corner for corner in schedule if corner[0] < step)
-    return (*past, (step, learning_rate_factor(schedule, step)), (steps, 0.0))
-
-
-def moved(schedule: tuple[tuple[int, float], ...], *, down: int, steps: int) -> tuple[tuple[int, float], ...]:
-    """The same line without its decay, flat at its end, and from `down` straight to 0 at `steps`.
-
-    Where `down` is within the warm-up, the rate goes down from what it has reached there.
-    """
-    flat = schedule[:-1]
-    if len(flat) > 1 and flat[-1][1] == flat[-2][1]:
-        flat = flat[:-1]  # where the decay began is no corner any more
-    return shortened(flat, step=down, steps=steps)

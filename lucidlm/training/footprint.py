@@ -7,12 +7,20 @@ import torch
 
 from lucidlm.errors import ConfigError
 from lucidlm.model.config import GPTConfig
-from lucidlm.model.presets import PRESETS, Recipe
-from lucidlm.runs.settings import TrainConfig
+from lucidlm.model.presets import PRESETS
+from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.memory import Free, free_on, size
 
 KEPT_A_TOKEN = 34
-"""Numbers of the model's width that a token and layer keep for the way back (Korthikanti 2022, 4.1)."""
+"""Numbers of the model's width that a token and layer keep for the backward pass (Korthikanti 2022, 4.1)."""
+LOOP_BYTES = 10_000_000
+"""Samples, metrics and what PyTorch sets up at the first step of the run itself."""
+BASELINES_BYTES, BASELINES_BYTES_A_BYTE = 133_000_000, 16
+"""Memory of the baselines at the end, xz's most of all: docs/numbers.md."""
+ONEDNN_BYTES = 250_000_000
+"""oneDNN keeps a kernel for each shape, and generated text has a new one with each token. Measured; the
+baselines, which come later, need less.
+"""
 
 
 def training_bytes(
@@ -49,63 +57,71 @@ def check_preset(config: TrainConfig, device: torch.device) -> None:
 
 
 def check_fits(
-    config: TrainConfig,
-    model: GPTConfig,
-    optim: Recipe,
-    *,
-    batch_size: int,
-    micro_batch: int,
-    device: torch.device,
-    later: int = 0,
-    resumed: bool = False,
+    config: TrainConfig, plan: Plan, device: torch.device, *, later: int = 0, resumed: bool = False
 ) -> None:
     """ConfigError for a plan that needs more memory than is free; its advice fits, where anything does.
 
-    `later` are bytes that are needed when training has ended and a step's own are free again. Of a run that
-    is resumed nothing can be changed.
+    `later` are bytes that are needed when training has ended and a step's own are free again. The plan of a
+    run that is resumed cannot be changed.
     """
     free = free_on(device)
     if free is None:
         return
 
-    def need(shape: GPTConfig, windows: int) -> int:
+    def need(shape: GPTConfig, windows: int, batch_size: int = plan.batch_size) -> int:
         return training_bytes(
             shape,
-            optim.name,
+            plan.optim.name,
             micro_batch=windows,
             batch_size=batch_size,
             device=device.type,
-            dtype=_dtype(config, device),
+            dtype=plan.dtype,
         )
 
-    # While it is judged: the model, its gradients and moments, and the best weights, but no activations.
-    least = training_bytes(
-        model, optim.name, micro_batch=0, batch_size=0, device=device.type, dtype="float32"
-    )
-    least += later if device.type == "cpu" else 0  # the baselines compute on the CPU
-    if (most := max(need(model, micro_batch), least)) <= free.bytes:
+    # At the end: the model, its gradients and moments, and the best weights, but no activations.
+    least = need(plan.model, 0, batch_size=0) + (later if device.type == "cpu" else 0)
+    if (most := max(need(plan.model, plan.micro_batch), least)) <= free.bytes:
         return
-    advice = None if least > free.bytes else _less_at_once(model, free, need, micro_batch=micro_batch)
+    advice = None if least > free.bytes else _less_at_once(plan, free, need)
     if resumed:
         advice = "make memory free, as a resumed run keeps its plan"
-    advice = advice or _smaller_presets(config, model, free, later=later)
-    raise _refusal(f"a model of {model.n_parameters:,} parameters", most, free, advice)
+    advice = advice or _smaller_presets(config, plan.model, free, later=later)
+    raise _refusal(f"a model of {plan.model.n_parameters:,} parameters", most, free, advice)
 
 
-def _dtype(config: TrainConfig, device: torch.device) -> str:
-    return ("bfloat16" if device.type == "cuda" else "float32") if config.dtype == "auto" else config.dtype
+def judging_bytes(baseline_bytes: int) -> int:
+    """What the baselines hold at the end, given this many bytes of training text."""
+    return BASELINES_BYTES + BASELINES_BYTES_A_BYTE * baseline_bytes
 
 
-def _less_at_once(
-    model: GPTConfig, free: Free, need: Callable[[GPTConfig, int], int], *, micro_batch: int
-) -> str | None:
+def memory_bytes(plan: Plan, device: torch.device, *, later: int, held: int, peak: int) -> int:
+    """What the run will hold at most: on a CPU the whole process, on a GPU the device alone.
+
+    `held` and `peak` are what this process holds now, after the speed trial has trained a copy of this very
+    model (freed memory is kept), and the most it has held. Later come the best weights, the ones of a
+    checkpoint, and the baselines with `later` bytes. On a GPU it is arithmetic.
+    """
+    if device.type == "cpu":
+        judging = max(later, ONEDNN_BYTES) if plan.float32 == "onednn" else later
+        return max(peak, held + 2 * 4 * plan.model.n_parameters + LOOP_BYTES + judging)
+    return training_bytes(
+        plan.model,
+        plan.optim.name,
+        micro_batch=plan.micro_batch,
+        batch_size=plan.batch_size,
+        device=device.type,
+        dtype=plan.dtype,
+    )
+
+
+def _less_at_once(plan: Plan, free: Free, need: Callable[[GPTConfig, int], int]) -> str | None:
     """The most windows at once that fit, or the longest context; None where neither is enough."""
-    for windows in range(micro_batch - 1, 0, -1):
-        if need(model, windows) <= free.bytes:
+    for windows in range(plan.micro_batch - 1, 0, -1):
+        if need(plan.model, windows) <= free.bytes:
             return f"--micro-batch {windows} fits"
-    context = model.context_length // 2
+    context = plan.model.context_length // 2
     while context >= 64:
-        shorter = replace(model, context_length=context)
+        shorter = replace(plan.model, context_length=context)
         if need(shorter, 1) <= free.bytes:
             return f"--context-length {context} --micro-batch 1 fits"
         context //= 2

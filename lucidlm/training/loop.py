@@ -20,7 +20,7 @@ from lucidlm.report.verdict import course_sentences
 from lucidlm.runs.history import Final, Step, Validation, read_history
 from lucidlm.runs.lineage import held_out_seen_by
 from lucidlm.runs.run_toml import write_settings
-from lucidlm.runs.settings import Plan, TrainConfig, learning_rate_factor, moved, shortened
+from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.device import synchronise
 from lucidlm.runtime.memory import is_out_of_memory, memory_left
 from lucidlm.runtime.probes import core_share
@@ -33,6 +33,7 @@ from lucidlm.runtime.wording import plural
 from lucidlm.training.plan import baseline_bytes
 from lucidlm.training.prediction import predict
 from lucidlm.training.saving import checkpoint_due, save
+from lucidlm.training.schedule import learning_rate_factor, moved, shortened
 from lucidlm.training.setup import ENVIRONMENT, has_passed_its_best, resume_run, start_run
 from lucidlm.training.state import TrainingRun
 from lucidlm.training.step import train_step
@@ -283,10 +284,7 @@ def _one_step(run: TrainingRun) -> Report:
         run.model,
         run.optimizers,
         run.windows.batch_at(seed=run.config.seed, step=step, batch_size=plan.batch_size),
-        micro_batch=plan.micro_batch,
-        factor=learning_rate_factor(plan.schedule, step),
-        clip=plan.optim.clip,
-        dtype=run.dtype,
+        plan=plan,
         seed=run.config.seed,
         step=step,
         hidden=run.hidden,
@@ -448,12 +446,12 @@ def _judge_best(run: TrainingRun, progress: Progress) -> Judgement:
         seconds = max(run.clock.left_s(reserve_s=run.judging_s), run.clock.deadline_s / 50)
         tokens = min(tokens, max(1024, int(seconds * run.evaluated_per_s)))
     history = read_history(run.folder)
-    limit_bytes, share = baseline_bytes(run.config.minutes), 1.0
+    limit_bytes, share = baseline_bytes(run.config), 1.0
     if run.clock.deadline_s is not None and (found := min(core_share(), run.clock.core_share)) < QUIET:
         limit_bytes, share = max(LEAST_CONTENDED_BYTES, int(limit_bytes * found)), found
         progress.note(
             f"CPU is contended ({share:.0%} of a core is left): baselines of {limit_bytes:,} bytes "
-            f"of text at most, instead of {baseline_bytes(run.config.minutes):,}, and less generated text; "
+            f"of text at most, instead of {baseline_bytes(run.config):,}, and less generated text; "
             f"lucidlm evaluate {run.folder} does not hurry"
         )
     judgement = judge(

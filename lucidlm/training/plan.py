@@ -1,93 +1,87 @@
-"""From minutes, text and machine to a plan: shape, batch, steps and rates, measured, predicted and said.
+"""Minutes, a text and a machine come in; a plan comes out: shape, batch, steps and rates.
 
-The rules are few, and docs/plan.md has the runs that their constants come from. What the plan decides
-stands in run.toml, and from there on nothing depends on the clock.
+The rules are few, and docs/plan.md has the runs that their constants come from. The plan is written to
+run.toml; from there on nothing depends on the clock.
 """
 
 import math
-import time
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
 from lucidlm.errors import ConfigError
-from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.model.config import GPTConfig
-from lucidlm.model.gpt import GPT
 from lucidlm.model.presets import GPT2, MUON, PLAIN, Recipe, preset
 from lucidlm.report.assessment import BASELINE_BYTES
-from lucidlm.runs.settings import Plan, TrainConfig, trapezoid
-from lucidlm.runtime.device import dtype_of, synchronise
+from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.memory import peak_memory_bytes, resident_bytes
-from lucidlm.runtime.probes import probe_matmul, threads_stall, time_of
-from lucidlm.runtime.process import available_processors, set_threads
-from lucidlm.runtime.wording import duration, plural
-from lucidlm.text.corpus import FEW_TOKENS, Corpus, train_documents
+from lucidlm.runtime.process import set_threads
+from lucidlm.text.corpus import FEW_TOKENS, Corpus
 from lucidlm.text.windows import Windows
 from lucidlm.training.clock import Clock
-from lucidlm.training.footprint import check_fits, training_bytes
-from lucidlm.training.optim import make_optimizers
+from lucidlm.training.footprint import check_fits, judging_bytes, memory_bytes
 from lucidlm.training.prediction import Compressibility, Prediction, compressibility, predict
-from lucidlm.training.step import train_step
-
-SHAPES = (
-    (64, 3),
-    (128, 4),
-    (192, 6),
-    (256, 8),
-    (384, 8),
-    (512, 10),
-    (768, 12),
-    (1024, 16),
-    (1536, 24),
-    (2048, 30),
+from lucidlm.training.schedule import trapezoid
+from lucidlm.training.shapes import block_weights, shape_for, trainable_flops
+from lucidlm.training.speed import (
+    ONE_THREAD_WEIGHTS,
+    Machine,
+    Speed,
+    fixed_dtype,
+    fixed_threads,
+    measure_speed,
 )
-"""Widths and layers that a plan chooses from; heads of 64 channels, so that every engine takes the run."""
 
-DEFAULT_MINUTES = 3.0
 VALIDATIONS = 12
+"""In a run: enough to see a curve turn, few enough to be of a useful size each."""
 VALIDATING_SHARE = 0.06
 """Validations take about this share of a run with --minutes."""
 FINAL_SHARE = 0.03
-"""And the evaluation of the whole validation text at the end at most this; a longer text is sampled."""
-
-TRYING_SHARE = 0.015
+"""The evaluation of the validation text at the end takes at most this; a longer text is sampled."""
+SAVING_SHARE = 0.02
+"""Checkpoints and the report take about this."""
 COMPRESSING_SHARE = 0.1
-"""The text's compressibility takes at most this share: of a text that is too long for it, the last part."""
+"""Measuring the text's compressibility takes at most this: of a longer text the last part is taken."""
+UNTIMED_VALIDATION_TOKENS, MOST_VALIDATION_TOKENS = 16_384, 32_768
+"""Tokens of each sample: beyond this its standard error is far below the noise from step to step."""
 
-LEAST_BYTES = 1_000_000
-"""So much training text the baselines get, however short the run was."""
-BYTES_PER_MINUTE = 500_000
+LEAST_BASELINE_BYTES, BASELINE_BYTES_PER_MINUTE, UNTIMED_BASELINE_MINUTES = 1_000_000, 500_000, 20
+"""Training text that the baselines get: they read it in about a fortieth of the run's time."""
 
-LOOP_BYTES = 10_000_000
-"""Samples, metrics and what PyTorch sets up at the first step of the run itself."""
-BASELINES_BYTES, BASELINES_BYTES_A_BYTE = 133_000_000, 16
-"""Memory of the baselines at the end, xz's most of all: docs/numbers.md."""
-ONEDNN_BYTES = 250_000_000
-"""oneDNN keeps a kernel for each shape, and generated text has a new one with each token: measured, the
-baselines' passing need is less.
+SHORT_STORY_BYTES, EPOCHS_OF_A_STORY, EPOCHS_OF_A_BOOK = 50_000, 60.0, 40.0
+"""Passes over a text after which repeating it teaches nothing new: books of 20 KB, 85 KB and 1 MB.
+
+The worth of the R-th repetition falls as exp(-R / 15.4) (Muennighoff 2023, 3.1): after 40 of them thirteen
+fourteenths of all that repeating can give are there. A short story, with its small model, bears a few more.
 """
+EPOCHS_FROM_WEIGHTS, EPOCHS_FROM_SMALL_WEIGHTS = 20.0, 40.0
+"""The same for weights that are trained already: after them they learn the text by heart (docs/numbers.md).
 
-Matmuls = Literal["float32", "bfloat16"]
-
-MOST_EPOCHS_ON, MOST_EPOCHS_ON_SMALL = 20.0, 40.0
-"""Passes over its text after which weights that started from others learn nothing but the text itself.
-
-Small models, under ONE_THREAD_WEIGHTS, have room for more of it: docs/numbers.md.
+Small models, with fewer block weights than ONE_THREAD_WEIGHTS, have room for more.
 """
-ONE_THREAD_WEIGHTS = 20_000_000
-"""A model with fewer weights in its blocks than this is also tried on one thread."""
-FIXED_ONE_THREAD_WEIGHTS = 2_000_000
-"""Without a time limit a model with fewer weights in its blocks than this trains on one thread."""
+DROPOUT = ((1.0, 0.0), (6.0, 0.1), (15.0, 0.15), (math.inf, 0.2))
+"""Up to this many epochs, this rate of dropout: the more often a text is seen, the more (docs/plan.md)."""
+
+BATCH_TOKENS, BATCH_WEIGHTS = 2048, 4e6
+"""Tokens of a step, up to this many block weights; twice as many for each four times as many weights."""
+ACTIVATIONS = 34 * 4
+"""float32 bytes that a token, layer and channel keep for the backward pass (Korthikanti 2022, 4.1)."""
+GPU_ACTIVATIONS_SHARE = 0.4
+"""Of a GPU's free memory, activations may take this; the rest is for logits, their gradients and PyTorch."""
+CPU_TOKENS, CPU_ACTIVATIONS = 8192, 2**31
+"""Tokens and bytes of activations at once on a CPU: larger micro-batches were no faster."""
 
 GO_ON = replace(
     PLAIN, name="adamw", lr=1e-4, matrix_lr=1e-4, weight_decay=0.01,
     warmup_steps=20, decay_fraction=1.0, clip=1.0,
 )  # fmt: skip
-"""For weights that are trained already: small steps, and a decay from the end of the warm-up."""
-MATRIX_ADAMW = replace(GPT2, lr=2e-3)
-"""AdamW where the preset or the plan would take Muon: small models bear a higher rate than GPT-2's."""
+"""For weights that are trained already: small steps, and a decay from the end of the warm-up.
+
+The learning rate is for GPT-2's 768 channels; it grows as the width falls, up to 1e-3.
+"""
+ADAMW_FOR_MUON = replace(GPT2, lr=2e-3)
+"""AdamW where Muon would be taken: small models bear a higher learning rate than GPT-2's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,26 +89,25 @@ class Planned:
     """A plan, what it was made from, and what only the run itself needs to know."""
 
     plan: Plan
-    lines: tuple[str, ...]
-    """For a person: what was chosen and why."""
     deadline_s: float | None
+    """Seconds for everything; None for a run without a time limit."""
     most_steps: int
+    """More steps than these would teach nothing new, however much time is left."""
     final_tokens: int
+    """Tokens of validation text that there is time to evaluate at the end."""
     text: Compressibility
     """From which the prediction is renewed where the clock takes steps away."""
-    alone_s: float | None = None
-    """Seconds of a step on one thread, where that was tried."""
+    speed: Speed
+    epochs: float
+    size_limit: Literal["text", "time", "preset", "weights"]
+    """What decided the size of the model."""
+    memory_bytes: int
+    predicted: Prediction | None
 
-
-@dataclass(frozen=True, slots=True)
-class _Speed:
-    """How fast this machine trains one model."""
-
-    dtype: Matmuls
-    threads: int
-    seconds_per_step: float
-    alone_s: float | None
-    line: str
+    @property
+    def capped(self) -> bool:
+        """Whether there is time for more steps than the text bears."""
+        return self.deadline_s is not None and self.plan.steps == self.most_steps
 
 
 def make_plan(
@@ -125,82 +118,82 @@ def make_plan(
     clock: Clock,
     float32: Literal["stock", "onednn"] = "stock",
     base: GPTConfig | None = None,
+    machine: Machine | None = None,
 ) -> Planned:
-    """Everything that the request leaves open, chosen for this text on this machine; takes a few seconds.
+    """All that the request leaves open, chosen for this text on this machine; takes a few seconds.
 
-    `base` is the shape of the weights that the run goes on from, if it does. Raises ConfigError where what
-    was asked for cannot be.
+    `base` is the shape of the weights that the run starts from, if it does. Raises ConfigError where what was
+    asked for is impossible.
     """
-    minutes = config.minutes
-    if minutes is None and config.timed:
-        minutes = DEFAULT_MINUTES
-    deadline_s = None if minutes is None else 60 * minutes
-    model, why = _model(config, corpus, device, seconds=deadline_s, base=base)
-    optim = _recipe(config, model)
-    batch_size = _batch_size(config, model)
-    micro_batch = min(batch_size, config.micro_batch or _micro_batch(model, device))
-    given = min(corpus.train_bytes, baseline_bytes(minutes))
-    check_fits(
-        config,
-        model,
-        optim,
-        batch_size=batch_size,
-        micro_batch=micro_batch,
-        device=device,
-        later=BASELINES_BYTES + BASELINES_BYTES_A_BYTE * given,
-    )
-    speed = _measure(config, corpus, model, optim, device, batch_size=batch_size, micro_batch=micro_batch)
-    windows = Windows(corpus.train, model.context_length)
-    most_epochs = _most_epochs(corpus.train_bytes)
-    if base is not None:
-        small = _block_weights(model) < ONE_THREAD_WEIGHTS
-        most_epochs = MOST_EPOCHS_ON_SMALL if small else MOST_EPOCHS_ON
-    most_steps = max(1, math.ceil(most_epochs * windows.n_windows / batch_size))
-    set_threads(speed.threads)  # as the run will: several may stall where one does not
-    validation_tokens, final_tokens = _validation_sizes(corpus, model, device, deadline_s)
-    if config.steps is not None:
-        steps = config.steps
-    elif config.epochs is not None:
-        steps = max(1, math.ceil(config.epochs * windows.n_windows / batch_size))
-    else:
-        assert deadline_s is not None
-        left = clock.left_until(60 * (minutes or DEFAULT_MINUTES)) * (
-            1 - VALIDATING_SHARE - FINAL_SHARE - 0.02
-        )
-        steps = max(1, min(most_steps, int(left / speed.seconds_per_step)))
-    epochs = steps * batch_size / windows.n_windows
+    machine = machine or Machine()
+    model, size_limit = _model(config, corpus, device, base=base, machine=machine)
+    draft = _draft(config, model, device, float32=float32)
+    later = judging_bytes(min(corpus.train_bytes, baseline_bytes(config)))
+    check_fits(config, draft, device, later=later)
+    speed = measure_speed(config, corpus, draft, device, machine)
+    set_threads(speed.threads)  # as the run will: what is measured from here on is measured on these
+    validation_tokens, final_tokens = _validation_sizes(config, corpus, model, device, machine)
+    n_windows = Windows(corpus.train, model.context_length).n_windows
+    most_steps = _steps_of(_most_epochs(corpus, base), n_windows, draft)
+    steps = config.steps or most_steps
+    if config.epochs is not None:
+        steps = _steps_of(config.epochs, n_windows, draft)
+    elif config.seconds is not None:
+        share = 1 - VALIDATING_SHARE - FINAL_SHARE - SAVING_SHARE
+        steps = min(most_steps, int(share * clock.left_until(config.seconds) / speed.seconds_per_step))
+        steps = max(1, steps)
+    epochs = steps * draft.batch_size / n_windows
     if config.drop_rate is None and config.preset is None:
-        model = replace(model, drop_rate=_drop_rate(epochs))
-    schedule = trapezoid(steps, warmup_steps=optim.warmup_steps, decay_fraction=optim.decay_fraction)
-    plan = Plan(
+        model = replace(model, drop_rate=next(rate for most, rate in DROPOUT if epochs <= most))
+    recipe = draft.optim
+    plan = replace(
+        draft,
         model=model,
-        optim=optim,
-        batch_size=batch_size,
-        micro_batch=micro_batch,
         steps=steps,
-        schedule=schedule,
+        schedule=trapezoid(steps, warmup_steps=recipe.warmup_steps, decay_fraction=recipe.decay_fraction),
         validate_every=config.validate_every or max(1, round(steps / VALIDATIONS)),
         validation_tokens=validation_tokens,
         dtype=speed.dtype,
         threads=speed.threads,
+    )
+    seconds = None if config.seconds is None else COMPRESSING_SHARE * config.seconds
+    text = compressibility(corpus, seconds=seconds)
+    held, peak = resident_bytes(), peak_memory_bytes(device)
+    return Planned(
+        plan=plan,
+        deadline_s=config.seconds,
+        most_steps=most_steps,
+        final_tokens=final_tokens,
+        text=text,
+        speed=speed,
+        epochs=epochs,
+        size_limit=size_limit,
+        memory_bytes=memory_bytes(plan, device, later=later, held=held, peak=peak),
+        predicted=predict(text, plan),
+    )
+
+
+def _draft(
+    config: TrainConfig, model: GPTConfig, device: torch.device, *, float32: Literal["stock", "onednn"]
+) -> Plan:
+    """The plan as far as nothing is measured for it: one step, in the dtype of a run without a time limit."""
+    batch_size = _batch_size(config, model)
+    return Plan(
+        model=model,
+        optim=recipe_for(config, model),
+        batch_size=batch_size,
+        micro_batch=min(batch_size, config.micro_batch or _micro_batch(model, device)),
+        steps=1,
+        schedule=((0, 1.0),),
+        validate_every=1,
+        validation_tokens=1,
+        dtype=fixed_dtype(config, device),
+        threads=fixed_threads(config, model, device),
         early_stop=config.early_stop,
         compile=config.compile,
         moving_windows=config.preset is None or preset(config.preset).moving_windows,
         float32=float32,
     )
-    text = compressibility(corpus, seconds=None if deadline_s is None else COMPRESSING_SHARE * deadline_s)
-    lines = _lines(
-        plan,
-        corpus,
-        why=why,
-        speed=speed,
-        epochs=epochs,
-        minutes=minutes,
-        capped=steps == most_steps,
-        memory=memory_bytes(plan, device, given=given),
-        predicted=predict(text, plan),
-    )
-    return Planned(plan, lines, deadline_s, most_steps, final_tokens, text, speed.alone_s)
 
 
 def _model(
@@ -208,98 +201,45 @@ def _model(
     corpus: Corpus,
     device: torch.device,
     *,
-    seconds: float | None,
     base: GPTConfig | None,
-) -> tuple[GPTConfig, str]:
-    """The shape, and a few words why."""
+    machine: Machine,
+) -> tuple[GPTConfig, Literal["text", "time", "preset", "weights"]]:
+    """The shape, and what decided its size."""
     vocab_size = corpus.tokenizer.vocab_size
     if base is not None:
-        shape, why = base, f"those of {config.from_}"
+        shape, size_limit = base, "weights"
         if config.context_length is not None and config.context_length > base.context_length:
             raise ConfigError(
-                f"--context-length {config.context_length}: {config.from_} takes at most "
-                f"{base.context_length}"
+                f"--context-length {config.context_length}: {config.from_} has a context of "
+                f"{base.context_length}; give at most that"
             )
     elif config.preset is not None:
-        shape = preset(config.preset).shape
-        if shape.vocab_size != vocab_size:
-            shape = replace(shape, vocab_size=vocab_size)
-        why = f"the preset {config.preset}"
+        shape, size_limit = replace(preset(config.preset).shape, vocab_size=vocab_size), "preset"
     else:
-        shape, why = _shape_for(corpus.train_bytes, vocab_size, device, seconds=seconds)
-    context = config.context_length or shape.context_length
-    longest = len(corpus.train) - 1
-    if context > longest:
-        context, why = longest, f"{why}; context {longest}, as the text is shorter than {context} tokens"
-    changes = {"context_length": context}
-    if config.drop_rate is not None:
-        changes["drop_rate"] = config.drop_rate
-    return replace(shape, **changes), why
+        flops = None
+        if config.seconds is not None:
+            flops = trainable_flops(device.type, machine.flops_per_s(device), config.seconds)
+        shape, size_limit = shape_for(corpus.train_bytes, vocab_size, flops=flops)
+    # A window has a target more than it has inputs.
+    context_length = min(config.context_length or shape.context_length, len(corpus.train) - 1)
+    drop_rate = shape.drop_rate if config.drop_rate is None else config.drop_rate
+    return replace(shape, context_length=context_length, drop_rate=drop_rate), size_limit
 
 
-def modern_shape(width: int, layers: int, vocab_size: int) -> GPTConfig:
-    """One of SHAPES as a model of the modern family."""
-    large = width >= 512
-    return GPTConfig(
-        family="modern",
-        vocab_size=vocab_size,
-        context_length=256 if width <= 256 else 512 if width < 768 else 1024,
-        emb_dim=width,
-        n_layers=layers,
-        n_heads=width // 64,
-        n_kv_heads=width // (128 if large else 64),
-        head_dim=64,
-        tied_head=large and vocab_size > 8 * width,
-    )
-
-
-def _shape_for(
-    train_bytes: int, vocab_size: int, device: torch.device, *, seconds: float | None
-) -> tuple[GPTConfig, str]:
-    """The largest of SHAPES that neither the text nor the time is too small for.
-
-    Of the text: block weights grow with the bytes to the power 0.45, from 2.6 million at 1 MB. Of the time:
-    they grow with the operations to the power 0.38, from 2.6 million at 2.3e13: a line through what was best
-    in three minutes on two cores and Chinchilla's models (Hoffmann 2022, table A3).
-    """
-    by_text = 2.6e6 * (train_bytes / 1e6) ** 0.45
-    by_time = math.inf if seconds is None else 2.6e6 * (_trainable_flops(device, seconds) / 2.3e13) ** 0.38
-    most = 1.15 * min(by_text, by_time)
-    shapes = [modern_shape(width, layers, vocab_size) for width, layers in SHAPES]
-    fitting = [shape for shape in shapes if _block_weights(shape) <= most]
-    limit = "text" if by_text <= by_time else "time"
-    return (fitting or shapes)[-1 if fitting else 0], f"as large as the {limit} bears"
-
-
-def _block_weights(shape: GPTConfig) -> int:
-    return shape.matmul_parameters - shape.vocab_size * shape.emb_dim
-
-
-def _trainable_flops(device: torch.device, seconds: float) -> float:
-    """Operations that a small model's training does in this time, from a product of its layers' size."""
-    probe = max(
-        (probe_matmul(device, dtype, size=512) for dtype in (torch.float32, torch.bfloat16)),
-        key=lambda p: p.flops_per_s,
-    )
-    # Two thirds of a small model's step on a CPU are spent outside of products, on a GPU half of it.
-    return (0.15 if device.type == "cpu" else 0.35) * probe.flops_per_s * seconds
-
-
-def _recipe(config: TrainConfig, model: GPTConfig) -> Recipe:
-    """The optimizer's settings: the request's where it has them, else those of the model's kind."""
+def recipe_for(config: TrainConfig, model: GPTConfig) -> Recipe:
+    """The optimizer's settings: the request's where it has them, else the preset's or the plan's own."""
     if config.from_ is not None:
-        # Wider models take smaller steps: 1e-4 for GPT-2's 768 channels, 6e-4 for 128.
         lr = min(1e-3, GO_ON.lr * 768 / model.emb_dim)
         recipe = replace(GO_ON, lr=lr, matrix_lr=lr)
     else:
         recipe = MUON if config.preset is None else preset(config.preset).recipe
     if config.optim.name not in (None, recipe.name):
-        recipe = MUON if config.optim.name == "muon" else MATRIX_ADAMW
+        recipe = MUON if config.optim.name == "muon" else ADAMW_FOR_MUON
     return config.optim.filled(recipe)
 
 
 def _batch_size(config: TrainConfig, model: GPTConfig) -> int:
-    """Windows of a step: 2,048 tokens for small models, more for larger ones, whose steps are worth it."""
+    """Windows of a step."""
     if config.batch_tokens is not None:
         if config.batch_tokens < model.context_length:
             raise ConfigError(
@@ -309,239 +249,46 @@ def _batch_size(config: TrainConfig, model: GPTConfig) -> int:
         return config.batch_tokens // model.context_length
     if config.preset is not None and (batch_size := preset(config.preset).batch_size) is not None:
         return batch_size
-    tokens = 2048 * 2 ** max(0, round(math.log2(max(1, _block_weights(model)) / 4e6) / 2))
-    return max(1, tokens // model.context_length)
+    doublings = round(math.log2(max(1, block_weights(model)) / BATCH_WEIGHTS) / 2)
+    return max(1, BATCH_TOKENS * 2 ** max(0, doublings) // model.context_length)
 
 
 def _micro_batch(model: GPTConfig, device: torch.device) -> int:
-    """Windows at once: as many as the activations' memory allows, and no more than pay."""
-    # About 34 numbers of its width a token and layer are kept for the way back (Korthikanti 2022, 4.1).
-    bytes_per_window = 34 * 4 * model.context_length * model.emb_dim * model.n_layers
+    """Windows at once: as many as there is memory for, and no more than make a step faster."""
+    bytes_per_window = ACTIVATIONS * model.context_length * model.emb_dim * model.n_layers
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return max(1, int(0.4 * (free - 16 * model.n_parameters) / bytes_per_window))
-    return max(1, min(8192 // model.context_length, 2**31 // bytes_per_window))
+        # 16 bytes a weight: weights, gradients and AdamW's two moments.
+        return max(1, int(GPU_ACTIVATIONS_SHARE * (free - 16 * model.n_parameters) / bytes_per_window))
+    return max(1, min(CPU_TOKENS // model.context_length, CPU_ACTIVATIONS // bytes_per_window))
 
 
-def _measure(
-    config: TrainConfig,
-    corpus: Corpus,
-    model: GPTConfig,
-    optim: Recipe,
-    device: torch.device,
-    *,
-    batch_size: int,
-    micro_batch: int,
-) -> _Speed:
-    """Trains a throw-away copy for a few steps: dtype, threads and the seconds of a step.
-
-    With a time limit the fastest of what is allowed is taken. Without one dtype and threads are fixed before
-    anything is measured, and the time only says how long the run will take.
-    """
-    every, stalled = torch.get_num_threads(), ""
-    windows = Windows(corpus.train, model.context_length)
-    with torch.random.fork_rng():
-        copy = GPT(model).to(device).train()
-    optimizers = make_optimizers(copy, optim)
-    tokens = batch_size * model.context_length
-
-    def seconds_of(dtype: Matmuls, threads: int, most: float = math.inf) -> float:
-        set_threads(threads)
-        return _seconds_per_step(copy, optimizers, windows, device, dtype, batch_size, micro_batch, most=most)
-
-    if not config.timed:
-        dtype, threads = fixed_dtype(config, device), fixed_threads(config, model, device)
-        seconds = seconds_of(dtype, threads)
-        set_threads(every)
-        line = (
-            f"{dtype} matmuls, float32 weights and loss, {_threads(threads)}: fixed without --minutes; "
-            f"{tokens / seconds:,.0f} tokens/s measured"
-        )
-        return _Speed(dtype, threads, seconds, None, line)
-    names: tuple[Matmuls, ...] = ("float32", "bfloat16") if config.dtype == "auto" else (config.dtype,)
-    if config.dtype == "auto" and device.type == "cuda":
-        names = (fixed_dtype(config, device),)
-    # Threads wait for each other after every matmul: where other programs use a core, one thread that waits
-    # for nobody can be ten times as fast.
-    alone = config.threads == 0 and device.type == "cpu" and _block_weights(model) < ONE_THREAD_WEIGHTS
-    # Where one step takes this long it is not done again to be measured better.
-    slow = TRYING_SHARE * 60 * (config.minutes or DEFAULT_MINUTES)
-    times: dict[tuple[Matmuls, int], float] = {}
-    if alone and every > 1 and threads_stall(every):
-        # One step of them would take as long as the whole plan.
-        every, stalled = 1, f"; {_threads(every)} not tried: CPU is contended"
-    for threads in sorted({every, 1}) if alone else [every]:
-        # The better dtype on one thread is the better one on more: it need not be found twice.
-        for name in [min(times, key=times.__getitem__)[0]] if times else names:
-            times[name, threads] = seconds_of(
-                name, threads, min(3 * min(times.values(), default=math.inf), slow)
-            )
-    set_threads(every)
-    dtype, threads = fastest = min(times, key=times.__getitem__)
-    speeds = ", ".join(
-        f"{tokens / each:,.0f} in {name} on {_threads(count)}" for (name, count), each in times.items()
-    )
-    line = f"{dtype} matmuls, float32 weights and loss, {_threads(threads)}; tokens/s: {speeds}{stalled}"
-    return _Speed(dtype, threads, times[fastest], times.get((dtype, 1)), line)
+def _most_epochs(corpus: Corpus, base: GPTConfig | None) -> float:
+    """Epochs after which the same text teaches nothing more."""
+    if base is not None:
+        small = block_weights(base) < ONE_THREAD_WEIGHTS
+        return EPOCHS_FROM_SMALL_WEIGHTS if small else EPOCHS_FROM_WEIGHTS
+    return EPOCHS_OF_A_STORY if corpus.train_bytes < SHORT_STORY_BYTES else EPOCHS_OF_A_BOOK
 
 
-def fixed_dtype(config: TrainConfig, device: torch.device) -> Matmuls:
-    """The dtype of a run without a time limit: the one asked for, else by the kind of device alone."""
-    if config.dtype != "auto":
-        return config.dtype
-    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-
-
-def fixed_threads(config: TrainConfig, model: GPTConfig, device: torch.device) -> int:
-    """The threads of a run without a time limit: the number asked for, else by the model's size alone.
-
-    A second thread gains a small model little on a quiet machine, and on a busy one it can cost ten times
-    the time.
-    """
-    small = device.type == "cpu" and _block_weights(model) < FIXED_ONE_THREAD_WEIGHTS
-    return config.threads or (1 if small else available_processors())
-
-
-def _threads(count: int) -> str:
-    return plural(count, "thread")
-
-
-def _seconds_per_step(
-    model: GPT,
-    optimizers: list[torch.optim.Optimizer],
-    windows: Windows,
-    device: torch.device,
-    dtype: str,
-    batch_size: int,
-    micro_batch: int,
-    *,
-    most: float,
-) -> float:
-    """Seconds of a step; one that takes longer than `most` is not tried twice."""
-    step = 0
-
-    def work() -> None:
-        nonlocal step
-        batch = windows.batch_at(seed=0, step=step, batch_size=batch_size)
-        train_step(
-            model,
-            optimizers,
-            batch,
-            micro_batch=micro_batch,
-            factor=0.0,
-            clip=1.0,
-            dtype=dtype_of(dtype),
-            seed=0,
-            step=step,
-        )
-        step += 1
-
-    began = time.perf_counter()
-    work()
-    synchronise(device)
-    first = time.perf_counter() - began
-    return first if first > most else time_of(work, device=device, seconds=0.8, least=2)
-
-
-def _most_epochs(train_bytes: int) -> float:
-    """Epochs after which the same text teaches nothing more: measured on books of 20 KB, 85 KB and 1 MB.
-
-    The worth of the R-th repetition falls as exp(-R / 15.4) (Muennighoff 2023, 3.1): after 40 of them
-    thirteen fourteenths of all that repeating can give are there. A short story, with its small model,
-    bears a few more.
-    """
-    return 60.0 if train_bytes < 50_000 else 40.0
-
-
-def _drop_rate(epochs: float) -> float:
-    """Dropout against learning by heart: the more often the text is seen, the more of it."""
-    for most, rate in ((1.0, 0.0), (6.0, 0.1), (15.0, 0.15)):
-        if epochs <= most:
-            return rate
-    return 0.2
+def _steps_of(epochs: float, n_windows: int, plan: Plan) -> int:
+    return max(1, math.ceil(epochs * n_windows / plan.batch_size))
 
 
 def _validation_sizes(
-    corpus: Corpus, model: GPTConfig, device: torch.device, deadline_s: float | None
+    config: TrainConfig, corpus: Corpus, model: GPTConfig, device: torch.device, machine: Machine
 ) -> tuple[int, int]:
     """Tokens of each validation's samples, and of the evaluation at the end, by what there is time for."""
-    if deadline_s is None:
-        return min(16_384, max(corpus.validation_tokens, 2)), corpus.validation_tokens
-    with torch.random.fork_rng():
-        copy = GPT(model).to(device)
-    probe = next(train_documents(corpus))[: 4 * model.context_length]
-    seconds = time_of(
-        lambda: evaluate_documents(copy, corpus.tokenizer, [probe]), device=device, seconds=0.3, least=2
-    )
-    tokens_per_s = len(probe) / seconds
-    # Two samples a validation, and one validation before the first step.
-    each = VALIDATING_SHARE * deadline_s * tokens_per_s / (2 * (VALIDATIONS + 1))
-    # Under a thousand tokens a validation says too little to choose a step by.
-    return max(FEW_TOKENS, min(32_768, int(each))), max(
-        FEW_TOKENS, int(FINAL_SHARE * deadline_s * tokens_per_s)
-    )
+    if config.seconds is None:
+        return min(UNTIMED_VALIDATION_TOKENS, max(corpus.validation_tokens, 2)), corpus.validation_tokens
+    tokens = config.seconds * machine.evaluated_per_s(corpus, model, device)
+    # Two samples, held-out and training text, and one validation before the first step.
+    each = VALIDATING_SHARE * tokens / (2 * (VALIDATIONS + 1))
+    # With fewer than FEW_TOKENS a validation says too little to choose a step by.
+    return max(FEW_TOKENS, min(MOST_VALIDATION_TOKENS, int(each))), max(FEW_TOKENS, int(FINAL_SHARE * tokens))
 
 
-def baseline_bytes(minutes: float | None) -> int:
-    """Bytes of training text that a run gives its baselines: more where it had more minutes.
-
-    They take about a fortieth of its time.
-    """
-    return min(BASELINE_BYTES, max(LEAST_BYTES, int(BYTES_PER_MINUTE * (minutes or 20))))
-
-
-def memory_bytes(plan: Plan, device: torch.device, *, given: int) -> int:
-    """What the run will hold at most: on a CPU the whole process, on a GPU the device alone.
-
-    `given` are the bytes of training text that the baselines get at the end. A CPU's process holds what it
-    holds now, after the speed trial has trained a copy of this very model (freed memory is kept), and later
-    the best weights, those of a checkpoint, and the baselines. On a GPU it is arithmetic.
-    """
-    model = plan.model
-    if device.type == "cpu":
-        judging = BASELINES_BYTES + BASELINES_BYTES_A_BYTE * given
-        if plan.float32 == "onednn":
-            judging = max(judging, ONEDNN_BYTES)
-        later = 2 * 4 * model.n_parameters + LOOP_BYTES + judging
-        return max(peak_memory_bytes(device), resident_bytes() + later)
-    return training_bytes(
-        model,
-        plan.optim.name,
-        micro_batch=plan.micro_batch,
-        batch_size=plan.batch_size,
-        device=device.type,
-        dtype=plan.dtype,
-    )
-
-
-def _lines(
-    plan: Plan,
-    corpus: Corpus,
-    *,
-    why: str,
-    speed: _Speed,
-    epochs: float,
-    minutes: float | None,
-    capped: bool,
-    memory: int,
-    predicted: Prediction | None,
-) -> tuple[str, ...]:
-    """The plan for a person to read."""
-    model = plan.model
-    optimizer = {"muon": "Muon and AdamW", "adamw": "AdamW"}[plan.optim.name]
-    budget = f" (--minutes {minutes:g})" if minutes else ""
-    stop = "; more epochs of this text would teach nothing new" if capped and minutes else ""
-    return (
-        f"text: {plural(corpus.train_tokens, 'token')} to train on, {corpus.heldout_tokens:,} held out "
-        f"({corpus.train_bytes:,} and {plural(corpus.validation_bytes, 'byte')})",
-        f"tokenizer: {corpus.tokenizer.name}, {plural(corpus.tokenizer.vocab_size, 'token')}; "
-        f"{corpus.manifest['tokenizer']['reason']}",
-        f"model: {plural(model.n_parameters, 'parameter')}, {why} ({model.family}, "
-        f"{plural(model.n_layers, 'layer')}, {model.emb_dim} wide, context {model.context_length}, "
-        f"dropout {model.drop_rate:g})",
-        f"speed: {speed.line}",
-        f"plan: {plural(plan.steps, 'step')} of {plural(plan.batch_tokens, 'token')}, {epochs:.1f} epochs, "
-        f"{optimizer}; about {duration(speed.seconds_per_step * plan.steps)} of training{budget}, "
-        f"{memory / 2**30:.2f} GiB of memory{stop}",
-        *(() if predicted is None else (f"predicted: {predicted}",)),
-    )
+def baseline_bytes(config: TrainConfig) -> int:
+    """Bytes of training text that a run gives its baselines: more where it had more time."""
+    minutes = UNTIMED_BASELINE_MINUTES if config.seconds is None else config.seconds / 60
+    return min(BASELINE_BYTES, max(LEAST_BASELINE_BYTES, int(BASELINE_BYTES_PER_MINUTE * minutes)))

@@ -13,9 +13,10 @@ from itertools import pairwise
 import numpy as np
 import pyppmd
 
-from lucidlm.runs.settings import Plan, learning_rate_factor
+from lucidlm.runs.settings import Plan
 from lucidlm.text.corpus import Corpus, validation_documents
 from lucidlm.text.excerpts import as_excerpt
+from lucidlm.training.schedule import Schedule, learning_rate_factor
 
 TRAINING_BYTES = 4_000_000
 """Of a longer training text the last so many bytes are compressed: half a second each pass."""
@@ -118,7 +119,7 @@ def predict(text: Compressibility, plan: Plan) -> Prediction | None:
     )
 
 
-def effective_steps(schedule: tuple[tuple[int, float], ...], steps: int) -> float:
+def effective_steps(schedule: Schedule, steps: int) -> float:
     """Steps at the peak rate that move the weights as far: the area under the schedule up to that step."""
     corners = sorted({0, steps, *(step for step, _ in schedule if 0 < step < steps)})
     return sum(

@@ -54,7 +54,8 @@ from lucidlm.text.windows import Windows
 from lucidlm.training.clock import Clock
 from lucidlm.training.footprint import check_fits, check_preset
 from lucidlm.training.optim import load_optimizer_tensors, make_optimizers
-from lucidlm.training.plan import DEFAULT_MINUTES, make_plan
+from lucidlm.training.outline import details, outline
+from lucidlm.training.plan import make_plan
 from lucidlm.training.saving import save_first
 from lucidlm.training.state import TrainingRun
 from lucidlm.training.validation import check_scorable, choose_samples
@@ -133,14 +134,14 @@ def start_run(
             notes.append(note)
             shape = base.config if base is not None else None
             planned = make_plan(config, corpus, device, clock=clock, float32=float32, base=shape)
-            for line in planned.lines:
+            for line in (*outline(planned, config, corpus), *details(planned, corpus)):
                 progress.note(line)
             plan, clock.deadline_s = planned.plan, planned.deadline_s
             most_steps, final_tokens = planned.most_steps, planned.final_tokens
-            alone_s, text = planned.alone_s, planned.text
+            alone_s, text = planned.speed.one_thread_s, planned.text
         else:
             most_steps, final_tokens, alone_s, text = plan.steps, sys.maxsize, None, None
-            _check_memory(config, plan, device)
+            check_fits(config, plan, device)
             steps = plural(plan.steps, "step")
             progress.note(f"plan: {steps}, from the settings file; no time limit")
         _apply(plan)
@@ -208,7 +209,7 @@ def resume_run(config: TrainConfig, stack: contextlib.ExitStack, progress: Progr
     device, _ = _settle(config)
     _apply(plan)
     corpus = corpus_of_run(folder)
-    _check_memory(config, plan, device, resumed=True)
+    check_fits(config, plan, device, resumed=True)
     model = load_model(checkpoint.folder, device=str(device))
     if model.config != plan.model:
         raise RunError(
@@ -429,10 +430,9 @@ def _check_split(config: TrainConfig, corpus: Corpus) -> None:
 
 def _characters_in(config: TrainConfig) -> int:
     """About as many characters as the run has time for: a vocabulary for more would never be learnt."""
-    seconds = 60 * (config.minutes or DEFAULT_MINUTES)
-    if config.steps is not None or config.epochs is not None:
+    if config.seconds is None:
         return sys.maxsize
-    return int(seconds * (3e6 if choose_device(config.device).type == "cuda" else 25e3))
+    return int(config.seconds * (3e6 if choose_device(config.device).type == "cuda" else 25e3))
 
 
 def _compiled(model: GPT, plan: Plan, progress: Progress) -> Callable[[Tensor], Tensor]:
@@ -452,19 +452,6 @@ def _compiled(model: GPT, plan: Plan, progress: Progress) -> Callable[[Tensor], 
             f"torch.compile does not work here, training without it ({type(error).__name__}: {reason})"
         )
         return model.hidden
-
-
-def _check_memory(config: TrainConfig, plan: Plan, device: torch.device, *, resumed: bool = False) -> None:
-    """ConfigError if a plan that was made before does not fit into what is free now."""
-    check_fits(
-        config,
-        plan.model,
-        plan.optim,
-        batch_size=plan.batch_size,
-        micro_batch=plan.micro_batch,
-        device=device,
-        resumed=resumed,
-    )
 
 
 def _check_room(folder: Path, plan: Plan) -> None:

@@ -14,8 +14,10 @@ from torch import Tensor
 from lucidlm.errors import RunError
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import IGNORE_INDEX, linear_cross_entropy
-from lucidlm.runtime.device import autocast, seed_from, to_device
+from lucidlm.runs.settings import Plan
+from lucidlm.runtime.device import autocast, dtype_of, seed_from, to_device
 from lucidlm.training.optim import Optimizers, set_learning_rate
+from lucidlm.training.schedule import learning_rate_factor
 
 LOGITS_AT_ONCE = 2**26
 """Logits that the loss holds at a time: 256 MiB in float32, where larger chunks no longer paid."""
@@ -40,24 +42,23 @@ def train_step(
     optimizers: Optimizers,
     batch: tuple[np.ndarray, np.ndarray],
     *,
-    micro_batch: int,
-    factor: float,
-    clip: float,
-    dtype: torch.dtype,
+    plan: Plan,
     seed: int,
     step: int,
     hidden: Callable[[Tensor], Tensor] | None = None,
 ) -> StepResult:
-    """Moves the weights once, down the gradient of the batch's mean loss.
+    """Nats and tokens of a batch, inputs and targets (B, T), after which the weights have moved once.
 
-    batch: inputs and targets, each (B, T). hidden: model.hidden, compiled (default: as it is).
-    Raises RunError if the gradient is not finite; then nothing was moved.
+    They move down the gradient of the batch's mean loss, by the plan's rate at this step. hidden: a compiled
+    model.hidden (default: model.hidden). RunError if the gradient is not finite; then nothing was moved.
     """
     # Dropout as a function of seed and step: a resumed run needs no generator's state to draw the same.
     torch.manual_seed(seed_from(seed, "dropout", step))
-    set_learning_rate(optimizers, factor)
-    nats, tokens = accumulate_gradient(model, batch, micro_batch=micro_batch, dtype=dtype, hidden=hidden)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip if clip > 0 else float("inf"))
+    set_learning_rate(optimizers, learning_rate_factor(plan.schedule, step))
+    nats, tokens = accumulate_gradient(
+        model, batch, micro_batch=plan.micro_batch, dtype=dtype_of(plan.dtype), hidden=hidden
+    )
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), plan.optim.clip or float("inf"))
     if not torch.isfinite(norm):
         raise RunError(
             f"step {step}: the gradient's norm is {norm.item()}, the batch's loss {nats / tokens:.4f}; "

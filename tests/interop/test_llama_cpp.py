@@ -16,9 +16,10 @@ from lucidlm.model.config import GPTConfig
 from lucidlm.model.generation import Generation, generate
 from lucidlm.model.gpt import GPT
 from lucidlm.model.presets import PLAIN
-from lucidlm.runs.settings import Plan, TrainConfig, trapezoid
+from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.training.loop import train
+from lucidlm.training.schedule import trapezoid
 from lucidlm.weights.gguf import export_gguf
 from lucidlm.weights.load import load
 

@@ -6,6 +6,8 @@ from trainings import (  # noqa: F401
     make_config,
     make_tiny_plan,
     parsed,
+    plan_corpus,
+    plan_for,
     quick_commands,
     quick_judging,
     quick_probes,

@@ -5,7 +5,7 @@ import torch
 
 from lucidlm.errors import ConfigError
 from lucidlm.model.presets import GPT2, MUON, PRESETS, preset
-from lucidlm.runs.settings import TrainConfig
+from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.training import footprint
 from lucidlm.training.footprint import check_fits, check_preset, training_bytes
 
@@ -25,7 +25,11 @@ def free(monkeypatch):
 
 
 def check(config, shape, *, micro_batch=8, optim=GPT2, **others):
-    check_fits(config, shape, optim, batch_size=16, micro_batch=micro_batch, device=CPU, **others)
+    plan = Plan(
+        model=shape, optim=optim, batch_size=16, micro_batch=micro_batch, steps=1, schedule=((0, 1.0),),
+        validate_every=1, validation_tokens=1, dtype="float32", threads=1, early_stop=False,
+    )  # fmt: skip
+    check_fits(config, plan, CPU, **others)
 
 
 def refusal(*arguments, **named):

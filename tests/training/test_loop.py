@@ -21,11 +21,12 @@ from lucidlm.runs import metrics
 from lucidlm.runs.folder import checkpoint_folders, save_checkpoint
 from lucidlm.runs.history import read_history
 from lucidlm.runs.run_toml import read_settings, write_settings
-from lucidlm.runs.settings import Plan, learning_rate_factor, trapezoid
+from lucidlm.runs.settings import Plan
 from lucidlm.training import loop, saving, setup
-from lucidlm.training import plan as planning
 from lucidlm.training.loop import train
 from lucidlm.training.prediction import Compressibility, predict
+from lucidlm.training.schedule import learning_rate_factor, trapezoid
+from lucidlm.training.speed import Machine
 
 pytestmark = pytest.mark.usefixtures("here", "quick_probes", "quick_judging")
 
@@ -920,7 +921,7 @@ def test_without_minutes_no_probe_of_speed_changes_the_weights(make_config, monk
     for faster, seconds in (("stock", 0.1), ("onednn", 0.2)):
         probe = (faster, "float32: the faster one")
         monkeypatch.setattr(setup, "fastest_exact_float32", lambda device, probe=probe: probe)
-        monkeypatch.setattr(planning, "_seconds_per_step", lambda *_, s=seconds, **__: s)
+        monkeypatch.setattr(Machine, "seconds_per_step", lambda *_, s=seconds, **__: s)
         out = f"run-{faster}"
         small = {"preset": "modern-1m", "context_length": 16, "batch_tokens": 32}
         train(make_config(out=out, steps=2, threads=0, dtype="auto", **small))

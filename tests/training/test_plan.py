@@ -2,60 +2,27 @@
 
 import dataclasses
 import math
-import random
-import re
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
+from trainings import SECONDS_PER_STEP, KnownMachine
 
 from lucidlm.errors import ConfigError
 from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.presets import Recipe, preset
-from lucidlm.runs.settings import TrainConfig, learning_rate_factor
-from lucidlm.runtime.probes import Probe
-from lucidlm.text.corpus import Corpus, prepare
+from lucidlm.runs.settings import TrainConfig
+from lucidlm.runtime.process import available_processors
+from lucidlm.text.corpus import prepare
 from lucidlm.text.windows import Windows
-from lucidlm.training import plan as planning
-from lucidlm.training.clock import Clock
-from lucidlm.training.plan import Planned, make_plan, memory_bytes
+from lucidlm.training import speed
+from lucidlm.training.footprint import judging_bytes, memory_bytes
+from lucidlm.training.plan import recipe_for
+from lucidlm.training.schedule import learning_rate_factor
+from lucidlm.training.speed import Machine
 
 CPU = torch.device("cpu")
-SECONDS_PER_STEP = 0.1
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """A book of 60 KB, as bytes."""
-    folder = tmp_path_factory.mktemp("plan")
-    draw = random.Random(0)
-    words = ["river", "stone", "nobody", "light", "the", "a", "of", "ran", "past", "late"]
-    (folder / "book.txt").write_text("".join(f"{draw.choice(words)} " for _ in range(11_000)))
-    return prepare(folder / "book.txt", folder / "data", tokenizer="bytes")
-
-
-@pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine of known speed: what a plan makes of it can be computed by hand."""
-
-    def seconds_per_step(*arguments: object, **_: object) -> float:
-        return SECONDS_PER_STEP * (0.5 if "bfloat16" in arguments else 1.0)
-
-    monkeypatch.setattr(planning, "_seconds_per_step", seconds_per_step)
-    monkeypatch.setattr(planning, "time_of", lambda work, **_: 0.01)
-
-
-@pytest.fixture
-def plan_for(corpus: Corpus, measured: None) -> Callable[..., Planned]:
-    """plan_for(**settings): the plan of a request, on one thread in float32 where not said otherwise."""
-
-    def make(text: Corpus = corpus, **settings: Any) -> Planned:
-        defaults = {"threads": 1, "dtype": "float32", "preset": "modern-1m"}
-        return make_plan(TrainConfig(**(defaults | settings)), text, CPU, clock=Clock())
-
-    return make
 
 
 @pytest.mark.parametrize(
@@ -89,9 +56,9 @@ def test_steps_are_kept_to(plan_for):
 
 
 @pytest.mark.parametrize("epochs", [0.1, 1.0, 2.5, 30.0])
-def test_epochs_are_kept_to_up_to_one_step(plan_for, corpus, epochs):
+def test_epochs_are_kept_to_up_to_one_step(plan_for, plan_corpus, epochs):
     plan = plan_for(epochs=epochs, context_length=64).plan
-    windows = Windows(corpus.train, 64)
+    windows = Windows(plan_corpus.train, 64)
     seen = windows.epoch_at(plan.steps, plan.batch_size)
     assert epochs <= seen < epochs + plan.batch_size / windows.n_windows + 1e-9
 
@@ -107,17 +74,16 @@ def test_no_budget_is_3_minutes(plan_for):
 
 
 @pytest.mark.parametrize(("layers", "most"), [(2, 40), (14, 20)])
-def test_weights_of_others_see_a_text_fewer_times_the_larger_they_are(corpus, measured, layers, most):
+def test_weights_of_others_see_a_text_fewer_times_the_larger_they_are(plan_corpus, plan_for, layers, most):
     base = GPTConfig(vocab_size=257, context_length=64, emb_dim=384, n_layers=layers, n_heads=2)
-    asked = TrainConfig(minutes=600, threads=1, dtype="float32", from_="base")
-    plan = make_plan(asked, corpus, CPU, clock=Clock(), base=base).plan
-    passes = plan.steps * plan.batch_tokens / corpus.train_tokens
-    assert most <= passes < most + plan.batch_tokens / corpus.train_tokens + 1
+    plan = plan_for(minutes=600, preset=None, from_="base", base=base).plan
+    passes = plan.steps * plan.batch_tokens / plan_corpus.train_tokens
+    assert most <= passes < most + plan.batch_tokens / plan_corpus.train_tokens + 1
 
 
-def test_a_short_text_is_not_trained_on_for_hours(plan_for, corpus):
+def test_a_short_text_is_not_trained_on_for_hours(plan_for, plan_corpus):
     planned = plan_for(minutes=600)
-    epochs = planned.plan.steps * planned.plan.batch_tokens / corpus.train_tokens
+    epochs = planned.plan.steps * planned.plan.batch_tokens / plan_corpus.train_tokens
     assert epochs < 100
     assert planned.plan.steps == planned.most_steps
 
@@ -171,39 +137,23 @@ def test_the_lecture_gets_the_courses_settings(plan_for):
     assert {learning_rate_factor(plan.schedule, step) for step in range(10)} == {1.0}
 
 
-def test_a_text_shorter_than_a_window_gets_a_shorter_window_and_that_is_said(plan_for, tmp_path):
+def test_a_text_shorter_than_a_window_gets_a_shorter_window(plan_for, tmp_path):
     (tmp_path / "note.txt").write_text("Nobody knew why the river ran past the house, and nobody asked. " * 3)
     short = prepare(tmp_path / "note.txt", tmp_path / "data", tokenizer="bytes")
     planned = plan_for(short, steps=2, preset="modern-1m")
     assert planned.plan.model.context_length == len(short.train) - 1
-    assert any(
-        "text is shorter than" in line and f"context {len(short.train) - 1}" in line for line in planned.lines
-    )
     Windows(short.train, planned.plan.model.context_length).batch_at(seed=0, step=0, batch_size=1)
 
 
-def test_with_minutes_the_faster_dtype_is_taken_and_said(plan_for):
-    planned = plan_for(minutes=1, dtype="auto")
-    assert planned.plan.dtype == "bfloat16"
-    assert any("bfloat16 matmuls" in line for line in planned.lines)
+def test_with_minutes_the_faster_dtype_is_taken(plan_for):
+    assert plan_for(minutes=1, dtype="auto").plan.dtype == "bfloat16"
 
 
 @pytest.fixture
-def race(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
-    """race(dtype, threads): from now on a step is fast in this dtype on this number of threads, else slow."""
-
-    def fast_in(dtype: str, threads: int) -> None:
-        def seconds_per_step(*arguments: object, **_: object) -> float:
-            wins = dtype in arguments and torch.get_num_threads() == threads
-            return SECONDS_PER_STEP * (0.1 if wins else 1.0)
-
-        monkeypatch.setattr(planning, "_seconds_per_step", seconds_per_step)
-
-    monkeypatch.setattr(planning, "available_processors", lambda: 2)
-    monkeypatch.setattr(planning, "time_of", lambda work, **_: 0.01)
+def two_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    yield fast_in
+    yield
     torch.set_num_threads(before)
 
 
@@ -211,56 +161,35 @@ RACES = [("float32", 1), ("float32", 2), ("bfloat16", 1), ("bfloat16", 2)]
 
 
 @pytest.mark.parametrize("budget", [{"steps": 30}, {"epochs": 1.0}], ids=["steps", "epochs"])
-@pytest.mark.parametrize(("name", "threads"), [("modern-1m", 1), ("modern-3m", 2)])
-def test_without_minutes_no_race_of_speeds_decides_anything(corpus, race, budget, name, threads):
-    plans = []
-    for winner in RACES:
-        race(*winner)
-        asked = TrainConfig(preset=name, **budget)
-        planned = make_plan(asked, corpus, CPU, clock=Clock())
-        plans.append(planned.plan)
-        assert any(
-            f"float32 matmuls, float32 weights and loss, {threads} thread" in line for line in planned.lines
-        )
+@pytest.mark.parametrize(("name", "threads"), [("modern-1m", 1), ("modern-3m", available_processors())])
+def test_without_minutes_no_race_of_speeds_decides_anything(plan_for, two_threads, budget, name, threads):
+    open_choice = {"preset": name, "threads": 0, "dtype": "auto"}
+    plans = [plan_for(**open_choice, **budget, machine=KnownMachine(fast=fast)).plan for fast in RACES]
     assert all(plan == plans[0] for plan in plans)
     assert (plans[0].dtype, plans[0].threads) == ("float32", threads)
 
 
-def test_with_minutes_the_race_decides_dtype_and_threads(corpus, race):
-    chosen = set()
-    for winner in RACES:
-        race(*winner)
-        plan = make_plan(TrainConfig(preset="modern-1m", minutes=1), corpus, CPU, clock=Clock()).plan
-        chosen.add((plan.dtype, plan.threads))
-    assert ("float32", 1) in chosen
-    assert ("bfloat16", 1) in chosen
+def test_with_minutes_the_race_decides_dtype_and_threads(plan_for, two_threads):
+    open_choice = {"minutes": 1, "threads": 0, "dtype": "auto"}
+    planned = {fast: plan_for(**open_choice, machine=KnownMachine(fast=fast)) for fast in RACES}
+    for fast in [("float32", 1), ("bfloat16", 1)]:
+        assert (planned[fast].plan.dtype, planned[fast].plan.threads) == fast
+        assert planned[fast].speed.one_thread_s == pytest.approx(0.1 * SECONDS_PER_STEP)
 
 
-def test_without_minutes_dtype_and_threads_that_were_asked_for_are_taken(corpus, race):
-    race("float32", 1)
-    asked = TrainConfig(preset="modern-1m", steps=3, dtype="bfloat16", threads=2)
-    plan = make_plan(asked, corpus, CPU, clock=Clock()).plan
+def test_several_threads_are_not_tried_where_they_stall(plan_for, two_threads):
+    class Contended(KnownMachine):
+        def threads_stall(self, threads):
+            return True
+
+    planned = plan_for(minutes=1, threads=0, dtype="auto", machine=Contended(fast=("float32", 2)))
+    assert planned.plan.threads == 1
+    assert planned.speed.untried_threads == 2
+
+
+def test_without_minutes_dtype_and_threads_that_were_asked_for_are_taken(plan_for):
+    plan = plan_for(steps=3, dtype="bfloat16", threads=2, machine=KnownMachine(fast=("float32", 1))).plan
     assert (plan.dtype, plan.threads) == ("bfloat16", 2)
-
-
-def test_a_plan_of_one_step_has_one_step_and_some_time(plan_for):
-    said = "\n".join(plan_for(steps=1, context_length=64).lines)
-    assert "plan: 1 step of" in said
-    assert "about 0.0 minutes" not in said
-
-
-def test_the_lines_name_text_tokenizer_model_and_steps(plan_for, corpus):
-    planned = plan_for(steps=1234, context_length=64)
-    said = "\n".join(planned.lines)
-    parameters = planned.plan.model.n_parameters
-    for figure in (
-        f"{corpus.train_tokens:,}",
-        f"{corpus.heldout_tokens:,}",
-        f"{parameters:,}",
-        "1,234",
-        "bytes",
-    ):
-        assert figure in said
 
 
 def test_the_plan_does_not_depend_on_torchs_generator(plan_for):
@@ -271,46 +200,39 @@ def test_the_plan_does_not_depend_on_torchs_generator(plan_for):
     assert plans[0] == plans[1]
 
 
-def test_more_time_never_means_a_smaller_model(plan_for, monkeypatch):
-    monkeypatch.setattr(planning, "probe_matmul", lambda device, dtype, **_: Probe("float32", 5e10, 0.0))
+def test_more_time_never_means_a_smaller_model(plan_for):
     sizes = [plan_for(preset=None, minutes=minutes).plan.model.n_parameters for minutes in (0.05, 0.5, 3, 30)]
     assert sizes == sorted(sizes)
 
 
 def test_memory_of_a_gpu_grows_with_the_micro_batch(plan_for):
     small, large = (plan_for(steps=1, context_length=64, micro_batch=size).plan for size in (1, 16))
-    sizes = [memory_bytes(plan, torch.device("cuda"), given=0) for plan in (small, large)]
+    sizes = [memory_bytes(plan, torch.device("cuda"), later=0, held=0, peak=0) for plan in (small, large)]
     assert 4 * small.model.n_parameters * 3 < sizes[0] < sizes[1]
 
 
-def test_memory_of_a_cpu_is_what_the_process_holds_and_what_comes_later(plan_for, monkeypatch):
+def test_memory_of_a_cpu_is_what_the_process_holds_and_what_comes_later(plan_for):
     plan = plan_for(steps=1).plan
-    monkeypatch.setattr(planning, "resident_bytes", lambda: 400_000_000)
-    monkeypatch.setattr(planning, "peak_memory_bytes", lambda device: 410_000_000)
-    later = memory_bytes(plan, CPU, given=0) - 400_000_000
-    assert 2 * 4 * plan.model.n_parameters < later < 300_000_000
-    assert memory_bytes(plan, CPU, given=1_000_000) > 400_000_000 + later
-    kernels = dataclasses.replace(plan, float32="onednn")
-    assert memory_bytes(kernels, CPU, given=0) > 400_000_000 + later
-    monkeypatch.setattr(planning, "peak_memory_bytes", lambda device: 2_000_000_000)
-    assert memory_bytes(plan, CPU, given=0) == 2_000_000_000
+    held, little, much = 400_000_000, judging_bytes(0), judging_bytes(1_000_000)
 
+    def memory(plan, later, peak=410_000_000):
+        return memory_bytes(plan, CPU, later=later, held=held, peak=peak)
 
-def test_the_plan_says_memory_and_an_interval_of_bits(plan_for):
-    lines = plan_for(steps=50).lines
-    assert any(re.search(r"\d\.\d\d GiB of memory", line) for line in lines)
-    assert any(re.match(r"predicted: \d\.\d to \d\.\d bits per byte", line) for line in lines)
+    assert 2 * 4 * plan.model.n_parameters < memory(plan, little) - held < 300_000_000
+    assert memory(plan, much) > memory(plan, little)
+    assert memory(dataclasses.replace(plan, float32="onednn"), little) > memory(plan, little)
+    assert memory(plan, little, peak=2_000_000_000) == 2_000_000_000
 
 
 def test_nothing_is_predicted_for_the_lecture(plan_for):
-    assert not any(line.startswith("predicted") for line in plan_for(preset="lecture", steps=10).lines)
+    assert plan_for(preset="lecture", steps=10).predicted is None
 
 
-def test_a_real_measurement_gives_a_finite_plan_and_leaves_threads_as_they_were(corpus, monkeypatch):
-    monkeypatch.setattr(planning, "time_of", _once)
+def test_a_real_measurement_gives_a_finite_plan_and_leaves_threads_as_they_were(plan_for, monkeypatch):
+    monkeypatch.setattr(speed, "time_of", _once)
     threads = torch.get_num_threads()
-    config = TrainConfig(minutes=0.1, preset="modern-1m", context_length=32, batch_tokens=64, threads=1)
-    planned = make_plan(config, corpus, CPU, clock=Clock())
+    small = {"minutes": 0.1, "context_length": 32, "batch_tokens": 64, "dtype": "auto"}
+    planned = plan_for(**small, machine=Machine())
     assert torch.get_num_threads() == threads
     assert planned.plan.dtype in ("float32", "bfloat16")
     assert 1 <= planned.plan.steps < 100_000
@@ -325,10 +247,9 @@ def _once(work: Callable[[], object], **_: object) -> float:
     return time.perf_counter() - started
 
 
-def test_validation_samples_fit_their_share_of_the_time(plan_for, monkeypatch):
+def test_validation_samples_fit_their_share_of_the_time(plan_for):
     tokens_per_s = 5_000.0
-    monkeypatch.setattr(planning, "time_of", lambda work, **_: 4 * 64 / tokens_per_s)
-    planned = plan_for(minutes=1, context_length=64)
+    planned = plan_for(minutes=1, context_length=64, machine=KnownMachine(evaluated_per_s=tokens_per_s))
     validations = planned.plan.steps / planned.plan.validate_every + 1
     seconds = 2 * planned.plan.validation_tokens * validations / tokens_per_s
     assert seconds < 0.15 * 60
@@ -336,7 +257,7 @@ def test_validation_samples_fit_their_share_of_the_time(plan_for, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["modern-1m", "lecture"])
-def test_what_is_planned_can_be_trained(plan_for, corpus, name):
+def test_what_is_planned_can_be_trained(plan_for, plan_corpus, name):
     from lucidlm.model.gpt import GPT
     from lucidlm.training.optim import make_optimizers
     from lucidlm.training.step import train_step
@@ -344,14 +265,11 @@ def test_what_is_planned_can_be_trained(plan_for, corpus, name):
     plan = plan_for(preset=name, steps=1, context_length=16, batch_tokens=32).plan
     torch.manual_seed(0)
     model = GPT(plan.model.changed(n_layers=1))
-    batch = Windows(corpus.train, 16).batch_at(seed=0, step=0, batch_size=plan.batch_size)
+    batch = Windows(plan_corpus.train, 16).batch_at(seed=0, step=0, batch_size=plan.batch_size)
     optimizers = make_optimizers(model, plan.optim)
-    result = train_step(
-        model, optimizers, batch, micro_batch=plan.micro_batch, factor=1.0, clip=plan.optim.clip,
-        dtype=torch.float32, seed=0, step=0,
-    )  # fmt: skip
+    result = train_step(model, optimizers, batch, plan=plan, seed=0, step=0)
     assert math.isfinite(result.loss_nats)
-    assert evaluate_documents(model, corpus.tokenizer, [corpus.train[1:40]]).tokens_scored > 0
+    assert evaluate_documents(model, plan_corpus.tokenizer, [plan_corpus.train[1:40]]).tokens_scored > 0
 
 
 def test_an_unknown_preset_is_refused_by_name(plan_for):
@@ -360,7 +278,5 @@ def test_an_unknown_preset_is_refused_by_name(plan_for):
 
 
 def test_a_setting_that_equals_the_default_is_still_asked_for():
-    from lucidlm.training.plan import _recipe
-
     asked = TrainConfig(preset="lecture", optim=Recipe(beta2=0.95))
-    assert _recipe(asked, preset("lecture").shape).beta2 == 0.95
+    assert recipe_for(asked, preset("lecture").shape).beta2 == 0.95

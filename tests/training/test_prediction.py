@@ -11,10 +11,9 @@ import pytest
 
 from lucidlm.measure.baselines import measure_baselines
 from lucidlm.model.presets import MUON
-from lucidlm.runs.settings import Plan, learning_rate_factor, trapezoid
+from lucidlm.runs.settings import Plan
 from lucidlm.text.corpus import Corpus, prepare, train_documents, validation_documents
 from lucidlm.text.excerpts import as_excerpt
-from lucidlm.training.plan import modern_shape
 from lucidlm.training.prediction import (
     Compressibility,
     compressibility,
@@ -22,6 +21,8 @@ from lucidlm.training.prediction import (
     ppmd_bits_per_byte,
     predict,
 )
+from lucidlm.training.schedule import learning_rate_factor, trapezoid
+from lucidlm.training.shapes import modern_shape
 
 PROSE = Compressibility(ppmd_2=2.53, ppmd_6=1.79, ppmd_16=1.81, unigram=4.34, digits=0.0, nats=math.log(2))
 

@@ -12,6 +12,7 @@ from torch import nn
 from lucidlm.errors import RunError
 from lucidlm.model.gpt import GPT
 from lucidlm.model.presets import PLAIN
+from lucidlm.runs.settings import Plan
 from lucidlm.training.optim import make_optimizers, optimizer_tensors
 from lucidlm.training.step import StepResult, accumulate_gradient, train_step
 
@@ -37,8 +38,14 @@ def _gradients(model: GPT, batch, micro_batch: int):
 
 
 def _step(model: GPT, optimizers, batch, **changes) -> StepResult:
-    settings = {"micro_batch": 4, "factor": 1.0, "clip": 1.0, "dtype": torch.float32, "seed": 123, "step": 0}
-    return train_step(model, optimizers, batch, **(settings | changes))
+    settings = {"micro_batch": 4, "factor": 1.0, "clip": 1.0, "dtype": "float32", "seed": 123, "step": 0}
+    settings |= changes
+    plan = Plan(
+        model=model.config, optim=replace(ADAMW, clip=settings["clip"]), batch_size=len(batch[0]),
+        micro_batch=settings["micro_batch"], steps=1, schedule=((0, settings["factor"]),), validate_every=1,
+        validation_tokens=1, dtype=settings["dtype"], threads=1, early_stop=False,
+    )  # fmt: skip
+    return train_step(model, optimizers, batch, plan=plan, seed=settings["seed"], step=settings["step"])
 
 
 def _by_the_book(model: GPT, batch):
