@@ -3,7 +3,8 @@
 Nothing here imports torch before a verb runs, so that --help answers at once.
 """
 
-from lucidlm.cli import judging, listing, models, training, writing  # noqa: F401  (they register their verbs)
+# Importing a module registers its verbs.
+from lucidlm.cli import judging, learning, listing, models, training, writing  # noqa: F401
 from lucidlm.cli.entry import main
 from lucidlm.cli.options import app
 

@@ -1,0 +1,1 @@
+"""Twelve short steps from a text to a loss that one can trust: predict, then see."""
