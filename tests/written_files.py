@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pypdf import PdfWriter
 
-from lucidlm.errors import LucidError
+from lucidlm.errors import DataError, LucidError
 from lucidlm.text.account import Account
 from lucidlm.text.documents import read_documents, read_texts
 from lucidlm.text.reading import Reading
@@ -22,12 +22,23 @@ def read_one(source, **options):
     return document.text(), document.notes
 
 
-def refusal(*sources, **options) -> str:
+def refused(*sources, **options) -> LucidError:
+    """The error of reading these sources, whose message is one line."""
     with pytest.raises(LucidError) as caught:
         read(*sources, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def refusal(*sources, **options) -> str:
+    return str(refused(*sources, **options))
+
+
+def reason_of(*sources, **options) -> str:
+    """The code of that error: a key of account.py."""
+    error = refused(*sources, **options)
+    assert isinstance(error, DataError)
+    return error.reason
 
 
 def written(path: Path, data: str | bytes) -> Path:

@@ -10,6 +10,7 @@ from lucidlm.errors import DataError
 from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.wording import plural
 from lucidlm.text.account import (
+    BLANK,
     CARRIAGE_RETURNS,
     EMPTY_LINES,
     ENCODING_UNUSED,
@@ -222,11 +223,12 @@ def _document(
     def pieces() -> Iterator[str]:
         account.clear()
         text = with_lf(counted(strings(account), account), account)
-        empty = True
+        empty = blank = True
         for piece in text if raw else without_frame(text, account):
             if piece:
-                empty = False
+                empty, blank = False, blank and piece.isspace()
                 yield piece
+        account.saw(BLANK, blank and not empty)
         if empty:
             why = f" after: {'; '.join(account.lines())}" if account.lines() else ""
             raise DataError(

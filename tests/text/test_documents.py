@@ -4,11 +4,11 @@ import json
 import tracemalloc
 
 import pytest
-from written_files import read, read_one, refusal, written
+from written_files import accounted, read, read_one, reason_of, refusal, refused, written
 
 from lucidlm.errors import ConfigError
 from lucidlm.text import documents
-from lucidlm.text.account import Account
+from lucidlm.text.account import BLANK, DAMAGED, NO_FIELD, NO_TEXT, Account
 from lucidlm.text.documents import read_documents
 from lucidlm.text.formats import decoding
 from lucidlm.text.reading import Reading
@@ -76,17 +76,17 @@ def test_an_invalid_byte_is_named_with_its_place_and_file(tmp_path):
     path = written(tmp_path / "a.txt", b"caf\xe9")
     assert refusal(path).startswith(f"{path}: byte 3 is 0xe9, not utf-8")
     packed = written(tmp_path / "a.txt.gz", gzip.compress(path.read_bytes()))
-    assert refusal(packed).startswith(f"{packed}: byte 3 of the unpacked file is 0xe9")
+    assert refusal(packed).startswith(f"{packed}: byte 3 of the decompressed file is 0xe9")
 
 
 @pytest.mark.parametrize("data", [b"", codecs.BOM_UTF8])
 def test_a_text_of_no_characters_is_refused(tmp_path, data):
-    assert "empty (0 characters)" in refusal(written(tmp_path / "a.txt", data))
-    assert "empty (0 characters)" in refusal(written(tmp_path / "a.txt.gz", gzip.compress(data)))
+    assert reason_of(written(tmp_path / "a.txt", data)) == NO_TEXT
+    assert reason_of(written(tmp_path / "a.txt.gz", gzip.compress(data))) == NO_TEXT
 
 
-def test_white_space_is_a_text(tmp_path):
-    assert read(written(tmp_path / "a.txt", " \n")) == [" \n"]
+def test_white_space_is_a_text_and_is_counted(tmp_path):
+    assert accounted(written(tmp_path / "a.txt", " \n")) == (" \n", {BLANK: 1})
 
 
 def test_a_single_path_is_not_taken_apart_into_letters(tmp_path):
@@ -160,34 +160,34 @@ def test_lines_of_jsonl_may_be_cut_anywhere(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("line", "expected"),
+    ("line", "reason", "named"),
     [
-        ('{"text": "x"', "not JSON (Expecting ',' delimiter at character 13)"),
-        ('["x"]', "this is a list"),
-        ('{"data": {}}', "none of its fields is a string ('data': an object)"),
-        ("3", "this is a number"),
-        ('{"body": "x", "title": "y"}', "no field 'text'; choose one by --field: 'body', 'title'"),
-        ("{}", "the object is empty; mend or delete it"),
-        ('{"text": 3}', "the field 'text' is a number"),
-        ("[" * 100_000, "not JSON"),
+        ('{"text": "x"', DAMAGED, "(Expecting ',' delimiter at character 13)"),
+        ('["x"]', NO_FIELD, "a list"),
+        ('{"data": {}}', NO_FIELD, "('data': an object)"),
+        ("3", NO_FIELD, "a number"),
+        ('{"body": "x", "title": "y"}', NO_FIELD, "--field: 'body', 'title'"),
+        ("{}", NO_FIELD, "empty"),
+        ('{"text": 3}', NO_FIELD, "a number"),
+        ("[" * 100_000, DAMAGED, "JSON"),
     ],
 )
-def test_a_bad_line_of_jsonl_is_named(tmp_path, line, expected):
+def test_a_bad_line_of_jsonl_is_named(tmp_path, line, reason, named):
     path = written(tmp_path / "a.jsonl", '{"text": "good"}\n\n' + line + "\n")
-    message = refusal(path)
-    assert message.startswith(f"{path}:3: ")
-    assert expected in message
+    error = refused(path)
+    assert error.reason == reason
+    assert str(error).startswith(f"{path}:3: ")
+    assert named in str(error)
 
 
 def test_jsonl_without_any_text_is_refused(tmp_path):
-    assert "no text in this file" in refusal(written(tmp_path / "a.jsonl", "\n\n"))
-    assert "no text in this file" in refusal(written(tmp_path / "a.jsonl", '{"text": ""}'))
+    assert reason_of(written(tmp_path / "a.jsonl", "\n\n")) == NO_TEXT
+    assert reason_of(written(tmp_path / "a.jsonl", '{"text": ""}')) == NO_TEXT
 
 
 def test_half_a_surrogate_pair_is_replaced_and_said(tmp_path):
-    text, notes = read_one(written(tmp_path / "a.jsonl", '{"text": "a\\ud83db"}'))
-    assert text == "a\ufffdb"
-    assert notes[1:] == ["1 lone surrogate replaced by U+FFFD"]
+    counts = {"lone_surrogates": 1}
+    assert accounted(written(tmp_path / "a.jsonl", '{"text": "a\\ud83db"}')) == ("a\ufffdb", counts)
 
 
 BAD_FILES = {

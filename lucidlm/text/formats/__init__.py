@@ -1,1 +1,1 @@
-"""One file comes in, its text goes out: a module for each format, and what tells formats and encodings."""
+"""One file comes in, its text goes out: a module per format, and detection of formats and encodings."""

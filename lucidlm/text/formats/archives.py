@@ -34,12 +34,12 @@ from lucidlm.text.own_folders import own_kind
 ARCHIVES = ("zip", "tar")
 """The kinds that are archives."""
 LARGEST = 4 << 30
-"""The most that the texts of an archive may unpack to together."""
+"""Bytes that all texts of an archive may unpack to."""
 _MOST = 100_000
-"""The most members of an archive: a list of millions takes a few MB packed."""
+"""Members of an archive that are read: a few compressed MB can list millions."""
 _BLOCK = 1 << 20
 _LINK = 0o12
-"""A symbolic link, in the file's mode that a zip archive of Unix has: what is packed is where it leads."""
+"""Type of a symbolic link in the Unix file mode of a zip archive. Its content is only the target's path."""
 _FAULTS = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -54,7 +54,7 @@ _FAULTS = (
 @dataclass(frozen=True, slots=True)
 class _Member:
     name: str
-    """As the archive has it: a name, never a place on this machine."""
+    """The name in the archive; never used as a path on this machine."""
     size: int
     is_file: bool
     is_encrypted: bool
@@ -63,9 +63,9 @@ class _Member:
 
 
 def files_in_archive(file: File, account: Account) -> list[File]:
-    """The files of known kinds in an archive, by their path in it; others are passed over and counted.
+    """The files of known kinds in an archive, ordered by path; others are skipped and counted.
 
-    The rules are those of a folder: what begins with a dot, and what macOS adds, is hidden.
+    The rules are those for a folder. Names that begin with a dot, and __MACOSX, are hidden.
     """
     taken: list[File] = []
     members = _unpacked(file.path, file.path.stat().st_mtime_ns, file.packings, file.kind, file.name)
@@ -87,9 +87,9 @@ def files_in_archive(file: File, account: Account) -> list[File]:
     if not taken:
         if account.passed[ENCRYPTED]:
             raise DataError(
-                f"{file.name}: encrypted; unpack it with its password and give the files", reason=DAMAGED
+                f"{file.name}: encrypted; unpack it with its password and give the files", reason=ENCRYPTED
             )
-        there = "; ".join(account.passed_lines()) or "nothing in it"
+        there = "; ".join(account.passed_lines()) or "it is empty"
         raise DataError(
             f"{file.name}: no text in this archive ({there}); unpack it and give files of it", reason=NO_TEXT
         )
@@ -97,7 +97,7 @@ def files_in_archive(file: File, account: Account) -> list[File]:
 
 
 def _own_folders(names: list[str]) -> list[str]:
-    """The outermost folders in an archive that are runs, models or prepared texts; not the archive itself."""
+    """The outermost folders in an archive that are runs, models or prepared texts."""
     inside: dict[str, set[str]] = {}
     for name in names:
         parts = name.split("/")
@@ -108,7 +108,7 @@ def _own_folders(names: list[str]) -> list[str]:
 
 
 def _reason(member: _Member) -> str:
-    """Why a member is not read, "" where it is."""
+    """Why a member is not read; "" if it is read."""
     kind, _ = kind_of(member.name, unknown="", in_folder=True)
     if _is_hidden(member.name):
         return HIDDEN_FILES
@@ -125,7 +125,7 @@ def _reason(member: _Member) -> str:
 def _unpacked(
     path: Path, changed: int, packings: tuple[str, ...], kind: str, name: str
 ) -> list[tuple[Path | None, _Member]]:
-    """The members and where each that is a text lies, None for a damaged one; gone at exit."""
+    """Each member and the temporary file with its content (None: not read). They are deleted at exit."""
     try:
         folder = Path(tempfile.mkdtemp(prefix="lucidlm-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -140,7 +140,7 @@ def _unpacked(
         total = 0
         for number, member in enumerate(members(place)):
             if number >= _MOST:
-                raise DataError(f"{name}: more than {_MOST:,} files in it; unpack it and give the folder")
+                raise DataError(f"{name}: more than {_MOST:,} files; unpack it and give the folder")
             if _reason(member):
                 found.append((None, member))
                 continue
@@ -154,14 +154,12 @@ def _unpacked(
     except _FAULTS as problem:
         reason = " ".join(str(problem).split()) or type(problem).__name__
         raise DataError(
-            f"{name}: not a sound .{kind} file ({reason}); get another copy", reason=DAMAGED
+            f"{name}: damaged .{kind} file ({reason}); get another copy", reason=DAMAGED
         ) from problem
 
 
 def _too_much(name: str) -> DataError:
-    return DataError(
-        f"{name}: the texts in it are more than {LARGEST >> 30} GiB; unpack it and give the folder"
-    )
+    return DataError(f"{name}: its texts are larger than {LARGEST >> 30} GiB; unpack it and give the folder")
 
 
 def _limited(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
@@ -173,10 +171,10 @@ def _limited(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
 
 
 def _written(member: _Member, path: Path) -> Path | None:
-    """The file that a member was unpacked to; None for one that is damaged."""
+    """The file that a member was unpacked to; None for a damaged member."""
     try:
         with member.open() as packed, path.open("wb") as file:
-            left = member.size  # what follows the size that the archive tells is no part of it
+            left = member.size  # bytes beyond the stated size do not belong to the member
             while left and (block := packed.read(min(left, _BLOCK))):
                 file.write(block)
                 left -= len(block)
@@ -201,7 +199,7 @@ def _members_of_zip(path: Path) -> Iterator[_Member]:
 
 
 def _name_in_zip(info: zipfile.ZipInfo) -> str:
-    """The name: UTF-8 where it is that, though the archive does not say so, as of many programs."""
+    """The member's name: many programs write UTF-8 without setting the flag for it."""
     if info.flag_bits & 0x800:
         return info.filename
     try:

@@ -1,6 +1,6 @@
-"""Other trainers' token files in, their documents as text out: nanoGPT's and llm.c's .bin of GPT-2's ids.
+"""Token files of nanoGPT and llm.c (.bin, GPT-2's ids) come in, their documents as text go out.
 
-nanoGPT's hold ids alone, uint16; llm.c's begin with 256 int32: a magic number, the version, the count.
+nanoGPT: ids only, uint16. llm.c: a header of 256 int32 (magic number, version, count), then the ids.
 """
 
 import codecs
@@ -21,15 +21,15 @@ _HEADER_BYTES = 256 * 4
 _AT_ONCE = 1 << 20
 _PROBE = 1 << 16
 _SINGLE_BYTES = 256
-"""GPT-2's first ids are the single bytes; a text of as many tokens has others."""
+"""GPT-2's first ids are the single bytes; a text of that many tokens uses other ids too."""
 _BLANK = 32
-"""Equal ids from which on a file is blank, and no text of so many equal tokens."""
+"""A file of at least this many ids, all equal, is blank and not a text."""
 _CONTROL = re.compile(r"[\0-\x08\x0b\x0e-\x1f\x7f]")
 _REPLACEMENT = "\ufffd".encode()
 
 
 def documents_of(path: Path, name: str) -> Iterator[tuple[int, int]]:
-    """(start, end) of each document's tokens in the file: what stands between two ends of text."""
+    """(start, end) of the tokens of each document: the stretches between two end-of-text tokens."""
     _refuse_text(path, name)
     ids, start, found, most = _ids_of(path, name), 0, False, 0
     for first in range(0, len(ids), _AT_ONCE):
@@ -37,8 +37,8 @@ def documents_of(path: Path, name: str) -> Iterator[tuple[int, int]]:
         most = max(most, largest := int(piece.max()))
         if largest > END_OF_TEXT:
             raise DataError(
-                f"{name}: token id {largest} is beyond GPT-2's {END_OF_TEXT}; only .bin files of GPT-2's ids "
-                "can be read: give the text itself",
+                f"{name}: token id {largest} is above GPT-2's largest, {END_OF_TEXT}; only .bin files "
+                "with GPT-2's ids can be read: give the text itself",
                 reason=NO_TOKENS,
             )
         for place in (np.flatnonzero(piece == END_OF_TEXT) + first).tolist():
@@ -48,23 +48,23 @@ def documents_of(path: Path, name: str) -> Iterator[tuple[int, int]]:
             start = place + 1
     if most < _SINGLE_BYTES <= len(ids):
         raise DataError(
-            f"{name}: none of its {len(ids):,} ids is over {_SINGLE_BYTES - 1}, so they are not GPT-2's but "
-            "characters or bytes; give the text itself",
+            f"{name}: all {len(ids):,} ids are below {_SINGLE_BYTES}: characters or bytes, not GPT-2's; "
+            "give the text itself",
             reason=NO_TOKENS,
         )
     if len(ids) >= _BLANK and not (ids != ids[0]).any():
         raise DataError(
-            f"{name}: its {len(ids):,} ids are all {int(ids[0])}, so they are no text; give the text itself",
+            f"{name}: all {len(ids):,} ids are {int(ids[0])}: the file is blank; give the text itself",
             reason=NO_TOKENS,
         )
     if start < len(ids):
         yield start, len(ids)
     elif not found:
-        raise DataError(f"{name}: no token but end-of-text in this file; give another", reason=NO_TOKENS)
+        raise DataError(f"{name}: only end-of-text tokens in this file; give another", reason=NO_TOKENS)
 
 
 def _refuse_text(path: Path, name: str) -> None:
-    """DataError for a file that is UTF-8 without control characters: rows of ids have other bytes."""
+    """DataError for UTF-8 without control characters: token ids have other bytes."""
     with open(path, "rb") as file:
         block = file.read(_PROBE)
     try:
@@ -73,28 +73,28 @@ def _refuse_text(path: Path, name: str) -> None:
         return
     if text and not _CONTROL.search(text):
         raise DataError(
-            f"{name}: text and no token ids of GPT-2; rename it to end in .txt to read it", reason=NO_TOKENS
+            f"{name}: the file holds text, not token ids of GPT-2; name it .txt to read it", reason=NO_TOKENS
         )
 
 
 def text_of(path: Path, name: str, start: int, end: int, account: Account) -> Iterator[str]:
-    """The text of some of the file's tokens, in pieces; bytes that are no UTF-8 become U+FFFD."""
+    """The text of the tokens from start to end, in pieces; bytes that are not UTF-8 become U+FFFD."""
     ids, tokenizer = _ids_of(path, name), Tokenizer.gpt2()
     decoder, own = codecs.getincrementaldecoder("utf-8")("replace"), b""
     for first in range(start, end, _AT_ONCE):
         last = min(first + _AT_ONCE, end)
         data = tokenizer.decode_bytes(ids[first:last])
         text = decoder.decode(data, last == end)
-        own = own[-2:] + data  # a U+FFFD of the text's own may be cut in two
+        own = own[-2:] + data  # a U+FFFD that the text itself holds may be split between two blocks
         account.saw(NO_UTF8, text.count("\ufffd") - own.count(_REPLACEMENT))
         yield text
 
 
 def _ids_of(path: Path, name: str) -> np.ndarray:
-    """The file's ids, mapped, not read; DataError for what is no token file."""
+    """The file's ids as a memory map; DataError if it is not a token file."""
     if (path.parent / "meta.pkl").exists():
         raise DataError(
-            f"{name}: its vocabulary stands in a pickle beside it (meta.pkl), which is never read: give the "
+            f"{name}: its vocabulary is in a pickle beside it (meta.pkl), which is never read; give the "
             "text itself",
             reason=NO_TOKENS,
         )
@@ -105,21 +105,20 @@ def _ids_of(path: Path, name: str) -> np.ndarray:
         offset, count = _HEADER_BYTES, int(header[2])
         if header[1] != 1 or count < 1 or size != offset + 2 * count:
             raise DataError(
-                f"{name}: its header tells of {plural(count, 'token')} in version {header[1]}, the file has "
-                f"{plural(size, 'byte')}: it was cut off, or is of a newer kind (version 1 can be read)",
+                f"{name}: its header says {plural(count, 'token')}, version {header[1]}, but the file "
+                f"has {plural(size, 'byte')}: it is truncated, or newer than version 1; copy it again",
                 reason=NO_TOKENS,
             )
     if size % 2 or count == 0:
         raise DataError(
-            f"{name}: no row of 16-bit token ids ({plural(size, 'byte')}); give a .bin of nanoGPT or llm.c",
+            f"{name}: no 16-bit token ids ({plural(size, 'byte')}); give a .bin of nanoGPT or llm.c",
             reason=NO_TOKENS,
         )
     ids = np.memmap(path, "<u2", "r", offset, (count,))
     start = ids[: 2 * _AT_ONCE]
     if count >= 4 and count % 2 == 0 and start[::2].any() and not start[1::2].any():
         raise DataError(
-            f"{name}: every second 16-bit number is 0, so these are 32-bit token ids; give a .bin of "
-            "16-bit ones",
+            f"{name}: every second 16-bit number is 0, so the ids have 32 bits; give a .bin with 16-bit ids",
             reason=NO_TOKENS,
         )
     return ids

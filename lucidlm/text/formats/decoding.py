@@ -1,4 +1,4 @@
-"""The bytes of a file come in, its text goes out: unpacked, decoded, with LF line ends, free of JSON."""
+"""The bytes of a file come in, its text goes out: decompressed, decoded, with LF line ends."""
 
 import codecs
 import errno
@@ -34,26 +34,26 @@ from lucidlm.text.formats.packed import unpacked
 _BLOCK = 1 << 20
 _WIDE = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")
 _WRONG_IN_PAGE = 0.02
-"""The share of wrong characters beyond ASCII from which on a page is in another encoding than it says."""
+"""A page with a larger share of wrong characters beyond ASCII is in another encoding than it declares."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file on this machine, and what its source was."""
+    """A file on this machine, and the source that named it."""
 
     path: Path
     name: str
-    """What messages call it: a path, a URL or "stdin"."""
+    """Its name in messages: a path, a URL or "stdin"."""
     kind: str
-    """A value of kinds.SUFFIXES, or an archive's: zip or tar."""
+    """A value of kinds.SUFFIXES, or zip or tar."""
     packings: tuple[str, ...] = ()
-    """How it is packed (gz, bz2, xz), the outermost first."""
+    """Its compressions (gz, bz2, xz), the outermost first."""
     source: str = ""
-    """The folder or pattern that it was found in; "" for one that a user named, which must be read."""
+    """The folder or pattern that it was found in; "" for a file that the user named, which must be read."""
 
 
 def read_blocks(file: File, account: Account) -> Iterator[bytes]:
-    """A file's bytes, unpacked."""
+    """A file's bytes, decompressed."""
     blocks = _stored_blocks(file)
     for packing in file.packings:
         blocks = unpacked(blocks, packing, file.name, account)
@@ -72,8 +72,8 @@ def _stored_blocks(file: File) -> Iterator[bytes]:
 def cannot_read(name: str, problem: OSError) -> DataError:
     """The error for a file that the system does not let us read.
 
-    Raised at once where the process has no descriptor left: that says nothing about this file, which must not
-    be passed over.
+    If the process has no file descriptor left, the error is raised at once: the file itself is fine and must
+    not be skipped.
     """
     if problem.errno in (errno.EMFILE, errno.ENFILE):
         raise ConfigError(
@@ -87,42 +87,42 @@ def cannot_read(name: str, problem: OSError) -> DataError:
 
 
 def known_encoding(encoding: str) -> str:
-    """Python's own name of an encoding of text; a label that only browsers know is their codec for it."""
+    """Python's name of a text encoding. A label that only browsers know gives the codec that they use."""
     try:
         codec = codecs.lookup(encoding)
         codecs.getincrementaldecoder(encoding)
         "".encode(encoding)  # refuses codecs such as base64, which do not make text
         if codec.name in ("idna", "punycode"):
-            raise LookupError("an encoding of host names")
+            raise LookupError("it encodes host names")
     except (LookupError, ValueError) as problem:
         if encoding.isascii() and encoding.isprintable() and (known := codec_of_label(encoding)):
             return known
         raise ConfigError(
             f"--encoding {encoding}: not a known encoding of text; try utf-8, latin-1, cp1252 or utf-16"
         ) from problem
-    # The mark that "utf-8-sig" passes over in silence is counted where the encoding is utf-8.
+    # "utf-8-sig" drops a byte order mark silently; with utf-8 it is counted.
     return "utf-8" if codec.name == "utf-8-sig" else codec.name
 
 
 def read_text(file: File, encoding: str, account: Account) -> Iterator[str]:
-    """The text of a file as it stands there, without a byte order mark."""
+    """The text of a file, unchanged but for a byte order mark."""
     return decode(read_blocks(file, account), file.name, encoding, account, unpacked=bool(file.packings))
 
 
 def decode_page(data: bytes, name: str, encoding: str, account: Account) -> tuple[str, str]:
-    """A web page as text, and the encoding that it was in.
+    """The text of a web page, and its encoding.
 
-    As browsers do: a byte order mark decides, then `encoding` where that is not UTF-8, then what the page
-    declares; but a page that is UTF-8 is read as that whatever it declares, which is counted. What decoding
-    drops is not counted: a page's bytes are not its text's.
+    As in browsers, a byte order mark decides first, then `encoding` if it is not UTF-8, then the page's own
+    declaration. Unlike in browsers, a page that is valid UTF-8 is read as UTF-8 whatever it declares; that is
+    counted. Bytes that decoding drops are not counted, as a page's bytes differ from its text's anyway.
     """
     used = codec_of_mark(data) or (codec_of_label(encoding) or encoding)
     if (nuls := data.count(0)) and nuls <= len(data) // 8 and not used.startswith(("utf-16", "utf-32")):
-        # HTML drops a NUL. More of them are the other halves of UTF-16, or no page at all.
+        # HTML drops NULs. More of them mean UTF-16 or a binary file.
         data = data.replace(b"\0", b"")
         account.saw(CONTROLS, nuls)
     if used == "utf-8" and not codec_of_mark(data) and (declared := declared_codec(data) or "utf-8") != used:
-        # ISO-2022's and HZ's bytes are all ASCII, so that they are always UTF-8 too.
+        # ISO-2022 and HZ use only ASCII bytes, so their files are always valid UTF-8 too.
         if declared.startswith(("iso2022", "hz")) or not is_utf8(data):
             used = declared
         else:
@@ -130,7 +130,7 @@ def decode_page(data: bytes, name: str, encoding: str, account: Account) -> tupl
     try:
         return "".join(decode([data], name, used, Account(), errors=browser_errors())), used
     except DataError:
-        # A few wrong bytes are no reason to refuse a page: browsers replace them.
+        # Browsers replace a few wrong bytes, so they are no reason to refuse a page.
         text = "".join(decode([data], name, used, Account(), errors=browser_errors(replace=True)))
         wrong = text.count("\ufffd") - (data.count("\ufffd".encode()) if used == "utf-8" else 0)
         if wrong > _WRONG_IN_PAGE * sum(character > "\x7f" for character in text):
@@ -140,7 +140,7 @@ def decode_page(data: bytes, name: str, encoding: str, account: Account) -> tupl
 
 
 def is_utf8(data: bytes) -> bool:
-    """Whether these bytes are UTF-8, none of them NUL."""
+    """Whether these bytes are UTF-8 without NUL."""
     try:
         return b"\0" not in data and bool(data.decode())
     except UnicodeDecodeError:
@@ -156,7 +156,7 @@ def decode(
     unpacked: bool = False,
     errors: str = "strict",
 ) -> Iterator[str]:
-    """Bytes as text, a character that two blocks share included; a byte order mark is dropped."""
+    """The text of blocks of bytes, without a byte order mark. A character may be split between two blocks."""
     decoder = codecs.getincrementaldecoder(encoding)(errors)
     rest = chain(blocks, [b""])
     count, start, beyond_ascii = 0, True, False
@@ -169,15 +169,15 @@ def decode(
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as problem:
-            # A decoder keeps the bytes of an unfinished character, so the place is known from the end alone.
+            # The decoder also holds the bytes of an unfinished character: count back from the end.
             place = count - len(problem.object) + problem.start
-            where = f"byte {place}" + (" of the unpacked file" if unpacked else "")
+            where = f"byte {place}" + (" of the decompressed file" if unpacked else "")
             if not block and beyond_ascii and problem.end == len(problem.object):
-                # As an encoding that all characters before agree with is the right one.
+                # All characters before were right, so the encoding is right and the file is truncated.
                 left = len(problem.object) - problem.start
                 raise DataError(
-                    f"{name}: cut off within a character of {encoding} ({where} is 0x"
-                    f"{problem.object[problem.start]:02x}); get a whole copy, or take off its last "
+                    f"{name}: truncated within a character of {encoding} ({where} is 0x"
+                    f"{problem.object[problem.start]:02x}); get a complete copy, or remove its last "
                     f"{plural(left, 'byte')} (head -c -{left} FILE > NEW)",
                     reason=DAMAGED,
                 ) from problem
@@ -189,11 +189,11 @@ def decode(
                 f"{name}: not {encoding} ({problem}); {other_encoding(block, rest, encoding)}",
                 reason=OTHER_ENCODING,
             ) from problem
-        # Nearly any bytes are characters of UTF-16: NULs show that the right ones are.
+        # Nearly all bytes are valid UTF-16; NULs show that this really is UTF-16.
         beyond_ascii = beyond_ascii or (b"\0" in block if encoding in _WIDE else not text.isascii())
         if start and text:
             start = False
-            # These two decoders take a mark away themselves, and refuse a text that has none.
+            # These two decoders remove the mark themselves, and refuse a text without one.
             _count_marks(account, encoding in ("utf-16", "utf-32"))
             text = without_mark(text, account)
         yield text
@@ -213,8 +213,8 @@ def _count_marks(account: Account, marks: int) -> None:
 
 
 def with_lf(strings: Iterable[str], account: Account) -> Iterator[str]:
-    """The same text in pieces of about a million characters at most, with every line end as LF."""
-    decoder = io.IncrementalNewlineDecoder(None, translate=True)  # keeps a CR back until it sees what follows
+    """The same text with LF line ends, in pieces of at most about a million characters."""
+    decoder = io.IncrementalNewlineDecoder(None, translate=True)  # holds back a final CR until the next piece
     taken = given = returns = 0
     for string in strings:
         taken += len(string)
@@ -239,7 +239,7 @@ def counted(strings: Iterable[str], account: Account) -> Iterator[str]:
 
 
 def without_surrogates(text: str, account: Account) -> str:
-    """Half a UTF-16 pair, which JSON and PDF can hold, is no character: it becomes U+FFFD, as in browsers."""
+    """The text with U+FFFD for each lone surrogate. JSON and PDF can hold them; browsers do the same."""
     if not text.isascii():
         try:
             text.encode("utf-8")

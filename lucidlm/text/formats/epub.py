@@ -1,7 +1,7 @@
 """An EPUB comes in, the text of its pages goes out in the order of its spine; what is not read is counted.
 
-Pages are read by what they hold and not by what they are declared as, names as nearly as they are found, a
-book without a spine in the order of its manifest. Copy protection and a book without any page are errors.
+The content of a page decides how it is read, not its declared type. Names are matched loosely. A book without
+a spine is read in the order of its manifest. Copy protection and a book without pages are errors.
 """
 
 import io
@@ -39,10 +39,10 @@ from lucidlm.text.account import (
 from lucidlm.text.formats.decoding import File, decode_page, is_utf8
 from lucidlm.text.formats.labels import codec_of_mark
 from lucidlm.text.formats.markup import elements_of, visible_text
-from lucidlm.text.formats.whole_files import LARGEST_PAGE, sound_file, too_large, whole
+from lucidlm.text.formats.whole_files import LARGEST_PAGE, faults_of, too_large, whole
 
 _LARGEST_PACKAGE = 8 << 20
-"""A package lists files: this much is a hundred thousand of them."""
+"""Bytes of a package file: enough to list a hundred thousand files."""
 _PAGE = re.compile(r"\.(x?html?|xht|txt)$", re.IGNORECASE)
 _MARKED_PAGE = re.compile(r"\.(x?html?|xht)$", re.IGNORECASE)
 _PAGE_TYPE = re.compile(r"text/(?!css|javascript)|application/(xhtml|xml|x-dtbook)", re.IGNORECASE)
@@ -55,7 +55,7 @@ _FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """An entry of a manifest."""
+    """An entry of the manifest."""
 
     href: str
     media_type: str
@@ -64,7 +64,7 @@ class _Item:
 
 @dataclass(slots=True)
 class _Package:
-    """What a package file says: its files by id, the reading order as ids."""
+    """The content of a package file: the files by id, the reading order as ids."""
 
     name: str
     items: dict[str, _Item] = field(default_factory=dict)
@@ -72,8 +72,8 @@ class _Package:
 
 
 def read_epub(file: File, encoding: str, account: Account) -> Iterator[str]:
-    """The pages of an EPUB in their order: UTF-8 or what they declare, else in `encoding`."""
-    with sound_file(file.name, "EPUB", *_FAULTS), _opened(file, account) as archive:
+    """The text of each page, in order. Encoding: UTF-8, else what the page declares, else `encoding`."""
+    with faults_of(file.name, "EPUB", *_FAULTS), _opened(file, account) as archive:
         yield from _Book(archive, file.name, encoding, account).pages()
 
 
@@ -85,7 +85,7 @@ def _opened(file: File, account: Account) -> zipfile.ZipFile:
         end = data.rfind(_END_OF_ARCHIVE)
         if end < 0:
             raise
-        # Something was written behind it. The last two of its 22 bytes are the length of a comment.
+        # Bytes were appended to the archive, whose last record has 22 bytes and a comment of this length.
         end += 22 + int.from_bytes(data[end + 20 : end + 22], "little")
         return zipfile.ZipFile(io.BytesIO(data[:end]))
 
@@ -100,10 +100,10 @@ class _Book:
         self.account = account
 
     def pages(self) -> Iterator[str]:
-        """The text of each page that has some."""
+        """The text of each page that has text."""
         pages = self._pages()
         if not pages and not self.account.passed:
-            raise DataError(f"{self.name}: not an EPUB (it holds no page); get another copy", reason=DAMAGED)
+            raise DataError(f"{self.name}: not an EPUB (it has no pages); get another copy", reason=DAMAGED)
         self._refuse_protected(pages)
         if sum(self.archive.NameToInfo[page].file_size for page in pages) > LARGEST_PAGE:
             raise too_large(self.name, "epub", LARGEST_PAGE)
@@ -114,13 +114,13 @@ class _Book:
                 yield text + "\n"
 
     def _pages(self) -> list[str]:
-        """Members of the archive: of the first package that has some, or else as they stand there."""
+        """The members that are pages: of the first package with pages, else all in the archive's order."""
         packages = self._packages()
         for number, package in enumerate(packages, 1):
             if pages := self._pages_of(package):
                 for other in packages[number:]:
                     self._pass_over(OTHER_VERSIONS, other.name)
-                if len(packages) == 1:  # else they are those of another version
+                if len(packages) == 1:  # with several, unlisted pages belong to the other versions
                     self._count_unlisted(package)
                 return pages
         pages = [name for name in self.archive.namelist() if _PAGE.search(name) and "META-INF/" not in name]
@@ -128,13 +128,13 @@ class _Book:
         return pages
 
     def _packages(self) -> list[_Package]:
-        """The packages that the container names, or else those that are there."""
+        """The packages that the container names, or else all in the archive."""
         named: dict[str, bool] = {}
         for name, attributes in self._elements(self._member("META-INF/container.xml")):
             if name == "rootfile" and (member := self._member(attributes.get("full-path", ""))):
                 is_package = "package" in attributes.get("media-type", "package")
                 named.setdefault(member, is_package or member.lower().endswith(".opf"))
-        there = sorted((name for name in named), key=lambda name: not named[name])  # a PDF may stand first
+        there = sorted((name for name in named), key=lambda name: not named[name])  # a PDF may come first
         if not any(named.values()):
             found = [name for name in self.archive.namelist() if name.lower().endswith(".opf")]
             self.account.saw(NO_CONTAINER, bool(found))
@@ -152,7 +152,7 @@ class _Book:
         return package
 
     def _pages_of(self, package: _Package) -> list[str]:
-        """Members of the archive in the order of the spine, or of the manifest where no spine is of use."""
+        """The package's pages in the order of its spine, or of its manifest if the spine gives none."""
         pages: dict[str, None] = {}
         found: dict[str, str] = {}
         for key in package.spine:
@@ -182,7 +182,7 @@ class _Book:
         return list(dict.fromkeys(others))
 
     def _count_unlisted(self, package: _Package) -> None:
-        """Pass over the pages of the archive that the package does not list."""
+        """Count the pages of the archive that the package does not list."""
         listed = {self._member(item.href, package.name) for item in package.items.values()}
         for name in self.archive.namelist():
             hidden = any(part.startswith(".") or part in ("__MACOSX", "META-INF") for part in name.split("/"))
@@ -190,7 +190,7 @@ class _Book:
                 self._pass_over(UNLISTED_PAGES, name)
 
     def _readable(self, package: _Package, key: str) -> str:
-        """The member of an item, or of what it names to fall back on, that is text; "" for none."""
+        """The first member that is text among an item and its fallbacks; "" if none is."""
         tried: set[str] = set()
         reason, first = MISSING_PAGES, package.items[key].href
         while key in package.items and key not in tried:
@@ -205,7 +205,7 @@ class _Book:
         return ""
 
     def _is_text(self, member: str) -> bool:
-        """Whether a member begins like text; of one that cannot be opened its reader is to say so."""
+        """Whether a member begins like text. True if it cannot be opened: reading it gives the error."""
         try:
             with self.archive.open(self.archive.NameToInfo[member]) as opened:
                 head = opened.read(1024)
@@ -221,7 +221,7 @@ class _Book:
         except (*_FAULTS, OSError):
             self._pass_over(DAMAGED_PAGES, member)
             return ""
-        # A page that is UTF-8 stays that: --encoding is for the others.
+        # --encoding is only for pages that are not UTF-8.
         flagged = self.encoding != "utf-8" and not is_utf8(data)
         encoding = self.encoding if flagged else "utf-8"
         try:
@@ -242,13 +242,11 @@ class _Book:
         return text
 
     def _read(self, member: str) -> bytes:
-        return self.archive.read(
-            self.archive.NameToInfo[member]
-        )  # no more than its size, which was looked at
+        return self.archive.read(self.archive.NameToInfo[member])  # never more than its checked size
 
     @cached_property
     def _encrypted(self) -> set[str]:
-        """Members under lock: by the archive's own mark or by META-INF/encryption.xml."""
+        """Encrypted members: by the archive's own flag or by META-INF/encryption.xml."""
         locked = {name for name, info in self.archive.NameToInfo.items() if info.flag_bits & 1}
         for name, attributes in self._elements(self._member("META-INF/encryption.xml")):
             if name == "cipherreference" and (member := self._member(attributes.get("uri", ""))):
@@ -256,7 +254,7 @@ class _Book:
         return locked
 
     def _refuse_protected(self, pages: list[str]) -> None:
-        """Copy protection is an error; fonts may be scrambled, and so may less than half of the pages."""
+        """DataError if half of the pages or more are encrypted. Encrypted fonts do not matter."""
         locked = sum(page in self._encrypted for page in pages)
         if locked and 2 * locked >= len(pages):
             raise DataError(
@@ -266,7 +264,7 @@ class _Book:
             )
 
     def _elements(self, member: str) -> list[tuple[str, dict[str, str]]]:
-        """The elements of an XML file in their order, as local names with attributes; none of no file."""
+        """The elements of an XML file in order: local names and attributes; [] without a file."""
         if not member:
             return []
         if self.archive.NameToInfo[member].file_size > _LARGEST_PACKAGE:
@@ -279,11 +277,11 @@ class _Book:
         try:
             text, _ = decode_page(data, member, "utf-8", Account())
         except DataError:
-            text = data.decode("latin-1")  # its names are all that is read of it
+            text = data.decode("latin-1")  # only names are read from it, and they are ASCII
         return elements_of(text)
 
     def _member(self, href: str, package: str = "") -> str:
-        """The name in the archive that a reference means: as it is, else as nearly as one is found; or ""."""
+        """The member that a reference means: the exact name, else a similar one; "" if there is none."""
         plain = href.partition("#")[0].replace("\\", "/")
         bare = plain.partition("?")[0]
         for spelling in dict.fromkeys((plain, urllib.parse.unquote(plain), bare, urllib.parse.unquote(bare))):
@@ -304,18 +302,18 @@ class _Book:
 
 
 def _shown(member: str) -> str:
-    """A name that a book chose, as messages have it."""
+    """A name from the book, short enough for a message."""
     name = one_line(member)
     return name if len(name) <= 100 else f"{name[:100]}..."
 
 
 def _within(path: str) -> str:
-    """A path in the archive: its root is the root, and nothing is above it."""
+    """A path below the root of the archive: leading / and ../ are dropped."""
     while path.startswith(("../", "/")):
         path = path.removeprefix("..").removeprefix("/")
     return path
 
 
 def _folded(name: str) -> str:
-    """A name without its case, its slashes' direction and the ways to write an accent."""
+    """A name for loose matching: case, direction of slashes and forms of accents do not count."""
     return unicodedata.normalize("NFC", urllib.parse.unquote(name).replace("\\", "/")).casefold().lstrip("/")

@@ -1,10 +1,10 @@
 """Bytes that did not decode come in, the encodings in which they are plausible text go out, best first.
 
-Each candidate has to decode all bytes, and what comes out is given the bits that a simple model of each
-language needs for it: how frequent a letter is, and whether it stands where letters stand. All candidates
-explain the same bytes, so that their bits can be compared. Those that need hardly more than the best are
-named too; bytes that no language explains have no likely encoding. benchmarks/encodings.py
-compares it with charset-normalizer.
+A candidate must decode all bytes. Its score is the number of bits that a simple model of the best fitting
+language needs for the decoded text: from the frequency of each letter, and a penalty for letters in unlikely
+places. All candidates explain the same bytes, so their bits can be compared. Candidates close to the best are
+named too. Bytes that no language explains have no likely encoding. benchmarks/encodings.py compares this with
+charset-normalizer.
 """
 
 import codecs
@@ -16,20 +16,20 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 _SAMPLE = 1 << 14
-"""Bytes that are looked at: lines with characters beyond ASCII."""
+"""Bytes that are scored: lines with characters beyond ASCII."""
 _GLANCE = 1 << 11
-"""Bytes that are enough to see that a given encoding is wrong, in a millisecond or two."""
+"""Bytes that show whether a given encoding is wrong, in one or two milliseconds."""
 _MOST = 1 << 24
 """Bytes that a candidate must decode."""
 _DOUBT = 10.0
-"""Bits: what needs more of them than the best is not named (odds of a thousand to one)."""
+"""Bits: a candidate that needs this many more than the best is not named (odds of 1,000 to 1)."""
 _IMPLAUSIBLE = 6.5
-"""Bits for each byte: noise needs 8, text 4 to 6."""
+"""Bits per byte: noise needs 8, text 4 to 6."""
 _FAULTS = {"utf-8": 0.1} | dict.fromkeys(("cp932", "euc_jp", "gb18030", "big5hkscs", "cp949"), 0.02)
-"""The greatest share of wrong characters in a text that is in this encoding but for them."""
+"""The largest share of wrong characters in a text that is otherwise in this encoding."""
 _ASCII, _RARE, _CONTROL = 4.2, 16.0, 24.0
 _MISPLACED = 12.0
-"""Bits for a letter where none stands: a capital behind a small one, two scripts in a word."""
+"""Bits for a letter in an unlikely place: a capital after a small letter, two scripts in one word."""
 
 _WEST = ("cp1252", "latin-1", "mac-roman", "cp850")
 _CANDIDATES = (
@@ -40,9 +40,9 @@ _CANDIDATES = (
     "cp932", "euc_jp", "gb18030", "big5hkscs", "cp949",
     "iso2022_jp_ext", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "cp037",
 )  # fmt: skip
-"""In the order of preference between those that give the same text."""
+"""If two give the same text, the earlier one is named."""
 _SELDOM = dict.fromkeys(("mac-roman", "cp850", "mac-cyrillic", "iso8859-5", "iso8859-13", "cp037"), 7.0)
-"""Bits more for encodings that few files are in."""
+"""Additional bits for rare encodings."""
 _LATIN = {
     "German": "äüößé",
     "French": "éèàêçùâôîûœëïæ",
@@ -96,15 +96,15 @@ _SCRIPT = "\u0370-\u04ff\u0590-\u06ff\u0e00-\u0e7f"
 """Greek, Cyrillic, Hebrew, Arabic, Thai."""
 _MIXED = re.compile(f"[A-Za-z](?=[{_SCRIPT}])|[{_SCRIPT}](?=[A-Za-z])")
 _LONE = re.compile(f"(?<![{_SCRIPT}])[{_SCRIPT}](?![{_SCRIPT}])")
-"""A single letter of another script, which is seldom meant where nearly all is ASCII."""
+"""A single letter of another script: unlikely in a text that is mostly ASCII."""
 _QUOTED = re.compile(r"[^\W\d_][“”„«»°§€£¡¿©®º•·×½](?=[^\W\d_])")
 _CAPITAL = re.compile(r"[^\W\d_]{2,}")
 
 
 def likely_encodings(first: bytes, rest: Iterable[bytes] = (), *, without: str = "") -> list[str]:
-    """Up to three encodings that decode these bytes to plausible text, the likeliest first; else none.
+    """Up to three encodings that decode these bytes to plausible text, the likeliest first.
 
-    `first` begins where a character begins; `without` is the encoding that has failed already.
+    `first` begins at the start of a character; `without` is the encoding that has already failed.
     """
     data = bytearray(first)
     for block in rest:
@@ -127,9 +127,9 @@ def likely_encodings(first: bytes, rest: Iterable[bytes] = (), *, without: str =
 
 
 def faults_in(data: bytes, encoding: str) -> int:
-    """How many wrong characters stand in a text that is in this encoding else; 0 where it is not.
+    """Number of wrong characters in a text that is otherwise in this encoding; 0 if it is not.
 
-    Only of encodings with several bytes a character: in the others hardly any byte is wrong.
+    Only for encodings with several bytes per character: in the others hardly any byte is wrong.
     """
     if encoding not in _FAULTS:
         return 0
@@ -139,7 +139,7 @@ def faults_in(data: bytes, encoding: str) -> int:
 
 
 def nearly_in(data: bytes) -> tuple[str, int] | None:
-    """The encoding in which these bytes are text but for a few, and how many; None where there is none."""
+    """The encoding in which all but a few of these bytes are text, and how many are wrong; None if none."""
     sample = _sample_of(data)
     found = [
         (_bits(sample.decode(codec, "replace")), codec, faults)
@@ -151,7 +151,7 @@ def nearly_in(data: bytes) -> tuple[str, int] | None:
 
 
 def reads_better_otherwise(block: bytes, encoding: str) -> bool:
-    """Whether another encoding makes far better text of a file's first bytes than the one that was given."""
+    """Whether a file's first bytes are much more plausible in another encoding than in the given one."""
     sample = _sample_of(block, _GLANCE)
     given = _decoded(sample, encoding, cut=True)
     beyond = len(sample) if b"\0" in sample else sum(byte > 0x7F for byte in sample)
@@ -163,7 +163,7 @@ def reads_better_otherwise(block: bytes, encoding: str) -> bool:
 
 
 def _sample_of(data: bytes, size: int = _SAMPLE) -> bytes:
-    """Lines with bytes beyond ASCII, or the start where there are none or NULs, as wide characters have."""
+    """Lines with bytes beyond ASCII; the start of data that has no such bytes, or NULs (UTF-16, UTF-32)."""
     if b"\0" in data or data.isascii():
         return data[: size & ~3]
     sample = bytearray()
@@ -172,12 +172,12 @@ def _sample_of(data: bytes, size: int = _SAMPLE) -> bytes:
             break
         if not line.isascii():
             sample += line[:size] + b"\n"
-    # Wide characters without a NUL among them (Chinese) do not survive the choice of lines.
+    # Without line ends: UTF-16 without NULs (Chinese) would be cut within characters.
     return bytes(sample) if b"\n" in data[:size] else data[: size & ~3]
 
 
 def _decoded(data: bytes, codec: str, *, cut: bool) -> str | None:
-    """The text, or None; a character that is `cut` off at the end is no fault."""
+    """The text, or None if it does not decode. With `cut` the last character may be incomplete."""
     try:
         return codecs.getincrementaldecoder(codec)().decode(data, final=not cut)
     except UnicodeError:
@@ -185,8 +185,8 @@ def _decoded(data: bytes, codec: str, *, cut: bool) -> str | None:
 
 
 def _bits(text: str) -> float:
-    """What the language that fits best needs for this text."""
-    # A word in capitals is as likely as in small letters, but for a bit each: texts have titles.
+    """Bits that the best fitting language needs for this text."""
+    # A word in capitals costs one bit a letter more than in small letters: titles are written so.
     shouted = [word for word in _CAPITAL.findall(text) if word.isupper() and not word.isascii()]
     quiet = Counter(text) - Counter("".join(shouted)) + Counter("".join(shouted).lower())
     counts = [(char, count, _cost_of_any(char)) for char, count in quiet.items()]
@@ -201,7 +201,7 @@ def _is_mostly_ascii(text: str) -> bool:
 
 
 def _misplaced_capitals(text: str) -> int:
-    """Words with a capital behind a small letter, of which one is not ASCII."""
+    """Capitals after a small letter, in words, where one of the two is not ASCII."""
     misplaced = 0
     for word, count in Counter(word for word in _CAPITAL.findall(text) if not word.isascii()).items():
         misplaced += count * sum(
@@ -211,7 +211,7 @@ def _misplaced_capitals(text: str) -> int:
 
 
 def _cost_of_any(char: str) -> float:
-    """Bits of a character that is not among those of a language."""
+    """Bits for a character that a language does not have."""
     if char < "\x80":
         return _ASCII if char >= " " or char in "\t\n\r\f" else _CONTROL
     if "\u0080" <= char < "\u00a0" or "\ue000" <= char < "\uf900" or char >= "\U00020000":
@@ -221,7 +221,7 @@ def _cost_of_any(char: str) -> float:
 
 @functools.cache
 def _models() -> list[dict[str, float]]:
-    """Bits of each character in each language."""
+    """Bits for each character, in each language."""
     signs = _shares(_TYPOGRAPHY, 0.06)
     latin = [_with_capitals(letters, 0.9) | signs for letters in _LATIN.values()]
     scripts = [_with_capitals(letters, 0.9) | signs for letters in _SCRIPTS.values()]
@@ -248,14 +248,14 @@ def _with_capitals(letters: str, mass: float) -> dict[str, float]:
 
 
 def _shares(characters: str, mass: float) -> dict[str, float]:
-    """Bits of characters that come in the order of their frequency, which falls as 1 / (rank + 4)."""
+    """Bits for characters given from frequent to rare; the frequency falls as 1 / (rank + 4)."""
     unique = list(dict.fromkeys(characters))
     weights = [1 / (rank + 4) for rank in range(len(unique))]
     return {char: math.log2(sum(weights) / weight / mass) for char, weight in zip(unique, weights)}
 
 
 def _level(codec: str, first: int, last: int, mass: float) -> dict[str, float]:
-    """Bits of the frequent characters of a national standard, which stand in rows of their own."""
+    """Bits for the frequent characters of a national standard, which has them in certain rows."""
     trails = (*range(0x40, 0x7F), *range(0xA1, 0xFF)) if codec == "big5" else range(0xA1, 0xFF)
     rows = (bytes([lead, trail]) for lead in range(first, last + 1) for trail in trails)
     characters = "".join(pair.decode(codec, "ignore") for pair in rows)

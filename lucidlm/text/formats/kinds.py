@@ -1,4 +1,4 @@
-"""A file's name and first bytes come in, how it is read goes out: its kind and its packing."""
+"""A file's name and first bytes come in, how to read it goes out: its kind and its compression."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from lucidlm.errors import DataError
 from lucidlm.text.account import BINARY, BY_CONTENT, DAMAGED, MARKUP, NOT_PACKED, Account
 from lucidlm.text.formats.decoding import File, cannot_read, is_utf8, read_blocks
 from lucidlm.text.formats.packed import PACKINGS
-from lucidlm.text.formats.signatures import HEAD, Signature, not_text, packing_of, readable_as, what_zip_is
+from lucidlm.text.formats.signatures import HEAD, Signature, format_in_zip, not_text, packing_of, readable_as
 from lucidlm.text.formats.whole_files import whole
 
 SUFFIXES = {
@@ -31,7 +31,7 @@ SUFFIXES = {
     ".ndjson": "jsonl",
     ".bin": "tokens",
 }
-"""What a folder is searched for."""
+"""The suffixes that a folder is searched for, and the kind of each."""
 _NAMED_ALONE: dict[str, tuple[str, tuple[str, ...]]] = {
     ".json": ("json", ()),
     ".csv": ("csv", ()),
@@ -43,7 +43,7 @@ _NAMED_ALONE: dict[str, tuple[str, tuple[str, ...]]] = {
     ".tbz2": ("tar", ("bz2",)),
     ".txz": ("tar", ("xz",)),
 }
-"""Beside texts these are settings, lists, or the same texts once more: they are read where they are named."""
+"""In a folder of texts these are often settings, lists or copies of the texts: read only if named."""
 CONTENT_TYPES = {
     "text/html": "html",
     "application/xhtml+xml": "html",
@@ -113,13 +113,13 @@ _MARKED_BY_CONTENT = (
 )
 _COLUMN = re.compile(r"[A-Za-z_]\w{0,30}(?:[ .-]\w{1,30})?")
 _FEW_ROWS = 3
-"""Two lines with as many commas may be prose."""
+"""Rows of a table, at least: two lines with the same number of commas may be prose."""
 
 
 def kind_of(name: str, unknown: str = "text", *, in_folder: bool = False) -> tuple[str, tuple[str, ...]]:
-    """The kind that a name's suffixes tell, and how it is packed. Without such a suffix it is `unknown`.
+    """The kind and the compressions that a name's suffixes show; the kind `unknown` without such a suffix.
 
-    A folder is searched for fewer kinds than there are for a file that a user names.
+    A folder is searched for fewer kinds than a user can name.
     """
     path = PurePath(name.lower())
     packings: tuple[str, ...] = ()
@@ -132,16 +132,16 @@ def kind_of(name: str, unknown: str = "text", *, in_folder: bool = False) -> tup
 
 
 def by_content(file: File, account: Account) -> File:
-    """The file as its first bytes say that it has to be read, where they leave no doubt; that is counted.
+    """The file with the kind and compressions that its first bytes show, if they leave no doubt.
 
-    A PDF, a gzip file or a Word document is read as that under any name. What is no text is refused by its
-    name later. Markup that is read as plain text is counted too. Token ids may begin with any bytes.
+    A PDF, a gzip file or a Word document is read as such under any name; a name that differs is counted, and
+    so is markup that is read as plain text. Token files are not checked: ids may begin with any bytes.
     """
     if file.kind == "tokens":
         return file
     read, head = _as_packed(file, account)
     if (what := readable_as(head)) is not None:
-        what = _what_zip_is(read) if what.kind == "zip" else what
+        what = _opened_zip(read) if what.kind == "zip" else what
         if not what.kind:
             raise DataError(f"{file.name}: this is {what.name}; {what.advice}", reason=BINARY)
         if what.kind != read.kind and not (what.kind == "zip" and read.kind in _ZIPS):
@@ -158,10 +158,10 @@ def by_content(file: File, account: Account) -> File:
 
 
 def _refuse_misnamed(file: File, head: bytes) -> None:
-    """Says what a file is that lies under the name of a format which it does not have."""
+    """DataError that says what a file is, if it does not have the format that its name shows."""
     if what := not_text(head):
         raise DataError(f"{file.name}: this is {what.name}; {what.advice}", reason=BINARY)
-    # Both formats may begin with something else, such as a program that unpacks an archive.
+    # A PDF or a zip may begin with something else, such as a self-extracting program.
     if (
         not is_utf8(head[:HEAD].rpartition(b"\n")[0] or head)
         or b"%PDF-" in head
@@ -174,21 +174,20 @@ def _refuse_misnamed(file: File, head: bytes) -> None:
         marked or "", ("text", ".txt")
     )
     raise DataError(
-        f"{file.name}: this is {is_what} and no {file.kind}; name it {suffix} to read it, "
-        "or get another copy",
+        f"{file.name}: this is {is_what}, not {file.kind}; name it {suffix} to read it, or get another copy",
         reason=DAMAGED,
     )
 
 
 def _as_packed(file: File, account: Account) -> tuple[File, bytes]:
-    """The file with the packings that it has, whatever its name says, and its first unpacked bytes."""
+    """The file with its real compressions, whatever its name shows, and its first decompressed bytes."""
     read = replace(file, packings=())
     head = _head(read)
     while (packing := packing_of(head)) and len(read.packings) < 3:
         read = replace(read, packings=(*read.packings, packing.kind))
         try:
             head = _head(read)
-        except DataError:  # which reading will say too
+        except DataError:  # reading the file gives the same error
             head = b""
     if read.packings != file.packings:
         account.saw(NOT_PACKED if len(read.packings) < len(file.packings) else BY_CONTENT)
@@ -204,10 +203,10 @@ def _head(file: File) -> bytes:
     return head[:HEAD]
 
 
-def _what_zip_is(file: File) -> Signature:
+def _opened_zip(file: File) -> Signature:
     try:
         with zipfile.ZipFile(io.BytesIO(whole(file, Account())) if file.packings else file.path) as archive:
-            return what_zip_is(archive)
+            return format_in_zip(archive)
     except OSError as problem:
         raise cannot_read(file.name, problem) from problem
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, ValueError, EOFError, RuntimeError):
@@ -215,12 +214,12 @@ def _what_zip_is(file: File) -> Signature:
 
 
 def _is_table(start: bytes) -> bool:
-    """Whether a text's first lines are rows of a table below names of its columns."""
+    """Whether a text's first lines are a header with column names and rows of a table."""
     text = start[:HEAD].decode("utf-8", "ignore").replace("\r", "\n")
     lines = text.split("\n")[:-1]
     for delimiter in ",;\t|":
         rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
-        names = rows[0] if rows else []  # a list in a sentence has spaces behind its commas
+        names = rows[0] if rows else []  # a list in prose has spaces after its commas
         named = len(set(names)) == len(names) and all(map(_COLUMN.fullmatch, names))
         if len(rows) >= _FEW_ROWS and len(names) > 1 and named and {len(row) for row in rows} == {len(names)}:
             return True
@@ -228,7 +227,7 @@ def _is_table(start: bytes) -> bool:
 
 
 def _as_marked(file: File, head: bytes, account: Account) -> File:
-    """Plain text, or markup that is read as it stands, which is counted; an .xml file may be a web page."""
+    """The file as plain text, counting markup in it; an .xml file that is a web page becomes html."""
     suffix = PurePath(file.name.lower()).suffix
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     marked = next((what for pattern, what in _MARKED_BY_CONTENT if pattern.match(start)), None)

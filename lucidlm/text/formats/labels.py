@@ -1,6 +1,6 @@
-"""A label of an encoding, or a page, comes in; the codec of Python that reads it as browsers do goes out.
+"""The label of an encoding, or a page, comes in; the Python codec that browsers would use goes out.
 
-The rules are those of the Encoding Standard (labels) and of the HTML Standard (what a page says of itself).
+Rules: the Encoding Standard for labels, the HTML Standard for declarations in a page.
 """
 
 import codecs
@@ -8,16 +8,16 @@ import functools
 import re
 
 _HEAD = 1 << 14
-"""Where a page may say what its encoding is: the standard asks for 1,024 bytes, browsers look at more."""
+"""Bytes in which a page may declare its encoding: the standard asks for 1,024, browsers read more."""
 _MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16's, which begins it
+    codecs.BOM_UTF32_LE: "utf-32",  # first, as it begins with UTF-16's mark
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _WIDER = {"gbk": "gb18030", "iso2022_jp": "iso2022_jp_ext"}
-"""Codecs that read what browsers read under the same label, where Python's own reads less."""
+"""Codecs to use where Python's own decodes fewer characters than browsers do under the same label."""
 _XHTML = b"http://www.w3.org/1999/xhtml"
 _STEP = re.compile(
     rb"<!--(?:.*?(?<=--)>|.*)|<(?P<name>/?[a-z][^\t\n\f\r />]*)|<[!/?][^>]*>", re.IGNORECASE | re.DOTALL
@@ -31,14 +31,14 @@ _DECLARATION = re.compile(rb"""<\?xml[^>]*?\sencoding\s*=\s*(?:"([^"]*)"|'([^']*
 
 
 def codec_of_mark(data: bytes) -> str | None:
-    """The codec that a byte order mark at the start tells."""
+    """The codec that a byte order mark at the start shows."""
     return next((codec for mark, codec in _MARKS.items() if data.startswith(mark)), None)
 
 
 def codec_of_label(label: str) -> str | None:
     """Python's name of the codec that browsers use for this label: gb2312 is gb18030, iso-8859-1 is cp1252.
 
-    Python's own codec where the standard has no such label; None where Python has none either.
+    For a label that the standard does not have, Python's own codec, or None.
     """
     import webencodings
 
@@ -56,23 +56,23 @@ def _python_codec(name: str) -> str | None:
         "".encode(name)  # refuses codecs that do not make text
     except (LookupError, ValueError):
         return None
-    # UTF-7 hides markup from whoever checks a page, so that browsers do not know it.
+    # UTF-7 can hide markup from security checks, so browsers do not support it.
     return None if codec.name in ("idna", "punycode", "utf-7", "undefined") else codec.name
 
 
 @functools.cache
 def _register(info: codecs.CodecInfo) -> None:
-    """Make a codec that Python has not findable by its name."""
+    """Register a codec that Python lacks under its name."""
     codecs.register(lambda name: info if name.replace("_", "-") == info.name else None)
 
 
 def declared_codec(page: bytes) -> str | None:
-    """The codec of the encoding that a page declares: in its meta elements or its XML declaration."""
+    """The codec of the encoding that a page declares, in a meta element or its XML declaration."""
     head = page[:_HEAD]
     if head.startswith((b"<\0?\0x\0", b"\0<\0?\0x")):
         return "utf-16-le" if head[0] else "utf-16-be"
     told = [_told_by_meta(head), _told_by_declaration(head)]
-    if _XHTML in head:  # is XML, whose own rule comes first
+    if _XHTML in head:  # XML: its declaration counts first
         told.reverse()
     return next((codec for codec in told if codec), None)
 
@@ -83,7 +83,7 @@ def _told_by_declaration(head: bytes) -> str | None:
 
 
 def _told_by_meta(head: bytes) -> str | None:
-    """The codec of the first meta element that names one: neither in a comment nor in an attribute."""
+    """The codec of the first meta element that names one. Comments and attribute values do not count."""
     place = 0
     while step := _STEP.search(head, place):
         attributes, place = _attributes(head, step.end()) if step["name"] else ({}, step.end())
@@ -93,7 +93,7 @@ def _told_by_meta(head: bytes) -> str | None:
 
 
 def _attributes(head: bytes, place: int) -> tuple[dict[bytes, bytes], int]:
-    """Names and values of a tag's attributes, the first of each name, and where they end."""
+    """The attributes of a tag (the first of each name) and the place where they end."""
     attributes: dict[bytes, bytes] = {}
     while (found := _ATTRIBUTE.match(head, place)) and found.end() > place:
         place = found.end()
@@ -114,15 +114,15 @@ def _codec_told(label: bytes) -> str | None:
     codec = codec_of_label(label.decode("ascii", "replace"))
     if codec == "x-user-defined":
         return "cp1252"
-    # A declaration that can be read as ASCII is not written in UTF-16: the standard takes UTF-8.
+    # A declaration that was read as ASCII is not in UTF-16: the standard then says UTF-8.
     return "utf-8" if codec and codec.startswith(("utf-16", "utf-32")) else codec
 
 
 @functools.cache
 def browser_errors(*, replace: bool = False) -> str:
-    """The name of an error handler for decoders: bytes that browsers' tables have and Python's have not.
+    """The name of a decoder's error handler that decodes bytes which browsers know and Python does not.
 
-    Others are an error, or U+FFFD.
+    Other wrong bytes are an error, or U+FFFD with `replace`.
     """
     name = f"lucidlm-browser{'-replace' * replace}"
     codecs.register_error(name, _or_replaced if replace else _as_browsers)
@@ -141,11 +141,11 @@ def _as_browsers(problem: UnicodeError) -> tuple[str, int]:
         raise problem
     first, *rest = problem.object[problem.start : problem.start + 2]
     if problem.encoding == "charmap" and 0x80 <= first <= 0x9F:
-        return chr(first), problem.start + 1  # the unused places of Windows' tables are control characters
+        return chr(first), problem.start + 1  # unused places of the Windows tables are control characters
     if problem.encoding == "gb18030" and first == 0x80:
         return "€", problem.start + 1
     if problem.encoding == "euc_jp" and rest and min(first, rest[0]) >= 0xA1:
-        # Rows 13 and 89 to 92, which NEC and IBM added: Windows' Shift_JIS has the same table.
+        # Rows 13 and 89 to 92 are additions of NEC and IBM; Shift_JIS of Windows has the same rows.
         row, cell = first - 0xA1, rest[0] - 0xA1
         lead, trail = divmod(row * 94 + cell, 188)
         lead += 0x81 if lead < 0x1F else 0xC1

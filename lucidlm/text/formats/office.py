@@ -1,6 +1,6 @@
-"""A Word document (.docx) or an OpenDocument text (.odt) comes in, its text goes out, a line a paragraph.
+"""A Word document (.docx) or an OpenDocument text (.odt) comes in, its text goes out, one line per paragraph.
 
-Deleted text of tracked changes, comments, page headers and hidden text are left out and counted; footnotes
+Deleted text of tracked changes, comments, page headers and hidden text are left out and counted. Footnotes
 and endnotes follow the text.
 """
 
@@ -19,6 +19,7 @@ from lucidlm.text.account import (
     DAMAGED,
     DELETED,
     EMBEDDED,
+    ENCRYPTED,
     FRAMES,
     HIDDEN,
     SOFT_HYPHENS,
@@ -26,12 +27,12 @@ from lucidlm.text.account import (
     Account,
 )
 from lucidlm.text.formats.decoding import File
-from lucidlm.text.formats.whole_files import sound_file, whole
+from lucidlm.text.formats.whole_files import faults_of, whole
 
 _LARGEST = 128 << 20
-"""The most that one part of a document may unpack to: a document of a thousand pages has a tenth of that."""
+"""Bytes that one part may unpack to: a document of a thousand pages has a tenth of that."""
 _MOST_ELEMENTS = 2_000_000
-"""In one part: each takes 100 to 500 bytes of memory, however few it takes in the file."""
+"""Elements in one part: each takes 100 to 500 bytes of memory, although a few in the file."""
 _WORD_SIGNS = {"tab": "\t", "ptab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "\u2011"}
 _WORD_NOTES = {"footnoteReference": "footnote", "endnoteReference": "endnote"}
 _WORD_PASSED = frozenset(
@@ -49,20 +50,20 @@ _WORD_PASSED = frozenset(
         "Fallback",
     ]
 )
-"""Fallback is the same as the Choice beside it, for older programs."""
+"""Elements that are not text. Fallback repeats the Choice beside it for older programs."""
 _ODT_SIGNS = {"tab": "\t", "line-break": "\n"}
 _ODT_PASSED = frozenset(["sequence-decls", "variable-decls", "user-field-decls", "ruby-text", "forms"])
 _TEXT = "{urn:oasis:names:tc:opendocument:xmlns:text:1.0}"
 _BODY = "{urn:oasis:names:tc:opendocument:xmlns:office:1.0}text"
 _DRAWN = re.compile(r"word/(?:diagrams/data|charts/chart)\d*\.xml")
-"""Parts with words that stand in a picture."""
+"""Parts with words inside a picture."""
 _SPACES = re.compile(r"[ \t\r\n]+")
 _FAULTS = (zipfile.BadZipFile, zlib.error, ElementTree.ParseError, RuntimeError, EOFError, ValueError)
 
 
 def read_office(file: File, account: Account) -> Iterator[str]:
-    """The text of a document: paragraphs, rows of tables (cells apart by tabs), notes."""
-    with sound_file(file.name, file.kind, *_FAULTS):
+    """The text of a document: paragraphs, rows of tables (cells separated by tabs), notes."""
+    with faults_of(file.name, file.kind, *_FAULTS):
         place = io.BytesIO(whole(file, account)) if file.packings else file.path
         with zipfile.ZipFile(place) as archive:
             parts = (
@@ -73,8 +74,8 @@ def read_office(file: File, account: Account) -> Iterator[str]:
             yield from parts.lines()
 
 
-class _Document(ABC):
-    """What both formats have in common: paragraphs are collected in order, tables row by row."""
+class _Parts(ABC):
+    """What both formats share: paragraphs are collected in order, tables row by row."""
 
     def __init__(self, archive: zipfile.ZipFile, name: str, account: Account) -> None:
         self.archive, self.name, self.account = archive, name, account
@@ -83,29 +84,29 @@ class _Document(ABC):
         self.inline: list[str] = []
 
     def part(self, member: str) -> Element | None:
-        """The tree of one part, None where the document has none of this name."""
+        """The tree of one part; None if the document has no such part."""
         info = self.archive.NameToInfo.get(member)
         if info is None:
             return None
         if info.flag_bits & 1:
-            raise DataError(f"{self.name}: encrypted; save a copy without a password", reason=DAMAGED)
+            raise DataError(f"{self.name}: encrypted; save a copy without a password", reason=ENCRYPTED)
         if info.file_size > _LARGEST:
             raise DataError(
                 f"{self.name}: {member} unpacks to more than {_LARGEST >> 20} MiB; save it as .txt",
                 reason=DAMAGED,
             )
-        data = self.archive.read(info)  # never more than file_size, whatever is packed
+        data = self.archive.read(info)  # never more than file_size, which was checked
         if data.count(b"<") > 2 * _MOST_ELEMENTS:
             raise DataError(
                 f"{self.name}: {member} has more than {_MOST_ELEMENTS:,} elements; save it as .txt",
                 reason=DAMAGED,
             )
-        if b"<!ENTITY" in data or b"<\0!\0E\0N\0T\0" in data:  # a few lines of them can unpack to gigabytes
+        if b"<!ENTITY" in data or b"<\0!\0E\0N\0T\0" in data:  # nested entities can expand to gigabytes
             raise DataError(f"{self.name}: {member} defines entities; get another copy", reason=DAMAGED)
         return ElementTree.fromstring(data)
 
     def end_paragraph(self) -> None:
-        """Move what was collected to the lines."""
+        """Add what was collected as a line."""
         line = "".join(self.inline)
         self.account.saw(SOFT_HYPHENS, line.count("\xad"))
         self.out.append(line.replace("\xad", "") + "\n")
@@ -113,10 +114,10 @@ class _Document(ABC):
 
     @abstractmethod
     def walk(self, element: Element) -> None:
-        """Add the text of what is in an element."""
+        """Add the text inside an element."""
 
     def apart(self, element: Element) -> str:
-        """What is in an element as one line: a cell of a table, a box."""
+        """The text inside an element as one line: a cell of a table, a box."""
         kept, self.out = self.out, []
         outside, self.inline = self.inline, []
         self.walk(element)
@@ -125,12 +126,12 @@ class _Document(ABC):
         return line
 
     def row(self, cells: list[str]) -> None:
-        """A line of a table."""
+        """Add a row of a table as a line."""
         self.out.append("\t".join(cells).rstrip("\t") + "\n")
 
 
 def _local(element: Element) -> str:
-    """The name without its namespace, of which there are two (strict and transitional)."""
+    """The element's name without the namespace: Word has two (strict and transitional)."""
     return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
 
 
@@ -138,11 +139,11 @@ def _attribute(element: Element, name: str) -> str | None:
     return next((value for key, value in element.attrib.items() if key.rpartition("}")[2] == name), None)
 
 
-class _Word(_Document):
-    """A .docx: elements are known by their local names, as there are two sets of namespaces."""
+class _Word(_Parts):
+    """A .docx."""
 
     def lines(self) -> Iterator[str]:
-        """The body, then the notes in the order in which it refers to them."""
+        """The body, then the notes in the order of the references."""
         root = self.part(self._main())
         body = next((child for child in root if _local(child) == "body"), None) if root is not None else None
         if body is None:
@@ -169,7 +170,7 @@ class _Word(_Document):
         yield from self.out
 
     def _main(self) -> str:
-        """The name of the text part, as the package tells it."""
+        """The name of the text part: the package says it."""
         relations = self.part("_rels/.rels")
         for relation in relations if relations is not None else ():
             if (relation.get("Type") or "").endswith("/officeDocument"):
@@ -177,7 +178,7 @@ class _Word(_Document):
         return "word/document.xml"
 
     def walk(self, element: Element) -> None:
-        """Add the text of what is in an element."""
+        """Add the text inside an element."""
         for child in element:
             name = _local(child)
             if name in _WORD_PASSED:
@@ -200,7 +201,7 @@ class _Word(_Document):
                 note = self.notes_by_id.get((_WORD_NOTES[name], _attribute(child, "id")))
                 if note is not None:
                     self.notes.append(note)
-            elif name == "txbxContent":  # a box stands beside the paragraph that holds it
+            elif name == "txbxContent":  # a text box gets a line before the paragraph that holds it
                 if text := self.apart(child):
                     self.out.append(text + "\n")
             elif name == "tr":
@@ -211,7 +212,7 @@ class _Word(_Document):
                     self.end_paragraph()
 
     def _sign(self, sym: Element) -> str:
-        """A character by its place in a font: U+FFFD where the font gives it a meaning of its own."""
+        """A character given by its place in a font; U+FFFD if the font defines its own characters."""
         code = _attribute(sym, "char") or ""
         number = int(code, 16) if re.fullmatch("[0-9A-Fa-f]{1,6}", code) else 0
         known = 0x20 < number < 0xD800
@@ -227,7 +228,7 @@ class _Word(_Document):
 
 
 def _cells(row: Element, *names: str) -> list[Element]:
-    """The cells of a row, also those in a frame of their own, but not those of inner tables."""
+    """The cells of a row, also those inside a wrapper, but not those of inner tables."""
     found: list[Element] = []
     for child in row:
         if _local(child) in names:
@@ -237,11 +238,11 @@ def _cells(row: Element, *names: str) -> list[Element]:
     return found
 
 
-class _OpenText(_Document):
+class _OpenText(_Parts):
     """An .odt."""
 
     within = 0
-    """In how many paragraphs the walk is: a box in one may hold others."""
+    """Depth of paragraphs: a text box in a paragraph may hold paragraphs."""
 
     def lines(self) -> Iterator[str]:
         """The body, then the notes."""
@@ -250,7 +251,7 @@ class _OpenText(_Document):
             _local(element) == "encryption-data" for element in manifest.iter()
         )
         if locked:
-            raise DataError(f"{self.name}: encrypted; save a copy without a password", reason=DAMAGED)
+            raise DataError(f"{self.name}: encrypted; save a copy without a password", reason=ENCRYPTED)
         root = self.part("content.xml")
         text = next(root.iter(_BODY), None) if root is not None else None
         if text is None:
@@ -267,7 +268,7 @@ class _OpenText(_Document):
         yield from self.out
 
     def walk(self, element: Element) -> None:
-        """Add the text of what is in an element; only in a paragraph and its parts are characters text."""
+        """Add the text inside an element; characters outside paragraphs are not text."""
         inline = self.within and element.tag.startswith(_TEXT)
         if inline:
             self.text(element.text)
@@ -277,7 +278,7 @@ class _OpenText(_Document):
                 self.text(child.tail)
 
     def child(self, child: Element, name: str) -> None:
-        """One element of the text."""
+        """Add the text of one element."""
         if name in _ODT_PASSED:
             return
         if name == "tracked-changes":
@@ -305,7 +306,7 @@ class _OpenText(_Document):
             self.walk(child)
 
     def text(self, text: str | None) -> None:
-        """White space is one space, and none at the start of a paragraph."""
+        """Add text: a run of white space becomes one space, none at the start of a paragraph."""
         if text:
             words = _SPACES.sub(" ", text)
             at_start = not self.inline or self.inline[-1].endswith((" ", "\n"))

@@ -1,4 +1,4 @@
-"""The blocks of a .gz, .bz2 or .xz file come in, what is packed in them goes out, member after member."""
+"""The blocks of a .gz, .bz2 or .xz file come in, the decompressed bytes go out."""
 
 import bz2
 import lzma
@@ -12,16 +12,16 @@ from lucidlm.text.account import DAMAGED, TRAILING, Account
 PACKINGS = ("gz", "bz2", "xz")
 _BLOCK = 1 << 20
 _MOST_MEMORY = 1 << 28
-"""What an .xz file may ask for: four times what its highest preset needs."""
+"""Bytes of memory for an .xz file: four times what its highest preset needs."""
 _START = {"gz": b"\x1f\x8b", "bz2": b"BZh", "xz": b"\xfd7zXZ\0"}
-"""What another member begins with."""
+"""The first bytes of a member: a file may hold several."""
 
 
 def unpacked(blocks: Iterable[bytes], packing: str, name: str, account: Account) -> Iterator[bytes]:
-    """The unpacked bytes, in blocks of a mebibyte at most.
+    """The decompressed bytes, in blocks of at most 1 MiB.
 
-    Several members follow each other, zeros may fill up the end; what else stands behind the last member is
-    passed over and counted, as gzip does.
+    A file may hold several members and zeros as padding. Other bytes after the last member are ignored, as
+    gzip does, and counted.
     """
     source = iter(blocks)
     count = members = 0
@@ -37,19 +37,15 @@ def unpacked(blocks: Iterable[bytes], packing: str, name: str, account: Account)
                     break
                 if not (waiting := next(source, b"")):
                     raise DataError(
-                        f"{name}: the .{packing} file is cut off after {plural(count, 'unpacked byte')}; "
+                        f"{name}: the .{packing} file is truncated after {plural(count, 'byte')}; "
                         "copy or download it again",
                         reason=DAMAGED,
                     )
             members += 1
             waiting = _next_member(member.unused_data, source, packing, account)
-    except (
-        zlib.error,
-        OSError,
-        lzma.LZMAError,
-    ) as problem:  # bz2's is an OSError; those of the disk are read before
+    except (zlib.error, OSError, lzma.LZMAError) as problem:  # OSError: that of bz2
         raise DataError(
-            f"{name}: not a sound .{packing} file ({problem}, after {plural(count, 'unpacked byte')}); "
+            f"{name}: damaged .{packing} file ({problem}, after {plural(count, 'byte')}); "
             "copy or download it again",
             reason=DAMAGED,
         ) from problem
@@ -66,7 +62,7 @@ def _member(packing: str) -> "_Member":
 
 
 class _Gzip:
-    """zlib's decompressor with the face of the two others: it keeps its input until it is asked again."""
+    """zlib's decompressor with the interface of the two others: it keeps unused input itself."""
 
     def __init__(self) -> None:
         self.inner = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
@@ -91,18 +87,18 @@ _Member = _Gzip | bz2.BZ2Decompressor | lzma.LZMADecompressor
 
 
 def _taken(member: _Member, data: bytes) -> Iterator[bytes]:
-    """What these bytes unpack to: a block never holds more than its share, whatever is packed in it."""
+    """The decompressed bytes of this input, in blocks of at most 1 MiB."""
     while True:
         block = member.decompress(data, _BLOCK)
         data = b""
         if block:
             yield block
-        if member.eof or (member.needs_input and len(block) < _BLOCK):  # a full one may leave more inside
+        if member.eof or (member.needs_input and len(block) < _BLOCK):  # after a full block there may be more
             return
 
 
 def _next_member(rest: bytes, source: Iterator[bytes], packing: str, account: Account) -> bytes:
-    """The bytes from the start of the next member on; b"" at the end of the file."""
+    """The bytes from the start of the next member; b"" if there is none."""
     start = _START[packing]
     while (more := next(source, b"")) or rest:
         rest = (rest + more).lstrip(b"\0")

@@ -1,8 +1,9 @@
 """A PDF comes in, its text goes out page by page, in the order in which the file draws it.
 
-What a font says of its glyphs is often not text: ligatures and other forms of letters become letters, glyphs
-without a character become U+FFFD, and soft hyphens go, with the line end behind them; all are counted. Other
-hyphens at line ends stay, as nothing tells those of a word ("well-known") from those of a broken one.
+The characters that a font names for its glyphs need cleaning: ligatures and other letter forms become plain
+letters, glyphs without a character become U+FFFD, soft hyphens are removed with the line end after them. All
+are counted. Other hyphens at line ends stay: a hyphen of the word ("well-known") looks the same as one that
+only breaks it.
 """
 
 import functools
@@ -30,7 +31,7 @@ from lucidlm.text.account import (
     Account,
 )
 from lucidlm.text.formats.decoding import File
-from lucidlm.text.formats.whole_files import LARGEST_PAGE, sound_file, too_large, whole
+from lucidlm.text.formats.whole_files import LARGEST_PAGE, faults_of, too_large, whole
 
 if TYPE_CHECKING:
     from pypdf import PdfReader
@@ -43,15 +44,15 @@ _NOTES = ("/Text", "/FreeText", "/Highlight", "/Underline", "/StrikeOut", "/Squi
 _NO_CHARACTER = re.compile(
     "[\0-\x08\x0b\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufdd0-\ufdef\ufffe\uffff\U000f0000-\U0010ffff]"
 )
-"""Control characters, characters for private use and what is none."""
+"""Control characters, private-use characters and noncharacters."""
 
 
 def read_pdf(file: File, account: Account) -> Iterator[str]:
-    """The text of each page that has some; other pages are counted."""
+    """The text of each page that has text; other pages are counted."""
     from pypdf import PdfReader
 
-    logging.getLogger("pypdf").setLevel(logging.ERROR)  # it warns of every small fault that it has mended
-    with sound_file(file.name, "PDF", Exception):  # many kinds come out of a damaged file
+    logging.getLogger("pypdf").setLevel(logging.ERROR)  # it warns of every small fault that it repairs
+    with faults_of(file.name, "PDF", Exception):  # damaged files raise many kinds of errors
         reader = PdfReader(io.BytesIO(whole(file, account)))
         if reader.is_encrypted and not _opens_without_password(reader):
             raise DataError(
@@ -85,14 +86,14 @@ def _texts(reader: "PdfReader", name: str, account: Account) -> Iterator[str]:
             account.saw(COMMENTS, _annotations(page))
         except MemoryError:
             raise
-        except Exception:  # many kinds, as of a file
+        except Exception:  # damaged pages raise many kinds of errors
             account.pass_over(DAMAGED_PAGES, label)
             continue
-        if numbered:  # a number has two bytes
+        if numbered:  # pypdf gives one U+FFFD per byte, and a glyph number has two
             text = text.replace("\ufffd\ufffd", "\ufffd")
         own = Account()
         own.saw(UNKNOWN_GLYPHS, text.count("\ufffd"))
-        text = mended(text, own).strip("\n")
+        text = cleaned(text, own).strip("\n")
         if 2 * text.count("\ufffd") > len("".join(text.split())) > 0:
             account.pass_over(UNREADABLE_PAGES, label)
         elif text and not text.isspace():
@@ -103,10 +104,10 @@ def _texts(reader: "PdfReader", name: str, account: Account) -> Iterator[str]:
 
 
 def _without_numbered(holder: "DictionaryObject", seen: set[int], depth: int = 0) -> bool:
-    """Take fonts away whose glyphs are known by their number alone; whether there was one.
+    """Remove the fonts of a page or form that give only numbers of glyphs; whether there was one.
 
-    pypdf would read the numbers as UTF-16, which gives Chinese of a kind; of a font that is not there it
-    makes U+FFFD of each byte. Behind `holder`, a page or a form.
+    pypdf would read these numbers as UTF-16, which gives random Chinese characters. Without the font it gives
+    U+FFFD for each byte.
     """
     resources, found = _dictionary(holder.get("/Resources")), False
     fonts = _dictionary(resources.get("/Font"))
@@ -123,7 +124,7 @@ def _without_numbered(holder: "DictionaryObject", seen: set[int], depth: int = 0
 
 
 def _annotations(page: "DictionaryObject") -> int:
-    """Notes that somebody wrote on a page."""
+    """Number of comments that somebody wrote on a page."""
     found = page.get("/Annots")
     found = found.get_object() if found is not None else None
     notes = [_dictionary(note) for note in found] if isinstance(found, list) else []
@@ -139,7 +140,7 @@ def _has_glyph_numbers(font: "DictionaryObject") -> bool:
     inner = inner.get_object() if inner is not None else None
     descendant = _dictionary(inner[0]) if isinstance(inner, list) and inner else {}
     ordering = _dictionary(descendant.get("/CIDSystemInfo")).get("/Ordering")
-    # A map from its own codes to glyphs is needed where the codes are Unicode.
+    # Codes that are Unicode need a map to glyphs: without one they are glyph numbers.
     return ordering != "UCS" and descendant.get("/CIDToGIDMap", "/Identity") == "/Identity"
 
 
@@ -150,8 +151,8 @@ def _dictionary(value: "PdfObject | None") -> "DictionaryObject":
     return found if isinstance(found, DictionaryObject) else DictionaryObject()
 
 
-def mended(text: str, account: Account) -> str:
-    """The text with letters for their forms, U+FFFD for glyphs without a character, and no soft hyphens."""
+def cleaned(text: str, account: Account) -> str:
+    """The text with plain letters, U+FFFD for glyphs without a character, and no soft hyphens."""
     if text.isascii() and text.isprintable():
         return text
     text, forms = _FORMS.subn(lambda form: _letters(form[0]), text)
@@ -177,8 +178,8 @@ def _nothing_read(name: str, pages: int, account: Account) -> DataError:
         )
     if account.passed[UNREADABLE_PAGES]:
         return DataError(
-            f"{name}: its fonts do not tell the characters of its {plural(pages, 'page')}; run character "
-            "recognition (OCR) over it, for example ocrmypdf -f",
+            f"{name}: the fonts of its {plural(pages, 'page')} do not name their characters; run character "
+            "recognition (OCR) first, for example ocrmypdf -f",
             reason=NO_TEXT,
         )
     return DataError(
@@ -193,5 +194,5 @@ def _opens_without_password(reader: "PdfReader") -> bool:
 
     try:
         return bool(reader.decrypt(""))
-    except DependencyError:  # AES needs a library that is not among ours
+    except DependencyError:  # AES needs a library that lucidlm does not install
         return False

@@ -1,4 +1,4 @@
-"""A .jsonl, .json, .csv or .tsv file comes in, the text of each of its records goes out."""
+"""A .jsonl, .json, .csv or .tsv file comes in, the text of each record goes out."""
 
 import csv
 import json
@@ -19,24 +19,24 @@ RECORDS = ("jsonl", "json", "csv", "tsv")
 """The kinds whose files hold records."""
 _DELIMITERS = {"csv": ",;\t|", "tsv": "\t"}
 _SNIFFED = 1 << 16
-"""Characters in which a table's delimiter and quoting are looked for."""
+"""Characters of a table from which its delimiter and quoting are found."""
 _SEPARATOR = re.compile(r'"?sep=([,;\t| ])"?\n?', re.IGNORECASE)
-"""A first line that spreadsheets read as the delimiter, and write for each other."""
+"""A first line by which spreadsheets name the delimiter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One line, object or row, and what it cost."""
+    """One line, object or row."""
 
     source: str
     text: str | None
-    """None where no text is meant to be: a blank line, a header."""
+    """None for a blank line or a header, which have no text."""
     bytes: int
-    """Of UTF-8, of all that was read for it."""
+    """Bytes of UTF-8 that were read for it, text included."""
 
 
 def read_records(file: File, reading: Reading, account: Account) -> Iterator[Record]:
-    """The records of a file in their order; their bytes are all that `account` has not left out."""
+    """The records of a file, in order. Their bytes add up to what `account` did not leave out."""
     strings = with_lf(read_text(file, reading.encoding, account), account)
     match file.kind:
         case "jsonl":
@@ -48,7 +48,7 @@ def read_records(file: File, reading: Reading, account: Account) -> Iterator[Rec
 
 
 def split_lines(strings: Iterable[str]) -> Iterator[str]:
-    """The lines of a text without their LF; what Python's splitlines() also takes for line ends is text."""
+    """The lines of a text without their LF. Only LF ends a line, unlike in str.splitlines()."""
     parts: list[str] = []
     for string in strings:
         first, *rest = string.split("\n")
@@ -62,18 +62,18 @@ def split_lines(strings: Iterable[str]) -> Iterator[str]:
 def _in_lines(strings: Iterable[str], name: str, field: str, account: Account) -> Iterator[Record]:
     for number, line in enumerate(split_lines(strings), 1):
         source = f"{name}:{number}"
-        text, record = None, line.removeprefix("\ufeff")  # which a file has that was joined to another
+        text, record = None, line.removeprefix("\ufeff")  # files that were joined have such marks inside
         if record.strip():
-            advice = "mend or delete this line"
-            if number == 1:  # of a file that is not written in lines, all of them would have to go
-                advice += "; each line has to be a whole object (jq -c . FILE > NEW writes it so)"
+            advice = "fix or delete this line"
+            if number == 1:  # the file may be JSON of several lines
+                advice += "; each line must be a complete object (jq -c . FILE > NEW writes it so)"
             text = _text_of_item(_parsed(record, source, advice), source, field)
             account.saw(REPEATED_FIELDS, _repeats(record, field))
         yield Record(source, text, utf8_bytes(line) + (number > 1))  # the LF before it
 
 
 def text_in(record: Mapping[str, object], source: str, field: str) -> str:
-    """The string in this field of a record, whatever format it came in; "" for null."""
+    """The string in this field of a record; "" for null."""
     if field in record and record[field] is None:
         return ""
     if field in record and isinstance(text := record[field], str):
@@ -81,24 +81,24 @@ def text_in(record: Mapping[str, object], source: str, field: str) -> str:
     usable = [name for name, value in record.items() if isinstance(value, str)]
     there = ", ".join(f"{name[:40]!r}" for name in usable[:20])
     if field in record:
-        fault = f"the field {field!r} is {_json_type(record[field])}, not a string; mend this record" + (
-            f" or choose another by --field: {there}" if there else ""
+        fault = f"the field {field!r} is {_json_type(record[field])}, not a string; fix this record" + (
+            f" or choose another field with --field: {there}" if there else ""
         )
     elif there:
-        fault = f"no field {field!r}; choose one by --field: {there}"
+        fault = f"no field {field!r}; choose one with --field: {there}"
     elif record:
         others = ", ".join(f"{name[:40]!r}: {_json_type(record[name])}" for name in islice(record, 5))
         fault = (
-            f"no field {field!r}, and none of its fields is a string ({others}); write its texts as .jsonl, "
-            "an object a line"
+            f"no field {field!r}, and no field is a string ({others}); write the texts as .jsonl, "
+            "one object per line"
         )
     else:
-        fault = "the object is empty; mend or delete it"
+        fault = "the object is empty; fix or delete it"
     raise DataError(f"{source}: {fault}", reason=NO_FIELD)
 
 
 def _repeats(text: str, field: str) -> int:
-    """How many values of this field JSON drops, as an object has the field more than once."""
+    """How many values of this field are dropped because an object has the field more than once."""
     if text.count(json.dumps(field)) < 2 and text.count(json.dumps(field, ensure_ascii=False)) < 2:
         return 0
     dropped = 0
@@ -118,26 +118,24 @@ def _parsed(text: str, source: str, advice: str) -> Any:
             return json.loads(text)
         except json.JSONDecodeError:
             raise
-        except ValueError:  # a number of thousands of digits, which is no text: any value does
+        except ValueError:  # a number with thousands of digits: its value does not matter
             return json.loads(text, parse_int=len)
     except json.JSONDecodeError as problem:
         raise DataError(
             f"{source}: not JSON ({problem.msg} at character {problem.pos + 1}); {advice}", reason=DAMAGED
         ) from problem
     except (ValueError, RecursionError) as problem:
-        raise DataError(
-            f"{source}: not JSON that can be read ({problem}); {advice}", reason=DAMAGED
-        ) from problem
+        raise DataError(f"{source}: not readable JSON ({problem}); {advice}", reason=DAMAGED) from problem
 
 
 def _json_type(value: object) -> str:
-    """With its article."""
+    """The name of a value's JSON type, with its article."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
 
 
 def _in_json(strings: Iterable[str], file: File, reading: Reading, account: Account) -> Iterator[Record]:
-    """Of one array of objects or strings, or of one object; JSON lines are read as that, which is counted."""
+    """The records of one array of objects or strings, or of one object; also of JSON lines."""
     name, field = file.name, reading.field
     parts, size = [], 0
     for string in strings:
@@ -145,15 +143,15 @@ def _in_json(strings: Iterable[str], file: File, reading: Reading, account: Acco
         size += utf8_bytes(string)
         if size > LARGEST:
             raise DataError(
-                f"{name}: more than {LARGEST >> 20} MiB, which is too much for one .json file; "
-                "write it as .jsonl, a line for each text"
+                f"{name}: larger than {LARGEST >> 20} MiB, the limit for one .json file; "
+                "write it as .jsonl, one text per line"
             )
     whole = "".join(parts)
     if _is_json_lines(whole):
         account.saw(BY_CONTENT)
         yield from _in_lines([whole], name, field, account)
         return
-    found = _parsed(whole, name, "mend it, or name it .txt to read it as plain text")
+    found = _parsed(whole, name, "fix it, or name it .txt to read it as plain text")
     account.saw(REPEATED_FIELDS, _repeats(whole, field))
     if isinstance(found, dict):
         texts = [(name, text_in(found, name, field))]
@@ -165,10 +163,10 @@ def _in_json(strings: Iterable[str], file: File, reading: Reading, account: Acco
     else:
         what = "an empty list" if found == [] else _json_type(found)
         raise DataError(
-            f"{name}: {what}; an array of objects or strings is needed, or one object", reason=NO_FIELD
+            f"{name}: {what}; give an array of objects or strings, or one object", reason=NO_FIELD
         )
     for number, (source, text) in enumerate(texts):
-        # All that stands around the texts is counted with the first of them.
+        # The bytes around all texts count with the first text.
         around = size - sum(utf8_bytes(text) for _, text in texts) if number == 0 else 0
         yield Record(source, text, utf8_bytes(text) + around)
 
@@ -188,20 +186,18 @@ def _text_of_item(item: object, source: str, field: str) -> str:
         return text_in(item, source, field)
     if not isinstance(item, str):
         raise DataError(
-            f"{source}: a JSON object or string is needed, this is {_json_type(item)}; mend it",
+            f"{source}: this is {_json_type(item)}, not a JSON object or string; fix it",
             reason=NO_FIELD,
         )
     if field != READING.field:
-        raise DataError(
-            f"{source}: a string, which has no field {field!r}; leave --field out", reason=NO_FIELD
-        )
+        raise DataError(f"{source}: a string, which has no field {field!r}; omit --field", reason=NO_FIELD)
     return item
 
 
 def _in_rows(strings: Iterable[str], file: File, field: str) -> Iterator[Record]:
-    """Of each row of a table, the cell of the column `field`: its name in the first row, or its number.
+    """The records of a table: the cell of each row in the column `field`, a name or a number.
 
-    By its number (from 1) a column is read from the first row on, as of a table without names.
+    With a number (from 1) the first row is a record too, as in a table without a header.
     """
     csv.field_size_limit(LARGEST)
     lines = _with_ends(split_lines(strings))
@@ -231,8 +227,8 @@ def _in_rows(strings: Iterable[str], file: File, field: str) -> Iterator[Record]
             yield Record(source, None if named else row[column], counter.taken())
         elif len(row) != len(columns):
             raise DataError(
-                f"{source}: {plural(len(row), 'cell')}, {len(columns):,} in the first row; put quotes around "
-                f"cells that hold a {_said(delimiter)}, or mend this row",
+                f"{source}: {plural(len(row), 'cell')} instead of {len(columns):,} as in the first row; "
+                f"quote cells that contain a {_said(delimiter)}, or fix this row",
                 reason=DAMAGED,
             )
         else:
@@ -240,7 +236,7 @@ def _in_rows(strings: Iterable[str], file: File, field: str) -> Iterator[Record]
 
 
 def _with_ends(lines: Iterator[str]) -> Iterator[str]:
-    """Lines with their LF, and what stands behind the last LF."""
+    """Lines with their LF; the last one may have none."""
     before = next(lines)
     for line in lines:
         yield before + "\n"
@@ -250,7 +246,7 @@ def _with_ends(lines: Iterator[str]) -> Iterator[str]:
 
 
 class _Counter:
-    """Lines on their way into csv's reader: how many bytes a row took, and where it began."""
+    """Lines for csv's reader; counts the bytes of each row and remembers its first line."""
 
     def __init__(self, lines: Iterable[str], first_line: int = 1) -> None:
         self.lines = iter(lines)
@@ -278,7 +274,7 @@ def _next_row(rows: Iterator[list[str]], name: str) -> list[str] | None:
     except csv.Error as problem:
         line = getattr(rows, "line_num", 0)
         raise DataError(
-            f"{name}:{line}: not a sound row ({problem}); mend its quotes", reason=DAMAGED
+            f"{name}:{line}: damaged row ({problem}); fix its quotes", reason=DAMAGED
         ) from problem
 
 
@@ -293,8 +289,8 @@ def _column_of(row: list[str], field: str, name: str) -> int:
         return int(field) - 1
     there = ", ".join(f"{cell[:40]!r}" for cell in row[:20])
     raise DataError(
-        f"{name}: no column {field!r}; the first row has {there}: choose one by --field NAME, "
-        f"or by --field NUMBER (1 to {len(row)}) where that row is no header",
+        f"{name}: no column {field!r}; the first row has {there}: choose one with --field NAME, or "
+        f"with --field NUMBER (1 to {len(row)}) if the first row is not a header",
         reason=NO_FIELD,
     )
 
@@ -304,7 +300,7 @@ def _said(delimiter: str) -> str:
 
 
 def _dialect(sample: list[str], delimiters: str, field: str) -> tuple[str, bool]:
-    """The delimiter under which the field is a column, or rows have most cells; whether cells are quoted."""
+    """The delimiter that makes the field a column, or else most cells; and whether cells are quoted."""
     best = (False, 0, delimiters[0])
     for delimiter in delimiters:
         reader = csv.reader(sample, delimiter=delimiter)
@@ -312,16 +308,16 @@ def _dialect(sample: list[str], delimiters: str, field: str) -> tuple[str, bool]
         if not rows:
             continue
         cells = len(rows[0])
-        alike = sum(len(row) == cells for row in rows[:-1]) == len(rows) - 1  # the last may be cut off
+        alike = sum(len(row) == cells for row in rows[:-1]) == len(rows) - 1  # the last one may be incomplete
         best = max(best, (field in rows[0], cells * alike, delimiter), key=lambda found: found[:2])
     delimiter = best[2]
-    # A .tsv that knows no quotes may hold one that is never closed.
+    # A .tsv without quoting may contain a quote that is never closed.
     plain = delimiter == "\t" and _rows_alike(sample, quoted=False) and not _rows_alike(sample, quoted=True)
     return delimiter, not plain
 
 
 def _rows_alike(sample: list[str], *, quoted: bool) -> bool:
-    """Whether a table with tabs has as many cells in each row, read with quotes or without."""
+    """Whether all rows of a table with tabs have the same number of cells, read with or without quoting."""
     quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     try:
         return (

@@ -1,23 +1,23 @@
-"""The first bytes of a file come in, what the file is goes out: how it is read, or what to do with it."""
+"""The first bytes of a file come in, its format goes out: how to read it, or what the user can do with it."""
 
 import re
 import zipfile
 from dataclasses import dataclass
 
 HEAD = 1 << 10
-"""So many bytes tell what a file is; tar says it at byte 257."""
+"""Bytes that show a file's format: tar has its mark at byte 257."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a file is by its first bytes."""
+    """A format that first bytes show."""
 
     name: str
-    """With its article: "a PNG image"."""
+    """Its name with an article: "a PNG image"."""
     advice: str = "give text"
-    """What to do, where this is no text."""
+    """What the user can do if it is not read."""
     kind: str = ""
-    """How it is read: a kind of `File`, or the packing gz, bz2 or xz; "" where it is not."""
+    """How it is read: a kind of `File`, or the compression gz, bz2 or xz; "" if it is not read."""
 
 
 _UNPACK = "unpack it and give the files in it"
@@ -37,7 +37,7 @@ _READ = (
 _OTHER = (
     (rb"\x28\xb5\x2f\xfd", Signature("a Zstandard file", "unpack it first (zstd -d FILE)")),
     (rb"\x04\x22\x4d\x18", Signature("an LZ4 file", "unpack it first (lz4 -d FILE)")),
-    (rb"\x1f\x9d", Signature("a file packed by compress", "unpack it first (gzip -d FILE)")),
+    (rb"\x1f\x9d", Signature("a file compressed by compress", "unpack it first (gzip -d FILE)")),
     (rb"\x5d\0\0.{2}(?:\xff{8}|.{5}\0{3})", Signature("an LZMA file", "unpack it first (xz -d FILE)")),
     (rb"LZIP\x01", Signature("an lzip file", "unpack it first")),
     (rb"7z\xbc\xaf\x27\x1c", Signature("a 7z archive", _UNPACK)),
@@ -105,7 +105,7 @@ _OTHER = (
     (rb"(?:\xd4\xc3\xb2\xa1|\xa1\xb2\xc3\xd4|\n\r\r\n)", Signature("a network capture")),
     (rb"bplist0", Signature("a binary property list", "convert it to JSON first")),
 )  # fmt: skip
-"""Formats that are not read: looked up for what is no text alone, as some begin with plain words."""
+"""Formats that are not read. Only files with control characters are looked up: some begin like text."""
 _IN_ZIP = {
     "word/document.xml": Signature("a Word document", kind="docx"),
     "xl/workbook.xml": Signature("an Excel workbook", "save its sheet as .csv first, then --field COLUMN"),
@@ -124,23 +124,23 @@ _TYPES_IN_ZIP = {
         "an OpenDocument spreadsheet", "save its sheet as .csv first, then --field COLUMN"
     ),
 }
-"""By the first member, `mimetype`, of EPUB and OpenDocument."""
+"""Formats by the content of the member `mimetype`, which EPUB and OpenDocument have."""
 _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a]")
-"""What no text has, in any encoding of single or several bytes but UTF-16 and UTF-32."""
+"""Bytes that text does not have, in any encoding but UTF-16 and UTF-32."""
 
 
 def packing_of(head: bytes) -> Signature | None:
-    """How a file is packed."""
+    """The compression of a file."""
     return _first(_PACKED, head)
 
 
 def readable_as(head: bytes) -> Signature | None:
-    """What a file is that has a reader of its own, whatever its name; "zip" has to be looked into."""
+    """The format of a file that has its own reader; a "zip" has to be opened to know more."""
     return _first(_READ, head)
 
 
 def not_text(head: bytes) -> Signature | None:
-    """What a file is that is no text; None for what may be text, and for what is unknown."""
+    """The format of a file that is not text; None if it may be text or is unknown."""
     return _first(_PACKED + _READ + _OTHER, head) if _CONTROLS.search(head) else None
 
 
@@ -148,8 +148,8 @@ def _first(table: tuple[tuple[bytes, Signature], ...], head: bytes) -> Signature
     return next((what for pattern, what in table if re.match(pattern, head[:HEAD], re.DOTALL)), None)
 
 
-def what_zip_is(archive: zipfile.ZipFile) -> Signature:
-    """What the members of a zip file make of it; an archive of files if nothing else."""
+def format_in_zip(archive: zipfile.ZipFile) -> Signature:
+    """The format that the members of a zip file show; "zip" for a plain archive."""
     names = archive.NameToInfo
     if "mimetype" in names and names["mimetype"].file_size < HEAD and not names["mimetype"].flag_bits & 1:
         told = archive.read("mimetype").decode("latin-1").strip()

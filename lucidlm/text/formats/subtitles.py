@@ -1,4 +1,4 @@
-"""Subtitles (.srt, .vtt) come in, what is spoken goes out: numbers, times and tags are counted."""
+"""Subtitles (.srt, .vtt) come in, the spoken text goes out; numbers, times and tags are counted."""
 
 import html
 import re
@@ -17,7 +17,7 @@ _BLOCK = re.compile(r"(?:NOTE|STYLE|REGION|WEBVTT)(?:\s|$)")
 
 
 def read_subtitles(file: File, encoding: str, account: Account) -> Iterator[str]:
-    """The lines of all subtitles, in the file's order."""
+    """The text lines of all subtitles, in order."""
     inner = Account()
     lines = split_lines(with_lf(read_text(file, encoding, inner), inner))
     for line in _spoken(lines, is_vtt=file.kind == "vtt", account=account):
@@ -27,11 +27,11 @@ def read_subtitles(file: File, encoding: str, account: Account) -> Iterator[str]
     account.decoded.update(inner.decoded)
     account.saw(TRAILING, inner.seen[TRAILING])
     if not account.seen[CUES]:
-        raise DataError(f"{file.name}: no subtitles in it (a line with --> and two times); name it .txt")
+        raise DataError(f"{file.name}: no subtitles (lines with two times and -->); name it .txt")
 
 
 def _spoken(lines: Iterator[str], *, is_vtt: bool, account: Account) -> Iterator[str]:
-    """Lines of text. A line before the times is a number or name; other blocks end with a blank line."""
+    """The lines of text. The line before the times is a number or a name; blocks end with a blank line."""
     inside = "block" if is_vtt else "gap"
     for line, following in pairwise(chain(lines, [""])):
         if _TIMES.fullmatch(line):

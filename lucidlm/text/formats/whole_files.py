@@ -1,4 +1,4 @@
-"""A file of a format that cannot be read in pieces comes in, all its bytes go out, or one line on a fault."""
+"""A file that cannot be read in pieces comes in, all its bytes go out; faults become a DataError."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -8,13 +8,13 @@ from lucidlm.text.account import DAMAGED, Account
 from lucidlm.text.formats.decoding import File, cannot_read, read_blocks
 
 LARGEST = 256 << 20
-"""The most that a file may unpack to: none of these formats can be read in pieces."""
+"""Bytes that a file may decompress to: these formats cannot be read in pieces."""
 LARGEST_PAGE = 64 << 20
-"""The most for markup: its parser takes up to thirty bytes of memory for each of its bytes."""
+"""The same for markup: its parser takes up to thirty bytes of memory per byte."""
 
 
 def whole(file: File, account: Account, largest: int | None = None) -> bytes:
-    """All bytes of a file, unpacked, where they are not too many."""
+    """All bytes of a file, decompressed; DataError if it is too large."""
     largest = largest or LARGEST
     data = bytearray()
     for block in read_blocks(file, account):
@@ -25,16 +25,16 @@ def whole(file: File, account: Account, largest: int | None = None) -> bytes:
 
 
 def too_large(name: str, kind: str, largest: int | None = None) -> DataError:
-    """The error for a file that holds too much."""
+    """The error for a file that is too large."""
     return DataError(
-        f"{name}: more than {(largest or LARGEST) >> 20} MiB, which is too much for one {kind} file; "
-        "turn it into .txt or split it"
+        f"{name}: larger than {(largest or LARGEST) >> 20} MiB, the limit for one {kind} file; "
+        "convert it to .txt or split it"
     )
 
 
 @contextmanager
-def sound_file(name: str, kind: str, *faults: type[Exception]) -> Generator[None, None, None]:
-    """Turns what a parser says of a damaged file into a line for the user."""
+def faults_of(name: str, kind: str, *faults: type[Exception]) -> Generator[None, None, None]:
+    """Turns the errors of a parser on a damaged file into a DataError."""
     try:
         yield
     except (DataError, MemoryError):
@@ -44,6 +44,6 @@ def sound_file(name: str, kind: str, *faults: type[Exception]) -> Generator[None
     except faults as problem:
         reason = " ".join(str(problem).split()) or type(problem).__name__
         raise DataError(
-            f"{name}: not a sound {kind} file ({reason}); convert it to .txt or get another copy",
+            f"{name}: damaged {kind} file ({reason}); convert it to .txt or get another copy",
             reason=DAMAGED,
         ) from problem

@@ -13,11 +13,15 @@ from written_files import (
     package,
     read,
     read_one,
+    reason_of,
     refusal,
+    refused,
     written,
     zipped,
 )
 
+from lucidlm.text.account import DAMAGED, ENCRYPTED, MISSING_PAGES, NO_TEXT, UNFIT, Account
+from lucidlm.text.documents import read_texts
 from lucidlm.text.formats import epub as module
 
 PAGES = {"a.xhtml": "<p>first", "b.xhtml": "<p>second"}
@@ -82,8 +86,9 @@ def test_what_a_spine_names_and_nobody_has_is_counted(tmp_path):
 
 def test_the_first_page_that_was_left_out_is_named_with_its_book(tmp_path):
     path = written(tmp_path / "a.epub", book(PAGES, package({"a": "a.xhtml", "x": "x.xhtml"}, ["x", "a"])))
-    note = read_one(path)[1][0]
-    assert note == f"skipped 1 page that is missing (x.xhtml in {path})"
+    account = Account()
+    list(read_texts([path], account))
+    assert account.first_passed[MISSING_PAGES] == f"x.xhtml in {path}"
 
 
 def test_a_name_that_a_book_chose_is_one_line_and_not_too_long(tmp_path):
@@ -276,13 +281,13 @@ def test_bytes_before_or_behind_the_archive_and_a_padded_mimetype_do_no_harm(tmp
 
 
 def test_what_is_no_epub_or_holds_no_text_is_refused(tmp_path):
-    assert "not a sound EPUB" in refusal(written(tmp_path / "d.epub", epub(PAGES)[:-30]))
-    assert "not an EPUB" in refusal(written(tmp_path / "f.epub", zipped({"x": "y"})))
-    nothing = refusal(written(tmp_path / "e.epub", epub({"a.xhtml": ""})))
-    assert "empty" in nothing
-    assert "1 page without text (OEBPS/a.xhtml" in nothing
-    gone = refusal(written(tmp_path / "g.epub", book({}, package({"a": "a.xhtml"}, ["a"]))))
-    assert "1 page that is missing (a.xhtml" in gone
+    assert reason_of(written(tmp_path / "d.epub", epub(PAGES)[:-30])) == DAMAGED
+    assert reason_of(written(tmp_path / "f.epub", zipped({"x": "y"}))) == DAMAGED
+    nothing = refused(written(tmp_path / "e.epub", epub({"a.xhtml": ""})))
+    gone = refused(written(tmp_path / "g.epub", book({}, package({"a": "a.xhtml"}, ["a"]))))
+    for error, page in ((nothing, "OEBPS/a.xhtml"), (gone, "a.xhtml")):
+        assert error.reason == NO_TEXT
+        assert page in str(error)
 
 
 def test_entities_are_not_unpacked(tmp_path):
@@ -294,7 +299,7 @@ def test_entities_are_not_unpacked(tmp_path):
 def test_a_copy_protected_epub_is_refused_but_scrambled_fonts_are_not(tmp_path):
     page = {"a b.xhtml": "<p>x"}
     locked = epub(page, extra={"META-INF/encryption.xml": encryption("OEBPS/a%20b.xhtml", "OEBPS/f.otf")})
-    assert "copy-protected (DRM: 1 of 1 pages" in refusal(written(tmp_path / "a.epub", locked))
+    assert reason_of(written(tmp_path / "a.epub", locked)) == ENCRYPTED
     fonts = epub(page, extra={"META-INF/encryption.xml": encryption("OEBPS/f.otf")})
     assert counts(tmp_path, fonts) == ("x\n\n", {})
     some = epub(
@@ -307,7 +312,7 @@ def test_a_page_that_is_listed_many_times_is_read_once(tmp_path, monkeypatch):
     data = book(PAGES, package({"a": "a.xhtml"}, ["a"] * 20_000))
     assert counts(tmp_path, data) == ("first\n\n", {"repeated_pages": 19_999, "pages_not_in_spine": 1})
     monkeypatch.setattr(module, "_LARGEST_PACKAGE", 1 << 18)
-    assert "too much for one package file" in refusal(written(tmp_path / "b.epub", data))
+    assert reason_of(written(tmp_path / "b.epub", data)) == UNFIT
 
 
 KINDS = ("page", "picture", "blank", "missing", "unknown", "unlisted", "encrypted", "twice")

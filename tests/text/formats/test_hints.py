@@ -4,8 +4,9 @@ import subprocess
 
 import pytest
 from language_samples import SAMPLES
-from written_files import read_one, refusal, written
+from written_files import read_one, refusal, refused, written
 
+from lucidlm.text.account import BINARY, DAMAGED
 from lucidlm.text.reading import Reading
 
 ADVISED = re.compile(r"--encoding (\S+?)(?:,|$| or)")
@@ -98,9 +99,7 @@ def test_a_byte_order_mark_contradicts_another_encoding(tmp_path, written_in, gi
     path = written(tmp_path / "a.txt", (mark + text).encode(written_in))
     advice = refusal(path, reading=Reading(encoding=given)).rpartition("; ")[2]
     right = (
-        Reading()
-        if advice == "leave --encoding out"
-        else Reading(encoding=advice.removeprefix("add --encoding "))
+        Reading() if advice == "omit --encoding" else Reading(encoding=advice.removeprefix("add --encoding "))
     )
     assert read_one(path, reading=right)[0] == text
     if mark:
@@ -123,9 +122,9 @@ def test_signs_of_such_encodings_in_a_program_are_text(tmp_path):
 def test_a_text_that_ends_within_a_character_can_be_cut_as_advised(tmp_path, encoding, given):
     data = "日本人一大年\n中国人大学".encode(encoding)
     path = written(tmp_path / "a.txt", data[:-1])
-    message = refusal(path, reading=Reading(encoding=given))
-    assert "cut off within a character" in message
-    left = int(re.search(r"head -c -(\d+) FILE", message)[1])
+    error = refused(path, reading=Reading(encoding=given))
+    assert error.reason == DAMAGED
+    left = int(re.search(r"head -c -(\d+) FILE", str(error))[1])
     cut = written(tmp_path / "b.txt", data[:-1][:-left])
     assert read_one(cut, reading=Reading(encoding=given))[0] == "日本人一大年\n中国人大"
 
@@ -138,7 +137,9 @@ def test_ascii_is_not_taken_for_a_cut_text(tmp_path):
 
 
 def test_a_file_that_was_never_written_is_called_that(tmp_path):
-    assert "so it was never written" in refusal(written(tmp_path / "a.txt", bytes(5000)))
+    error = refused(written(tmp_path / "a.txt", bytes(5000)))
+    assert error.reason == BINARY
+    assert "5,000" in str(error)
 
 
 def test_pairs_that_are_written_half_by_half_are_called_that(tmp_path):

@@ -1,43 +1,41 @@
 import pytest
-from written_files import pdf, read_one, refusal, written
+from written_files import accounted, pdf, read_one, refusal, refused, written
 
+from lucidlm.text.account import DAMAGED, ENCODING_UNUSED, FIELD_UNUSED, MARKUP
 from lucidlm.text.formats.kinds import kind_of
-from lucidlm.text.reading import Reading
 
 MARKED = {
-    "a.rtf": (r"{\rtf1 text}", "RTF"),
-    "b.txt": (r"{\rtf1 text}", "RTF"),
-    "a.xml": ("<?xml version='1.0'?><doc>text</doc>", "XML"),
-    "a.fb2": ("<FictionBook/>", "XML"),
-    "a.ipynb": ('{"cells": []}', "Jupyter notebook"),
-    "a.tex": (r"\section{One}", "LaTeX"),
-    "c.txt": (r"\documentclass{book}", "LaTeX"),
-    "a.yaml": ("a: 1\n", "YAML"),
+    "a.rtf": (r"{\rtf1 text}", "rtf"),
+    "b.txt": (r"{\rtf1 text}", "rtf"),
+    "a.xml": ("<?xml version='1.0'?><doc>text</doc>", "xml"),
+    "a.fb2": ("<FictionBook/>", "xml"),
+    "a.ipynb": ('{"cells": []}', "notebook"),
+    "a.tex": (r"\section{One}", "latex"),
+    "c.txt": (r"\documentclass{book}", "latex"),
+    "a.yaml": ("a: 1\n", "yaml"),
     "a.log": ("12:00 start\n", "log"),
     "a.eml": ("From: me\n\ntext", "mail"),
     "a.mht": ("From: me\n\ntext", "mail"),
     "i.txt": ("From: me\nMIME-Version: 1.0\n\ntext", "mail"),
     "m.txt": ("From me Mon\nSubject: x\nMIME-Version: 1.0\n\ntext", "mail"),
-    "a.sbv": ("0:00:01.000,0:00:02.000\ntext\n", "subtitle"),
-    "j.txt": ("[Script Info]\nDialogue: 0,text\n", "subtitle"),
-    "d.txt": ("<!-- saved -->\n<!DOCTYPE html><p>text", "HTML"),
-    "e": ("\ufeff<html><body>text", "HTML"),
-    "f.txt": ('{"text": "one"}\n{"text": "two"}\n', "JSON"),
-    "h.txt": ('[\n {"text": "one"}]', "JSON"),
+    "a.sbv": ("0:00:01.000,0:00:02.000\ntext\n", "subtitles"),
+    "j.txt": ("[Script Info]\nDialogue: 0,text\n", "subtitles"),
+    "d.txt": ("<!-- saved -->\n<!DOCTYPE html><p>text", "html"),
+    "e": ("\ufeff<html><body>text", "html"),
+    "f.txt": ('{"text": "one"}\n{"text": "two"}\n', "json"),
+    "h.txt": ('[\n {"text": "one"}]', "json"),
     "k.txt": ('id,text\n1,"one, two"\n2,three\n', "table"),
     "l": ("id\ttext\n1\tone\n2\ttwo\n", "table"),
-    "g.txt": ("%!PS-Adobe-3.0\n(text) show", "PostScript"),
+    "g.txt": ("%!PS-Adobe-3.0\n(text) show", "postscript"),
 }
 
 
 @pytest.mark.parametrize("name", MARKED)
 def test_markup_that_is_read_as_plain_text_is_said_once(tmp_path, name):
     text, what = MARKED[name]
-    found, notes = read_one(written(tmp_path / name, text))
+    found, counts = accounted(written(tmp_path / name, text))
     assert found == text.removeprefix("\ufeff")
-    assert (
-        len([note for note in notes if "read as plain text, markup included" in note and what in note]) == 1
-    )
+    assert counts == {MARKUP + what: 1}
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "a.py", "a", "README"])
@@ -68,12 +66,9 @@ def test_a_name_tells_kind_and_packing():
 
 
 def test_the_advice_for_a_page_and_for_json_lines_gives_their_texts(tmp_path):
-    assert "name it .html" in read_one(written(tmp_path / "a.txt", "<html><p>Seen"))[1][0]
+    assert ".html" in read_one(written(tmp_path / "a.txt", "<html><p>Seen"))[1][0]
     assert read_one(written(tmp_path / "a.html", "<html><p>Seen"))[0] == "Seen\n"
-    assert (
-        "name it .jsonl or .json and give --field"
-        in read_one(written(tmp_path / "b.txt", '{"text": "one"}'))[1][0]
-    )
+    assert ".jsonl or .json" in read_one(written(tmp_path / "b.txt", '{"text": "one"}'))[1][0]
     for name in ("b.json", "b.jsonl"):
         assert read_one(written(tmp_path / name, '{"text": "one"}'))[0] == "one"
 
@@ -84,19 +79,18 @@ def test_token_ids_may_begin_as_a_packed_file_does(tmp_path):
 
 def test_a_flag_that_is_not_for_a_file_is_said(tmp_path):
     text = written(tmp_path / "a.txt", "one\n")
-    assert read_one(text, reading=Reading(field="body"))[1] == [
-        "1 file read whole, as it has no fields: --field is not for it"
-    ]
-    told = read_one(written(tmp_path / "a.pdf", pdf("A page.")), reading=Reading(encoding="cp1252"))[1]
-    assert "1 file whose format tells its encoding: --encoding is not for it" in told
+    assert accounted(text, field="body")[1] == {FIELD_UNUSED: 1}
+    page = written(tmp_path / "a.pdf", pdf("A page."))
+    assert accounted(page, encoding="cp1252")[1] == {ENCODING_UNUSED: 1}
 
 
 @pytest.mark.parametrize("name", ["a.docx", "a.odt", "a.epub", "a.pdf", "a.zip", "a.tar"])
 def test_what_lies_under_the_name_of_another_format_is_called_what_it_is(tmp_path, name):
     for data, suffix in (("one text\n" * 9, ".txt"), ("<html><p>one", ".html"), (r"{\rtf1 one}", ".rtf")):
-        message = refusal(written(tmp_path / name, data))
-        assert f"name it {suffix} to read it" in message
+        error = refused(written(tmp_path / name, data))
+        assert error.reason == DAMAGED
+        assert f" {suffix} " in str(error)
         assert "one" in read_one(written(tmp_path / f"b{suffix}", data))[0]
     for data, what in ((b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "a Microsoft Office file"),
                        (b"x" * 60 + b"BOOKMOBI" + bytes(9), "a Mobipocket or Kindle book")):  # fmt: skip
-        assert f"this is {what}" in refusal(written(tmp_path / name, data))
+        assert what in refusal(written(tmp_path / name, data))

@@ -1,8 +1,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from written_files import read, read_one, refusal, written
+from written_files import accounted, read, refusal, written
 
-from lucidlm.text.account import Account
+from lucidlm.text.account import CUES, MARKUP, NOTES, TAGS, Account
 from lucidlm.text.documents import read_texts
 
 LINE = st.text(st.sampled_from("ab é.,-😀"), min_size=1, max_size=9).filter(str.strip)
@@ -32,12 +32,9 @@ def test_srt_as_people_have_it(tmp_path):
         '\ufeff1\n00:00:01,000 --> 00:00:02,500\n<font color="#fff">- He said 1 < 2.</font>\n42\n\n'
         "2\n00:00:03.000-->00:00:04.000 X1:5\n{\\an8}Up here\n3\n00:00:05,000 --> 00:00:06,000\nno gap\n"
     ).replace("\n", "\r\n")
-    text, notes = read_one(written(tmp_path / "a.srt", srt))
+    text, counts = accounted(written(tmp_path / "a.srt", srt))
     assert text == "- He said 1 < 2.\n42\nUp here\nno gap\n"
-    assert notes[:2] == [
-        "3 subtitles kept without their numbers and times",
-        "3 tags of subtitles left out",
-    ]
+    assert counts == {CUES: 3, TAGS: 3}
 
 
 def test_vtt_notes_styles_names_and_entities(tmp_path):
@@ -46,24 +43,19 @@ def test_vtt_notes_styles_names_and_entities(tmp_path):
         "01:02.000 --> 01:03.000\n<v Mary>Tea &amp; <c.loud>toast</c>\n<01:02.500>now\n\n"
         "01:04.000 --> 01:05.000\nNOTE well\n"
     )
-    text, notes = read_one(written(tmp_path / "a.vtt", vtt))
+    text, counts = accounted(written(tmp_path / "a.vtt", vtt))
     assert text == "Tea & toast\nnow\nNOTE well\n"
-    assert "2 notes or styles among subtitles left out" in notes
+    assert counts == {CUES: 2, TAGS: 4, NOTES: 2}
 
 
 def test_what_has_no_times_is_refused_and_can_be_read_as_advised(tmp_path):
-    assert "name it .txt" in refusal(written(tmp_path / "a.srt", "just a text\n"))
+    assert ".txt" in refusal(written(tmp_path / "a.srt", "just a text\n"))
     assert read(written(tmp_path / "a.txt", "just a text\n")) == ["just a text\n"]
 
 
 def test_subtitles_under_another_name_are_read_as_text_and_that_is_said(tmp_path):
     srt = "1\n00:00:01,000 --> 00:00:02,000\nHello\n"
-    text, notes = read_one(written(tmp_path / "a.txt", srt))
-    assert text == srt
-    assert notes == [
-        "1 subtitle file read as plain text, markup included "
-        "(name it .srt or .vtt if it is that, to have its text alone)"
-    ]
+    assert accounted(written(tmp_path / "a.txt", srt)) == (srt, {MARKUP + "subtitles": 1})
     assert read(written(tmp_path / "a.srt", srt)) == ["Hello\n"]
 
 
