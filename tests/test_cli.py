@@ -735,7 +735,7 @@ def test_version_is_the_packages(call):
 
 
 VERBS = ("train", "evaluate", "explain", "generate", "compare", "compress", "decompress")
-VERBS += ("import", "export", "prepare", "info", "runs", "doctor")
+VERBS += ("import", "export", "prepare", "info", "runs", "report", "doctor")
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -18,7 +18,7 @@ PUBLIC = {
     *("evaluate", "explain", "export", "generate", "load", "prepare", "stream", "train"),
 }
 VERBS = {"train", "evaluate", "explain", "generate", "compare", "compress", "decompress"}
-VERBS |= {"import", "export", "prepare", "info", "runs", "doctor", "learn"}
+VERBS |= {"import", "export", "prepare", "info", "runs", "report", "doctor", "learn"}
 
 # A file imports only what stands to the left of its own place, or its own room.
 ORDER = [

@@ -27,7 +27,7 @@ from lucidlm.runtime.signals import Interrupted
 from lucidlm.training.schedule import trapezoid
 
 VERBS = [name for name in app if not name.startswith("-")]
-PLACES = {"--out", "--html", "--csv"}
+PLACES = {"--out", "--html", "--csv", "--svg"}
 NUMBERS = [
     "0",
     "1",

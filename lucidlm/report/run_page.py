@@ -8,20 +8,22 @@ import gzip
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lucidlm.measure.baselines import ADAPTS, STATIC
 from lucidlm.measure.diagnosis import FEW
 from lucidlm.measure.explanation import page_values
 from lucidlm.pages.page import in_script, write_page
 from lucidlm.report.assessment import Judgement
+from lucidlm.report.curves import curves_of, finite
+from lucidlm.report.ladder import Rung
 from lucidlm.runs.history import SAMPLES, History, read_events, read_history
 from lucidlm.runtime.wording import plural
 
 REPORT = "report.html"
-MOST_POINTS = 1500
-"""A curve of more steps is drawn by the means of neighbours: no screen has more points."""
 MOST_SAMPLES = 12
 SHOWN_ABOVE = {"loss", "perplexity", "bits per byte", "first choice", "rank", "calibration", "certainty"}
 """Rows of an evaluation that have a place of their own on the page."""
@@ -53,13 +55,26 @@ def write_report(
         facts=[row[:2] for row in judgement.evaluation.rows() if row[0] not in SHOWN_ABOVE],
         history=history,
         validated=_validated_on(history) if history is not None else "",
-        charts=in_script(_charts(judgement, history)),
+        charts=in_script(_charts(judgement, history, title)),
         library=_library(),
         samples=_samples(run) if run is not None else [],
         explained=page_values(explanation) if explanation is not None else None,
         environment={
             name: _readable(value) for name, value in (environment or {}).items() if value is not None
         },
+    )
+
+
+def write_runs(path: str | os.PathLike, runs: Mapping[str, History]) -> None:
+    """A page with the curves of several runs on one axis; each has at least one validation."""
+    curves = [curves_of(history, name) for name, history in runs.items()]
+    write_page(
+        path,
+        "runs.html",
+        title=", ".join(runs),
+        rows=[{"name": name, "steps": each.last_step, "best": each.best} for name, each in runs.items()],
+        charts=in_script({"curves": [each.to_dict() for each in curves]}),
+        library=_library(),
     )
 
 
@@ -72,22 +87,41 @@ def _library() -> str:
 
 
 def _ladder(judgement: Judgement) -> list[dict[str, Any]]:
-    """The baselines and the model, worst first, each with the width of its bar in percent."""
-    if judgement.ladder is None:
+    """The baselines and the model, worst first, each difference as the page draws it."""
+    ladder = judgement.ladder
+    if ladder is None:
         return []
-    rows = judgement.ladder.rows()
-    most = max(row["bits"] for row in rows)
-    return [row | {"width": 100 * row["bits"] / most} for row in rows]
+    nearest = (ladder.best(STATIC), ladder.best(ADAPTS))
+    reach = 1.2 * max(abs(end) for rung in nearest for end in _ends(rung)) or 1.0
+    return [
+        row | {"drawn": None if row["ours"] else _drawn(ladder[row["name"]], reach)} for row in ladder.rows()
+    ]
 
 
-def _charts(judgement: Judgement, history: History | None) -> dict[str, Any]:
-    """What report.js draws: numbers in nats, and how to turn them into bits per byte."""
+def _ends(rung: Rung) -> tuple[float, ...]:
+    ends = () if rung.interval is None else (rung.interval.low, rung.interval.high)
+    return (rung.difference, *ends)
+
+
+def _drawn(rung: Rung, reach: float) -> dict[str, Any]:
+    """The difference on a line of 100 units, 0 at 50; beyond: the side on which it lies outside of the line.
+
+    The line reaches as far as the best baselines of both kinds: these decide.
+    """
+    places = [round(50 + 48 * end / reach, 1) for end in _ends(rung)]
+    at, low, high = places if len(places) == 3 else (places[0], None, None)
+    beyond = 0 if abs(rung.difference) <= reach else -1 if rung.difference < 0 else 1
+    return {"outcome": rung.outcome, "at": at, "low": low, "high": high, "beyond": beyond}
+
+
+def _charts(judgement: Judgement, history: History | None, name: str) -> dict[str, Any]:
+    """What charts.js draws: numbers in nats, and how to turn them into bits per byte."""
     evaluation, diagnosis = judgement.evaluation, judgement.evaluation.diagnosis
     bytes_per_token = (
         evaluation.bytes_scored / evaluation.tokens_scored if evaluation.bytes_scored else math.nan
     )
     charts: dict[str, Any] = {
-        "bits_per_nat": _finite(1 / (math.log(2) * bytes_per_token)) if bytes_per_token else None,
+        "bits_per_nat": finite(1 / (math.log(2) * bytes_per_token)) if bytes_per_token else None,
         "reliability": [
             [bin.confidence, bin.accuracy, bin.tokens, bin.low, bin.high, bin.tokens < FEW]
             for bin in diagnosis.reliability
@@ -98,7 +132,8 @@ def _charts(judgement: Judgement, history: History | None) -> dict[str, Any]:
         "loss": evaluation.loss_nats,
     }
     if history is not None:
-        charts["curves"] = _curves(history)
+        curves = replace(curves_of(history, name), bits_per_nat=charts["bits_per_nat"])
+        charts["curves"] = [curves.to_dict()]
         if judgement.baselines is not None and bytes_per_token:
             charts["lines"] = [
                 [row.name, row.bits_per_byte * math.log(2) * bytes_per_token]
@@ -110,23 +145,6 @@ def _charts(judgement: Judgement, history: History | None) -> dict[str, Any]:
 def _group(group: Any) -> list[Any]:
     name = f"{group.low:,}" if group.low == group.high else f"{group.low:,} to {group.high:,}"
     return [name, group.loss_nats, group.tokens, group.tokens < FEW]
-
-
-def _curves(history: History) -> dict[str, Any]:
-    """Steps and losses of the batches, thinned to means, and of the validations."""
-    size = -(-len(history.steps) // MOST_POINTS)
-    pieces = [history.steps[start : start + size] for start in range(0, len(history.steps), max(1, size))]
-    best = history.best
-    return {
-        "batch": [
-            [piece[-1].step for piece in pieces],
-            [_finite(sum(step.loss_nats for step in piece) / len(piece)) for piece in pieces],
-        ],
-        "steps": [each.step for each in history.validations],
-        "validation": [_finite(each.validation_loss_nats) for each in history.validations],
-        "training": [_finite(each.training_loss_nats) for each in history.validations],
-        "best": best.step if best is not None else None,
-    }
 
 
 def _validated_on(history: History) -> str:
@@ -142,10 +160,6 @@ def _readable(value: Any) -> str:
     if isinstance(value, Mapping):
         return "; ".join(f"{name} {item}" for name, item in value.items())
     return "; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None
 
 
 def _samples(run: Path) -> Sequence[dict[str, Any]]:

@@ -52,6 +52,6 @@ def test_text_and_marks_stand_out_from_every_ground(theme):
 
 def test_no_line_or_bar_of_a_chart_is_faint():
     """They are drawn in the colours of text, and opaque."""
-    script = (PAGES / "report.js").read_text(encoding="utf-8")
+    script = (PAGES / "charts.js").read_text(encoding="utf-8")
     assert "opacity" not in script
     assert {*re.findall(r'colour\("--(\w+)"\)', script)} <= {"ink", "dim", "ours", "other", "line", "paper"}
