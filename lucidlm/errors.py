@@ -22,6 +22,14 @@ class DataError(LucidError):
         self.reason = reason
 
 
+class FetchError(DataError):
+    """A file that cannot be fetched."""
+
+    def __init__(self, address: str, code: str, problem: str, advice: str) -> None:
+        super().__init__(f"{address}: {problem}; {advice}")
+        self.code, self.problem = code, problem
+
+
 class WeightsError(LucidError):
     """A model folder that is damaged, unknown or does not fit."""
 

@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lucidlm.errors import DataError
-from lucidlm.runtime.download import cache_folder, download, origin_of
+from lucidlm.runtime.fetch import SCHEMES, cache_folder, fetch
+from lucidlm.runtime.part_file import origin_of
 from lucidlm.runtime.places import path_text
 from lucidlm.runtime.progress import SILENT, Progress
-from lucidlm.runtime.wording import one_line
 from lucidlm.text.account import (
     EMPTY_FILES,
     GIVEN_TWICE,
@@ -63,11 +63,9 @@ def _files_of(source: str | Path, account: Account, progress: Progress) -> list[
         raise DataError('a path is empty (""): give a file, a folder, an address or "-" for stdin')
     if name in (DASH, STDIN):
         return [File(spooled_stdin(), "stdin", "text")]
-    if name.lower().startswith(("http://", "https://")):
+    # A path may look like an address of a scheme that is not fetched.
+    if (scheme := _SCHEME.match(name)) and (scheme[1].lower() in SCHEMES or not os.path.lexists(name)):
         return [_file_at_address(name, progress)]
-    if (scheme := _SCHEME.match(name)) and not os.path.lexists(name):
-        way_out = "give its path" if scheme[1].lower() == "file" else "download it and give its path"
-        raise DataError(f"{one_line(name)}: only http:// and https:// addresses are fetched; {way_out}")
     shown = path_text(name)
     try:
         return _files_at_path(Path(name), shown, account)
@@ -310,7 +308,7 @@ def _is_folder(entry: os.DirEntry, *, follow: bool) -> bool:
 
 
 def _file_at_address(url: str, progress: Progress) -> File:
-    path = download(url, cache_folder(), progress=progress)
+    path = fetch(url, cache_folder(), progress=progress)
     origin = origin_of(path)
     told = (origin.content_type or "").partition(";")[0].strip().lower() if origin else ""
     kind, packings = kind_of(urllib.parse.urlsplit(url).path, unknown="")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from written_files import read, read_one, refusal, written
 
-from lucidlm.errors import DataError
+from lucidlm.errors import DataError, FetchError
 from lucidlm.text import sources
 from lucidlm.text.account import Account
 from lucidlm.text.documents import read_documents
@@ -274,12 +274,12 @@ def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path):
 
 @pytest.fixture
 def fetched(tmp_path, monkeypatch):
-    """Puts `data` where download() would, with what the server said; the transfer has tests of its own."""
+    """Puts `data` where fetch() would, with what the server said; the transfer has tests of its own."""
 
     def put(data: bytes, **said: str) -> None:
         path = written(tmp_path / "cache" / "file", data)
         path.with_name("file.json").write_text(json.dumps({"url": "http://x", **said}))
-        monkeypatch.setattr(sources, "download", lambda url, folder, *, progress: path)
+        monkeypatch.setattr(sources, "fetch", lambda url, folder, *, progress: path)
 
     return put
 
@@ -305,6 +305,8 @@ def test_a_web_page_in_place_of_a_text_is_refused(fetched):
 
 def test_an_address_of_another_kind_is_called_that(tmp_path):
     path = written(tmp_path / "a.txt", "one")
-    assert "only http:// and https:// addresses are fetched; give its path" in refusal(path.as_uri())
     assert read(path.as_uri().removeprefix("file://")) == ["one"]
-    assert "addresses are fetched; download it and give its path" in refusal("ftp://host/a.txt")
+    for address in (path.as_uri(), "ftp://host/a.txt"):
+        with pytest.raises(FetchError) as caught:
+            find_files([address], Account())
+        assert caught.value.code == "scheme"

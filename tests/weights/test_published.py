@@ -8,7 +8,7 @@ import pytest
 from recorded import Recorded
 
 from lucidlm.errors import WeightsError
-from lucidlm.runtime import download as transfers
+from lucidlm.runtime import web
 from lucidlm.weights import published as module
 from lucidlm.weights.published import FILES, WHOLE, is_hub_name, published_folder
 
@@ -56,7 +56,7 @@ def server(tmp_path, monkeypatch):
     thread.start()
     monkeypatch.setattr(module, "OPENAI", f"http://127.0.0.1:{served.server_port}")
     monkeypatch.setattr(module, "FILES", {name: (len(CONTENT[name]), None) for name in FILES})
-    monkeypatch.setattr(transfers.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(web.time, "sleep", lambda seconds: None)
     monkeypatch.setenv("LUCIDLM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
@@ -146,7 +146,7 @@ def test_without_a_network_a_line_says_where_to_put_the_files(server, tmp_path):
     message = str(caught.value)
     assert "\n" not in message
     assert str(tmp_path / "cache" / "openai" / "124M") in message
-    assert "HF_HUB_OFFLINE is set" in message
+    assert "HF_HUB_OFFLINE" in message
     assert all(name in message for name in FILES)
     assert any("trying the hub's copy" in line for line in lines)
 
