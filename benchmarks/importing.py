@@ -26,13 +26,13 @@ IMPORT = "import sys; from lucidlm.cli import main; sys.exit(main(sys.argv[1:]))
 
 def one_file(folder: Path) -> None:
     """gpt2-1558m in float32."""
-    save_model(GPT(preset("gpt2-1558m").shape), Tokenizer.gpt2(), folder, document_prefix_id=50256)
+    save_model(GPT(preset("gpt2-1558m").shape), Tokenizer.gpt2(), folder)
 
 
 def several_files(folder: Path) -> None:
     """The modern ladder's 1.5B as a Llama in bfloat16, 24 tensors a file."""
     model = GPT(preset("modern-1.5b").shape.changed(qk_norm=False)).bfloat16()
-    save_model(model, Tokenizer.gpt2(), folder, document_prefix_id=50256)
+    save_model(model, Tokenizer.gpt2(), folder)
     tensors = list(to_huggingface(model.state_dict(), model.config).items())
     places = {}
     for number, start in enumerate(range(0, len(tensors), 24)):

@@ -54,16 +54,13 @@ SMALLEST = shape(family="modern", n_layers=2, n_kv_heads=1, head_dim=8, hidden_d
 """A shape that trains in milliseconds."""
 
 
-def lively(
-    config: GPTConfig, *, seed: int = 0, noise: float = 0.3, document_prefix_id: int | None = None
-) -> GPT:
+def lively(config: GPTConfig, *, seed: int = 0, noise: float = 0.3) -> GPT:
     """A model in eval mode. The noise makes all weights so large that each one shows in the logits."""
     torch.manual_seed(seed)
     model = GPT(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(noise * torch.randn_like(parameter))
-    model.document_prefix_id = document_prefix_id
     return model
 
 

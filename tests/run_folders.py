@@ -36,7 +36,10 @@ def without_hashes(folder: Path) -> Path:
             del event["check"]
         (folder / name).write_text("".join(json.dumps(event) + "\n" for event in events))
     text = (folder / "run.toml").read_text()
-    (folder / "run.toml").write_text(text[: text.rindex("# run ")])
+    lines = text[: text.rindex("# run ")].splitlines(keepends=True)
+    (folder / "run.toml").write_text(
+        "".join(line for line in lines if not line.startswith("document_prefix_id"))
+    )
     for weights in folder.rglob(WEIGHTS):
         save_file(load_file(weights), weights, {"format": "pt"})
     for manifest in (*folder.glob("checkpoints/*/manifest.json"), folder / "data" / MANIFEST):

@@ -119,7 +119,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = tmp_path_factory.mktemp("advice")
     _write_texts(here)
     torch.manual_seed(0)
-    save_model(GPT(SMALLEST.changed(context_length=32)), BYTES, here / "base", document_prefix_id=256)
+    save_model(GPT(SMALLEST.changed(context_length=32)), BYTES, here / "base")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
         _make_quick(patch)

@@ -335,8 +335,9 @@ def decode(
 
 def model_hash(model: GPT, tokenizer: Tokenizer) -> bytes:
     """16 bytes that another shape, another weight or another tokenizer would change."""
-    # Dropout and how the weights were drawn do not change what they predict.
-    shape = {key: value for key, value in model.config.to_dict().items() if key not in ("drop_rate", "init")}
+    # Dropout and how the weights were drawn do not change what they predict; the header has the prefix.
+    without = ("drop_rate", "init", "document_prefix_id")
+    shape = {key: value for key, value in model.config.to_dict().items() if key not in without}
     digest = hashlib.sha256(json.dumps([shape, tokenizer.fingerprint()], sort_keys=True).encode())
     for name, parameter in model.named_parameters():
         digest.update(f"\n{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())

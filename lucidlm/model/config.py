@@ -36,6 +36,8 @@ class GPTConfig:
     norm_eps: float = DERIVED
     init: Literal["torch", "scaled"] = "scaled"
     """torch: PyTorch's defaults, as in the course. scaled: small normal numbers, residual branches damped."""
+    document_prefix_id: int | None = None
+    """The id before each document in training, if any: with it, a text's first token can be scored too."""
 
     def __post_init__(self) -> None:
         modern = self.family == "modern"
@@ -119,6 +121,12 @@ def _check(config: GPTConfig) -> None:
         raise ConfigError(
             "init torch draws embeddings of size 1, far too large for a head that is tied to them; "
             "choose init scaled or an untied head"
+        )
+    prefix = config.document_prefix_id
+    if prefix is not None and (type(prefix) is not int or not 0 <= prefix < config.vocab_size):
+        raise ConfigError(
+            f"document_prefix_id is {prefix!r:.80}; it must be an id of the vocabulary, less than "
+            f"{config.vocab_size:,}"
         )
     if not 0 <= config.drop_rate < 1:
         raise ConfigError(f"drop_rate is {config.drop_rate}; it must be at least 0 and under 1")

@@ -69,8 +69,6 @@ class GPT(nn.Module):
         super().__init__()
         settle_vector_math()
         self.config = config
-        self.document_prefix_id: int | None = None
-        """The id that stood before each document in training, if any: what scores a text's first token."""
         self.token_embedding = nn.Embedding(config.vocab_size, config.emb_dim)
         learned = config.family == "gpt2"
         self.position_embedding = nn.Embedding(config.context_length, config.emb_dim) if learned else None
@@ -93,6 +91,11 @@ class GPT(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.token_embedding.weight.device
+
+    @property
+    def document_prefix_id(self) -> int | None:
+        """The id before each document in training, as the config says."""
+        return self.config.document_prefix_id
 
     @property
     def n_parameters(self) -> int:

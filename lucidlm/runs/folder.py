@@ -294,7 +294,9 @@ def run_id(config: TrainConfig, plan: Plan, corpus: Corpus) -> str:
     """What names a run: a hash of all that decides its weights as it begins; a repetition has the same."""
     texts = {name: entry["sha256"] for name, entry in corpus.manifest["files"].items()}
     asked = [config.seed, config.from_, config.sample_prompt, corpus.tokenizer.fingerprint(), texts]
-    told = json.dumps([dataclasses.asdict(plan), asked], sort_keys=True)
+    planned = dataclasses.asdict(plan)
+    del planned["model"]["document_prefix_id"]  # the tokenizer decides it, and ids of older runs lack it
+    told = json.dumps([planned, asked], sort_keys=True)
     return hashlib.sha256(told.encode("ascii")).hexdigest()[:16]
 
 

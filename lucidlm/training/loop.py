@@ -481,7 +481,6 @@ def _best_model(run: TrainingRun) -> GPT:
     )
     if run.model.config.tied_head:
         model.head.weight = model.token_embedding.weight
-    model.document_prefix_id = run.model.document_prefix_id
     return model.eval()
 
 

@@ -58,7 +58,6 @@ def save(run: TrainingRun) -> tuple[str, ...]:
 def _try(run: TrainingRun) -> str | None:
     """One save; the reason, with a path, if it failed. What it wrote until then is gone or swept later."""
     started = time.perf_counter()
-    tokenizer, prefix = run.corpus.tokenizer, run.model.document_prefix_id
     try:
         sweep(run.folder)
         if run.best_state is not None:
@@ -67,9 +66,7 @@ def _try(run: TrainingRun) -> str | None:
         save_checkpoint(
             run.folder,
             run.step,
-            save_model=lambda folder: save_model(
-                run.model, tokenizer, folder, document_prefix_id=prefix, origin=run.origin
-            ),
+            save_model=lambda folder: save_model(run.model, run.corpus.tokenizer, folder, origin=run.origin),
             optimizer=optimizer_tensors(run.model, run.optimizers),
             state={
                 "tokens": run.tokens,
@@ -94,10 +91,7 @@ def _save_best(run: TrainingRun, state: dict[str, Tensor]) -> None:
     if run.id:  # what stands beside them was written when the run began
         save_weights(run.model, run.folder, state=state, origin=run.best_origin)
         return
-    prefix, origin = run.model.document_prefix_id, run.best_origin
-    save_model(
-        run.model, run.corpus.tokenizer, run.folder, document_prefix_id=prefix, state=state, origin=origin
-    )
+    save_model(run.model, run.corpus.tokenizer, run.folder, state=state, origin=run.best_origin)
 
 
 def _state_of(run: TrainingRun) -> tuple[int, int]:

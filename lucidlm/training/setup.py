@@ -144,6 +144,7 @@ def start_run(
             check_fits(config, plan, device)
             steps = plural(plan.steps, "step")
             progress.note(f"plan: {steps}, from the settings file; no time limit")
+        plan = _with_prefix(plan, corpus)
         _apply(plan)
         _check_room(folder, plan)
         id = run_id(config, plan, corpus)
@@ -211,6 +212,7 @@ def resume_run(config: TrainConfig, stack: contextlib.ExitStack, progress: Progr
     corpus = corpus_of_run(folder)
     check_fits(config, plan, device, resumed=True)
     model = load_model(checkpoint.folder, device=str(device))
+    plan = _with_prefix(plan, corpus)  # run.toml of former versions lacks the field
     if model.config != plan.model:
         raise RunError(
             f"{checkpoint.folder}: its model is {model.config}, run.toml says {plan.model}; "
@@ -244,10 +246,14 @@ def resume_run(config: TrainConfig, stack: contextlib.ExitStack, progress: Progr
     return run
 
 
+def _with_prefix(plan: Plan, corpus: Corpus) -> Plan:
+    """The plan for a model that is trained with end-of-text before each document."""
+    return replace(plan, model=plan.model.changed(document_prefix_id=corpus.tokenizer.end_of_text))
+
+
 def _begin_whole(folder: Path, plan: Plan, corpus: Corpus, id: str) -> None:
     """What never changes of a run, and its manifest."""
-    prefix = corpus.tokenizer.end_of_text
-    describe_model(plan.model, corpus.tokenizer, folder, document_prefix_id=prefix)
+    describe_model(plan.model, corpus.tokenizer, folder)
     names = [*MODEL_FILES, ENVIRONMENT, *(f"{CORPUS}/{name}" for name in (MANIFEST, PREPARED))]
     begin_whole(folder, id, [name for name in names if (folder / name).exists()])
 
@@ -309,7 +315,6 @@ def _assemble(
     final_tokens: int,
 ) -> TrainingRun:
     """What new and resumed runs have in common."""
-    model.document_prefix_id = corpus.tokenizer.end_of_text
     model.train()
     dtype = dtype_of(plan.dtype)
     return TrainingRun(

@@ -52,8 +52,7 @@ def export(
                 export_gguf(model, tokenizer, out, kind=kind, progress=progress)
                 return
             with replacing_folder(out) as folder:
-                prefix = model.document_prefix_id
-                save_model(model, tokenizer, folder, document_prefix_id=prefix, progress=progress)
+                save_model(model, tokenizer, folder, progress=progress)
                 _check_same(model, tokenizer, folder, progress)
     except OSError as error:  # which names a hidden file beside `out`, or none
         way_out = way_out_of(error) or "give another --out"

@@ -54,6 +54,7 @@ class _Shared(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
     vocab_size: _Size
     init: Literal["torch", "scaled"] = "scaled"
+    document_prefix_id: Annotated[int, Field(strict=True)] | None = None
 
 
 class _GPT2(_Shared):
@@ -107,7 +108,6 @@ def config_of(
     *,
     begin_of_text: int | None,
     end_of_text: int | None,
-    document_prefix_id: int | None,
     dtype: str = "float32",
 ) -> dict[str, Any]:
     """config.json of such a model."""
@@ -117,7 +117,7 @@ def config_of(
         "bos_token_id": begin_of_text,
         "eos_token_id": end_of_text,
         "dtype": dtype,
-        "document_prefix_id": document_prefix_id,
+        "document_prefix_id": config.document_prefix_id,
         "init": config.init,
     }
     if config.family == "gpt2":
@@ -213,18 +213,6 @@ def _with_todays_names(values: dict[str, Any]) -> dict[str, Any]:
     return {older[name]: values[name] for name in older if name in values} | values
 
 
-def document_prefix_id(folder: str | Path) -> int | None:
-    """The id that stood before each document in training, as config.json says; None where it does not."""
-    path = Path(folder) / CONFIG
-    values = read_json(path, LARGEST_CONFIG)
-    prefix, vocab_size = values.get("document_prefix_id"), values.get("vocab_size")
-    if prefix is None:
-        return None
-    if type(prefix) is not int or type(vocab_size) is not int or not 0 <= prefix < vocab_size:
-        raise WeightsError(f"{path}: document_prefix_id {prefix!r:.80} is no id of the vocabulary")
-    return prefix
-
-
 def _check_fixed(values: dict[str, Any], family: str) -> None:
     for alias, name in _ALIASES.items() if family == "gpt2" else ():
         if alias in values and values[alias] != values.get(name):
@@ -251,6 +239,7 @@ def _from_gpt2(found: _GPT2) -> GPTConfig:
         tied_head=found.tie_word_embeddings,
         norm_eps=found.layer_norm_epsilon,
         init=found.init,
+        document_prefix_id=found.document_prefix_id,
     )
 
 
@@ -284,4 +273,5 @@ def _from_modern(found: _Qwen3 | _Llama) -> GPTConfig:
         rope_theta=theta or 10_000.0,
         norm_eps=found.rms_norm_eps,
         init=found.init,
+        document_prefix_id=found.document_prefix_id,
     )

@@ -21,7 +21,7 @@ from lucidlm.runtime.progress import SILENT, Progress, counted
 from lucidlm.runtime.wording import plural
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.header import WEIGHTS, Origin
-from lucidlm.weights.hf_config import CONFIG, config_of, document_prefix_id, read_config
+from lucidlm.weights.hf_config import CONFIG, config_of, read_config
 from lucidlm.weights.names import assemble, match, to_huggingface
 from lucidlm.weights.tensor_files import StoredTensor, find_tensors, write_tensors
 
@@ -31,7 +31,6 @@ class StoredModel:
     """The model of a folder, checked and not read: its shape, and where each parameter stands."""
 
     config: GPTConfig
-    document_prefix_id: int | None
     parameters: dict[str, list[StoredTensor]]
     """Our name -> what it is made of."""
     left_out: tuple[str, ...] = ()
@@ -61,7 +60,6 @@ def save_model(
     tokenizer: Tokenizer,
     folder: str | Path,
     *,
-    document_prefix_id: int | None,
     state: dict[str, Tensor] | None = None,
     origin: Origin | None = None,
     progress: Progress = SILENT,
@@ -75,7 +73,7 @@ def save_model(
     state = state or model.state_dict()
     save_weights(model, folder, state=state, origin=origin, progress=progress)
     dtype = state["token_embedding.weight"].dtype
-    describe_model(model.config, tokenizer, folder, document_prefix_id=document_prefix_id, dtype=dtype)
+    describe_model(model.config, tokenizer, folder, dtype=dtype)
 
 
 def save_weights(
@@ -96,7 +94,6 @@ def describe_model(
     tokenizer: Tokenizer,
     folder: Path,
     *,
-    document_prefix_id: int | None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Writes what stands beside the weights: the shape in Hugging Face's words, and the tokenizer."""
@@ -105,7 +102,6 @@ def describe_model(
         shape,
         begin_of_text=begin,
         end_of_text=tokenizer.end_of_text,
-        document_prefix_id=document_prefix_id,
         dtype=str(dtype).removeprefix("torch."),
     )
     write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
@@ -122,7 +118,7 @@ def describe_model(
 def open_model(folder: str | Path) -> StoredModel:
     """A folder's model, its tensors' names and shapes compared with config.json, or WeightsError."""
     folder = Path(folder)
-    config, prefix = read_config(folder), document_prefix_id(folder)
+    config = read_config(folder)
     stored = find_tensors(folder)
     if config.n_layers > len(stored):  # before so many are made
         raise WeightsError(
@@ -137,7 +133,7 @@ def open_model(folder: str | Path) -> StoredModel:
             f"{folder / CONFIG}: no memory holds a model of these sizes; it is damaged"
         ) from None
     matched = match(stored, config, shapes)
-    return StoredModel(config, prefix, matched.parameters, matched.left_out)
+    return StoredModel(config, matched.parameters, matched.left_out)
 
 
 def load_model(
@@ -170,5 +166,4 @@ def load_model(
     if stored.config.tied_head:
         model.head.weight = model.token_embedding.weight
     model.requires_grad_(True)
-    model.document_prefix_id = stored.document_prefix_id
     return model.eval()

@@ -141,10 +141,6 @@ def _load_huggingface(
         progress.note(f"{run_of(folder) / SETTINGS}: not there; {folder} is read as a model alone")
     check_model(folder)
     model = load_model(folder, device=device, dtype=dtype, progress=progress)
-    openai = source.name.partition("@")[0].removeprefix("openai-community/") in PUBLISHED
-    if model.document_prefix_id is None and source.kind == "published" and openai:
-        # OpenAI put end-of-text between all documents; the hub's config.json does not say so.
-        model.document_prefix_id = 50256
     tokenizer, beyond = Tokenizer.load(folder).within(model.config.vocab_size, str(folder))
     if beyond:
         progress.note(
@@ -152,8 +148,16 @@ def _load_huggingface(
             f"the model ({', '.join(beyond[:3])}{', ...' * (len(beyond) > 3)})"
         )
     if model.document_prefix_id is None:
-        model.document_prefix_id = tokenizer.begin_of_text  # Llama 3's: what it was trained with
+        model.config = model.config.changed(document_prefix_id=_usual_prefix(source, tokenizer))
     return model, tokenizer
+
+
+def _usual_prefix(source: Source, tokenizer: Tokenizer) -> int | None:
+    """The id before each document in training, for models of others, whose config.json does not say it."""
+    name = source.name.partition("@")[0].removeprefix("openai-community/")
+    if source.kind == "published" and name in PUBLISHED:
+        return tokenizer.end_of_text  # OpenAI put it between all documents
+    return tokenizer.begin_of_text  # what Llama 3 was trained with
 
 
 def _random(name: str, *, seed: int, device: str, dtype: torch.dtype) -> tuple[GPT, Tokenizer]:

@@ -120,11 +120,11 @@ def load_openai(
             for name, tensor in counted(tensors.items(), progress, "reading tensors")
         }
     state["head.weight"] = state["token_embedding.weight"]
-    model = GPT.empty(config)
+    # GPT-2 was trained with end-of-text before each document.
+    model = GPT.empty(config.changed(document_prefix_id=tokenizer.end_of_text))
     model.load_state_dict(state, assign=True)
     model.head.weight = model.token_embedding.weight
     model.requires_grad_(True)
-    model.document_prefix_id = tokenizer.end_of_text  # GPT-2 was trained with it before each document
     return model.eval(), tokenizer
 
 

@@ -47,7 +47,7 @@ def lively(vocab_size: int, *, seed: int, prefix: int | None) -> GPT:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    model.document_prefix_id = prefix
+    model.config = model.config.changed(document_prefix_id=prefix)
     return model
 
 
@@ -93,7 +93,7 @@ def by_hand(a, b, text: str) -> tuple[int, float, float]:
 def test_bits_and_bytes_are_those_of_one_token_at_a_time(bytes_model, pairs_model, prefixes, monkeypatch):
     for (model, _), kept in zip((bytes_model, pairs_model), prefixes, strict=True):
         if not kept:
-            monkeypatch.setattr(model, "document_prefix_id", None)
+            monkeypatch.setattr(model, "config", model.config.changed(document_prefix_id=None))
     count, bits_a, bits_b = by_hand(bytes_model, pairs_model, STORY)
     result = compare(bytes_model, pairs_model, STORY)
     assert result.bytes_scored == count
@@ -136,7 +136,7 @@ def test_one_model_given_twice_is_called_so_and_nothing_is_compared(bytes_model)
 
 def test_equal_weights_that_are_read_otherwise_are_no_model_twice(bytes_model):
     model, tokenizer = copied(bytes_model)
-    model.document_prefix_id = None
+    model.config = model.config.changed(document_prefix_id=None)
     result = compare(bytes_model, (model, tokenizer), longer(3))
     assert not result.same_model
     assert result.interval is not None

@@ -136,7 +136,7 @@ def assert_comes_back(model, tokenizer, data, **settings):
 def gpt() -> GPT:
     """For facts that have nothing to do with the model's family."""
     model = lively(GPTConfig(vocab_size=257, context_length=16, emb_dim=16, n_layers=1, n_heads=2))
-    model.document_prefix_id = END_OF_TEXT
+    model.config = model.config.changed(document_prefix_id=END_OF_TEXT)
     return model
 
 
@@ -151,7 +151,7 @@ def file(gpt) -> bytes:
 @pytest.mark.parametrize("prefix", ["auto", "none"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_bytes_come_back_and_take_the_evaluated_bits(lively_gpt, kind, prefix):
-    lively_gpt.document_prefix_id = END_OF_TEXT
+    lively_gpt.config = lively_gpt.config.changed(document_prefix_id=END_OF_TEXT)
     assert_comes_back(lively_gpt, BYTES, KINDS[kind], prefix=prefix)
 
 
@@ -159,7 +159,7 @@ def test_any_bytes_come_back_and_take_the_evaluated_bits(lively_gpt, kind, prefi
 def test_any_bytes_come_back_through_a_trained_vocabulary(kind):
     # A model of more ids than its tokenizer: the padding keeps its probability.
     model = lively(GPTConfig(vocab_size=320, context_length=16, emb_dim=16, n_layers=1, n_heads=2))
-    model.document_prefix_id = PAIRS.end_of_text
+    model.config = model.config.changed(document_prefix_id=PAIRS.end_of_text)
     assert_comes_back(model, PAIRS, KINDS[kind])
 
 
@@ -208,7 +208,7 @@ WINDOWS = [(None, None), (64, 64), (64, 32), (64, 1), (17, None), (16, 16), (16,
 @pytest.mark.parametrize(("context_length", "stride"), WINDOWS)
 @pytest.mark.parametrize("prefix", ["auto", "none"])
 def test_the_windows_are_those_of_evaluate(lively_gpt, context_length, stride, prefix):
-    lively_gpt.document_prefix_id = END_OF_TEXT
+    lively_gpt.config = lively_gpt.config.changed(document_prefix_id=END_OF_TEXT)
     data = STORY.encode()
     settings = {"context_length": context_length, "stride": stride, "prefix": prefix}
     result = assert_comes_back(lively_gpt, BYTES, data, **settings)
@@ -351,7 +351,7 @@ PEEKING = GPTConfig(vocab_size=257, context_length=16, emb_dim=32, n_layers=1, n
 def peeking(peeking_state) -> GPT:
     model = GPT(PEEKING).eval()
     model.load_state_dict(peeking_state)
-    model.document_prefix_id = END_OF_TEXT
+    model.config = model.config.changed(document_prefix_id=END_OF_TEXT)
     return model
 
 
@@ -381,7 +381,7 @@ def test_an_evaluation_whose_targets_are_its_inputs_is_refused(monkeypatch):
     copier = GPT(PEEKING).eval()
     with torch.no_grad():
         copier.head.weight.copy_(100 * copier.token_embedding.weight)  # it says what it was given
-    copier.document_prefix_id = END_OF_TEXT
+    copier.config = copier.config.changed(document_prefix_id=END_OF_TEXT)
     sequence = torch.tensor([END_OF_TEXT, *LETTERS])
 
     def shifted(*arguments, **how):
@@ -431,7 +431,7 @@ def test_what_does_not_change_predictions_does_not_change_the_hash(gpt):
     copy = GPT(gpt.config.changed(drop_rate=0.5))
     copy.load_state_dict(gpt.state_dict())
     assert model_hash(copy, BYTES) == model_hash(gpt, BYTES)
-    copy.document_prefix_id = 5  # it stands in the file
+    copy.config = copy.config.changed(document_prefix_id=5)  # it stands in the file
     assert model_hash(copy.train(), BYTES) == model_hash(gpt, BYTES)
     assert len(model_hash(gpt, BYTES)) == 16
 
@@ -586,7 +586,7 @@ def test_more_bytes_than_there_can_be_end_the_decoding():
 @pytest.mark.parametrize("id", [END_OF_TEXT, 258], ids=["control token", "padding"])
 def test_a_token_that_spells_nothing_is_an_error_at_once(id):
     model = lively(GPTConfig(vocab_size=260, context_length=16, emb_dim=16, n_layers=1, n_heads=2))
-    model.document_prefix_id = END_OF_TEXT
+    model.config = model.config.changed(document_prefix_id=END_OF_TEXT)
     file = compress(model, BYTES, b"abcde").file
     ids = [97, id, 97, 97, 97]
     with evaluating(model, torch.float32):

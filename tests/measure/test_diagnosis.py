@@ -29,7 +29,7 @@ def lively(vocab_size: int = 257) -> GPT:
     model = GPT(GPTConfig(**shape)).eval()
     with torch.no_grad():
         model.head.weight.mul_(3)
-    model.document_prefix_id = 256
+    model.config = model.config.changed(document_prefix_id=256)
     return model
 
 

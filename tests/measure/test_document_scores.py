@@ -22,7 +22,7 @@ NAMES = ["even", "worst", "nothing scored", "best"]
 def model():
     torch.manual_seed(0)
     made = GPT(GPTConfig(vocab_size=257, context_length=16, emb_dim=16, n_layers=1, n_heads=2)).eval()
-    made.document_prefix_id = 256
+    made.config = made.config.changed(document_prefix_id=256)
     return made
 
 

@@ -51,7 +51,7 @@ def lively(config: GPTConfig, *, prefix_id: int | None = END_OF_TEXT) -> GPT:
         for name, parameter in model.named_parameters():
             gain = parameter.dim() == 1 and name.endswith("weight")
             parameter.mul_(1 if gain else 6).add_(0.1 * torch.randn_like(parameter))
-    model.document_prefix_id = prefix_id
+    model.config = model.config.changed(document_prefix_id=prefix_id)
     return model
 
 
@@ -372,7 +372,7 @@ def test_a_uniform_model_over_256_bytes_pays_8_bits_a_byte(text):
 
 
 def test_without_a_prefix_of_its_own_a_model_leaves_the_first_token_out(gpt):
-    gpt.document_prefix_id = None
+    gpt.config = gpt.config.changed(document_prefix_id=None)
     own = evaluate(gpt, BYTES, WORDS)
     assert own.protocol.prefix == "none"
     assert own == evaluate(gpt, BYTES, WORDS, prefix="none")

@@ -40,7 +40,7 @@ def lively(config: GPTConfig, *, prefix_id: int | None = END_OF_TEXT) -> GPT:
         for name, parameter in model.named_parameters():
             gain = parameter.dim() == 1 and name.endswith("weight")
             parameter.mul_(1 if gain else 6).add_(0.1 * torch.randn_like(parameter))
-    model.document_prefix_id = prefix_id
+    model.config = model.config.changed(document_prefix_id=prefix_id)
     return model
 
 

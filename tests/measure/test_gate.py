@@ -44,7 +44,7 @@ def tiny(vocab_size: int = 257, *, seed: int = 0, context_length: int = T, noise
             parameter.add_(0.2 * torch.randn_like(parameter))
         for parameter in model.parameters():
             parameter.add_(noise * torch.randn_like(parameter))
-    model.document_prefix_id = vocab_size - 1
+    model.config = model.config.changed(document_prefix_id=vocab_size - 1)
     return model
 
 

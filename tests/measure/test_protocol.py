@@ -85,9 +85,9 @@ def exported(request, tmp_path_factory):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-    model.document_prefix_id = tokenizer.end_of_text
+    model.config = model.config.changed(document_prefix_id=tokenizer.end_of_text)
     folder = tmp_path_factory.mktemp(family)
-    save_model(model, tokenizer, folder, document_prefix_id=tokenizer.end_of_text)
+    save_model(model, tokenizer, folder)
     return model, tokenizer, folder
 
 
@@ -366,7 +366,7 @@ def test_where_they_differ_the_result_says_how(exported):
 def test_the_harness_always_puts_a_token_first(exported, monkeypatch):
     model, tokenizer, _ = exported
     given = evaluate(model, tokenizer, STORY, protocol="lm-eval")
-    monkeypatch.setattr(model, "document_prefix_id", None)
+    monkeypatch.setattr(model, "config", model.config.changed(document_prefix_id=None))
     assert evaluate(model, tokenizer, STORY, protocol="lm-eval") == given
     assert evaluate(model, tokenizer, STORY).protocol.prefix == "none"
 

@@ -20,7 +20,7 @@ ODD = "<b>&amp;\t</script>\n"
 
 @pytest.fixture(scope="module")
 def model():
-    return lively(shape(emb_dim=32), noise=0.5, document_prefix_id=256)
+    return lively(shape(emb_dim=32, document_prefix_id=256), noise=0.5)
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def corpus(tmp_path_factory):
 def model():
     torch.manual_seed(0)
     model = GPT(GPTConfig(vocab_size=257, context_length=32, emb_dim=16, n_layers=1, n_heads=2)).eval()
-    model.document_prefix_id = 256
+    model.config = model.config.changed(document_prefix_id=256)
     return model
 
 

@@ -35,8 +35,8 @@ def base(tmp_path, monkeypatch):
         "n_layers": 1,
         "n_heads": 2,
     }
-    model = GPT(GPTConfig(**shape, qkv_bias=True, tied_head=True))
-    save_model(model, tokenizer, tmp_path / "base", document_prefix_id=tokenizer.end_of_text)
+    model = GPT(GPTConfig(**shape, qkv_bias=True, tied_head=True, document_prefix_id=tokenizer.end_of_text))
+    save_model(model, tokenizer, tmp_path / "base")
     (tmp_path / "book.txt").write_text(BOOK * 60, encoding="utf-8")
     return tmp_path / "base"
 

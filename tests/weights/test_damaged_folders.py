@@ -40,7 +40,7 @@ def folder(request, tmp_path):
     """GPT-2 in one file, Llama in three."""
     torch.manual_seed(3)
     fields = {} if request.param == "gpt2" else {"family": "modern", "qk_norm": False, "n_kv_heads": 1}
-    save_model(GPT(shape(n_layers=2, **fields)), BYTES, tmp_path, document_prefix_id=256)
+    save_model(GPT(shape(n_layers=2, **fields)), BYTES, tmp_path)
     if request.param == "llama":
         split(tmp_path)
     return tmp_path
@@ -50,7 +50,7 @@ def folder(request, tmp_path):
 def sharded(tmp_path):
     torch.manual_seed(3)
     fields = {"family": "modern", "tied_head": True}
-    save_model(GPT(shape(n_layers=2, **fields)), BYTES, tmp_path, document_prefix_id=256)
+    save_model(GPT(shape(n_layers=2, **fields)), BYTES, tmp_path)
     split(tmp_path)
     return tmp_path
 
@@ -153,7 +153,7 @@ def change_weights(folder: Path, change) -> None:
 @pytest.fixture
 def tied(tmp_path):
     model = GPT(shape(n_layers=2, tied_head=True, qkv_bias=True))
-    save_model(model, BYTES, tmp_path, document_prefix_id=256)
+    save_model(model, BYTES, tmp_path)
     return tmp_path
 
 
@@ -180,7 +180,7 @@ def test_a_model_that_was_saved_without_its_head_is_read(tmp_path, family):
 
     fields = {} if family == "gpt2" else {"family": "modern", "qk_norm": family == "qwen3"}
     model = GPT(shape(n_layers=2, **fields, tied_head=True)).eval()
-    save_model(model, BYTES, tmp_path / "ours", document_prefix_id=256)
+    save_model(model, BYTES, tmp_path / "ours")
     AutoModel.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
     BYTES.save(tmp_path / "theirs")
     assert not any(
@@ -198,7 +198,7 @@ def test_a_model_that_was_saved_without_its_head_is_read(tmp_path, family):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_kept_where_asked_and_exact_in_float32(tmp_path, dtype):
     model = GPT(shape(n_layers=2, family="modern")).to(dtype)
-    save_model(model, BYTES, tmp_path, document_prefix_id=256)
+    save_model(model, BYTES, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
     assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {dtype}
     kept, _ = load(tmp_path, dtype=None)
@@ -256,7 +256,7 @@ def test_quantised_weights_are_refused(tied):
 )
 def test_what_our_models_cannot_do_is_refused_by_its_field(tmp_path, family, field, value):
     fields = {} if family == "gpt2" else {"family": "modern", "qk_norm": family == "qwen3"}
-    save_model(GPT(shape(n_layers=2, **fields)), BYTES, tmp_path, document_prefix_id=256)
+    save_model(GPT(shape(n_layers=2, **fields)), BYTES, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {field: value}))
     message = refusal(tmp_path)
@@ -265,7 +265,7 @@ def test_what_our_models_cannot_do_is_refused_by_its_field(tmp_path, family, fie
 
 def test_llamas_config_may_leave_out_what_follows_from_the_rest(tmp_path):
     model = GPT(shape(n_layers=2, family="modern", qk_norm=False)).eval()
-    save_model(model, BYTES, tmp_path, document_prefix_id=256)
+    save_model(model, BYTES, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     for field in ("num_key_value_heads", "head_dim", "rope_parameters", "attention_bias", "dtype", "init"):
         del config[field]

@@ -22,7 +22,7 @@ from lucidlm.weights.load import load
 
 @pytest.fixture
 def model(lively_gpt):
-    lively_gpt.document_prefix_id = 256
+    lively_gpt.config = lively_gpt.config.changed(document_prefix_id=256)
     return lively_gpt
 
 
@@ -57,7 +57,7 @@ def beginning(tmp_path):
     shape = {"vocab_size": 271, "context_length": 64, "emb_dim": 32, "n_layers": 1, "n_heads": 2}
     torch.manual_seed(0)
     model = GPT(GPTConfig(**shape, family="modern", qk_norm=False))
-    save_model(model, tokenizer, tmp_path / "llama", document_prefix_id=None)
+    save_model(model, tokenizer, tmp_path / "llama")
     (tmp_path / "llama" / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
     return tmp_path / "llama"
 
@@ -159,7 +159,7 @@ def test_progress_counts_up_to_the_end(model, tmp_path, format):
 
 
 def test_weights_streamed_from_a_folder_give_the_models_logits(model, tmp_path):
-    save_model(model, BYTES, tmp_path, document_prefix_id=None)
+    save_model(model, BYTES, tmp_path)
     ids = torch.randint(0, 257, (2, 20))
     with torch.no_grad():
         assert torch.equal(module.logits_of(open_model(tmp_path), ids), model(ids))

@@ -24,12 +24,12 @@ TEXT = "A tide-table, <|endoftext|> a clock: déjà vu."
 
 @pytest.fixture(params=SHAPES, ids=lambda fields: "-".join(map(str, fields.values())))
 def model(request):
-    return a_model(**request.param)
+    return a_model(**request.param, document_prefix_id=256)
 
 
 @pytest.fixture
 def folder(model, tmp_path):
-    save_model(model, BYTES, tmp_path, document_prefix_id=256)
+    save_model(model, BYTES, tmp_path)
     return tmp_path
 
 
@@ -78,7 +78,7 @@ def test_reading_back_is_bitwise_the_same(model, folder):
 
 
 def test_a_tied_weight_is_stored_once_and_stays_one(tmp_path):
-    save_model(a_model(tied_head=True), BYTES, tmp_path, document_prefix_id=None)
+    save_model(a_model(tied_head=True), BYTES, tmp_path)
     assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
     again = load_model(tmp_path)
     assert again.head.weight is again.token_embedding.weight
@@ -88,7 +88,7 @@ def test_a_tied_weight_is_stored_once_and_stays_one(tmp_path):
 def test_a_tied_matrix_may_be_stored_as_the_heads(tmp_path, family):
     """As safetensors.torch.save_model stores it; transformers opens such files too."""
     model = a_model(family=family, tied_head=True)
-    save_model(model, BYTES, tmp_path, document_prefix_id=None)
+    save_model(model, BYTES, tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     embedding = next(name for name in tensors if name.endswith(("wte.weight", "embed_tokens.weight")))
     tensors["lm_head.weight"] = tensors.pop(embedding)
@@ -121,7 +121,7 @@ def test_what_transformers_writes_is_read_with_equal_logits(transformers, tmp_pa
 
 def test_names_without_the_prefix_and_mask_buffers_of_older_files_are_understood(tmp_path):
     model = a_model(qkv_bias=True)
-    save_model(model, BYTES, tmp_path, document_prefix_id=None)
+    save_model(model, BYTES, tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     older = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
     older |= {"h.0.attn.bias": torch.ones(1, 1, 64, 64), "h.1.attn.masked_bias": torch.tensor(-1e4)}
@@ -180,7 +180,7 @@ def only_pickle(folder):
     ],
 )
 def test_what_is_damaged_or_foreign_is_refused_with_path_and_reason(tmp_path, damage, reason):
-    save_model(a_model(qkv_bias=True), BYTES, tmp_path, document_prefix_id=256)
+    save_model(a_model(qkv_bias=True), BYTES, tmp_path)
     damage(tmp_path)
     with pytest.raises(WeightsError, match=reason) as refusal:
         load_model(tmp_path)
@@ -193,12 +193,12 @@ def test_another_state_can_be_saved_under_the_models_shape(tmp_path):
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.no_grad():
         model.final_norm.weight.fill_(9.0)
-    save_model(model, BYTES, tmp_path, document_prefix_id=None, state=kept)
+    save_model(model, BYTES, tmp_path, state=kept)
     assert torch.equal(load_model(tmp_path).final_norm.weight, kept["final_norm.weight"])
 
 
 def test_files_can_be_read_by_others(tmp_path):
-    save_model(a_model(), BYTES, tmp_path, document_prefix_id=None)
+    save_model(a_model(), BYTES, tmp_path)
     for path in tmp_path.iterdir():
         assert path.stat().st_mode & 0o044 == 0o044, path
 
@@ -207,6 +207,6 @@ def test_the_shape_of_a_preset_survives_its_config_file(tmp_path):
     from lucidlm.model.presets import PRESETS
 
     for shape in (each.shape for each in PRESETS.values()):
-        values = config_of(shape, begin_of_text=None, end_of_text=None, document_prefix_id=None)
+        values = config_of(shape, begin_of_text=None, end_of_text=None)
         (tmp_path / "config.json").write_text(json.dumps(values))
         assert read_config(tmp_path) == shape

@@ -31,7 +31,7 @@ def test_a_preset_is_random_from_its_seed_and_says_so():
 def test_a_folder_of_a_presets_name_is_meant_by_its_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = GPT(shape())
-    save_model(model, BYTES, tmp_path / "lecture", document_prefix_id=256)
+    save_model(model, BYTES, tmp_path / "lecture")
     loaded, _ = load("./lecture")
     assert loaded.n_parameters == model.n_parameters
 
@@ -64,7 +64,7 @@ def test_a_folder_without_a_model_is_told_what_it_holds(tmp_path):
 
 def test_a_tokenizer_larger_than_its_model_is_refused_with_both_sizes(tmp_path):
     model = GPT(shape(vocab_size=100))
-    save_model(model, BYTES, tmp_path, document_prefix_id=None)
+    save_model(model, BYTES, tmp_path)
     with pytest.raises(WeightsError, match="257 tokens, its model 100"):
         load(tmp_path)
 
@@ -83,9 +83,8 @@ def test_published_names_give_openais_weights_with_end_of_text_first(tmp_path, m
 
 def test_a_name_of_the_hub_is_fetched_and_a_path_is_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model = GPT(shape())
-    for place, prefix in (("gpt2", None), ("other", 256)):
-        save_model(model, BYTES, tmp_path / place, document_prefix_id=prefix)
+    for place, prefix in (("gpt2", None), ("other", 7)):
+        save_model(GPT(shape(document_prefix_id=prefix)), BYTES, tmp_path / place)
     asked = []
 
     def hub(name, progress):
@@ -93,9 +92,9 @@ def test_a_name_of_the_hub_is_fetched_and_a_path_is_not(tmp_path, monkeypatch):
         return tmp_path / name.partition("/")[2]
 
     monkeypatch.setattr("lucidlm.weights.load.hub_folder", hub)
-    assert load("owner/other")[0].document_prefix_id == 256
+    assert load("owner/other")[0].document_prefix_id == 7
     # The published GPT-2's config.json does not say what stood before its documents.
-    assert load("openai-community/gpt2")[0].document_prefix_id == 50256
+    assert load("openai-community/gpt2")[0].document_prefix_id == BYTES.end_of_text
     assert asked == ["owner/other", "openai-community/gpt2"]
     assert load("owner/gpt2")[0].document_prefix_id is None
     assert load("./gpt2")[0].document_prefix_id is None
@@ -111,7 +110,7 @@ def test_a_source_says_what_a_model_is_and_which_run_wrote_it(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     checkpoint = Path("runs", "one", "checkpoints", "step_000002")
     for place in (Path("runs/one"), checkpoint, Path("copy"), Path("theirs")):
-        save_model(GPT(shape()), BYTES, place, document_prefix_id=256)
+        save_model(GPT(shape()), BYTES, place)
     Path("runs/one/run.toml").touch()
     Path("copy/state.json").touch()
     Path("runs/none").mkdir()
@@ -139,7 +138,7 @@ def test_a_presets_or_published_name_means_that_beside_a_folder_too_and_one_note
     tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    save_model(GPT(shape()), BYTES, Path("modern-1m"), document_prefix_id=256)
+    save_model(GPT(shape()), BYTES, Path("modern-1m"))
     Path("modern-1m/run.toml").touch()
     lines = []
     assert load("modern-1m", progress=Recorded(lines))[0].config == PRESETS["modern-1m"].shape

@@ -28,8 +28,8 @@ WEIGHTS = "model.safetensors"
 
 def a_folder(kind, folder):
     """A model of that kind and its folder."""
-    model = GPT(shape(n_layers=2, **SHAPES[kind])).eval()
-    save_model(model, BYTES, folder, document_prefix_id=256)
+    model = GPT(shape(n_layers=2, document_prefix_id=256, **SHAPES[kind])).eval()
+    save_model(model, BYTES, folder)
     return model
 
 
@@ -288,5 +288,5 @@ def test_a_control_token_without_a_row_is_left_out_and_said(tmp_path):
 
 def test_a_model_may_have_more_rows_than_its_tokenizer_has_tokens(tmp_path):
     model = GPT(shape(n_layers=2, vocab_size=320, **SHAPES["gpt2"])).eval()
-    save_model(model, BYTES, tmp_path, document_prefix_id=256)
+    save_model(model, BYTES, tmp_path)
     assert assert_same(model, tmp_path) == []

@@ -274,12 +274,13 @@ def test_the_writer_of_these_tests_writes_what_tensorflow_wrote():
 def test_tensorflows_folder_loads_bitwise_as_gpt2():
     model, tokenizer = load_openai(FIXTURE)
     shape = {"vocab_size": 503, "context_length": 64, "emb_dim": 48, "n_heads": 4, "n_layers": 3}
-    assert model.config == GPTConfig(**shape, qkv_bias=True, tied_head=True)
+    fields = {"qkv_bias": True, "tied_head": True, "document_prefix_id": tokenizer.end_of_text}
+    assert model.config == GPTConfig(**shape, **fields)
     assert_bitwise(model, arrays(), 3)
     assert model.head.weight is model.token_embedding.weight
     assert all(parameter.requires_grad and not parameter.is_meta for parameter in model.parameters())
     assert not model.training
-    assert model.document_prefix_id == tokenizer.end_of_text == 502
+    assert tokenizer.end_of_text == 502
 
 
 def test_its_logits_are_those_of_a_textbook_gpt2():

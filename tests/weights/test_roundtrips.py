@@ -47,7 +47,8 @@ def test_openais_release_goes_to_transformers_and_back_bitwise(tmp_path):
 def test_ours_through_transformers_comes_back_bitwise(tiny_gpt, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    save_model(tiny_gpt, BYTES, tmp_path / "ours", document_prefix_id=256)
+    tiny_gpt.config = tiny_gpt.config.changed(document_prefix_id=256)
+    save_model(tiny_gpt, BYTES, tmp_path / "ours")
     AutoModelForCausalLM.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
     BYTES.save(tmp_path / "theirs")
     # transformers keeps fields of config.json that it does not know.
@@ -64,7 +65,7 @@ def test_every_presets_shape_is_transformers_tensor_for_tensor(name, tmp_path):
     with torch.device("meta"):
         ours = GPT(config)
         written = to_huggingface(ours.state_dict(), config)
-    values = config_of(config, begin_of_text=None, end_of_text=config.vocab_size - 1, document_prefix_id=None)
+    values = config_of(config, begin_of_text=None, end_of_text=config.vocab_size - 1)
     (tmp_path / "config.json").write_text(json.dumps(values))
     with torch.device("meta"):
         theirs = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path))
