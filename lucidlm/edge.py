@@ -29,7 +29,7 @@ from lucidlm.runtime.signals import Interrupted
 FLAG = re.compile(r"--?[A-Za-z][\w.-]*(=.*)?", re.DOTALL)
 """What is meant as a flag; any other argument that begins with a dash is a text: "- item one", "---", "-"."""
 END_OF_FLAGS = "--"
-PLACES = ("out", "html", "csv")
+PLACES = ("out", "html", "csv", "svg")
 """Flags that say where to write."""
 
 WRONG_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
