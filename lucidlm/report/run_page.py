@@ -20,7 +20,8 @@ from lucidlm.pages.page import in_script, write_page
 from lucidlm.report.assessment import Judgement
 from lucidlm.report.curves import curves_of, finite
 from lucidlm.report.ladder import Rung
-from lucidlm.runs.history import SAMPLES, History, read_events, read_history
+from lucidlm.runs.history import SAMPLES, History, read_history
+from lucidlm.runs.records import read_events
 from lucidlm.runtime.wording import plural
 
 REPORT = "report.html"

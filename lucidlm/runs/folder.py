@@ -19,7 +19,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from lucidlm.errors import DataError, InUseError, LucidError, RunError
-from lucidlm.runs.history import METRICS, SAMPLES, History, Validation, read_history, record_of
+from lucidlm.runs.history import METRICS, SAMPLES, History, Validation, read_history
+from lucidlm.runs.records import record_of
 from lucidlm.runs.run_toml import fault_of_settings, read_settings
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.files import (

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lucidlm.runs.curves import Curves
-from lucidlm.runs.history import METRICS, SAMPLES, Step, Validation, checked_line, read_lines
+from lucidlm.runs.history import METRICS, SAMPLES, Step, Validation
+from lucidlm.runs.records import checked_line, read_lines
 from lucidlm.runtime.files import append_whole, write_atomically
 from lucidlm.runtime.progress import Progress
 

@@ -1,7 +1,7 @@
-"""Where a run's losses went: losses at its validations in; best, level, noise, rise and fall of them out.
+"""The trend of a run's losses: losses at its validations in; best, level, noise, rise and fall out.
 
-n validations; arrays (..., n), so that a simulation of many runs is one call. Relative numbers are shares of
-the level.
+n validations; arrays (..., n), so that one call simulates many runs. Relative numbers are shares of the
+level. The thresholds were set by simulations of runs with known curves and noise: docs/numbers.md.
 """
 
 from dataclasses import dataclass
@@ -9,50 +9,50 @@ from dataclasses import dataclass
 import numpy as np
 
 WORSE = 0.005
-"""A level this share over the best is worse, if the noise allows that to be seen."""
+"""A rise of the level above the best by this share counts, unless it may be noise."""
 CERTAIN_RISE, CERTAIN_FALL = 0.06, 0.02
-"""A rise by this share, or such a fall over a fifth of the steps, is one however much the losses jump."""
+"""A rise by this share, or a fall by this share over a fifth of the steps, counts whatever the noise is."""
 FALLING = 0.004
-"""Losses that fall by this share over a fifth of the steps are still falling."""
+"""Losses that fall by this share over a fifth of the steps still fall: twice the steps would give 2 %."""
 CLEAR = 0.002
-"""With a standard error up to this, the second half of the losses alone shows the fall."""
+"""Up to this standard error of the fall, the second half of the losses is enough to measure it."""
 USUAL_NOISE = 0.004
-"""Noise that is assumed where there are too few validations to see any: it counts as one of them."""
+"""Noise assumed for few validations: it counts as one measured difference."""
 OVER_BEST, OVER_LOW, OVER_LEVEL = 4.0, 3.5, 6.0
-"""Standard deviations of the noise by which the end must lie over the best loss, over the lowest running
-median of three, and the last loss over the level. The lowest of a dozen flat losses lies 1.6 below
-their median."""
+"""Standard deviations of the noise by which the end must exceed the best loss and the lowest running median
+of three, and by which the last loss must exceed the level. The lowest of a dozen flat losses is 1.6 standard
+deviations below their median, so the best alone is a biased reference."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """Arrays of the shape that the losses had without their last axis."""
+    """The trend of each run: arrays with the shape of the losses without their last axis."""
 
     best: np.ndarray
-    """Place of the lowest loss, the earliest of equals."""
+    """Index of the lowest loss, the earliest of equals."""
     level: np.ndarray
     """Median of the last third of the losses: one lucky or unlucky validation does not move it."""
     noise: np.ndarray
     """Standard deviation of one loss about the curve, relative."""
     rise: np.ndarray
-    """How far the level, and the last loss at least, lies over the lowest, relative."""
+    """How far the end (level or last loss, the lower one) is above the lowest loss, relative."""
     rose: np.ndarray
     """Whether that is more than noise."""
     jumped: np.ndarray
-    """Whether the last loss alone lies far over the level."""
+    """Whether the last loss alone is far above the level."""
     fall: np.ndarray
-    """By how much the loss falls over a fifth of the steps at the end, relative."""
+    """How far the loss falls over the last fifth of the steps, relative."""
     falling: np.ndarray
     """Whether that is more than noise."""
 
 
 def trend_of(steps: np.ndarray, losses: np.ndarray) -> Trend:
-    """The trend of losses (..., n) at steps (n,), n >= 1; the untrained model's loss is not one of them."""
+    """The trend of losses (..., n) at steps (n,), n >= 1, without the loss of the untrained model."""
     steps, losses = np.asarray(steps, np.float64), np.asarray(losses, np.float64)
     level, noise = level_of(losses), noise_of(losses)
     least = losses.min(-1)
     base = np.maximum(least, 1e-12)
-    # The last loss too: in the middle of a fall the level lies over the last and lowest.
+    # The last loss too: while losses still fall, the level is above the last and lowest.
     end = np.minimum(level, losses[..., -1])
     rise = (end - least) / base
     rose = rise > np.maximum(WORSE, np.minimum(OVER_BEST * noise, CERTAIN_RISE))
@@ -67,14 +67,14 @@ def trend_of(steps: np.ndarray, losses: np.ndarray) -> Trend:
 
 
 def level_of(losses: np.ndarray) -> np.ndarray:
-    """Median of the last third, of at least one."""
+    """Median of the last third of the losses, at least of the last one."""
     return np.median(losses[..., -max(1, -(-losses.shape[-1] // 3)) :], -1)
 
 
 def noise_of(losses: np.ndarray) -> np.ndarray:
     """Standard deviation of one loss about its curve, as a share of the level.
 
-    From second differences, which a smooth curve hardly has: after its low, or in the last half.
+    From second differences, which are near 0 on a smooth curve: after its low, or in the last half.
     """
     n = losses.shape[-1]
     if n < 3:
@@ -89,7 +89,7 @@ def noise_of(losses: np.ndarray) -> np.ndarray:
 
 
 def medians_of_three(losses: np.ndarray) -> np.ndarray:
-    """Running medians, (..., n - 2): single lucky and unlucky validations are not in them."""
+    """Running medians of three, (..., n - 2): they do not contain single outliers."""
     return np.median(np.lib.stride_tricks.sliding_window_view(losses, 3, axis=-1), -1)
 
 
@@ -98,14 +98,14 @@ def _fall(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fall over a fifth of the steps, relative, and its standard error: the slope of a straight line.
 
-    Through the second half of the losses; where those are too noisy, through all that lie near the level too.
+    The line is fitted to the second half of the losses; if those are too noisy, to all losses near the level.
     """
     n = len(steps)
-    if n >= 3:  # without single spikes, which a least-squares line would follow
+    if n >= 3:  # without outliers, which a least-squares line would follow
         losses = np.concatenate((losses[..., :1], medians_of_three(losses), losses[..., -1:]), -1)
     x = steps / max(float(steps[-1]), 1.0)
     half = np.broadcast_to(np.arange(n) >= n - max(min(n, 3), -(-n // 2)), losses.shape)
-    # From the first on after which no loss lies far over the level: what was before is another slope.
+    # All losses after the last one that is far above the level: before it the slope was another one.
     far = (losses > (level * (1 + np.clip(3.5 * noise, 0.015, 0.05)))[..., None])[..., ::-1]
     near = ~np.logical_or.accumulate(far, axis=-1)[..., ::-1] | half
     by_half, error = _slope(x, losses, half, level, noise)
@@ -117,6 +117,7 @@ def _fall(
 def _slope(
     x: np.ndarray, losses: np.ndarray, kept: np.ndarray, level: np.ndarray, noise: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Least-squares fall over 0.2 of x, relative, and its standard error, of the losses that are `kept`."""
     middle = (kept * x).sum(-1) / kept.sum(-1)
     away = kept * (x - middle[..., None])
     spread = np.maximum((away**2).sum(-1), 1e-12)

@@ -13,7 +13,8 @@ from selectolax.lexbor import LexborHTMLParser
 from lucidlm.cli import main
 from lucidlm.report.curves import MOST_POINTS, chart_of, curves_of, table_of
 from lucidlm.report.run_page import write_runs
-from lucidlm.runs.history import METRICS, History, checked_line
+from lucidlm.runs.history import METRICS, History
+from lucidlm.runs.records import checked_line
 
 ONE = History(tuple(taken(step, 5 - step / 2000) for step in range(1, 4001)), curve(BEND, TRAIN).validations)
 OTHER = curve([math.nan, *FALL[1:]], TRAIN)

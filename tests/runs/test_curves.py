@@ -7,8 +7,9 @@ import pytest
 from recorded import Recorded
 
 from lucidlm.runs.curves import Curves
-from lucidlm.runs.history import METRICS, Step, read_lines
+from lucidlm.runs.history import METRICS, Step
 from lucidlm.runs.metrics import Metrics
+from lucidlm.runs.records import read_lines
 
 
 @pytest.fixture

@@ -4,17 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from lucidlm.runs.history import (
-    METRICS,
-    SAMPLES,
-    History,
-    Step,
-    Validation,
-    checked_line,
-    passed_its_best,
-    read_events,
-    read_history,
-)
+from lucidlm.runs.history import METRICS, SAMPLES, History, Step, Validation, passed_its_best, read_history
+from lucidlm.runs.records import checked_line, read_events, read_lines
 
 
 def validation(step: int, loss: float, *, training: float = 1.0) -> Validation:
@@ -127,8 +118,9 @@ def test_a_broken_line_anywhere_is_passed_over_and_counted(run, broken):
     lines = (run / METRICS).read_text(encoding="utf-8").splitlines()
     lines[2] = broken
     (run / METRICS).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    history = read_history(run)
+    history, lines = read_history(run), read_lines(run / METRICS)
     assert [step.step for step in history.steps] == [1, 3, 4]
+    assert (lines.broken, len(lines.events)) == (1, 7)
     assert history.remarks == (f"{run / METRICS}: 1 line damaged or not of this run; the other 7 are used",)
 
 
@@ -136,7 +128,7 @@ def test_bytes_that_are_no_text_are_passed_over_too(run):
     lines = (run / METRICS).read_bytes().splitlines(keepends=True)
     lines[2] = b'{"event": "\xff\xfe"}\n'
     (run / METRICS).write_bytes(b"".join(lines))
-    assert "1 line damaged" in read_history(run).remarks[0]
+    assert read_lines(run / METRICS).broken == 1
 
 
 @pytest.mark.parametrize("value", [None, True, -1, 1e308, "x", [], {}])
@@ -146,7 +138,7 @@ def test_a_line_of_other_types_is_passed_over(run, value):
         file.write(json.dumps(event) + "\n")
     history = read_history(run)
     assert history.last_step == 4
-    assert "1 line damaged" in history.remarks[0]
+    assert len(history.remarks) == 1
 
 
 @pytest.fixture
@@ -157,23 +149,26 @@ def checked(tmp_path):
     return [checked_line(event, number) for number, event in enumerate(events, start=1)]
 
 
-def _remark(run, lines):
+def _skipped(run, lines):
+    """Lines that are broken, missing and doubled."""
     (run / METRICS).write_text("".join(lines), encoding="utf-8")
-    remarks = read_history(run).remarks
-    return remarks[0].removeprefix(f"{run / METRICS}: ") if remarks else ""
+    found = read_lines(run / METRICS)
+    assert bool(read_history(run).remarks) or not any((found.broken, found.missing, found.doubled))
+    return found.broken, found.missing, found.doubled
 
 
-def test_lines_that_are_lost_doubled_or_of_another_run_are_known(tmp_path, checked):
+def test_lines_that_are_lost_doubled_or_of_another_run_are_counted(tmp_path, checked):
     first, second, third, fourth, fifth = checked
-    assert _remark(tmp_path, checked) == ""
-    assert _remark(tmp_path, [first, third, fourth, fifth]) == "1 line missing; the other 4 are used"
-    assert _remark(tmp_path, [*checked, second]) == "1 line doubled; the other 5 are used"
+    assert _skipped(tmp_path, checked) == (0, 0, 0)
+    assert _skipped(tmp_path, [first, third, fourth, fifth]) == (0, 1, 0)
+    assert _skipped(tmp_path, [*checked, second]) == (0, 0, 1)
     other = checked_line({"event": "step", "step": 9}, 2)
-    assert _remark(tmp_path, [first, other, third, fourth, fifth]).startswith("1 line damaged")
-    assert _remark(tmp_path, [fourth, first, third, fifth, second]) == ""
+    assert _skipped(tmp_path, [first, other, third, fourth, fifth]) == (0, 0, 0)  # a sound line, but no step
+    assert len(read_history(tmp_path).remarks) == 1
+    assert _skipped(tmp_path, [fourth, first, third, fifth, second]) == (0, 0, 0)
     assert [each.step for each in read_history(tmp_path).steps] == [1, 2, 3]
     plain = json.dumps({"event": "step"} | dataclasses.asdict(a_step(2))) + "\n"
-    assert _remark(tmp_path, [first, second, plain, fourth, fifth]).startswith("1 line damaged")
+    assert _skipped(tmp_path, [first, second, plain, fourth, fifth])[0] == 1
 
 
 def test_a_turned_bit_of_a_line_changes_times_and_speeds_at_most(tmp_path, checked):

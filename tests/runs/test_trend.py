@@ -8,7 +8,7 @@ STEPS = 10 * np.arange(1, VALIDATIONS + 1)
 
 
 def noisy(curve: np.ndarray, noise: float, *, seed: int = 0) -> np.ndarray:
-    """So many runs of one true curve, with Gaussian noise of a share of it: (R, n)."""
+    """RUNS runs of one true curve, with Gaussian noise relative to it: (R, n)."""
     return curve * (1 + noise * np.random.default_rng(seed).standard_normal((RUNS, len(curve))))
 
 
@@ -22,7 +22,7 @@ def test_a_flat_curve_with_noise_neither_rose_nor_jumped(noise, most):
 
 
 def test_comparing_with_the_luckiest_validation_would_call_most_flat_curves_worse():
-    # The rule until now: the last over the best by half a percent.
+    # The simple rule: the last over the best by half a percent.
     losses = noisy(FLAT, 0.005)
     assert (losses[:, -1] > 1.005 * losses.min(1)).mean() > 0.6
 

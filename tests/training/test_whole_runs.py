@@ -10,7 +10,8 @@ import pytest
 from run_folders import EVALUATE, WEIGHTS, Said, without_hashes
 
 from lucidlm.runs.folder import checkpoint_folders
-from lucidlm.runs.history import checked_line, read_history
+from lucidlm.runs.history import read_history
+from lucidlm.runs.records import checked_line
 from lucidlm.runtime.files import MANIFEST
 from lucidlm.text.corpus import prepare
 
@@ -136,7 +137,7 @@ def test_the_best_step_is_that_of_the_weights_whatever_lines_are_lost_or_doubled
     assert said["best_step"] == best.step
     assert f"step {best.step}" in said["verdict"]
     assert "1 line missing" in said["verdict"]
-    assert f"its losses of step {best.step}, whose weights these are, are missing" in said["verdict"]
+    assert f"the losses of step {best.step}, the step of the weights, are missing" in said["verdict"]
     row = json.loads(say("runs", ".", "--json").out)[0]
     assert (row["best_step"], len(row["problems"])) == (best.step, 2)
     (folder / "metrics.jsonl").write_text("".join([*lines, *lines]))
@@ -153,7 +154,7 @@ def test_records_that_contradict_the_weights_are_said(run, say):
     text = "".join(checked_line(event, number) for number, event in enumerate(events, start=1))
     (folder / "metrics.jsonl").write_text(text)
     said = json.loads(say("evaluate", folder, *EVALUATE).out)
-    assert f"its losses of step {best.step} are not those of these weights" in said["verdict"]
+    assert f"the losses of step {best.step} differ from those in" in said["verdict"]
 
 
 def test_one_broken_run_hides_no_other(run, say):
