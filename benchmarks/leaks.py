@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lucidlm.text.corpus import prepare
+from lucidlm.text.preparation import prepare
 
 Documents = list[str]
 HELD_OUT = 40

@@ -25,7 +25,7 @@ _HOME = {
     "inputs_and_targets": "lucidlm.text.windows",
     "load": "lucidlm.weights.load",
     "perplexity": "lucidlm.model.loss",
-    "prepare": "lucidlm.text.corpus",
+    "prepare": "lucidlm.text.preparation",
     "stream": "lucidlm.model.generation",
     "train": "lucidlm.training.loop",
 }

@@ -39,10 +39,10 @@ def test_the_wheel_works_away_from_the_source_tree(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(site)
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import lucidlm, lucidlm.text.corpus as corpus\n"
+        "import lucidlm, lucidlm.text.preparation as preparation\n"
         "assert lucidlm.__file__.startswith(sys.argv[1]), lucidlm.__file__\n"
         "assert lucidlm.Tokenizer.gpt2().encode('every effort moves you') == [16833, 3626, 6100, 345]\n"
-        "assert corpus.prepare([], 'data', tokenizer='bytes').characters >= 40_000\n"
+        "assert preparation.prepare([], 'data', tokenizer='bytes').characters >= 40_000\n"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-c", script, str(site)], cwd=tmp_path, capture_output=True, encoding="utf-8"

@@ -25,7 +25,8 @@ from lucidlm.model.presets import PLAIN
 from lucidlm.report import assessment as judgement
 from lucidlm.report.assessment import Judgement, without_training_text
 from lucidlm.runs.settings import Plan, TrainConfig
-from lucidlm.text.corpus import Corpus, prepare
+from lucidlm.text.corpus import Corpus
+from lucidlm.text.preparation import prepare
 from lucidlm.training import loop
 from lucidlm.training.clock import Clock
 from lucidlm.training.plan import Planned, make_plan

@@ -48,7 +48,7 @@ def prepare(
         (auto: documents where there are 20 or more, else pieces).
     """
     from lucidlm.display import Display
-    from lucidlm.text.corpus import prepare as prepare_corpus
+    from lucidlm.text.preparation import prepare as prepare_corpus
 
     with Display() as progress:
         corpus = prepare_corpus(

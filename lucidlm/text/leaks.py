@@ -9,7 +9,7 @@ from lucidlm.runtime.wording import plural
 from lucidlm.text.copies import COMMON, Copies, CopySearch, Passage
 from lucidlm.text.letters import LINE, SHINGLE
 from lucidlm.text.split import Part
-from lucidlm.text.staged_text import Spool
+from lucidlm.text.staged_text import StagedText
 
 LISTED = 1000
 """Of so many examples at most the manifest tells."""
@@ -25,26 +25,26 @@ MOSTLY = 0.5
 """Share of the validation text in templates, or in documents too short to check, that is said."""
 
 
-def find_leaks(spool: Spool, train: Part, validation: Part) -> dict:
-    """What of the validation part also occurs in the training part; notes on it go to the spool's notes.
+def find_leaks(staged: StagedText, train: Part, validation: Part) -> dict:
+    """What of the validation part also occurs in the training part; notes on it go to the staged's notes.
 
     Compared are letters: a copy is found whatever happened to case, punctuation and line ends, with one word
     of ten changed, and in text without spaces. What the check cannot see is said.
     """
     stretches = list(validation.ranges())
-    search = CopySearch(spool.text(start, end) for _, start, end in stretches)
+    search = CopySearch(staged.text(start, end) for _, start, end in stretches)
 
     def documents() -> Iterator[tuple[int, Iterator[str]]]:
         for document, start, end in train.ranges():
-            yield document, spool.text(start, end)
-            spool.progress.advance(end - start)
+            yield document, staged.text(start, end)
+            staged.progress.advance(end - start)
 
-    spool.progress.stage("looking for copies", train.bytes)
+    staged.progress.stage("looking for copies", train.bytes)
     for _ in search.look(documents()):
         pass
     of_one_text = bool(np.isin(validation.documents, train.documents).any())
-    findings = _Findings(spool, stretches, search.copies(), of_one_text)
-    spool.notes.extend(findings.notes())
+    findings = _Findings(staged, stretches, search.copies(), of_one_text)
+    staged.notes.extend(findings.notes())
     return findings.manifest()
 
 
@@ -52,7 +52,7 @@ def find_leaks(spool: Spool, train: Part, validation: Part) -> dict:
 class _Findings:
     """What was found, and how to say it."""
 
-    spool: Spool
+    staged: StagedText
     stretches: list[tuple[int, int, int]]
     """Document, first and last byte of each stretch of the validation part."""
     copies: Copies
@@ -65,7 +65,7 @@ class _Findings:
         listed, passages = near[:LISTED], self._passages()
         documents = [self.stretches[row][0] for row in listed] + copies.source[listed].tolist()
         documents += [number for each in passages[:LISTED] for number in self._documents_of(each)]
-        names = self.spool.names(documents)
+        names = self.staged.names(documents)
         return {
             "share": round(self._share(), 4),
             "near_documents": len(near),
@@ -103,7 +103,7 @@ class _Findings:
         elif near:
             first = near[0]
             place, source = self.stretches[first][0], int(copies.source[first])
-            names = self.spool.names([place, source])
+            names = self.staged.names([place, source])
             overlap = copies.with_lines[first] / copies.letters[first]
             count = self._of_all(len(near), "is", "are")
             yield (
@@ -201,5 +201,5 @@ class _Findings:
         row, text = -1, ""
         for each in passages:
             if each.text != row:
-                row, text = each.text, "".join(self.spool.text(*self.stretches[each.text][1:]))
+                row, text = each.text, "".join(self.staged.text(*self.stretches[each.text][1:]))
             yield text[each.start : each.end]

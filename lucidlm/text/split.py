@@ -1,4 +1,4 @@
-"""Training and held-out part: the spooled documents come in, stretches of them come out on two sides."""
+"""Training and held-out part: the staged documents come in, stretches of them come out on two sides."""
 
 import hashlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import numpy as np
 
 from lucidlm.errors import ConfigError, DataError
 from lucidlm.runtime.wording import plural
-from lucidlm.text.staged_text import BLOCK, Spool
+from lucidlm.text.staged_text import BLOCK, StagedText
 
 Split = Literal["auto", "pieces", "documents", "end"]
 """How text is held out; auto: whole documents where there are 20 or more, else pieces of the whole text."""
@@ -30,7 +30,7 @@ WORD_BYTES = 64
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Stretches of the spool: number of the document, first and last byte of each."""
+    """Stretches of the staged: number of the document, first and last byte of each."""
 
     documents: np.ndarray
     starts: np.ndarray
@@ -66,34 +66,34 @@ class Division:
     sentence: str
 
 
-def split(spool: Spool, fraction: float, how: Split = "auto") -> Division:
-    """The division of the spooled documents; where validation documents were given, theirs."""
+def split(staged: StagedText, fraction: float, how: Split = "auto") -> Division:
+    """The division of the staged documents; where validation documents were given, theirs."""
     if how not in get_args(Split):
         raise ConfigError(f"--split {how}: not known; there are {', '.join(get_args(Split))}")
-    index = spool.index()
-    if spool.parts[1]:
+    index = staged.index()
+    if staged.parts[1]:
         if how != "auto":
             raise ConfigError(f"--split {how} contradicts --val: the validation text is given; leave one out")
-        return _as_given(spool, index)
+        return _as_given(staged, index)
     if how == "auto":
         how = "pieces" if len(index) < SPLIT_BY_DOCUMENT else "documents"
     divide = {"pieces": _by_pieces, "documents": _by_content, "end": _by_position}[how]
-    return divide(spool, index, fraction)
+    return divide(staged, index, fraction)
 
 
-def _as_given(spool: Spool, index: np.ndarray) -> Division:
-    held_out = np.arange(len(index)) >= spool.parts[0]
+def _as_given(staged: StagedText, index: np.ndarray) -> Division:
+    held_out = np.arange(len(index)) >= staged.parts[0]
     known = np.isin(index["digest"], index["digest"][held_out]) & ~held_out
     if known.all(where=~held_out):
-        one = spool.parts[0] == 1
-        what = "the training text stands" if one else f"all {spool.parts[0]:,} training documents stand"
+        one = staged.parts[0] == 1
+        what = "the training text stands" if one else f"all {staged.parts[0]:,} training documents stand"
         raise DataError(f"{what} in the validation text; give another one")
     if known.any():
         places = np.flatnonzero(known).tolist()
-        name = spool.names(places[:1])[places[0]]
+        name = staged.names(places[:1])[places[0]]
         one = len(places) == 1
         what = "1 training document stands" if one else f"{len(places):,} training documents stand"
-        spool.notes.append(
+        staged.notes.append(
             f"{what} in the validation text word for word ({'' if one else 'first '}{name}): "
             "taken out of training"
         )
@@ -101,7 +101,7 @@ def _as_given(spool: Spool, index: np.ndarray) -> Division:
     return Division(train, validation, "given", "validation text given on its own")
 
 
-def _by_content(spool: Spool, index: np.ndarray, fraction: float) -> Division:
+def _by_content(staged: StagedText, index: np.ndarray, fraction: float) -> Division:
     if len(index) == 1:
         raise DataError("there is only one document: use --split pieces or end, or give --val")
     # The hash depends on nothing but the text, so a document stays on its side whatever is added.
@@ -121,12 +121,12 @@ def _by_content(spool: Spool, index: np.ndarray, fraction: float) -> Division:
     return Division(_whole(index, ~held_out), _whole(index, held_out), "documents", how)
 
 
-def _by_position(spool: Spool, index: np.ndarray, fraction: float) -> Division:
+def _by_position(staged: StagedText, index: np.ndarray, fraction: float) -> Division:
     fraction = _within_limit(index, fraction)
     kept = [int(characters * (1 - fraction)) for characters in index["characters"].tolist()]
     starts, ends = index["offset"], index["offset"] + index["bytes"]
     cuts = np.array(
-        [_place_of(spool, *place) for place in zip(starts.tolist(), ends.tolist(), kept)], np.uint64
+        [_place_of(staged, *place) for place in zip(starts.tolist(), ends.tolist(), kept)], np.uint64
     )
     characters = int(index["characters"].sum())
     train = _stretches(starts, cuts, sum(kept))
@@ -135,7 +135,7 @@ def _by_position(spool: Spool, index: np.ndarray, fraction: float) -> Division:
     return Division(train, validation, "end", f"held out: the last {fraction * 100:.3g} % of {each}")
 
 
-def _by_pieces(spool: Spool, index: np.ndarray, fraction: float) -> Division:
+def _by_pieces(staged: StagedText, index: np.ndarray, fraction: float) -> Division:
     """A stratified sample of the text: equal strata, in each one piece at a random place.
 
     The places come from a hash of the text and the fraction, so that every run of one text has the same. The
@@ -152,18 +152,19 @@ def _by_pieces(spool: Spool, index: np.ndarray, fraction: float) -> Division:
         for place, length in _places(size, strata, fraction, key.digest() + document.to_bytes(8, "big")):
             words = length >= 2 * WORD_BYTES  # a shorter piece could vanish between two words
             low, high = (
-                _border(spool, start, start + size, start + at, words=words) for at in (place, place + length)
+                _border(staged, start, start + size, start + at, words=words)
+                for at in (place, place + length)
             )
             low = max(low, found[-1][2]) if found else low
             if low == high:
-                high = _border(spool, start, start + size, low + 1, words=False)
+                high = _border(staged, start, start + size, low + 1, words=False)
             if low < high:
                 found.append((document, low, high))
         if sum(high - low for _, low, high in found) == size:
             found.pop()  # of each document something is trained on: a piece is read after that
         pieces += found
-    validation = _part(spool, pieces)
-    train = _part(spool, list(_between(index, pieces)))
+    validation = _part(staged, pieces)
+    train = _part(staged, list(_between(index, pieces)))
     each = "the text" if len(index) == 1 else f"{len(index)} documents"
     how = f"held out: {fraction * 100:.3g} % of {each}, {_pieces_held_out(len(pieces), validation.bytes)}"
     return Division(train, validation, "strata", how)
@@ -197,7 +198,7 @@ def _places(size: int, strata: int, fraction: float, key: bytes) -> Iterator[tup
         yield start, max(1, round(length))
 
 
-def _border(spool: Spool, first: int, end: int, place: int, *, words: bool) -> int:
+def _border(staged: StagedText, first: int, end: int, place: int, *, words: bool) -> int:
     """The next end of a word, or of a character where words are unmarked or not asked for, from a place on.
 
     Before white space that follows other text every tokenizer of words cuts, so that the tokens on both sides
@@ -205,7 +206,7 @@ def _border(spool: Spool, first: int, end: int, place: int, *, words: bool) -> i
     """
     if place <= first or place >= end:
         return min(max(place, first), end)
-    data = next(spool.blocks(place - 1, min(end, place + WORD_BYTES)))
+    data = next(staged.blocks(place - 1, min(end, place + WORD_BYTES)))
     letters = np.frombuffer(data, np.uint8)
     blank = np.isin(letters, np.frombuffer(b" \n\t\r", np.uint8))
     word_ends = np.flatnonzero(blank[1:] & ~blank[:-1])
@@ -230,10 +231,10 @@ def _between(index: np.ndarray, pieces: list[tuple[int, int, int]]) -> Iterator[
             yield number, start, end
 
 
-def _part(spool: Spool, stretches: list[tuple[int, int, int]]) -> Part:
+def _part(staged: StagedText, stretches: list[tuple[int, int, int]]) -> Part:
     """Stretches with their characters counted."""
     documents, starts, ends = np.array(stretches, np.uint64).reshape(-1, 3).T
-    characters = sum(len(text) for _, start, end in stretches for text in spool.text(start, end))
+    characters = sum(len(text) for _, start, end in stretches for text in staged.text(start, end))
     return Part(documents.astype(np.int64), starts, ends, characters)
 
 
@@ -254,9 +255,9 @@ def _stretches(starts: np.ndarray, ends: np.ndarray, characters: int) -> Part:
     return Part(some, starts[some], ends[some], characters)
 
 
-def _place_of(spool: Spool, start: int, end: int, characters: int) -> int:
+def _place_of(staged: StagedText, start: int, end: int, characters: int) -> int:
     """The byte at which the character of this number starts, counted from `start`."""
-    for block in spool.blocks(start, end):
+    for block in staged.blocks(start, end):
         firsts = np.flatnonzero((np.frombuffer(block, np.uint8) & 0xC0) != 0x80)  # not a continuation byte
         if characters < len(firsts):
             return start + int(firsts[characters])

@@ -23,7 +23,7 @@ INDEX = np.dtype([("offset", "<u8"), ("bytes", "<u8"), ("characters", "<u8"), ("
 """What is kept of each document."""
 
 
-class Spool:
+class StagedText:
     """All documents in one temporary file of UTF-8, and an index of where each stands."""
 
     def __init__(self, folder: Path, progress: Progress, aliases: dict[str, str]):
@@ -86,7 +86,7 @@ class Spool:
             return {number: line[:-1] for number, line in enumerate(lines) if number in wanted}
 
     def close(self) -> None:
-        """Leave nothing of the spool in the folder."""
+        """Leave nothing of the staged in the folder."""
         self._reader.close()
         shutil.rmtree(self.folder)
 

@@ -1,73 +1,52 @@
-"""Text and token ids: any str or bytes goes in, ids come out, and the ids give the same bytes back.
+"""Any str or bytes comes in, token ids go out, and the ids give the same bytes back.
 
-One class for three vocabularies: GPT-2's own, one trained on the text at hand, and plain bytes; a fourth, any
-other byte-level tokenizer.json, comes with the models of others. V is the vocabulary, end-of-text included.
+One class for GPT-2's vocabulary, one learnt from a text, plain bytes, and any byte-level tokenizer.json. V is
+the size of the vocabulary, end-of-text included.
 """
 
-import base64
-import collections
+import builtins
 import functools
 import hashlib
-import importlib.resources
 import itertools
 import json
 import os
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from lucidlm.errors import ConfigError, DataError, WeightsError
 from lucidlm.runtime.files import write_atomically
 from lucidlm.runtime.progress import SILENT, Progress
-from lucidlm.runtime.wording import plural
+from lucidlm.text import gpt2_ranks
+from lucidlm.text.byte_level import END_OF_TEXT, byte_document, plain_document
+from lucidlm.text.threads import in_threads
 from lucidlm.text.tokenizer_files import document_of
-from lucidlm.text.tokenizer_json import (
-    END_OF_TEXT,
-    begin_of_text_of,
-    byte_document,
-    changes_text,
-    completed,
-    end_of_text_of,
-    is_plain,
-    library_of,
-    plain_document,
-    reason_of,
-    table_of,
-    within,
-    word_seam_of,
-)
+from lucidlm.text.tokenizer_json import TokenizerJson, begin_of_text_of, reason_of
+from lucidlm.text.vocabulary import bpe_size, check_vocab_size, train_document
 
-SMALLEST_BPE, LARGEST_BPE = 257, 1 << 18
 PIECE_CHARACTERS = 1 << 16
-# Where a text offers no place to cut for so long, it is cut all the same: tiktoken's regex engine gives up on
-# a run of a million spaces, and half of that is safe.
+# A text without a place to cut is cut after this many characters all the same: tiktoken's regex engine fails
+# on a run of a million spaces, and half of that is safe.
 LONGEST_PIECE = 1 << 19
 
-_RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
-_GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-# Unicode's White_Space, which is the \s of both libraries; Python's has four control characters more.
+# Unicode's White_Space, which \s means in both libraries. Python's \s has four control characters more.
 _SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-# GPT-2's pattern takes whitespace only at the start of a token, so it always splits where whitespace begins.
+# GPT-2's pattern has whitespace only at the start of a token, so it always splits before whitespace.
 _GPT2_SEAM = re.compile(f"(?<=[^{_SPACE}])[{_SPACE}]")
 _ESCAPED = re.compile("[\udc80-\udcff]")
-# Longer words cost the training of a vocabulary time and teach it nothing: it reads only their start.
-_LONGEST_TRAINING_WORD = 1000
-_LONG_RUN = re.compile(rf"(\S{{{_LONGEST_TRAINING_WORD}}})\S+|(\s{{{_LONGEST_TRAINING_WORD}}})\s+")
-
-Bytes = bytes  # the class below has a method of that name
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
 
 
 class Tokenizer:
-    """Text to ids and back: `gpt2()`, `bytes()`, `train()`, `from_spec()` or `load()` give one.
+    """Text to ids and back. Made by `gpt2()`, `bytes()`, `train()`, `from_spec()` or `load()`.
 
-    No control token is ever recognised in a text: "<|endoftext|>" there is thirteen characters like others.
+    Control tokens are never recognised in a text: "<|endoftext|>" there is thirteen plain characters.
+
+    >>> Tokenizer.gpt2().encode("Every effort moves you")
+    [6109, 3626, 6100, 345]
+    >>> Tokenizer.gpt2().decode([6109, 3626, 6100, 345])
+    'Every effort moves you'
     """
 
     def __init__(
@@ -84,9 +63,8 @@ class Tokenizer:
         self.name = name
         self.vocab_size = len(table)
         self.end_of_text = end_of_text
-        self.lossless = (
-            lossless  # False: the tokenizer.json of others may change the text (NFC, a prefix space)
-        )
+        self.lossless = lossless
+        """False for a tokenizer.json that may change the text (NFC, a space in front)."""
         self._table = table
         self._encode_text = encode_text
         self._document = functools.cache(document)
@@ -94,12 +72,18 @@ class Tokenizer:
 
     @classmethod
     def gpt2(cls) -> "Tokenizer":
-        """GPT-2's vocabulary of 50,257 from the ranks in this package, encoded by tiktoken."""
-        return cls("gpt2", _gpt2_table(), 50256, encode_text=_gpt2_ids, document=_gpt2_document)
+        """GPT-2's tokenizer, 50,257 tokens."""
+        return cls(
+            "gpt2",
+            gpt2_ranks.table(),
+            gpt2_ranks.END_OF_TEXT_ID,
+            encode_text=gpt2_ranks.ids,
+            document=gpt2_ranks.document,
+        )
 
     @classmethod
     def bytes(cls) -> "Tokenizer":
-        """Each UTF-8 byte is its own id, 256 is end-of-text."""
+        """The tokenizer of bytes: each byte of UTF-8 is its own id, 256 is end-of-text."""
         table = [bytes([value]) for value in range(256)] + [b""]
         return cls(
             "bytes",
@@ -116,13 +100,13 @@ class Tokenizer:
         vocab_size: int,
         progress: Progress = SILENT,
     ) -> "Tokenizer":
-        """A byte-level BPE learnt from `texts`; the same texts give the same vocabulary, to the byte.
+        """A byte-level BPE learnt from `texts`. The same texts always give the same vocabulary.
 
-        `vocab_size` counts the 256 bytes and end-of-text, which is the last id. A text too small for it gives
-        a smaller vocabulary: `name` and `vocab_size` say which.
+        `vocab_size` includes the 256 bytes and end-of-text, the last id. A small text may give a smaller
+        vocabulary: see `name` and `vocab_size` of the result.
         """
-        _check_vocab_size(vocab_size)
-        return _from_document(_train_document(texts, vocab_size, progress))
+        check_vocab_size(vocab_size)
+        return _from_document(train_document(texts, vocab_size, progress))
 
     @classmethod
     def from_spec(cls, spec: str, texts: Iterable[str] | None = None) -> "Tokenizer":
@@ -133,14 +117,12 @@ class Tokenizer:
             return cls.bytes()
         if (size := bpe_size(spec)) is not None:
             if texts is None:
-                raise ConfigError(
-                    f"{spec}: this tokenizer is trained on a text and none was given; name the text"
-                )
+                raise ConfigError(f"{spec}: this tokenizer is learnt from a text; give the text")
             return cls.train(texts, size)
         if spec and Path(spec).exists():
             return cls.load(spec)
         raise ConfigError(
-            f"tokenizer {spec!r} is not known; take gpt2, bytes, bpe:N or a folder with tokenizer.json"
+            f"tokenizer {spec!r} is not known; give gpt2, bytes, bpe:N or a folder with tokenizer.json"
         )
 
     @classmethod
@@ -149,40 +131,40 @@ class Tokenizer:
     ) -> "Tokenizer":
         """A byte-level BPE of these tokens and merges, written in `byte_alphabet`; end-of-text comes last.
 
-        WeightsError with `source` where the two do not fit.
+        WeightsError, with `source`, if the two do not fit.
         """
         return _from_document(plain_document(vocabulary, merges), source=source)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
-        """The tokenizer of a model folder or of a tokenizer.json; WeightsError where it is not byte-level.
+        """The tokenizer of a model folder or a tokenizer.json; WeightsError if it is not byte-level BPE.
 
-        An older folder has vocab.json and merges.txt instead.
+        An older folder may have vocab.json and merges.txt instead.
         """
         document, end_token, source = document_of(Path(path))
         return _from_document(document, end_token=end_token, source=str(source))
 
     def within(self, size: int, source: str = "tokenizer.json") -> tuple["Tokenizer", list[str]]:
-        """The tokenizer for a model of `size` ids, and the names of control tokens that this leaves out.
+        """The tokenizer for a model with `size` ids, and the names of control tokens that were dropped.
 
-        Programs add such tokens, for padding, without a row of the model for them. WeightsError where a token
-        that a text may hold has no row.
+        Some programs add control tokens without a row in the model. WeightsError if a token that a text may
+        contain has no row.
         """
         if self.vocab_size <= size:
             return self, []
+        file = TokenizerJson(self.document())
         try:
-            document, names = within(self.document(), size)
+            document, names = file.within(size)
         except ValueError as error:
             raise WeightsError(
                 f"{source}: its tokenizer has {self.vocab_size:,} tokens, its model {size:,}, and a text may "
-                f"hold {error}; take the tokenizer that belongs to the model"
+                f"contain {error}; take the tokenizer that belongs to the model"
             ) from None
-        control = {token["content"]: token["id"] for token in document["added_tokens"] if token["special"]}
-        end = next((name for name, id in control.items() if id == self.end_of_text), None)
+        end = next((name for name, id in file.control.items() if id == self.end_of_text), None)
         return _from_document(document, end_token=end, source=source), names
 
-    def encode(self, text: str | Bytes) -> list[int]:
-        """The ids of a text. Bytes that are no UTF-8 become single-byte tokens, so any bytes round-trip."""
+    def encode(self, text: str | builtins.bytes) -> list[int]:
+        """The ids of a text. Bytes that are not UTF-8 become single-byte tokens: any bytes round-trip."""
         if not isinstance(text, str):
             return self._encode_bytes(text)
         if len(text) <= PIECE_CHARACTERS:
@@ -190,17 +172,17 @@ class Tokenizer:
         return np.concatenate(list(self.encode_pieces([text]))).tolist()
 
     def encode_pieces(self, pieces: Iterable[str]) -> Iterator[np.ndarray]:
-        """The ids of the joined pieces, array after array in bounded memory, on all cores.
+        """The ids of the joined pieces, in several arrays, in bounded memory and on all cores.
 
-        Joined they equal `encode("".join(pieces))`, wherever the pieces were cut.
+        Together they equal `encode("".join(pieces))`, wherever the pieces were cut.
         """
         return in_threads(self.encode_piece, self.cut(pieces))
 
     def cut(self, pieces: Iterable[str]) -> Iterator[str]:
         """The same text in pieces of about 64 Ki characters that can be encoded one by one.
 
-        A piece ends at the first sure boundary between two tokens, or at 512 Ki characters without one.
-        `encode` does the same, so the ids never depend on how a text came in.
+        A piece ends at a certain boundary between two tokens, or after 512 Ki characters without one.
+        `encode` cuts in the same way, so the ids do not depend on how a text is passed.
         """
         waiting, start = "", 0
         for block in _blocks(pieces):
@@ -218,28 +200,28 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             raise DataError(
                 f"U+{ord(piece[error.start]):04X} after {piece[max(0, error.start - 20) : error.start]!r} is "
-                f"half of a surrogate pair, no character; give valid Unicode or bytes"
+                f"half of a surrogate pair; give valid Unicode or bytes"
             ) from None
         return self._encode_text(piece).astype(self.dtype)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of the ids; bytes that are no UTF-8 become U+FFFD. Control tokens have no text."""
+        """The text of the ids; bytes that are not UTF-8 become U+FFFD. Control tokens have no text."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
-    def decode_bytes(self, ids: Iterable[int]) -> Bytes:
+    def decode_bytes(self, ids: Iterable[int]) -> builtins.bytes:
         """The exact bytes that the ids spell."""
         ids = np.asarray(ids if hasattr(ids, "__len__") else list(ids))
         if ids.size == 0:
             return b""
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
             raise DataError(
-                f"ids of shape {ids.shape} and type {ids.dtype} are no row of token ids; give integers"
+                f"ids of shape {ids.shape} and type {ids.dtype} are not a row of token ids; give integers"
             )
         for id in (int(ids.min()), int(ids.max())):
             self.token_bytes(id)
         return b"".join(map(self._table.__getitem__, ids.tolist()))
 
-    def token_bytes(self, id: int) -> Bytes:
+    def token_bytes(self, id: int) -> builtins.bytes:
         """The bytes that one id spells, b"" for end-of-text and other control tokens."""
         if not 0 <= id < self.vocab_size:
             raise DataError(
@@ -253,14 +235,14 @@ class Tokenizer:
 
     @property
     def dtype(self) -> np.dtype:
-        """The type that holds each id: uint16 where the vocabulary fits, else uint32."""
+        """The dtype for ids: uint16 if the vocabulary fits, else uint32."""
         return np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
 
     @property
     def begin_of_text(self) -> int | None:
         """The token that other programs put before each text, as Llama 3's tokenizer.json says; or None.
 
-        `encode` never does: what stands before a document is the model's matter.
+        `encode` adds none: the prefix of a document is a setting of the model.
         """
         return begin_of_text_of(self.document())
 
@@ -270,7 +252,7 @@ class Tokenizer:
         document = self.document()
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            # Without it transformers reads control text in a prompt as control tokens.
+            # Without this, transformers reads control text in a prompt as control tokens.
             "split_special_tokens": True,
             "clean_up_tokenization_spaces": False,
             "add_prefix_space": False,
@@ -286,15 +268,15 @@ class Tokenizer:
         )
 
     def document(self) -> dict:
-        """What tokenizer.json holds; not to be changed."""
+        """The content of tokenizer.json; do not change it."""
         return self._document()
 
     def fingerprint(self) -> str:
-        """SHA-256 of tokenizer.json with sorted keys and no blanks: equal fingerprints give equal ids."""
+        """SHA-256 of tokenizer.json with sorted keys and no spaces: equal fingerprints give equal ids."""
         canonical = json.dumps(self.document(), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
-    def _encode_bytes(self, data: Bytes) -> list[int]:
+    def _encode_bytes(self, data: builtins.bytes) -> list[int]:
         text = bytes(data).decode("utf-8", errors="surrogateescape")
         if not _ESCAPED.search(text):
             return self.encode(text)
@@ -330,54 +312,8 @@ class Tokenizer:
         return limit if len(text) > limit else None
 
 
-def suggest(characters: int) -> tuple[str, str]:
-    """The tokenizer for this amount of text, and one sentence why."""
-    for limit, spec, reason in (
-        (250_000, "bytes", "each token of a vocabulary of words would be seen too rarely"),
-        (500_000, "bpe:512", "each token of a larger vocabulary would be seen too rarely"),
-        (5_000_000, "bpe:1024", "a small vocabulary learns fastest from a few books"),
-        (50_000_000, "bpe:4096", "there is text enough to learn common words as tokens"),
-        (500_000_000, "bpe:16384", "there is text enough to learn most words as tokens"),
-    ):
-        if characters < limit:
-            return spec, f"{plural(characters, 'character')}: {spec}, as {reason}"
-    return "gpt2", f"{characters:,} characters: gpt2, as so much text fills GPT-2's vocabulary of 50,257"
-
-
-def bpe_size(spec: str) -> int | None:
-    """N of the spec "bpe:N", None for a spec of another kind."""
-    if not spec.startswith("bpe:"):
-        return None
-    if not re.fullmatch(r"[0-9]{1,9}", spec[4:]):
-        raise ConfigError(f"tokenizer {spec!r}: after bpe: stands the size of the vocabulary, as in bpe:4096")
-    _check_vocab_size(int(spec[4:]))
-    return int(spec[4:])
-
-
-def in_threads(function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
-    """function(item) of each item, in order, computed ahead on all cores: encoding lets Python's lock go."""
-    items = iter(items)
-    first = list(itertools.islice(items, 2))
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if len(first) < 2 or workers == 1:
-        yield from map(function, itertools.chain(first, items))
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: collections.deque = collections.deque()
-        try:
-            for item in itertools.chain(first, items):
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
 def _blocks(pieces: Iterable[str]) -> Iterator[str]:
-    """The same text in blocks of a piece's size or more: short lines would be searched again and again."""
+    """The same text in blocks of at least a piece's size, so that `cut` does not search short lines again."""
     waiting, size = [], 0
     for piece in pieces:
         waiting.append(piece)
@@ -388,122 +324,27 @@ def _blocks(pieces: Iterable[str]) -> Iterator[str]:
     yield "".join(waiting)
 
 
-def _check_vocab_size(size: int) -> None:
-    if not SMALLEST_BPE <= size <= LARGEST_BPE:
-        raise ConfigError(
-            f"bpe:{size}: a vocabulary has {SMALLEST_BPE} (256 bytes and end-of-text) to {LARGEST_BPE} ids; "
-            f"choose a size between them, or bytes"
-        )
-
-
-@functools.cache
-def _gpt2_ranks() -> dict[bytes, int]:
-    """Token -> rank, in the order of ranks, which are GPT-2's ids."""
-    data = (importlib.resources.files("lucidlm.text") / "assets" / "gpt2.tiktoken").read_bytes()
-    if (found := hashlib.sha256(data).hexdigest()) != _RANKS_SHA256:
-        raise WeightsError(
-            f"gpt2.tiktoken: SHA-256 {found[:12]}.. is not {_RANKS_SHA256[:12]}..; reinstall lucidlm"
-        )
-    return {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, data.splitlines())}
-
-
-@functools.cache
-def _gpt2_table() -> list[bytes]:
-    return [*_gpt2_ranks(), b""]
-
-
-@functools.cache
-def _gpt2_encoding():
-    import tiktoken
-
-    return tiktoken.Encoding(
-        "gpt2-lucidlm",
-        pat_str=_GPT2_PATTERN,
-        mergeable_ranks=_gpt2_ranks(),
-        special_tokens={END_OF_TEXT: 50256},
-    )
-
-
-def _gpt2_ids(text: str) -> np.ndarray:
-    return _gpt2_encoding().encode_to_numpy(text, disallowed_special=())
-
-
-@functools.cache
-def _gpt2_document() -> dict:
-    ranks = _gpt2_ranks()
-    merges = [_last_merge(token, ranks) for token in ranks if len(token) > 1]
-    return byte_document(_gpt2_table(), merges)
-
-
-def _last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
-    """The two tokens whose merge made this one: what merging by rank leaves before the last step."""
-    parts = [token[i : i + 1] for i in range(len(token))]
-    while len(parts) > 2:
-        ranked = [ranks.get(left + right, len(ranks)) for left, right in itertools.pairwise(parts)]
-        first = ranked.index(min(ranked))
-        parts[first : first + 2] = [parts[first] + parts[first + 1]]
-    return parts[0], parts[1]
-
-
-_training = threading.Lock()
-
-
-def _train_document(texts: Iterable[str], vocab_size: int, progress: Progress) -> dict:
-    import tokenizers
-
-    trained = tokenizers.Tokenizer(tokenizers.models.BPE())
-    trained.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=vocab_size - 1,  # end-of-text comes last
-        min_frequency=2,  # a pair seen once teaches nothing
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    with _training:
-        # The library's own threads, here alone: its pool would warn at each later fork, or hang in the child.
-        before = os.environ.get("TOKENIZERS_PARALLELISM")
-        os.environ["TOKENIZERS_PARALLELISM"] = before or "true"
-        try:
-            trained.train_from_iterator(_training_texts(texts, progress), trainer)
-        finally:
-            os.environ["TOKENIZERS_PARALLELISM"] = before or "false"
-    model = json.loads(trained.to_str())["model"]
-    return plain_document(model["vocab"], model["merges"])
-
-
-def _training_texts(texts: Iterable[str], progress: Progress) -> Iterator[str]:
-    for text in texts:
-        for start in range(0, len(text), LONGEST_PIECE):
-            piece = text[start : start + LONGEST_PIECE]
-            yield _LONG_RUN.sub(lambda run: run[1] or run[2], piece)
-            progress.advance(len(piece))
-
-
 def _from_document(document: dict, *, end_token: object = None, source: str = "tokenizer.json") -> Tokenizer:
-    """The tokenizer that a tokenizer.json describes, by the fastest way that gives its ids."""
+    """The tokenizer that a tokenizer.json describes, with the fastest implementation that gives its ids."""
     try:
-        document = completed(document)
-        table, control = table_of(document)
-        plain = is_plain(document)
-        end_of_text = end_of_text_of(control, end_token)
-        ours = plain and list(control) == [END_OF_TEXT] and end_of_text == len(table) - 1
-        if ours and begin_of_text_of(document) is None and (known := _known_tokenizer(document, table)):
+        file = TokenizerJson(document)
+        end_of_text = file.end_of_text(end_token)
+        ours = file.is_plain and list(file.control) == [END_OF_TEXT] and end_of_text == len(file.table) - 1
+        if ours and begin_of_text_of(file.document) is None and (known := _known_tokenizer(file)):
             return known
-        lossless = not changes_text(document)
-        document["model"] = {**document["model"], "dropout": None}
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         raise WeightsError(
             f"{source}: {reason_of(error)}; only byte-level BPE that keeps the text is read"
         ) from None
-    library = library_of(document, source)
+    library = file.library(source)
     return Tokenizer(
-        f"bpe:{len(table)}" if ours else "custom",
-        table,
+        f"bpe:{len(file.table)}" if ours else "custom",
+        file.table,
         end_of_text,
         encode_text=functools.partial(_library_ids, library, source),
-        document=lambda: document,
-        seam=_GPT2_SEAM if plain else word_seam_of(document, library),
-        lossless=lossless,
+        document=lambda: file.document,
+        seam=_GPT2_SEAM if file.is_plain else file.word_seam(library),
+        lossless=file.lossless,
     )
 
 
@@ -512,20 +353,20 @@ def _library_ids(library, source: str, text: str) -> np.ndarray:
         return np.array(library.encode_batch_fast([text], add_special_tokens=False)[0].ids, np.uint32)
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    except BaseException as error:  # the library's panics are no Exception
+    except BaseException as error:  # the library's panics are not Exceptions
         raise DataError(
-            f"{source}: the tokenizers library gives up on this text ({reason_of(error)}); "
-            "leave the text out, or take another tokenizer"
+            f"{source}: the tokenizers library fails on this text ({reason_of(error)}); "
+            "remove the text, or take another tokenizer"
         ) from None
 
 
-def _known_tokenizer(document: dict, table: list[bytes]) -> Tokenizer | None:
-    """GPT-2's own or the bytes, where vocabulary and merges are theirs."""
-    merges = [
-        tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in document["model"]["merges"]
-    ]
+def _known_tokenizer(file: TokenizerJson) -> Tokenizer | None:
+    """GPT-2's tokenizer or the bytes, if vocabulary and merges are theirs."""
+    merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in file.model["merges"]]
     for known in (Tokenizer.gpt2, Tokenizer.bytes):
         tokenizer = known()
-        if table == tokenizer._table and merges == list(map(tuple, tokenizer.document()["model"]["merges"])):
+        if file.table == tokenizer._table and merges == [
+            *map(tuple, tokenizer.document()["model"]["merges"])
+        ]:
             return tokenizer
     return None

@@ -9,7 +9,7 @@ from typing import Any
 
 from lucidlm.errors import WeightsError
 from lucidlm.runtime.small_files import read_small_file, read_small_object
-from lucidlm.text.tokenizer_json import END_OF_TEXT, pieces_document
+from lucidlm.text.byte_level import END_OF_TEXT, pieces_document
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 VOCABULARY, MERGES = "vocab.json", "merges.txt"

@@ -47,7 +47,8 @@ from lucidlm.runtime.probes import core_share, fastest_exact_float32, probe_matm
 from lucidlm.runtime.process import keep_freed_memory, set_float32, set_threads
 from lucidlm.runtime.progress import Progress
 from lucidlm.runtime.wording import plural
-from lucidlm.text.corpus import Corpus, open_corpus, prepare
+from lucidlm.text.corpus import Corpus, open_corpus
+from lucidlm.text.preparation import prepare
 from lucidlm.text.reading import READING
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.text.windows import Windows

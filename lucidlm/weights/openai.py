@@ -25,8 +25,8 @@ from lucidlm.model.gpt import GPT
 from lucidlm.runtime.memory import check_weights
 from lucidlm.runtime.progress import SILENT, Progress, counted
 from lucidlm.runtime.wording import plural
+from lucidlm.text.byte_level import END_OF_TEXT, byte_alphabet
 from lucidlm.text.tokenizer import Tokenizer
-from lucidlm.text.tokenizer_json import END_OF_TEXT, byte_alphabet
 
 CHECKPOINT, HPARAMS, ENCODER, MERGES = "checkpoint", "hparams.json", "encoder.json", "vocab.bpe"
 INDEX, DATA = "model.ckpt.index", "model.ckpt.data-00000-of-00001"

@@ -6,7 +6,7 @@ import pytest
 
 from lucidlm.measure import seen as module
 from lucidlm.measure.seen import Seen, find_seen
-from lucidlm.text.corpus import prepare
+from lucidlm.text.preparation import prepare
 
 STORY = (importlib.resources.files("lucidlm.text") / "assets" / "story.txt").read_text(encoding="utf-8")
 BOOK, OTHER = STORY[:40_000], STORY[50_000:70_000]

@@ -25,8 +25,9 @@ from lucidlm.report.verdict import too_little_text
 from lucidlm.runs.history import METRICS, SAMPLES, History
 from lucidlm.runtime.wording import plural
 from lucidlm.text.account import CARRIAGE_RETURNS, SURROGATES, Account
-from lucidlm.text.corpus import prepare, train_documents, validation_documents
+from lucidlm.text.corpus import train_documents, validation_documents
 from lucidlm.text.excerpts import ids_of
+from lucidlm.text.preparation import prepare
 
 LINES = [
     "The tide came in.",

@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from lucidlm.runs.lineage import held_out_seen_by, lineage_of, seen_by
-from lucidlm.text.corpus import prepare
+from lucidlm.text.preparation import prepare
 
 STORY = (importlib.resources.files("lucidlm.text") / "assets" / "story.txt").read_text(encoding="utf-8")
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lucidlm.text import copies, letters
-from lucidlm.text import staged_text as spooling
+from lucidlm.text import copies, letters, staged_text
 from lucidlm.text.copies import CopySearch
-from lucidlm.text.corpus import prepare
+from lucidlm.text.preparation import prepare
 
 STORY = (importlib.resources.files("lucidlm.text") / "assets" / "story.txt").read_text(encoding="utf-8")
 CITIES = ["Berlin", "Hamburg", "Cologne"]
@@ -139,7 +138,7 @@ def test_short_lines_repeated_in_any_order_are_found(tmp_path):
 
 
 def test_copies_are_found_in_a_long_training_text_read_in_small_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(spooling, "BLOCK", 700)
+    monkeypatch.setattr(staged_text, "BLOCK", 700)
     monkeypatch.setattr(letters, "TOGETHER", 1500)
     monkeypatch.setattr(copies, "PENDING", 50)
     leaks = check(tmp_path, ["\n".join(PIECES[5:])], [PIECES[0], PIECES[20], PIECES[30].upper()]).manifest[

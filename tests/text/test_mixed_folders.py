@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from lucidlm.errors import DataError
 from lucidlm.text.account import Account
-from lucidlm.text.corpus import prepare
 from lucidlm.text.documents import read_documents
+from lucidlm.text.preparation import prepare
 from lucidlm.text.tokenizer import Tokenizer
 
 PICTURE = b"\x89PNG\r\n\x1a\n\0\0"

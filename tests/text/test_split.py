@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from lucidlm.errors import ConfigError, DataError
 from lucidlm.runtime.files import MANIFEST, write_manifest
 from lucidlm.text import split as module
-from lucidlm.text import staged_text as spooling
-from lucidlm.text.corpus import PLACES, open_corpus, prepare, train_documents, validation_documents
+from lucidlm.text import staged_text
+from lucidlm.text.corpus import PLACES, open_corpus, train_documents, validation_documents
+from lucidlm.text.preparation import prepare
 from lucidlm.text.windows import IGNORE_INDEX, Windows
 
 WORDS = [
@@ -91,8 +92,8 @@ def test_pieces_and_training_text_together_are_the_text(tmp_path, sizes, tokeniz
 )
 def test_of_any_text_nothing_is_lost(tmp_path_factory, texts, fraction, least):
     folder = tmp_path_factory.mktemp("split")
-    before = spooling.BLOCK, module.LEAST_PIECE, module.WORD_BYTES
-    spooling.BLOCK, module.LEAST_PIECE, module.WORD_BYTES = 7, least, 4
+    before = staged_text.BLOCK, module.LEAST_PIECE, module.WORD_BYTES
+    staged_text.BLOCK, module.LEAST_PIECE, module.WORD_BYTES = 7, least, 4
     try:
         path = write(folder / "a.jsonl", texts)
         corpus = prepare(path, folder / "out", tokenizer="bytes", validation_fraction=fraction)
@@ -106,7 +107,7 @@ def test_of_any_text_nothing_is_lost(tmp_path_factory, texts, fraction, least):
         # Too little text for two sides, of at least a character each.
         assert max(len(text.encode()) for text in texts) < 2 * 4 / min(fraction, 1 - fraction)
     finally:
-        spooling.BLOCK, module.LEAST_PIECE, module.WORD_BYTES = before
+        staged_text.BLOCK, module.LEAST_PIECE, module.WORD_BYTES = before
         shutil.rmtree(folder, ignore_errors=True)
 
 

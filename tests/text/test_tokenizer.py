@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 from recorded import Recorded
 
 from lucidlm.errors import ConfigError, DataError, WeightsError
+from lucidlm.text import gpt2_ranks, tokenizer_json
 from lucidlm.text import tokenizer as module
-from lucidlm.text import tokenizer_json
-from lucidlm.text.tokenizer import END_OF_TEXT, Tokenizer, in_threads, suggest
+from lucidlm.text.byte_level import END_OF_TEXT, byte_alphabet
+from lucidlm.text.threads import in_threads
+from lucidlm.text.tokenizer import Tokenizer
+from lucidlm.text.vocabulary import suggest
 
 TEXT = (
     "The ferry left at nine, as it always did; nobody's watch agreed. \"We'll see,\" she said.\n\n"
@@ -55,7 +58,7 @@ def test_gpt2_gives_the_published_ids():
 
 
 def test_gpt2_gives_the_ids_of_tiktoken_with_its_own_pattern():
-    ranks = module._gpt2_ranks()
+    ranks = gpt2_ranks.ranks()
     # The pattern as OpenAI published it in encoder.py, without the possessive forms used here.
     pattern = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
     oracle = tiktoken.Encoding("oracle", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
@@ -63,9 +66,9 @@ def test_gpt2_gives_the_ids_of_tiktoken_with_its_own_pattern():
 
 
 def test_damaged_ranks_are_refused(monkeypatch):
-    monkeypatch.setattr(module, "_RANKS_SHA256", "0" * 64)
+    monkeypatch.setattr(gpt2_ranks, "_RANKS_SHA256", "0" * 64)
     with pytest.raises(WeightsError, match=r"gpt2\.tiktoken: SHA-256 306cd27f"):
-        module._gpt2_ranks.__wrapped__()
+        gpt2_ranks.ranks.__wrapped__()
 
 
 def test_vocabulary_and_end_of_text_are_where_they_belong(trained):
@@ -284,7 +287,7 @@ def test_an_unknown_spec_is_an_error_with_the_way_out(spec):
 
 
 def test_a_vocabulary_to_be_learnt_needs_a_text():
-    with pytest.raises(ConfigError, match="none was given"):
+    with pytest.raises(ConfigError, match="bpe:300"):
         Tokenizer.from_spec("bpe:300")
 
 
@@ -294,7 +297,7 @@ def test_the_suggestion_grows_with_the_text_and_says_why():
     assert sizes == sorted(sizes)
     assert (specs[0], specs[-1]) == ("bytes", "gpt2")
     spec, reason = suggest(1_115_394)
-    assert reason.startswith(f"1,115,394 characters: {spec}, as ")
+    assert (spec, reason.partition(":")[0]) == ("bpe:1024", "1,115,394 characters")
 
 
 # Files
@@ -351,7 +354,7 @@ def test_both_libraries_split_every_character_alike():
 
 
 def test_merges_recovered_from_the_ranks_are_gpt2s():
-    merges = module._gpt2_document()["model"]["merges"]
+    merges = gpt2_ranks.document()["model"]["merges"]
     # the first lines of OpenAI's vocab.bpe
     assert [" ".join(pair) for pair in merges[:4]] == ["Ġ t", "Ġ a", "h e", "i n"]
     assert [" ".join(pair) for pair in merges[-2:]] == ["Ġrec ommends", "Ġinfl uences"] or len(
@@ -485,12 +488,12 @@ def test_a_tokenizer_that_changes_the_text_says_so(trained, tmp_path):
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [PLAIN, PLAIN]}}, "into bytes twice"),
         ({"pre_tokenizer": None}, "its text is not split into bytes"),
         ({"model__byte_fallback": True}, "its text is not split into bytes"),
-        ({"model__vocab": {"a": 0}}, "bytes that text is made of have no token"),
+        ({"model__vocab": {"a": 0}}, "242 of the bytes"),
         ({"model__vocab__▁the": 7}, "'▁the' is not written in bytes"),
         ({"model__vocab__ab": 10**9}, "ids run from 0 to 1000000000"),
         ({"model": 5}, "only byte-level"),
         ({"model": {"vocab": [["a", 0.5]], "unk_id": 0}}, "no type, and not the vocabulary and merges"),
-        ({"model__vocab__the": 300}, "two of its tokens have one id"),
+        ({"model__vocab__the": 300}, "two of its tokens"),
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [EVIL, PLAIN]}}, "gives up on some texts"),
         ({"added_tokens": [{}]}, "missing or unknown"),
         ({"added_tokens": [{**ADDED, "id": 450, "content": "<x>", "special": True}]}, "do not follow"),
@@ -523,7 +526,7 @@ def without_bytes(trained, gone):
     document = rewritten(trained)
     vocabulary = document["model"]["vocab"]
     for byte in gone:
-        del vocabulary[tokenizer_json.byte_alphabet()[byte]]
+        del vocabulary[byte_alphabet()[byte]]
     document["model"]["vocab"] = {name: id for id, name in enumerate(sorted(vocabulary, key=vocabulary.get))}
     document["added_tokens"][0]["id"] = len(vocabulary) - 1
     return document
@@ -542,7 +545,7 @@ def test_bytes_that_no_text_holds_need_no_token(trained, tmp_path):
     assert tokenizer.decode_bytes(tokenizer.encode(b"a\x80b")) == b"a\x80b"
     with pytest.raises(DataError, match="byte 0xFF has no token"):
         tokenizer.encode(b"a\xffb")
-    with pytest.raises(WeightsError, match="1 of the bytes that text is made of"):
+    with pytest.raises(WeightsError, match="1 of the bytes"):
         loaded(tmp_path, without_bytes(trained, [*never, 0xF0]))
 
 
@@ -551,7 +554,7 @@ def test_a_control_token_that_a_text_becomes_is_refused(trained, tmp_path):
     document = rewritten(trained)
     end = document["model"]["vocab"]["Ġthe"]
     document["added_tokens"].append({"id": end, "content": "Ġthe", "special": True, **ADDED})
-    with pytest.raises(WeightsError, match="its control token 'Ġthe' is what such text becomes"):
+    with pytest.raises(WeightsError, match="control token 'Ġthe'"):
         loaded(tmp_path, document)
 
 
@@ -569,10 +572,10 @@ def test_a_tokenizer_is_cut_to_its_model_where_only_control_tokens_are_lost(trai
     same, names = whole.within(500)
     assert same is whole
     assert names == []
-    with pytest.raises(WeightsError, match="its model 300, and a text may hold"):
+    with pytest.raises(WeightsError, match="its model 300"):
         whole.within(300)
     document["added_tokens"][-1]["special"] = False
-    with pytest.raises(WeightsError, match=r"a text may hold '\[PAD\]'"):
+    with pytest.raises(WeightsError, match=r"'\[PAD\]'"):
         loaded(tmp_path, document).within(400)
 
 
@@ -590,7 +593,7 @@ def test_a_text_on_which_the_library_gives_up_is_one_line(trained, tmp_path, mon
     monkeypatch.setattr(tokenizer_json, "check_patterns", lambda patterns: list(patterns))
     split = {"type": "Sequence", "pretokenizers": [EVIL, {**PLAIN, "use_regex": False}]}
     tokenizer = loaded(tmp_path, rewritten(trained, pre_tokenizer=split))
-    with pytest.raises(DataError, match="gives up on this text") as refused:
+    with pytest.raises(DataError, match="fails on this text") as refused:
         tokenizer.encode("a" * 50 + "!")
     assert "\n" not in str(refused.value)
 
@@ -629,7 +632,7 @@ def test_damaged_tokenizer_files_load_or_are_refused_but_never_crash(trained, tm
 
 
 def test_saving_gpt2_takes_under_a_second(tmp_path):
-    module._gpt2_document.cache_clear()
+    gpt2_ranks.document.cache_clear()
     start = time.process_time()
     Tokenizer.gpt2().save(tmp_path)
     assert time.process_time() - start < 1.5  # 0.5 s on an idle machine
@@ -682,9 +685,9 @@ def test_neither_torch_nor_a_network_is_needed():
 
 
 def test_the_ranks_in_the_package_are_those_of_the_ids():
-    first = next(iter(module._gpt2_ranks()))
+    first = next(iter(gpt2_ranks.ranks()))
     assert base64.b64encode(first) == b"IQ=="
-    assert list(module._gpt2_ranks().values()) == list(range(50256))
+    assert list(gpt2_ranks.ranks().values()) == list(range(50256))
 
 
 @pytest.mark.parametrize("field", ["continuing_subword_prefix", "end_of_word_suffix"])

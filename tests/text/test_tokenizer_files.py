@@ -5,7 +5,8 @@ import json
 import pytest
 
 from lucidlm.errors import WeightsError
-from lucidlm.text.tokenizer import END_OF_TEXT, Tokenizer
+from lucidlm.text.byte_level import END_OF_TEXT
+from lucidlm.text.tokenizer import Tokenizer
 
 TEXT = "It's 1874: the lighthouse's   oil, 1,200 litres!\n\n  déjà vu 東京 👩‍👩‍👧 <pad> <|endoftext|>\r\n"
 

@@ -11,7 +11,7 @@ from lucidlm.model.gpt import GPT
 from lucidlm.runs.history import read_history
 from lucidlm.runs.run_toml import read_settings
 from lucidlm.runs.settings import TrainConfig
-from lucidlm.text.corpus import prepare
+from lucidlm.text.preparation import prepare
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.training.loop import train
 from lucidlm.training.plan import GO_ON

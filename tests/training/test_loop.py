@@ -504,7 +504,7 @@ def test_changing_the_book_itself_does_not_matter_to_a_run_that_has_its_tokens(
 def test_a_prepared_folder_is_trained_on_in_place_and_refused_when_prepared_anew(
     make_config, make_tiny_plan, undisturbed, fingerprint
 ):
-    from lucidlm.text.corpus import prepare
+    from lucidlm.text.preparation import prepare
 
     prepare("book.txt", "prepared", tokenizer="bytes")
     whole = undisturbed(make_tiny_plan())
@@ -523,7 +523,7 @@ def test_a_prepared_folder_is_trained_on_in_place_and_refused_when_prepared_anew
 
 @pytest.mark.parametrize("option", [{"split": "end"}, {"val_fraction": 0.2}, {"val": ("book.txt",)}])
 def test_a_prepared_folder_keeps_its_held_out_part(make_config, make_tiny_plan, option):
-    from lucidlm.text.corpus import prepare
+    from lucidlm.text.preparation import prepare
 
     prepare("book.txt", "prepared", tokenizer="bytes")
     with pytest.raises(ConfigError, match=r"--(split|val).* was chosen when it was prepared"):
@@ -532,7 +532,7 @@ def test_a_prepared_folder_keeps_its_held_out_part(make_config, make_tiny_plan, 
 
 
 def test_a_prepared_folder_that_is_gone_is_named_on_resume(make_config, make_tiny_plan):
-    from lucidlm.text.corpus import prepare
+    from lucidlm.text.preparation import prepare
 
     prepare("book.txt", "prepared", tokenizer="bytes")
     train(make_config(text="prepared"), plan=make_tiny_plan(), watch=_stop_after(2, signal.SIGINT))

@@ -14,7 +14,7 @@ from lucidlm.model.config import GPTConfig
 from lucidlm.model.presets import Recipe, preset
 from lucidlm.runs.settings import TrainConfig
 from lucidlm.runtime.process import available_processors
-from lucidlm.text.corpus import prepare
+from lucidlm.text.preparation import prepare
 from lucidlm.text.windows import Windows
 from lucidlm.training import speed
 from lucidlm.training.footprint import judging_bytes, memory_bytes

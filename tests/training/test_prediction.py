@@ -12,8 +12,9 @@ import pytest
 from lucidlm.measure.baselines import measure_baselines
 from lucidlm.model.presets import MUON
 from lucidlm.runs.settings import Plan
-from lucidlm.text.corpus import Corpus, prepare, train_documents, validation_documents
+from lucidlm.text.corpus import Corpus, train_documents, validation_documents
 from lucidlm.text.excerpts import as_excerpt
+from lucidlm.text.preparation import prepare
 from lucidlm.training.prediction import (
     Compressibility,
     compressibility,

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from lucidlm.errors import DataError
-from lucidlm.text.corpus import prepare, validation_documents
-from lucidlm.text.tokenizer import END_OF_TEXT, Tokenizer
+from lucidlm.text.byte_level import END_OF_TEXT
+from lucidlm.text.corpus import validation_documents
+from lucidlm.text.preparation import prepare
+from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.training.validation import (
     FEWEST_PIECES,
     check_scorable,

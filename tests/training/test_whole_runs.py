@@ -13,7 +13,7 @@ from lucidlm.runs.folder import checkpoint_folders
 from lucidlm.runs.history import read_history
 from lucidlm.runs.records import checked_line
 from lucidlm.runtime.files import MANIFEST
-from lucidlm.text.corpus import prepare
+from lucidlm.text.preparation import prepare
 
 pytestmark = pytest.mark.usefixtures("quick_commands")
 HARMLESS = {"samples.jsonl", "README.md", "report.html", "generation_config.json"}

@@ -3,9 +3,9 @@ import pytest
 from written_files import reason_of, refused
 
 from lucidlm.text.account import NO_TOKENS
-from lucidlm.text.corpus import prepare
 from lucidlm.text.documents import read_documents
 from lucidlm.text.formats.bin_files import LLM_C_MAGIC
+from lucidlm.text.preparation import prepare
 from lucidlm.text.tokenizer import Tokenizer
 
 GPT2 = Tokenizer.gpt2()
