@@ -42,7 +42,7 @@ def measure(
     seconds = time.perf_counter() - began
     model, tokenizer = lm.load(run)
     half = lm.evaluate(model, tokenizer, path=str(test))
-    whole = lm.evaluate(model, tokenizer, path=str(test), stride=model.config.context_length)
+    whole = lm.evaluate(model, tokenizer, path=str(test), protocol=lm.Protocol(stride=model.context_length))
     assert half.bytes_scored == half.bytes_total == test.stat().st_size
     return seconds, half.bits_per_byte, whole.bits_per_byte
 

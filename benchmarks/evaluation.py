@@ -14,8 +14,11 @@ import torch
 
 from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.measure.explanation import explain
-from lucidlm.measure.scoring import evaluating, windows_of
+from lucidlm.measure.protocol import Protocol
+from lucidlm.measure.scoring import evaluating
+from lucidlm.measure.windows import lucid_windows
 from lucidlm.runtime.process import keep_freed_memory, set_threads
+from lucidlm.text.excerpts import Excerpt
 from lucidlm.weights.load import load
 
 CONTEXT, STRIDE, BYTES = 1024, 512, 300_000
@@ -36,7 +39,7 @@ def prepared(path: str, size: int):
 
 def windows(model, tokenizer, text):
     ids = np.array(tokenizer.encode(text))
-    return list(windows_of([ids], context_length=CONTEXT, stride=STRIDE, prefix_id=None))
+    return list(lucid_windows([Excerpt(ids)], context_length=CONTEXT, stride=STRIDE, prefix_id=None))
 
 
 def plain(path: str) -> str:
@@ -55,7 +58,9 @@ def ours(path: str) -> str:
     inputs = sum(len(window.ids) - 1 for window in windows(model, tokenizer, text))
     ids, before = np.array(tokenizer.encode(text)), peak_mib()
     began = time.perf_counter()
-    result = evaluate_documents(model, tokenizer, [ids], context_length=CONTEXT, stride=STRIDE)
+    result = evaluate_documents(
+        model, tokenizer, [ids], protocol=Protocol(context_length=CONTEXT, stride=STRIDE)
+    )
     seconds = time.perf_counter() - began
     return f"{inputs / seconds:.1f} {peak_mib() - before:.0f} {result.loss_nats:.4f} {seconds:.1f}"
 

@@ -12,6 +12,7 @@ _HOME = {
     "GPT": "lucidlm.model.gpt",
     "GPTConfig": "lucidlm.model.config",
     "LucidError": "lucidlm.errors",
+    "Protocol": "lucidlm.measure.protocol",
     "Tokenizer": "lucidlm.text.tokenizer",
     "Reading": "lucidlm.text.reading",
     "TrainConfig": "lucidlm.runs.settings",

@@ -102,7 +102,10 @@ def test_the_loss_of_two_texts_is_that_of_all_their_tokens_and_the_mean_of_means
 
 
 def test_a_shorter_stride_is_compared_with_a_stride_of_the_context(workshop):
-    far, near = (lm.evaluate(*workshop.best, text=workshop.next_page, stride=n).loss_nats for n in (32, 4))
+    far, near = (
+        lm.evaluate(*workshop.best, text=workshop.next_page, protocol=lm.Protocol(stride=n)).loss_nats
+        for n in (32, 4)
+    )
     assert questions.nearer_context(workshop).answer == ("a" if near < far else "c")
 
 

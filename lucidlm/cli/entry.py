@@ -47,14 +47,14 @@ def _run(arguments: Arguments) -> int:
         if name.startswith(VERBS):
             restore_docstrings(module)
     app.config = (*_settings_file(arguments.given), refuse_fractions)
-    verb, bound, unparsed = app.parse_args(arguments.parsed, exit_on_error=False, print_error=False)
+    verb, bound, _ = app.parse_args(arguments.parsed, exit_on_error=False, print_error=False)
     values = {name: arguments.restored(value) for name, value in bound.arguments.items()}
     refuse_dash_as_place(values)
     if verb.__module__.startswith(VERBS):  # help needs no folder
         check_current_folder()
     bound.arguments.update(values)
     with ending():
-        result = verb(*bound.args, **bound.kwargs, **unparsed)
+        result = verb(*bound.args, **bound.kwargs)
     return result if isinstance(result, int) else 0
 
 

@@ -13,9 +13,9 @@ from lucidlm.runtime.console import say
 from lucidlm.text.reading import READING, Reading
 
 if TYPE_CHECKING:
-    import torch
-
     from lucidlm.measure.intervals import Design
+    from lucidlm.measure.protocol import Dtype
+    from lucidlm.measure.scoring import Scorer
     from lucidlm.measure.seen import Seen
     from lucidlm.model.gpt import GPT
     from lucidlm.text.account import Account
@@ -23,12 +23,10 @@ if TYPE_CHECKING:
     from lucidlm.text.tokenizer import Tokenizer
 
 
-def load_model(model: str, compute: Compute) -> "tuple[GPT, Tokenizer, torch.dtype]":
-    """Model, tokenizer and the number type to compute in."""
-    import torch
-
+def load_model(model: str, compute: Compute) -> "tuple[GPT, Tokenizer, Dtype]":
+    """Model, tokenizer and the dtype to compute in."""
     from lucidlm.display import Display
-    from lucidlm.runtime.device import choose_device, dtype_of
+    from lucidlm.runtime.device import choose_device
     from lucidlm.runtime.process import keep_freed_memory, set_threads
     from lucidlm.weights.load import load
 
@@ -37,8 +35,8 @@ def load_model(model: str, compute: Compute) -> "tuple[GPT, Tokenizer, torch.dty
     with Display() as progress:
         loaded, tokenizer = load(model, seed=compute.seed, device=str(device), progress=progress)
     keep_freed_memory()  # after loading: what it frees is not to be kept
-    automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
-    return loaded, tokenizer, automatic if compute.dtype == "auto" else dtype_of(compute.dtype)
+    automatic: Dtype = "bfloat16" if device.type == "cuda" else "float32"
+    return loaded, tokenizer, automatic if compute.dtype == "auto" else compute.dtype
 
 
 def load_as_stored(model: str, stored: Stored) -> "tuple[GPT, Tokenizer]":
@@ -57,10 +55,9 @@ def load_as_stored(model: str, stored: Stored) -> "tuple[GPT, Tokenizer]":
 
 
 def documents_of(
-    texts: Sequence[str], tokenizer: "Tokenizer", reading: Reading, account: "Account", sources: list[str]
+    texts: Sequence[str], scorer: "Scorer", reading: Reading, account: "Account", sources: list[str]
 ) -> Any:
     """The texts' tokens; `account` and `sources` are complete when all are read."""
-    from lucidlm.measure.evaluation import encoded
     from lucidlm.text.documents import read_texts
 
     def read() -> Iterator[str]:
@@ -68,7 +65,7 @@ def documents_of(
             sources.append(source)
             yield text
 
-    return encoded(tokenizer, read())
+    return map(scorer.encoded, read())
 
 
 def check_reading(reading: Reading, texts: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from lucidlm.cli.inputs import (
     seen_of,
     state_line,
 )
-from lucidlm.cli.options import COMPUTE, Compute, HowToRead, app
+from lucidlm.cli.options import COMPUTE, SCORING, WINDOWS, Compute, HowToRead, Scoring, Windows, app
 from lucidlm.errors import LucidError
 from lucidlm.runtime.console import say, show, show_json, show_json_text
 from lucidlm.text.reading import READING
@@ -33,11 +33,7 @@ if TYPE_CHECKING:
 def evaluate(
     model: str,
     *texts: str,
-    stride: int | None = None,
-    context_length: int | None = None,
-    prefix: Literal["auto", "none"] = "auto",
-    protocol: Literal["lucid", "lm-eval", "hf-guide", "batch-mean"] = "lucid",
-    batch_size: int | None = None,
+    protocol: Scoring = SCORING,
     reading: HowToRead = READING,
     baselines: bool = True,
     by: Literal["document"] | None = None,
@@ -58,17 +54,6 @@ def evaluate(
         A run, a checkpoint, a Hugging Face folder or a preset.
     texts
         Files, folders, patterns, URLs or - for standard input; none: the run's own validation text.
-    stride
-        Tokens from one window to the next (default: half of the context); 1 is exact and slow.
-    context_length
-        Tokens of a window (default: the model's context).
-    prefix
-        auto: end-of-text before each document where the model knows it. none: leave the first token out.
-    protocol
-        lucid: every token once. As others count, for their figures: lm-eval (the harness), hf-guide
-        (the transformers guide), batch-mean (the course's first code); the result says what differs.
-    batch_size
-        Windows at once; the number does not depend on it (batch-mean: the course's batches, default 2).
     baselines
         Of a run: what gzip, xz and n-grams make of the same text, and how much of what it writes is copied.
     by
@@ -87,6 +72,7 @@ def evaluate(
     """
     from lucidlm.display import Display
     from lucidlm.measure import document_scores, gate
+    from lucidlm.measure.scoring import Scorer
     from lucidlm.report import assessment as judgement
     from lucidlm.report import run_page as report
     from lucidlm.runs.data import corpus_of_run, is_run
@@ -106,31 +92,25 @@ def evaluate(
     limit = gate.check_limit(max_bits) if max_bits is not None else None
     stored = gate.read_result(baseline) if baseline is not None else None
     loaded, tokenizer, dtype = load_model(model, compute)
+    scorer = Scorer(loaded, tokenizer, replace(protocol, dtype=dtype))
     if stored is not None:
-        gate.check_settings(
-            stored, loaded, protocol=protocol, context_length=context_length, stride=stride, prefix=prefix
-        )
+        gate.check_settings(stored, scorer)
     run = Path(model) if is_run(Path(model)) else None
     account, sources = Account(), list[str]()
     documents, design, fraction = (
-        (documents_of(texts, tokenizer, reading, account, sources), None, 0.0)
+        (documents_of(texts, scorer, reading, account, sources), None, 0.0)
         if texts
         else own_validation_text(model)
     )
     settings: dict[str, Any] = {
         "design": design,
         "fraction": fraction,
-        "protocol": protocol,
-        "context_length": context_length,
-        "stride": stride,
-        "prefix": prefix,
-        "batch_size": batch_size,
-        "dtype": dtype,
+        "protocol": scorer.protocol,
     }
     remarks = (state,) if (state := state_line(model)) else ()
     seen = seen_of(model, texts, reading, held_out_of=model)
     with Display() as progress:
-        if run is not None and baselines and protocol == "lucid":
+        if run is not None and baselines and protocol.name == "lucid":
             result = judgement.judge(
                 loaded,
                 tokenizer,
@@ -199,9 +179,7 @@ def explain(
     *texts: str,
     file: str | None = None,
     top_k: int = 5,
-    stride: int | None = None,
-    context_length: int | None = None,
-    prefix: Literal["auto", "none"] = "auto",
+    windows: Windows = WINDOWS,
     reading: HowToRead = READING,
     html: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
@@ -219,12 +197,6 @@ def explain(
         A file whose text is explained, or - for standard input.
     top_k
         Alternatives of each token.
-    stride
-        Of a text longer than the context: tokens from one window to the next (default: half of the context).
-    context_length
-        Tokens of a window (default: the model's context).
-    prefix
-        auto: end-of-text before each text where the model knows it. none: leave the first token out.
     html
         Write one page that stands alone: the coloured text, each token's alternatives, the steps to the loss.
     json
@@ -264,10 +236,7 @@ def explain(
             tokenizer,
             given,
             top_k=top_k,
-            context_length=context_length,
-            stride=stride,
-            prefix=prefix,
-            dtype=dtype,
+            protocol=replace(windows, dtype=dtype),
             progress=progress,
         )
     result = replace(result, account=account)
@@ -289,9 +258,7 @@ def compare(
     model_a: str,
     model_b: str,
     *texts: str,
-    stride: int | None = None,
-    context_length: int | None = None,
-    prefix: Literal["auto", "none"] = "auto",
+    windows: Windows = WINDOWS,
     reading: HowToRead = READING,
     html: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
@@ -309,12 +276,6 @@ def compare(
         The other, or runs of the other recipe.
     texts
         Files, folders, patterns, URLs or - for standard input; none: the validation text of the first run.
-    stride
-        Tokens from one window to the next (default: half of each model's context).
-    context_length
-        Tokens of a window (default: each model's context).
-    prefix
-        auto: end-of-text before each document where a model knows it. none: leave the first token out.
     html
         Write one page that stands alone: the numbers, and the text as a heat map of the differences.
     json
@@ -353,10 +314,7 @@ def compare(
             design=design,
             fraction=fraction,
             names=names,
-            context_length=context_length,
-            stride=stride,
-            prefix=prefix,
-            dtype=dtype,
+            protocol=replace(windows, dtype=dtype),
             progress=progress,
         )
     result = replace(result, account=account) if texts else result

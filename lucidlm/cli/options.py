@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from lucidlm import __version__
+from lucidlm.measure.protocol import Dtype, Protocol, ProtocolName
 from lucidlm.runs.settings import TrainConfig
 from lucidlm.runtime.ranges import SEEDS, check_ranges
 from lucidlm.text.reading import Reading
@@ -51,7 +52,25 @@ class Stored:
         check_ranges(self, {"seed": SEEDS})
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Scoring(Protocol):
+    """How evaluate scores a text; its --dtype is that of `Compute`."""
+
+    name: Annotated[ProtocolName, Parameter(name="--protocol")] = "lucid"
+    dtype: Annotated[Dtype, Parameter(parse=False)] = "float32"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Windows(Scoring):
+    """How the verbs that score every token once read a text."""
+
+    name: Annotated[ProtocolName, Parameter(parse=False)] = "lucid"
+    batch_size: Annotated[int | None, Parameter(parse=False)] = None
+
+
 HowToRead = Annotated[Reading, Parameter(name="*", negative="")]
 """The flags --encoding, --field and --raw of every verb that reads texts."""
-COMPUTE, STORED = Compute(), Stored()
+COMPUTE, STORED, SCORING, WINDOWS = Compute(), Stored(), Scoring(), Windows()
 DEFAULTS = TrainConfig()

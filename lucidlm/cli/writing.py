@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from lucidlm.cli.inputs import check_places, load_model, say_state
-from lucidlm.cli.options import COMPUTE, Compute, app
+from lucidlm.cli.options import COMPUTE, WINDOWS, Compute, Windows, app
 from lucidlm.runtime.console import say, show, show_generated, show_json
 from lucidlm.runtime.wording import plural
 
@@ -98,9 +98,7 @@ def compress(
     file: str,
     *,
     out: str,
-    stride: int | None = None,
-    context_length: int | None = None,
-    prefix: Literal["auto", "none"] = "auto",
+    windows: Windows = WINDOWS,
     json: Annotated[bool, Parameter(negative="")] = False,
     compute: Compute = COMPUTE,
 ) -> None:
@@ -116,12 +114,6 @@ def compress(
         Any file, or - for standard input: a text comes out small.
     out
         The compressed file to write.
-    stride
-        Tokens from one window to the next (default: half of the context).
-    context_length
-        Tokens of a window (default: the model's context).
-    prefix
-        auto: end-of-text first where the model knows it. none: nothing first.
     json
         Print the sizes as JSON.
     """
@@ -138,9 +130,7 @@ def compress(
             loaded,
             tokenizer,
             data,
-            context_length=context_length,
-            stride=stride,
-            prefix=prefix,
+            protocol=windows,
             source=file,
             progress=progress,
         )

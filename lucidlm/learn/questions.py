@@ -199,7 +199,7 @@ def nearer_context(workshop: Workshop) -> Asked:
     context = workshop.best[0].config.context_length
     short = context // 8
     far, near = (
-        lm.evaluate(*workshop.best, text=workshop.next_page, stride=stride).loss_nats
+        lm.evaluate(*workshop.best, text=workshop.next_page, protocol=lm.Protocol(stride=stride)).loss_nats
         for stride in (context, short)
     )
     return Asked(

@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
 
-from lucidlm.errors import ConfigError, DataError, NumbersError
+from lucidlm.errors import ConfigError, DataError
 from lucidlm.measure.intervals import STRATA, Design, Interval, interval_of_ratio, interval_of_recipes
-from lucidlm.measure.scoring import checked_window, prefix_of, scored_logits, windows_of
+from lucidlm.measure.protocol import LUCID, Protocol
+from lucidlm.measure.scoring import Predictor, Scorer
 from lucidlm.measure.seen import Seen
-from lucidlm.model.gpt import GPT
-from lucidlm.model.loss import cross_entropy
 from lucidlm.pages.page import colour_level, notebook, token_span, write_page
 from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.wording import plural
@@ -319,7 +319,7 @@ class Comparison:
         write_page(path, "comparison.html", title=title, **_for_page(self))
 
 
-Loaded = tuple[GPT, Tokenizer]
+Loaded = tuple[Predictor, Tokenizer]
 Loads = Loaded | Sequence[Loaded]
 """A model with its tokenizer, or those of several runs of a recipe."""
 
@@ -331,11 +331,7 @@ def compare(
     *,
     path: str | None = None,
     names: tuple[str | Sequence[str], str | Sequence[str]] = ("A", "B"),
-    context_length: int | None = None,
-    stride: int | None = None,
-    prefix: Literal["auto", "none"] = "auto",
-    batch_size: int | None = None,
-    dtype: torch.dtype = torch.float32,
+    protocol: Protocol = LUCID,
     reading: Reading = READING,
     progress: Progress = SILENT,
 ) -> Comparison:
@@ -355,18 +351,7 @@ def compare(
         if text is not None
         else (text for _, text in read_texts([str(path)], account, reading=reading))
     )
-    result = compare_texts(
-        a,
-        b,
-        texts,
-        names=names,
-        context_length=context_length,
-        stride=stride,
-        prefix=prefix,
-        batch_size=batch_size,
-        dtype=dtype,
-        progress=progress,
-    )
+    result = compare_texts(a, b, texts, names=names, protocol=protocol, progress=progress)
     return replace(result, account=account)
 
 
@@ -378,11 +363,7 @@ def compare_texts(
     design: Design | None = None,
     fraction: float = 0.0,
     names: tuple[str | Sequence[str], str | Sequence[str]] = ("A", "B"),
-    context_length: int | None = None,
-    stride: int | None = None,
-    prefix: str = "auto",
-    batch_size: int | None = None,
-    dtype: torch.dtype = torch.float32,
+    protocol: Protocol = LUCID,
     progress: Progress = SILENT,
 ) -> Comparison:
     """`compare` for any number of documents, or of pieces of a book (`design` "strata").
@@ -390,16 +371,10 @@ def compare_texts(
     Without `design`, several are documents and one is cut into pages; `fraction` is the share of the book
     that the pieces are.
     """
+    if protocol.name != "lucid":
+        raise ConfigError(f"--protocol {protocol.name}: compare scores every token once; use lucid")
     judges = [
-        _Judge(
-            *loaded,
-            name=name,
-            context_length=context_length,
-            stride=stride,
-            prefix=prefix,
-            batch_size=batch_size,
-            dtype=dtype,
-        )
+        _Judge(name, Scorer(*loaded, protocol))
         for side, called in ((a, names[0]), (b, names[1]))
         for loaded, name in _named(side, called)
     ]
@@ -426,7 +401,7 @@ def compare_texts(
     if not atoms:
         raise DataError(
             f"no byte of the {bytes_total:,} is scored by both models: give a longer text"
-            + (" or leave --prefix none out" if prefix == "none" else "")
+            + (" or leave --prefix none out" if protocol.prefix == "none" else "")
         )
     blocks = np.concatenate(rows)
     scored = blocks[np.flatnonzero(np.diff(blocks[:, 0], prepend=-1)), 0].astype(np.int64)
@@ -464,17 +439,19 @@ def compare_texts(
 def _refuse_equal_weights(judges: "list[_Judge]") -> None:
     """ConfigError for a run that is given twice: as two seeds, it would make the interval too narrow."""
     for one, other in itertools.combinations(judges, 2):
-        if _equal_weights(one.model, other.model):
+        if _equal_weights(one.scorer.model, other.scorer.model):
             raise ConfigError(
                 f"{one.name} and {other.name} have equal weights: one run is not two seeds; give each run "
                 "once (lucidlm train --seed N makes others)"
             )
 
 
-def _equal_weights(one: GPT, other: GPT) -> bool:
+def _equal_weights(one: Predictor, other: Predictor) -> bool:
     """Whether all weights are equal, bit by bit."""
     if one is other:
         return True
+    if not (isinstance(one, nn.Module) and isinstance(other, nn.Module)):
+        return False
     mine, theirs = one.state_dict(), other.state_dict()
     return mine.keys() == theirs.keys() and all(
         weight.dtype == theirs[name].dtype
@@ -496,7 +473,7 @@ def _number(value: float, places: int, sign: Literal["", "+"] = "") -> str:
 
 
 def _is_one(side: Loads) -> bool:
-    return isinstance(side[0], GPT)
+    return not isinstance(side[0], tuple | list)
 
 
 def _named(side: Loads, called: str | Sequence[str]) -> Iterator[tuple[Loaded, str]]:
@@ -545,41 +522,29 @@ class _Tokens:
 
 
 class _Judge:
-    """One model, its tokenizer and its windows."""
+    """One model, and what it has read."""
 
-    def __init__(
-        self,
-        model: GPT,
-        tokenizer: Tokenizer,
-        *,
-        name: str,
-        context_length: int | None,
-        stride: int | None,
-        prefix: str,
-        batch_size: int | None,
-        dtype: torch.dtype,
-    ) -> None:
-        self.model, self.tokenizer, self.name = model, tokenizer, name
-        self.context_length, self.stride = checked_window(model, context_length, stride)
-        self.prefix_id = prefix_of(model, prefix)
-        self.batch_size, self.dtype = batch_size, dtype
-        self.lengths = tokenizer.token_lengths().astype(np.int64)
+    def __init__(self, name: str, scorer: Scorer) -> None:
+        self.name, self.scorer, self.tokenizer = name, scorer, scorer.tokenizer
+        self.lengths = scorer.tokenizer.token_lengths().astype(np.int64)
         self.tokens = self.read_tokens = self.read_bytes = 0
 
     @property
     def window_bytes(self) -> float:
         """Bytes that a window of this model holds, in the mean."""
-        return self.context_length * self.read_bytes / max(1, self.read_tokens)
+        return self.scorer.context_length * self.read_bytes / max(1, self.read_tokens)
 
     def run(self, nats: float) -> Run:
-        return Run(self.name, nats, self.tokens, self.context_length, self.stride, self.tokenizer.name)
+        of = self.scorer
+        return Run(self.name, nats, self.tokens, of.context_length, of.stride, self.tokenizer.name)
 
     def is_same_model(self, other: "_Judge") -> bool:
         """Whether both score every text alike: equal weights, read in the same way."""
-        mine, theirs = self.model, other.model
+        mine, theirs = self.scorer, other.scorer
         return (
-            (mine.config, mine.document_prefix_id) == (theirs.config, theirs.document_prefix_id)
-            and _equal_weights(mine, theirs)
+            type(mine.model) is type(theirs.model)
+            and getattr(mine.model, "config", None) == getattr(theirs.model, "config", None)
+            and _equal_weights(mine.model, theirs.model)
             and self._same_tokenizer(other.tokenizer)
         )
 
@@ -592,25 +557,15 @@ class _Judge:
                     f"tokenizer {self.tokenizer.name} changes the text, so its bytes cannot be compared with "
                     "another's; bring the text into its form first (NFC, most often), or take another model"
                 )
-            self.read_tokens, self.read_bytes = (
-                self.read_tokens + len(excerpt.ids),
-                self.read_bytes + len(passage.data),
-            )
+            self.read_tokens += len(excerpt.ids)
+            self.read_bytes += len(passage.data)
         # The first token is scored where something stands before it: the prefix, or the text before a piece.
-        skipped = [int(self.prefix_id is None and len(each.before) == 0) for each in excerpts]
+        unscored = self.scorer.prefix_id is None
+        skipped = [int(unscored and len(each.before) == 0) for each in excerpts]
         nats = [np.empty(max(0, len(each.ids) - skip)) for each, skip in zip(excerpts, skipped, strict=True)]
-        windows = windows_of(
-            excerpts, context_length=self.context_length, stride=self.stride, prefix_id=self.prefix_id
-        )
-        for piece in scored_logits(self.model, windows, batch_size=self.batch_size, dtype=self.dtype):
-            losses = cross_entropy(piece.logits.float(), piece.targets).cpu().double().numpy()
-            if not np.isfinite(losses).all():
-                raise NumbersError(
-                    f"the logits at token {piece.start:,} of document {piece.document + 1:,} hold NaN or "
-                    "infinity: take another checkpoint"
-                )
+        for piece in self.scorer.pieces(excerpts):
             first = piece.start - skipped[piece.document]
-            nats[piece.document][first : first + len(losses)] = losses
+            nats[piece.document][first : first + len(piece.nats)] = piece.exact_nats
         starts = [np.cumsum(self.lengths[each.ids]) - self.lengths[each.ids] for each in excerpts]
         return [
             _Tokens(start[skip:], losses) for start, skip, losses in zip(starts, skipped, nats, strict=True)
@@ -619,11 +574,11 @@ class _Judge:
     def _read(self, passage: Passage) -> Excerpt:
         """A passage in ids of this model's tokenizer: those at hand where they are, else encoded."""
         if passage.excerpt is None or passage.tokenizer is None:
-            return Excerpt(np.asarray(self.tokenizer.encode(passage.data), np.int64))
+            return self.scorer.encoded(np.asarray(self.tokenizer.encode(passage.data), np.int64))
         if self._same_tokenizer(passage.tokenizer):
             return passage.excerpt
         before = passage.tokenizer.decode_bytes(
-            passage.excerpt.before[-BEFORE_CONTEXTS * self.context_length :]
+            passage.excerpt.before[-BEFORE_CONTEXTS * self.scorer.context_length :]
         )
         before = before.lstrip(bytes(range(0x80, 0xC0)))  # the rest of a character that was cut
         ids, read = (np.asarray(self.tokenizer.encode(data), np.int64) for data in (passage.data, before))

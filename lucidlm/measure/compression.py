@@ -36,9 +36,10 @@ import numpy as np
 import torch
 from constriction import stream  # ty: ignore[missing-module-member]
 
-from lucidlm.errors import DataError, NumbersError, WeightsError
-from lucidlm.measure.evaluation import evaluate_documents
-from lucidlm.measure.scoring import checked_window, evaluating, prefix_of, scored_windows
+from lucidlm.errors import ConfigError, DataError, NumbersError, WeightsError
+from lucidlm.measure.protocol import LUCID, Protocol
+from lucidlm.measure.scoring import Scorer, evaluating
+from lucidlm.measure.windows import scored_windows
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.process import Arithmetic
 from lucidlm.runtime.progress import SILENT, Progress
@@ -159,9 +160,7 @@ def compress(
     tokenizer: Tokenizer,
     data: bytes,
     *,
-    context_length: int | None = None,
-    stride: int | None = None,
-    prefix: str = "auto",
+    protocol: Protocol = LUCID,
     source: str | None = None,
     progress: Progress = SILENT,
 ) -> Compressed:
@@ -171,20 +170,27 @@ def compress(
 
     NumbersError where the file comes out larger than the evaluated bits allow: then the evaluation was wrong.
     """
-    context, stride = checked_window(model, context_length, stride)
-    prefix_id = prefix_of(model, prefix)
+    if protocol.name != "lucid":
+        raise ConfigError(f"--protocol {protocol.name}: compress codes every token once; use lucid")
+    if protocol.dtype != "float32":
+        raise ConfigError(f"--dtype {protocol.dtype}: compress computes in float32; leave it out")
+    scorer = Scorer(model, tokenizer, protocol)
     ids = _ids_of(tokenizer, data)
-    _check_ids(model, tokenizer, ids)
-    evaluated = 0.0
-    if len(ids) > (prefix_id is None):
-        evaluation = evaluate_documents(
-            model, tokenizer, [np.array(ids)], context_length=context, stride=stride, prefix=prefix
-        )
-        evaluated = evaluation.nats / math.log(2)
+    nats = 0.0
+    for piece in scorer.pieces([np.array(ids, np.int64)]):
+        nats += piece.exact_nats.sum().item()  # in evaluate's order: sum() would round otherwise
+    evaluated = nats / math.log(2)
     allowed = evaluated * (1 + TOLERANCE) + SPARE_BITS
+    windows = (scorer.prefix_id, scorer.context_length, scorer.stride)
     of_model, arithmetic = model_hash(model, tokenizer), Arithmetic.here(model.device)
-    header = _Header(prefix_id, context, stride, len(ids), len(data), of_model, _digest(data), arithmetic)
-    asked = predictions(model, len(ids), context_length=context, stride=stride, prefix_id=prefix_id)
+    header = _Header(*windows, len(ids), len(data), of_model, _digest(data), arithmetic)
+    asked = predictions(
+        model,
+        len(ids),
+        context_length=scorer.context_length,
+        stride=scorer.stride,
+        prefix_id=scorer.prefix_id,
+    )
     with evaluating(model, torch.float32):
         words = encode(ids, asked, most_bits=allowed, progress=progress)
     result = Compressed(
@@ -475,15 +481,6 @@ def _ids_of(tokenizer: Tokenizer, data: bytes) -> list[int]:
         return ids
     of_bytes = {tokenizer.token_bytes(id): int(id) for id in np.flatnonzero(lengths == 1)}
     return [of_bytes[data[place : place + 1]] for place in range(len(data))]
-
-
-def _check_ids(model: GPT, tokenizer: Tokenizer, ids: list[int]) -> None:
-    vocab_size = model.config.vocab_size
-    if ids and max(ids) >= vocab_size:
-        raise WeightsError(
-            f"the text has token id {max(ids)}, the model a vocabulary of {vocab_size:,}: "
-            f"tokenizer {tokenizer.name} is another model's"
-        )
 
 
 def _account(data: bytes, source: str | None) -> Account:

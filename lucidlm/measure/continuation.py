@@ -12,8 +12,8 @@ from statistics import median
 
 import numpy as np
 
-from lucidlm.measure.scoring import scored_logits, windows_of
-from lucidlm.model.gpt import GPT
+from lucidlm.measure.protocol import Protocol
+from lucidlm.measure.scoring import Predictor, Scorer
 from lucidlm.text.token_file import TokenFile
 from lucidlm.text.tokenizer import Tokenizer
 
@@ -44,7 +44,7 @@ class Continuation:
 
 
 def measure_continuation(
-    model: GPT,
+    model: Predictor,
     tokenizer: Tokenizer,
     heldout: Sequence[np.ndarray],
     training: TokenFile | np.ndarray,
@@ -72,17 +72,13 @@ def measure_continuation(
     )
 
 
-def continued_bytes(model: GPT, tokenizer: Tokenizer, prompts: Sequence[tuple[np.ndarray, int]]) -> list[int]:
+def continued_bytes(
+    model: Predictor, tokenizer: Tokenizer, prompts: Sequence[tuple[np.ndarray, int]]
+) -> list[int]:
     """For each (ids, number of those that are given): bytes of the rest that the model goes on with."""
-    context = model.config.context_length
-    windows = windows_of(
-        [ids for ids, _ in prompts],
-        context_length=context,
-        stride=max(1, context // 2),
-        prefix_id=None,
-    )
     likeliest = [np.full(len(ids), -1) for ids, _ in prompts]
-    for piece in scored_logits(model, windows):
+    scorer = Scorer(model, tokenizer, Protocol(prefix="none"))
+    for piece in scorer.pieces(ids for ids, _ in prompts):
         # Padding ids are never drawn.
         ids = piece.logits[:, : tokenizer.vocab_size].argmax(-1).cpu().numpy()
         likeliest[piece.document][piece.start : piece.start + len(ids)] = ids

@@ -7,55 +7,33 @@ scored once, with at least T - S tokens before it where the document has them.
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lucidlm.errors import ConfigError, DataError, NumbersError, WeightsError
+from lucidlm.errors import ConfigError, DataError
 from lucidlm.measure.diagnosis import Diagnosis, Findings
 from lucidlm.measure.intervals import STRATA, Design, Interval, interval_of_ratio
-from lucidlm.measure.protocol import (
-    PROTOCOLS,
-    Protocol,
-    course_windows,
-    guide_windows,
-    harness_windows,
-)
-from lucidlm.measure.scoring import Scored, Window, checked_window, prefix_of, scored_logits, windows_of
-from lucidlm.model.gpt import GPT
-from lucidlm.model.loss import cross_entropy, perplexity
+from lucidlm.measure.protocol import LUCID, Counted, Protocol
+from lucidlm.measure.scoring import Document, Predictor, Scored, Scorer
+from lucidlm.model.loss import perplexity
 from lucidlm.pages.page import notebook
-from lucidlm.runtime.device import dtype_name
 from lucidlm.runtime.progress import SILENT, Progress
-from lucidlm.runtime.ranges import Range
 from lucidlm.runtime.wording import fixed, plural
 from lucidlm.text.account import Account
 from lucidlm.text.corpus import FEW_TOKENS
 from lucidlm.text.documents import given_text, read_texts
-from lucidlm.text.excerpts import Excerpt, as_excerpt
+from lucidlm.text.excerpts import Excerpt
 from lucidlm.text.reading import READING, Reading
 from lucidlm.text.repetition import Repetition, RepetitionCount
 from lucidlm.text.tokenizer import Tokenizer
 
-BATCH_SIZES = Range(1, 2**16)
 MOST_UNITS = 5000
 """More units than these are not stored with a result: a gate has its interval without them."""
-ProtocolName = Literal["lucid", "lm-eval", "hf-guide", "batch-mean"]
-
-
-def encoded(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[Excerpt]:
-    """Texts as `evaluate_documents` wants them.
-
-    With a tokenizer that may change a text they keep it, and bytes and words are counted of it: of an NFC
-    tokenizer's é two bytes are spelled, where three may have been read.
-    """
-    for text in texts:
-        ids = np.asarray(tokenizer.encode(text), tokenizer.dtype)
-        yield Excerpt(ids, text=None if tokenizer.lossless else text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +51,7 @@ class Evaluation:
     words: int
     """Words of the whole text, as the evaluation harness counts them: what white space parts."""
     documents: int
-    protocol: Protocol
+    protocol: Counted
     design: Design
     """What the units of the interval are: pieces of one text (strata), documents, or pages in a row."""
     fraction: float
@@ -239,17 +217,12 @@ class Evaluation:
 
 
 def evaluate(
-    model: GPT,
+    model: Predictor,
     tokenizer: Tokenizer,
     text: str | None = None,
     *,
     path: str | None = None,
-    protocol: ProtocolName = "lucid",
-    context_length: int | None = None,
-    stride: int | None = None,
-    prefix: Literal["auto", "none"] = "auto",
-    batch_size: int | None = None,
-    dtype: torch.dtype = torch.float32,
+    protocol: Protocol = LUCID,
     reading: Reading = READING,
     progress: Progress = SILENT,
 ) -> Evaluation:
@@ -259,8 +232,7 @@ def evaluate(
     Project Gutenberg's frame go, unless `reading.raw`), so that both have one number; `account` says what was
     left out.
     Each document is scored alone, every token once: see docs/measure.md. Other protocols reproduce how others
-    count, and the result says what that does differently: `lm-eval` the evaluation harness, `hf-guide` the
-    transformers guide, `batch-mean` the course's first code (whole batches, of 2 windows unless said).
+    count, and the result says what that does differently.
     Raises DataError for a text without a token to score, ConfigError for a stride or context that cannot be,
     NumbersError for logits that are NaN.
     """
@@ -271,166 +243,67 @@ def evaluate(
         texts = (text for _, text in read_texts([path], account, reading=reading))
     else:
         raise ConfigError("evaluate takes either text=... or path=..., one of the two")
-    evaluation = evaluate_documents(
-        model,
-        tokenizer,
-        encoded(tokenizer, texts),
-        protocol=protocol,
-        context_length=context_length,
-        stride=stride,
-        prefix=prefix,
-        batch_size=batch_size,
-        dtype=dtype,
-        progress=progress,
-    )
+    evaluation = evaluate_documents(model, tokenizer, texts, protocol=protocol, progress=progress)
     return replace(evaluation, account=account)
 
 
 def evaluate_documents(
-    model: GPT,
+    model: Predictor,
     tokenizer: Tokenizer,
-    documents: Iterable[np.ndarray | Excerpt],
+    documents: Iterable[Document],
     *,
+    protocol: Protocol = LUCID,
     design: Design | None = None,
     fraction: float = 0.0,
-    protocol: str = "lucid",
-    context_length: int | None = None,
-    stride: int | None = None,
-    prefix: str = "auto",
-    batch_size: int | None = None,
-    dtype: torch.dtype = torch.float32,
     token_counts: np.ndarray | None = None,
     progress: Progress = SILENT,
 ) -> Evaluation:
-    """`evaluate` for documents that are token ids already: (N,), without end-of-text, or excerpts.
+    """`evaluate` for documents that have been read: texts, their ids (without end-of-text), or excerpts.
 
-    `design` says how the documents were come by, which decides the interval: "strata" are the pieces of a
+    `design` says how the documents were chosen, which decides the interval: "strata" are the pieces of a
     stratified sample of a text, "documents" several texts, "pages" one text that goes on (default: documents
-    where there are two or more); `fraction` is the share of the text that the pieces are. Other people's
-    protocols see nothing before a piece.
-    `token_counts` (V,), how often each id stands in the training text, groups the losses by frequency.
+    where there are two or more); `fraction` is the share of the text that the pieces are. Protocols of others
+    see nothing before a piece.
+    `token_counts` (V,), how often each id is in the training text, groups the losses by frequency.
     """
-    if batch_size is not None and batch_size not in BATCH_SIZES:
-        raise ConfigError(f"--batch-size {batch_size}: it must be {BATCH_SIZES}")
-    plan = _plan(model, tokenizer, protocol, context_length, stride, prefix, batch_size)
-    if plan.prefix_id is not None and plan.prefix_id >= model.config.vocab_size:
-        raise WeightsError(
-            f"the model's vocabulary of {model.config.vocab_size:,} has no id {plan.prefix_id}, the "
-            f"end-of-text of tokenizer {tokenizer.name}; give --prefix none, or the model's own tokenizer"
-        )
-    counts = _Counts(model, tokenizer, plan.context_length, progress)
-    scored = scored_logits(
-        model, plan.windows(counts.watch(documents)), batch_size=plan.batch_size, dtype=dtype
-    )
+    scorer = Scorer(model, tokenizer, protocol)
+    counts = _Counts(scorer, progress)
     progress.stage("scoring tokens")
-    for piece in scored:
+    for piece in scorer.pieces(counts.watch(documents)):
         counts.add(piece)
-    number_type = dtype_name(dtype if dtype != torch.float32 else model.head.weight.dtype)
-    first = "none" if plan.prefix_id is None else "end-of-text"
-    in_pieces = design in STRATA and protocol == "lucid"
-    device = model.device.type
-    how = Protocol(protocol, plan.context_length, plan.stride, first, number_type, device, in_pieces)
-    return counts.evaluation(how, token_counts, design, fraction)
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """A protocol with all its settings known."""
-
-    context_length: int
-    stride: int
-    prefix_id: int | None
-    batch_size: int | None
-    windows: Callable[[Iterable[Excerpt]], Iterator[Window]]
-
-
-def _plan(
-    model: GPT,
-    tokenizer: Tokenizer,
-    protocol: str,
-    context_length: int | None,
-    stride: int | None,
-    prefix: str,
-    batch_size: int | None,
-) -> _Plan:
-    """What the protocol's name and the settings mean; ConfigError where they contradict each other."""
-    if protocol not in PROTOCOLS:
-        raise ConfigError(f"--protocol {protocol}: not known; there are {', '.join(PROTOCOLS)}")
-    if stride is not None and protocol in ("lm-eval", "batch-mean"):
-        raise ConfigError(f"--stride {stride}: {protocol} sets its windows side by side; leave --stride out")
-    context, stride = checked_window(model, context_length, stride)
-    prefix_id = prefix_of(model, prefix)
-    if protocol == "lm-eval":
-        if tokenizer.begin_of_text is not None:
-            raise ConfigError(
-                "--protocol lm-eval: this tokenizer puts a token of its own before each text, which the "
-                "harness then scores as if it were text; use lucid"
-            )
-        # The harness always puts a token first, whatever the model was trained with.
-        prefix_id = tokenizer.end_of_text
-        if prefix_id is None or prefix == "none":
-            raise ConfigError(
-                "--protocol lm-eval: the harness puts end-of-text first, "
-                + ("leave --prefix none out" if prefix == "none" else f"{tokenizer.name} has none; use lucid")
-            )
-        return _Plan(context, context, prefix_id, batch_size, lambda documents: harness_windows(
-            _ids(documents), context_length=context, prefix_id=prefix_id))  # fmt: skip
-    if protocol == "hf-guide":
-        return _Plan(context, stride, None, batch_size, lambda documents: guide_windows(
-            _ids(documents), context_length=context, stride=stride))  # fmt: skip
-    if protocol == "batch-mean":
-        return _Plan(context, context, None, batch_size, lambda documents: course_windows(
-            _ids(documents), context_length=context, batch_size=batch_size or 2))  # fmt: skip
-    return _Plan(context, stride, prefix_id, batch_size, lambda documents: windows_of(
-        documents, context_length=context, stride=stride, prefix_id=prefix_id))  # fmt: skip
-
-
-def _ids(documents: Iterable[Excerpt]) -> Iterator[np.ndarray]:
-    return (document.ids for document in documents)
+    return counts.evaluation(scorer.counted(in_pieces=design in STRATA), token_counts, design, fraction)
 
 
 class _Counts:
     """Tokens, bytes and words of the documents that go by, and of those of their tokens that were scored."""
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, context_length: int, progress: Progress) -> None:
-        self.model, self.tokenizer, self.progress = model, tokenizer, progress
-        self.context_length = context_length
-        self.lengths = torch.from_numpy(tokenizer.token_lengths().astype(np.int64))
+    def __init__(self, scorer: Scorer, progress: Progress) -> None:
+        self.scorer, self.progress = scorer, progress
+        self.lengths = torch.from_numpy(scorer.tokenizer.token_lengths().astype(np.int64))
         self.tokens_total = self.bytes_total = self.bytes_spelled = self.words = self.documents = 0
         self.nats = self.tokens_scored = self.bytes_scored = 0.0
         self.bytes_a_spelled: list[float] = []
-        """Of each document: bytes of its text for each that its tokens spell; 1 but for changed texts."""
+        """Per document: text bytes / bytes spelled by its tokens; 1 unless the tokenizer changes the text."""
         self.digest = hashlib.sha256()
         self.weighted = False
         self.repetition = RepetitionCount()
         self.blocks: list[list[float]] = []
         """[document, number in the document, nats, tokens, bytes] of each block of one context length."""
         self.findings = Findings(
-            vocab_size=model.config.vocab_size,
-            known_ids=tokenizer.vocab_size,
-            context_length=context_length,
+            vocab_size=scorer.model.vocab_size,
+            known_ids=scorer.tokenizer.vocab_size,
+            context_length=scorer.context_length,
         )
 
-    def watch(self, documents: Iterable[np.ndarray | Excerpt]) -> Iterator[Excerpt]:
+    def watch(self, documents: Iterable[Document]) -> Iterator[Excerpt]:
         """The documents as they are read."""
-        vocab_size = self.model.config.vocab_size
         for document in documents:
-            excerpt = as_excerpt(document)
+            excerpt = self.scorer.encoded(document)
             ids = excerpt.ids
-            if len(ids) and int(ids.max()) >= vocab_size:
-                raise WeightsError(
-                    f"the text has token id {int(ids.max())}, the model a vocabulary of {vocab_size:,}: "
-                    f"tokenizer {self.tokenizer.name} is another model's"
-                )
-            if len(ids) and int(ids.max()) >= self.tokenizer.vocab_size:
-                raise DataError(
-                    f"the text has token id {int(ids.max())}, the tokenizer {self.tokenizer.name} ends at "
-                    f"{self.tokenizer.vocab_size - 1}: beyond is the model's padding; encode the text again"
-                )
             self.documents += 1
             self.tokens_total += len(ids)
             spelled = size = int(self.lengths[torch.from_numpy(ids.astype(np.int64))].sum())
-            text = self.tokenizer.decode(ids) if excerpt.text is None else excerpt.text
+            text = self.scorer.tokenizer.decode(ids) if excerpt.text is None else excerpt.text
             if excerpt.text is not None:
                 size = len(text.encode("utf-8"))
             data = text.encode("utf-8", "surrogatepass")
@@ -445,24 +318,19 @@ class _Counts:
 
     def add(self, piece: Scored) -> None:
         """Counts the tokens of a piece."""
-        logits = piece.logits if piece.logits.dtype == torch.float64 else piece.logits.float()
-        nats = cross_entropy(logits, piece.targets)
-        exact = nats.cpu().double()
-        total = exact.sum().item()
-        if not math.isfinite(total):
-            raise NumbersError(_not_finite(self.model, piece, exact))
-        self.findings.add(logits, piece.targets, nats, piece.position)
-        self.nats += piece.weight * total
-        self.tokens_scored += piece.weight * len(nats)
+        exact = piece.exact_nats
+        self.findings.add(piece.logits, piece.targets, piece.nats, piece.position)
+        self.nats += piece.weight * exact.sum().item()
+        self.tokens_scored += piece.weight * len(exact)
         self.weighted = self.weighted or piece.weight != 1.0
         lengths = self.lengths[piece.targets.cpu()] * self.bytes_a_spelled[piece.document]
         self.bytes_scored += float(lengths.double().sum())
         self._add_to_blocks(piece, exact, lengths)
-        self.progress.advance(len(nats))
+        self.progress.advance(len(exact))
 
     def _add_to_blocks(self, piece: Scored, nats: Tensor, lengths: Tensor) -> None:
-        first = piece.start // self.context_length
-        inside = (torch.arange(len(nats)) + piece.start) // self.context_length - first
+        first = piece.start // self.scorer.context_length
+        inside = (torch.arange(len(nats)) + piece.start) // self.scorer.context_length - first
         sums = torch.zeros(int(inside[-1]) + 1, 3, dtype=torch.float64)
         values = torch.stack((nats * piece.weight, torch.full_like(nats, piece.weight), lengths.double()), 1)
         for number, row in enumerate(sums.index_add_(0, inside, values).tolist(), start=first):
@@ -473,7 +341,7 @@ class _Counts:
 
     def evaluation(
         self,
-        protocol: Protocol,
+        protocol: Counted,
         token_counts: np.ndarray | None,
         design: Design | None,
         fraction: float,
@@ -524,7 +392,7 @@ class _Counts:
             bits_interval=bits_interval,
             no_interval=no_interval,
             diagnosis=self.findings.diagnosis(token_counts),
-            vocab_size=self.model.config.vocab_size,
+            vocab_size=self.scorer.model.vocab_size,
         )
 
     def _by_document(self) -> np.ndarray:
@@ -540,16 +408,3 @@ class _Counts:
         starts = np.flatnonzero(np.diff(blocks[:, 0], prepend=-1))
         design = design or ("documents" if len(starts) > 1 else "pages")
         return (blocks if design == "pages" else np.add.reduceat(blocks, starts))[:, 2:], design
-
-
-def _not_finite(model: GPT, piece: Scored, nats: Tensor) -> str:
-    """Where the first number that is none stands, and which weight it may come from."""
-    at = int((~nats.isfinite()).nonzero()[0])
-    message = (
-        f"the logits at token {piece.start + at:,} of document {piece.document + 1:,} hold NaN or infinity: "
-        f"the loss there is {nats[at].item()}"
-    )
-    for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
-            return f"{message}; so does the weight {name}: take another checkpoint"
-    return f"{message}; all weights are finite, so a number type overflows: try --dtype float32"

@@ -10,28 +10,20 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from lucidlm.errors import ConfigError, DataError, NumbersError
+from lucidlm.errors import ConfigError, DataError
 from lucidlm.measure.diagnosis import best_of, ranks_of
-from lucidlm.measure.protocol import Protocol
-from lucidlm.measure.scoring import (
-    Scored,
-    checked_window,
-    prefix_of,
-    scored_logits,
-    windows_of,
-    with_prefix,
-)
-from lucidlm.model.gpt import GPT
+from lucidlm.measure.protocol import LUCID, Counted, Protocol
+from lucidlm.measure.scoring import Predictor, Scored, Scorer
+from lucidlm.measure.windows import with_prefix
 from lucidlm.model.loss import bits, log_softmax, perplexity, softmax
 from lucidlm.pages.page import SHOWN_STEPS, notebook, write_page
 from lucidlm.pages.tokens import colour_edges, token_view
-from lucidlm.runtime.device import dtype_name
 from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.wording import fixed
 from lucidlm.text.account import Account
@@ -185,7 +177,7 @@ class Explanation:
     torch_loss_nats: float
     """The same mean from torch.nn.functional.cross_entropy on the same logits."""
     vocab_size: int
-    protocol: Protocol
+    protocol: Counted
     account: Account | None = field(default=None, compare=False)
     """What reading the texts left out; None of texts that were cleaned before."""
 
@@ -264,16 +256,12 @@ class Explanation:
 
 
 def explain(
-    model: GPT,
+    model: Predictor,
     tokenizer: Tokenizer,
     texts: str | Sequence[str],
     *,
     top_k: int = 5,
-    context_length: int | None = None,
-    stride: int | None = None,
-    prefix: Literal["auto", "none"] = "auto",
-    batch_size: int | None = None,
-    dtype: torch.dtype = torch.float32,
+    protocol: Protocol = LUCID,
     reading: Reading = READING,
     progress: Progress = SILENT,
 ) -> Explanation:
@@ -284,35 +272,20 @@ def explain(
     """
     account = Account()
     texts = [texts] if isinstance(texts, str) else list(texts)
-    explanation = explain_texts(
-        model,
-        tokenizer,
-        [
-            given_text(text, account, f"text {number}", reading=reading)
-            for number, text in enumerate(texts, 1)
-        ],
-        top_k=top_k,
-        context_length=context_length,
-        stride=stride,
-        prefix=prefix,
-        batch_size=batch_size,
-        dtype=dtype,
-        progress=progress,
-    )
+    read = [
+        given_text(text, account, f"text {number}", reading=reading) for number, text in enumerate(texts, 1)
+    ]
+    explanation = explain_texts(model, tokenizer, read, top_k=top_k, protocol=protocol, progress=progress)
     return replace(explanation, account=account)
 
 
 def explain_texts(
-    model: GPT,
+    model: Predictor,
     tokenizer: Tokenizer,
     texts: Sequence[str],
     *,
     top_k: int = 5,
-    context_length: int | None = None,
-    stride: int | None = None,
-    prefix: str = "auto",
-    batch_size: int | None = None,
-    dtype: torch.dtype = torch.float32,
+    protocol: Protocol = LUCID,
     progress: Progress = SILENT,
 ) -> Explanation:
     """`explain` for texts that have been cleaned."""
@@ -320,46 +293,34 @@ def explain_texts(
         raise ConfigError(f"--top-k {top_k}: it must be 0 or more")
     if not texts:
         raise DataError("there is no text to explain; give at least one")
-    context_length, stride = checked_window(model, context_length, stride)
-    prefix_id = prefix_of(model, prefix)
-    ids = [np.asarray(tokenizer.encode(text), dtype=np.int64) for text in texts]
+    if protocol.name != "lucid":
+        raise ConfigError(f"--protocol {protocol.name}: explain scores every token once; use lucid")
+    scorer = Scorer(model, tokenizer, protocol)
+    ids = [scorer.encoded(text).ids for text in texts]
     for text, tokens in zip(texts, ids, strict=True):
-        if len(tokens) < (1 if prefix_id is not None else 2):
+        if len(tokens) < (1 if scorer.prefix_id is not None else 2):
             raise DataError(
                 f"{text!r} is {len(tokens)} token{'' if len(tokens) == 1 else 's'}: there is none to predict"
                 + (" from another; write more" if len(tokens) else "; write something")
             )
-    columns = [_Columns(with_prefix(tokens, prefix_id), top_k, model.config.vocab_size) for tokens in ids]
-    windows = windows_of(ids, context_length=context_length, stride=stride, prefix_id=prefix_id)
+    columns = [_Columns(with_prefix(tokens, scorer.prefix_id), top_k, model.vocab_size) for tokens in ids]
     torch_nats, total = 0.0, sum(len(each.given) for each in columns)
     progress.stage("explaining tokens", total)
-    for piece in scored_logits(model, windows, batch_size=batch_size, dtype=dtype):
+    for piece in scorer.pieces(ids):
         logits = piece.logits.float()
         torch_nats += F.cross_entropy(logits, piece.targets, reduction="none").double().sum().item()
-        if not math.isfinite(torch_nats):
-            raise NumbersError("the model's logits hold NaN or infinity: take another checkpoint")
         columns[piece.document].fill(piece, logits)
         progress.advance(len(piece.targets))
     spell = _speller(tokenizer)
+    left_out = [spell(int(tokens[0])) if scorer.prefix_id is None else "" for tokens in ids]
     return Explanation(
         texts=tuple(
-            ExplainedText(
-                text,
-                "" if prefix_id is not None else spell(int(tokens[0])),
-                ExplainedTokens(each.all(), spell),
-            )
-            for text, tokens, each in zip(texts, ids, columns, strict=True)
+            ExplainedText(text, first, ExplainedTokens(each.all(), spell))
+            for text, first, each in zip(texts, left_out, columns, strict=True)
         ),
         torch_loss_nats=torch_nats / total,
-        vocab_size=model.config.vocab_size,
-        protocol=Protocol(
-            "lucid",
-            context_length,
-            stride,
-            "none" if prefix_id is None else "end-of-text",
-            dtype_name(dtype if dtype != torch.float32 else model.head.weight.dtype),
-            model.device.type,
-        ),
+        vocab_size=model.vocab_size,
+        protocol=scorer.counted(),
     )
 
 

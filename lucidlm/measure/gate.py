@@ -11,10 +11,9 @@ import numpy as np
 from lucidlm.errors import ConfigError, DataError
 from lucidlm.measure.evaluation import Evaluation
 from lucidlm.measure.intervals import Design, Interval, interval_of_ratio
-from lucidlm.measure.protocol import Protocol
-from lucidlm.measure.scoring import checked_window, prefix_of
+from lucidlm.measure.protocol import Counted
+from lucidlm.measure.scoring import Scorer
 from lucidlm.measure.seen import NO_INTERVAL
-from lucidlm.model.gpt import GPT
 from lucidlm.runtime.small_files import LARGEST_RECORD
 
 NO_DIFFERENCE = 1e-4
@@ -140,24 +139,12 @@ def _check_comparable(evaluation: Evaluation, stored: StoredResult) -> None:
     _check_protocol(evaluation.protocol, stored)
 
 
-def check_settings(
-    stored: StoredResult,
-    model: GPT,
-    *,
-    protocol: str,
-    context_length: int | None,
-    stride: int | None,
-    prefix: str,
-) -> None:
-    """ConfigError, before minutes are spent, where these settings of `evaluate` give another protocol."""
-    if protocol != "lucid":
-        return  # others set windows of their own: `no_worse` will see them
-    context, stride = checked_window(model, context_length, stride)
-    first = "none" if prefix_of(model, prefix) is None else "end-of-text"
-    _check_protocol(Protocol(protocol, context, stride, first, "", ""), stored)
+def check_settings(stored: StoredResult, scorer: Scorer) -> None:
+    """ConfigError, before minutes are spent, where the stored result was counted in another way."""
+    _check_protocol(scorer.counted(), stored)
 
 
-def _check_protocol(protocol: Protocol, stored: StoredResult) -> None:
+def _check_protocol(protocol: Counted, stored: StoredResult) -> None:
     for key, (name, flag) in _SAME.items():
         ours, theirs = getattr(protocol, key), stored.protocol[key]
         if ours != theirs:

@@ -1,16 +1,17 @@
-"""The ways of counting, ours and other people's: documents in, windows out, a line on what differs from ours.
+"""How a text is scored: the request that the verbs take as flags, and the record of what was really used."""
 
-T inputs of a window, S stride. Ours is `windows_of` in scoring.py; these reproduce published numbers.
-"""
-
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-import numpy as np
+from lucidlm.errors import ConfigError
+from lucidlm.runtime.ranges import Range, check_ranges
 
-from lucidlm.measure.scoring import Window, scored_windows, with_prefix
-
-PROTOCOLS = ("lucid", "lm-eval", "hf-guide", "batch-mean")
+ProtocolName = Literal["lucid", "lm-eval", "hf-guide", "batch-mean"]
+Dtype = Literal["float32", "bfloat16"]
+PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
+SIDE_BY_SIDE = ("lm-eval", "batch-mean")
+"""Protocols that have no stride of their own: each window begins where the one before it ends."""
+BATCH_SIZES = Range(1, 2**16)
 
 DIFFERENCES = {
     "lm-eval": (
@@ -26,18 +27,55 @@ DIFFERENCES = {
         "counted as the course's first code does: whole windows in whole batches, the rest dropped"
     ),
 }
-"""What each does differently from ours."""
+"""What each protocol of others does differently from ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """The way of counting that a number was counted by."""
+    """How a text is scored. What is left out depends on the model; `Scorer` finds it and checks the rest."""
+
+    name: ProtocolName = "lucid"
+    """lucid: every token once; as others count: lm-eval, hf-guide (transformers), batch-mean (the course)."""
+    context_length: int | None = None
+    """Tokens of a window (default: the model's context)."""
+    stride: int | None = None
+    """Tokens from one window to the next (default: half of the context); 1 is exact and slow."""
+    prefix: Literal["auto", "none"] = "auto"
+    """auto: end-of-text before each document where the model knows it. none: leave the first token out."""
+    dtype: Dtype = "float32"
+    """dtype of the matmuls."""
+    batch_size: int | None = None
+    """Windows at once; the number does not depend on it (batch-mean: the course's batches, default 2)."""
+
+    def __post_init__(self) -> None:
+        if self.name not in PROTOCOLS:
+            raise ConfigError(f"--protocol {self.name}: not known; there are {', '.join(PROTOCOLS)}")
+        if self.prefix not in ("auto", "none"):
+            raise ConfigError(f"--prefix {self.prefix}: not known; there are auto and none")
+        if self.stride is not None and self.name in SIDE_BY_SIDE:
+            raise ConfigError(
+                f"--stride {self.stride}: {self.name} sets its windows side by side; leave --stride out"
+            )
+        if self.name == "lm-eval" and self.prefix == "none":
+            raise ConfigError(
+                "--protocol lm-eval: the harness puts end-of-text first, leave --prefix none out"
+            )
+        check_ranges(self, {"batch_size": BATCH_SIZES})
+
+
+LUCID = Protocol()
+"""Every token scored once, with the model's own context and prefix, in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What a number was counted by: the protocol with all its values known."""
 
     name: str
     context_length: int
     stride: int
     prefix: str
-    """What stands before a document's first token: "end-of-text"; or "none", and that token is left out."""
+    """What is before a document's first token: "end-of-text"; or "none", and that token is not scored."""
     dtype: str
     device: str
     in_pieces: bool = False
@@ -45,59 +83,14 @@ class Protocol:
 
     @property
     def difference(self) -> str:
-        """What other people's way does differently from ours; "" for ours."""
+        """What this protocol does differently from ours; "" for ours."""
         return DIFFERENCES.get(self.name, "")
 
     def __str__(self) -> str:
-        """One line, to stand beside the number."""
+        """One line, to be shown beside the number."""
         first = "first token given end-of-text" if self.prefix != "none" else "first token left out"
         if self.in_pieces:
             first = f"each piece read after the text before it (of a document, {first})"
         shape = f"context {self.context_length}, stride {self.stride}"
         line = f"protocol {self.name}: {shape}, {first}, {self.dtype} on {self.device}"
         return f"{line}\n({self.difference})" if self.difference else line
-
-
-def harness_windows(
-    documents: Iterable[np.ndarray], *, context_length: int, prefix_id: int
-) -> Iterator[Window]:
-    """lm-eval's rolling windows: T new tokens each, the one before them as their only context.
-
-    The last window has fewer new ones: it is slid back, so that earlier tokens fill it up.
-    """
-    for number, ids in enumerate(documents):
-        sequence = with_prefix(ids, prefix_id)
-        for first in range(0, len(sequence) - 1, context_length):
-            end = min(first + context_length, len(sequence) - 1)
-            start = max(0, end - context_length)
-            yield Window(number, sequence[start : end + 1], first - start, first)
-
-
-def guide_windows(documents: Iterable[np.ndarray], *, context_length: int, stride: int) -> Iterator[Window]:
-    """The guide's windows: T tokens on the grid of S, of which the last is no input.
-
-    The mean loss of a window's t new tokens weighs t - 1, as if each window lost a token to the shift; but
-    only those do that have nothing to see before it: the first, and with S = T all.
-    """
-    for number, ids in enumerate(documents):
-        sequence = with_prefix(ids, None)
-        for start, scored, end in scored_windows(len(sequence), context_length, stride):
-            first = max(scored, start + 1)  # a window's first token has nothing before it there
-            weight = (end - scored - 1) / max(1, end - first)
-            if weight:
-                yield Window(number, sequence[start:end], first - start - 1, first, weight)
-
-
-def course_windows(
-    documents: Iterable[np.ndarray], *, context_length: int, batch_size: int
-) -> Iterator[Window]:
-    """The course's first way: windows of T side by side, incomplete windows and batches dropped.
-
-    Its number is the mean of the batches' means; as all its batches are of one size, that is the sum over the
-    count. What it drops is in `tokens_total`.
-    """
-    for number, ids in enumerate(documents):
-        sequence = with_prefix(ids, None)
-        starts = range(0, len(sequence) - context_length, context_length)
-        for start in starts[: len(starts) // batch_size * batch_size]:
-            yield Window(number, sequence[start : start + context_length + 1], 0, start + 1)

@@ -1,174 +1,261 @@
-"""Which token is scored given what: documents of token ids in, the logits at every scored token out.
+"""The one way from texts to nats: a model, its tokenizer and documents come in, scored tokens go out.
 
 T inputs of a window, S stride, N scored tokens, C channels, V vocabulary. Evaluation, explanation,
-comparison and compression all look at a text through these windows, so that their numbers agree.
+comparison, compression and the samples of a training read this stream, so that their numbers agree.
 """
 
 import contextlib
-from collections.abc import Generator, Iterable, Iterator
+import typing
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lucidlm.errors import ConfigError
-from lucidlm.model.gpt import GPT
-from lucidlm.runtime.device import autocast
+from lucidlm.errors import ConfigError, DataError, NumbersError, WeightsError
+from lucidlm.measure.protocol import LUCID, SIDE_BY_SIDE, Counted, Protocol
+from lucidlm.measure.windows import Window, course_windows, guide_windows, harness_windows, lucid_windows
+from lucidlm.model.loss import cross_entropy
+from lucidlm.runtime.device import autocast, dtype_name, dtype_of
 from lucidlm.text.excerpts import Excerpt, as_excerpt
+from lucidlm.text.tokenizer import Tokenizer
 
 LOGITS_BYTES = 32 * 2**20
 """The most that logits may take: the head runs over a batch's scored places in pieces."""
 PIECE_BYTES = 4 * 2**20
-"""They are handed on in pieces that a processor's cache holds, as they are read several times."""
+"""Logits are handed on in pieces that fit into a CPU's cache, as each reader goes over them several times."""
 BATCH_TOKENS = 2048
-"""About so many tokens are read at once unless a batch size is given; more take memory and no less time."""
+"""Tokens that are read at once unless a batch size is given; more take memory and no less time."""
+
+Document = str | np.ndarray | Excerpt
+"""A text; or its ids (N,), without end-of-text; or a piece of a text with the ids before it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A piece of a document that the model reads at once, and which of its tokens it is judged by there."""
+class Predictor(typing.Protocol):
+    """All that measuring needs of a model: `GPT` is one, and so may be a model of others."""
 
-    document: int
-    ids: np.ndarray
-    """Inputs and, behind them, the last target: (T + 1,), int64; the prefix is one of them."""
-    first: int
-    """Index among the targets of the first that is scored; those before it are context."""
-    place: int
-    """Where in its document that token stands."""
-    weight: float = 1.0
-    """What a token counts here: 1, but for other people's ways of counting."""
+    @property
+    def vocab_size(self) -> int:
+        """V, the number of logits; ids beyond the tokenizer's are padding."""
+
+    @property
+    def context_length(self) -> int:
+        """The largest number of ids that `hidden` takes at once."""
+
+    @property
+    def document_prefix_id(self) -> int | None:
+        """The id before each document in training, which predicts its first token; None: there was none."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where `hidden` takes its ids."""
+
+    @property
+    def head(self) -> Callable[[Tensor], Tensor]:
+        """Hidden states (N, C) -> logits (N, V)."""
+
+    def hidden(self, ids: Tensor, /) -> Tensor:
+        """Ids (B, T) -> hidden states (B, T, C), where none depends on a later id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The logits at consecutive places of a document, and the tokens that came there."""
+    """Consecutive tokens of a document: their logits, and what they cost."""
 
     document: int
     start: int
-    """Place in the document of the first of these tokens."""
+    """Index in the document of the first of these tokens."""
     position: int
     """Index in its window of the first of these tokens: it was predicted from position + 1 inputs."""
     weight: float
-    logits: Tensor  # (N, V)
+    logits: Tensor  # (N, V), float32 or float64
     targets: Tensor  # (N,)
+    nats: Tensor
+    """-ln p of each of these tokens: (N,), finite."""
+
+    @property
+    def exact_nats(self) -> Tensor:
+        """The nats in float64 on the CPU, as they are added up (not every GPU has float64)."""
+        return self.nats.cpu().double()
 
 
-def checked_window(model: GPT, context_length: int | None, stride: int | None) -> tuple[int, int]:
-    """Context and stride, with their defaults (the model's context, half of it), or a ConfigError."""
-    limit = model.config.context_length
-    context = limit if context_length is None else context_length
+class Scorer:
+    """Scores documents with one model by one protocol, after it has checked that they belong together.
+
+    `context_length`, `stride` and `prefix_id` are the protocol's, or the model's where it leaves them out.
+    """
+
+    def __init__(self, model: Predictor, tokenizer: Tokenizer, protocol: Protocol = LUCID) -> None:
+        """ConfigError for windows that the model cannot read, WeightsError for another model's tokenizer."""
+        self.model, self.tokenizer, self.protocol = model, tokenizer, protocol
+        self.dtype = dtype_of(protocol.dtype)
+        self.context_length, self.stride = _window_of(model, protocol)
+        self.prefix_id = _prefix_of(model, tokenizer, protocol)
+        if self.prefix_id is not None and self.prefix_id >= model.vocab_size:
+            raise WeightsError(
+                f"the model's vocabulary of {model.vocab_size:,} has no id {self.prefix_id}, the "
+                f"end-of-text of tokenizer {tokenizer.name}; give --prefix none, or the model's own tokenizer"
+            )
+
+    def counted(self, *, in_pieces: bool = False) -> Counted:
+        """The record of how this scorer counts."""
+        weights = next(self.model.parameters(), None) if isinstance(self.model, nn.Module) else None
+        # Without autocast, matmuls run in the dtype of the weights.
+        dtype = weights.dtype if weights is not None and self.dtype == torch.float32 else self.dtype
+        return Counted(
+            self.protocol.name,
+            self.context_length,
+            self.stride,
+            "none" if self.prefix_id is None else "end-of-text",
+            dtype_name(dtype),
+            self.model.device.type,
+            in_pieces and self.protocol.name == "lucid",
+        )
+
+    def encoded(self, document: Document) -> Excerpt:
+        """The ids of a document, which are all tokens of this model and its tokenizer.
+
+        Where the tokenizer may change a text, its own bytes are kept: an NFC tokenizer's ids spell two bytes
+        of an é that was three.
+        """
+        if isinstance(document, str):
+            ids = np.asarray(self.tokenizer.encode(document), self.tokenizer.dtype)
+            document = Excerpt(ids, text=None if self.tokenizer.lossless else document)
+        excerpt = as_excerpt(document)
+        largest = int(excerpt.ids.max()) if len(excerpt.ids) else 0
+        if largest >= self.model.vocab_size:
+            raise WeightsError(
+                f"the text has token id {largest}, the model a vocabulary of {self.model.vocab_size:,}: "
+                f"tokenizer {self.tokenizer.name} is another model's"
+            )
+        if largest >= self.tokenizer.vocab_size:
+            raise DataError(
+                f"the text has token id {largest}, the tokenizer {self.tokenizer.name} ends at "
+                f"{self.tokenizer.vocab_size - 1}: beyond is the model's padding; encode the text again"
+            )
+        return excerpt
+
+    def windows(self, documents: Iterable[Excerpt]) -> Iterator[Window]:
+        """The windows of the protocol, document after document."""
+        context, name = self.context_length, self.protocol.name
+        if name == "lucid":
+            return lucid_windows(
+                documents, context_length=context, stride=self.stride, prefix_id=self.prefix_id
+            )
+        ids = (document.ids for document in documents)  # others see nothing before a piece
+        if name == "hf-guide":
+            return guide_windows(ids, context_length=context, stride=self.stride)
+        if name == "batch-mean":
+            return course_windows(ids, context_length=context, batch_size=self.protocol.batch_size or 2)
+        assert self.prefix_id is not None, "the harness always has a prefix"
+        return harness_windows(ids, context_length=context, prefix_id=self.prefix_id)
+
+    def pieces(self, documents: Iterable[Document]) -> Iterator[Scored]:
+        """Every scored token, some at a time: the logits of a batch are never all held.
+
+        Windows of all documents share batches, the shorter ones padded at their ends: no place depends on a
+        later one. NumbersError where a loss is NaN or infinite.
+        """
+        batch: list[Window] = []
+        batch_size = self.protocol.batch_size
+        for window in self.windows(map(self.encoded, documents)):
+            batch.append(window)
+            batch_size = batch_size or max(1, BATCH_TOKENS // len(window.ids))
+            if len(batch) == batch_size:
+                yield from self._scored(batch)
+                batch = []
+        if batch:
+            yield from self._scored(batch)
+
+    def _scored(self, batch: list[Window]) -> Iterator[Scored]:
+        model = self.model
+        longest = max(len(window.ids) for window in batch) - 1
+        inputs = torch.zeros(len(batch), longest, dtype=torch.int64)
+        for row, window in enumerate(batch):
+            inputs[row, : len(window.ids) - 1] = torch.from_numpy(window.ids[:-1])
+        with evaluating(model, self.dtype):
+            hidden = model.hidden(inputs.to(model.device))  # (B, T, C)
+        row_bytes = 4 * model.vocab_size
+        at_once, handed_on = (max(1, size // row_bytes) for size in (LOGITS_BYTES, PIECE_BYTES))
+        for row, window in enumerate(batch):
+            targets = torch.from_numpy(window.ids[1:]).to(model.device)
+            for begin in range(window.first, len(targets), at_once):
+                end = min(begin + at_once, len(targets))  # padding begins there
+                with evaluating(model, self.dtype):
+                    logits = model.head(hidden[row, begin:end])  # (N, V)
+                for part, piece in enumerate(logits.split(handed_on)):
+                    position = begin + part * handed_on
+                    expected = targets[position : position + len(piece)]
+                    yield self._piece(window, position, piece, expected)
+
+    def _piece(self, window: Window, position: int, logits: Tensor, targets: Tensor) -> Scored:
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        nats = cross_entropy(logits, targets)
+        start = window.place + position - window.first
+        piece = Scored(window.document, start, position, window.weight, logits, targets, nats)
+        if not nats.isfinite().all():
+            raise NumbersError(_not_finite(self.model, piece))
+        return piece
+
+
+@contextlib.contextmanager
+def evaluating(model: Predictor, dtype: torch.dtype) -> Generator[None]:
+    """Dropout off, no gradients, matmuls in dtype; then the model is as it was. Draws no random number."""
+    module = model if isinstance(model, nn.Module) else None
+    was_training = module is not None and module.training
+    if module is not None:
+        module.eval()
+    try:
+        with torch.inference_mode(), autocast(model.device, dtype):
+            yield
+    finally:
+        if module is not None:
+            module.train(was_training)
+
+
+def _window_of(model: Predictor, protocol: Protocol) -> tuple[int, int]:
+    """Context and stride with their defaults: the model's context, and half of it."""
+    limit, context, stride = model.context_length, protocol.context_length, protocol.stride
+    context = limit if context is None else context
     if not 1 <= context <= limit:
         raise ConfigError(f"--context-length {context}: this model takes from 1 to {limit}")
+    if protocol.name in SIDE_BY_SIDE:
+        return context, context
     stride = max(1, context // 2) if stride is None else stride
     if not 1 <= stride <= context:
         raise ConfigError(f"--stride {stride}: it must be from 1 to the context length {context}")
     return context, stride
 
 
-def prefix_of(model: GPT, prefix: str) -> int | None:
-    """The id that stands before each document: the model's own with "auto", nothing with "none"."""
-    if prefix not in ("auto", "none"):
-        raise ConfigError(f"--prefix {prefix}: not known; there are auto and none")
-    return model.document_prefix_id if prefix == "auto" else None
+def _prefix_of(model: Predictor, tokenizer: Tokenizer, protocol: Protocol) -> int | None:
+    """The id before each document, if any: the model's own; the harness always has the tokenizer's."""
+    if protocol.name in ("hf-guide", "batch-mean") or protocol.prefix == "none":
+        return None
+    if protocol.name != "lm-eval":
+        return model.document_prefix_id
+    if tokenizer.begin_of_text is not None:
+        raise ConfigError(
+            "--protocol lm-eval: this tokenizer puts a token of its own before each text, which the "
+            "harness then scores as if it were text; use lucid"
+        )
+    if tokenizer.end_of_text is None:
+        raise ConfigError(
+            f"--protocol lm-eval: the harness puts end-of-text first, {tokenizer.name} has none; use lucid"
+        )
+    return tokenizer.end_of_text
 
 
-def with_prefix(ids: np.ndarray, prefix_id: int | None) -> np.ndarray:
-    """A document's ids as the model reads them: (N,) or (N + 1,), int64."""
-    ids = np.asarray(ids).astype(np.int64)
-    return ids if prefix_id is None else np.concatenate(([prefix_id], ids))
-
-
-def scored_windows(
-    n_inputs: int, context_length: int, stride: int, *, scored: int = 0
-) -> Iterator[tuple[int, int, int]]:
-    """(start, first scored, end) of each window over n_inputs places: each place is scored in exactly one.
-
-    Windows start on the grid of the stride. The first scores all its places but the first `scored`, which are
-    context; the others score those that no window before has seen; the last is short rather than slid back.
-    """
-    start = 0
-    while scored < n_inputs:
-        end = min(start + context_length, n_inputs)
-        yield start, scored, end
-        start, scored = start + stride, end
-
-
-def windows_of(
-    documents: Iterable[np.ndarray | Excerpt], *, context_length: int, stride: int, prefix_id: int | None
-) -> Iterator[Window]:
-    """The windows of our own protocol, document after document: each token is scored in exactly one.
-
-    A piece of a document is read as it would be in the middle of it: its first window has T - S + 1 tokens of
-    what stands before the piece, where there are so many, and no prefix.
-    """
-    for number, document in enumerate(documents):
-        excerpt = as_excerpt(document)
-        if len(excerpt.before):
-            context = np.asarray(excerpt.before[-(context_length - stride + 1) :])
-            sequence, given = np.concatenate((context, excerpt.ids)).astype(np.int64), len(context)
-        else:
-            sequence, given = with_prefix(excerpt.ids, prefix_id), int(prefix_id is not None)
-        scored = max(0, given - 1)
-        for start, first, end in scored_windows(len(sequence) - 1, context_length, stride, scored=scored):
-            # Place in the document: with nothing before it, its first token is nobody's target.
-            yield Window(number, sequence[start : end + 1], first - start, first + 1 - given)
-
-
-def scored_logits(
-    model: GPT,
-    windows: Iterable[Window],
-    *,
-    batch_size: int | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> Iterator[Scored]:
-    """The logits at every scored token, a piece at a time, so that those of a batch are never all held.
-
-    Windows of all documents share batches, the shorter ones padded behind: no earlier place sees what is
-    later.
-    """
-    if batch_size is not None and batch_size < 1:
-        raise ConfigError(f"--batch-size {batch_size}: it must be at least 1")
-    batch: list[Window] = []
-    for window in windows:
-        batch.append(window)
-        batch_size = batch_size or max(1, BATCH_TOKENS // len(window.ids))
-        if len(batch) == batch_size:
-            yield from _score_batch(model, batch, dtype)
-            batch = []
-    if batch:
-        yield from _score_batch(model, batch, dtype)
-
-
-def _score_batch(model: GPT, batch: list[Window], dtype: torch.dtype) -> Iterator[Scored]:
-    longest = max(len(window.ids) for window in batch) - 1
-    inputs = torch.zeros(len(batch), longest, dtype=torch.int64)
-    for row, window in enumerate(batch):
-        inputs[row, : len(window.ids) - 1] = torch.from_numpy(window.ids[:-1])
-    with evaluating(model, dtype):
-        hidden = model.hidden(inputs.to(model.device))  # (B, T, C)
-    row_bytes = 4 * model.config.vocab_size
-    at_once, handed_on = (max(1, size // row_bytes) for size in (LOGITS_BYTES, PIECE_BYTES))
-    for row, window in enumerate(batch):
-        targets = torch.from_numpy(window.ids[1:]).to(model.device)
-        for begin in range(window.first, len(targets), at_once):
-            end = min(begin + at_once, len(targets))  # behind it is padding
-            with evaluating(model, dtype):
-                logits = model.head(hidden[row, begin:end])  # (N, V)
-            for part, piece in enumerate(logits.split(handed_on)):
-                position = begin + part * handed_on
-                start = window.place + position - window.first
-                expected = targets[position : position + len(piece)]
-                yield Scored(window.document, start, position, window.weight, piece, expected)
-
-
-@contextlib.contextmanager
-def evaluating(model: GPT, dtype: torch.dtype) -> Generator[None]:
-    """Dropout off, no gradients, products in dtype; then the model is as it was. Draws no random number."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), autocast(model.device, dtype):
-            yield
-    finally:
-        model.train(was_training)
+def _not_finite(model: Predictor, piece: Scored) -> str:
+    """Where the first loss is that is no number, and which weight it may come from."""
+    at = int((~piece.nats.isfinite()).nonzero()[0])
+    message = (
+        f"the logits at token {piece.start + at:,} of document {piece.document + 1:,} hold NaN or infinity: "
+        f"the loss there is {piece.nats[at].item()}"
+    )
+    if not isinstance(model, nn.Module):
+        return message
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            return f"{message}; so does the weight {name}: take another checkpoint"
+    return f"{message}; all weights are finite, so a dtype overflows: try --dtype float32"

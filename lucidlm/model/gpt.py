@@ -88,6 +88,16 @@ class GPT(nn.Module):
             return cls(config)
 
     @property
+    def vocab_size(self) -> int:
+        """V, the number of logits."""
+        return self.config.vocab_size
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens that are read at once."""
+        return self.config.context_length
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.token_embedding.weight.device

@@ -12,8 +12,9 @@ from lucidlm.measure.baselines import FEWEST_BYTES, Baselines, measure_baselines
 from lucidlm.measure.continuation import PROMPTS, measure_continuation
 from lucidlm.measure.evaluation import Evaluation, evaluate_documents
 from lucidlm.measure.explanation import Explanation, explain_texts
-from lucidlm.measure.intervals import HOLD_OUT_MORE, MORE_DOCUMENTS
+from lucidlm.measure.intervals import HOLD_OUT_MORE, MORE_DOCUMENTS, Design
 from lucidlm.measure.memorization import Memorization, measure_memorization, sentence_of
+from lucidlm.measure.protocol import LUCID, Protocol
 from lucidlm.measure.seen import NO_INTERVAL, Seen
 from lucidlm.model.generation import generate_batch
 from lucidlm.model.gpt import GPT
@@ -102,8 +103,10 @@ def judge(
     seen: Seen | None = None,
     limit_bytes: int = BASELINE_BYTES,
     effort: float = 1.0,
+    protocol: Protocol = LUCID,
+    design: Design | None = None,
+    fraction: float = 0.0,
     progress: Progress = SILENT,
-    **settings: Any,
 ) -> Judgement:
     """All of it, for held-out documents, as `evaluate_documents` takes them, and the corpus learnt from.
 
@@ -111,16 +114,19 @@ def judge(
     run went on from; `remarks` are sentences that come first; `sample_of` is the number of tokens of the
     held-out part where the documents are a sample of it; `seen` says how much of them was trained on;
     `limit_bytes` of training text are given to the baselines at most, which predict the text as its tokens
-    spell it; `effort` is the part of the usual length that the model generates; `settings` are those of
-    `evaluate_documents`. Nothing in it looks at a clock: the same weights are judged the same.
+    spell it; `effort` is the part of the usual length that the model generates; `protocol`, `design` and
+    `fraction` are those of `evaluate_documents`. Nothing in it looks at a clock: the same weights are judged
+    the same.
     """
     evaluation = evaluate_documents(
         model,
         tokenizer,
         documents,
+        protocol=protocol,
+        design=design,
+        fraction=fraction,
         token_counts=count_tokens(corpus),
         progress=progress,
-        **settings,
     )
     whole_documents = history is not None and corpus.design == "documents"
     if whole_documents:  # of a run's own text the way to an interval is another split
@@ -214,7 +220,10 @@ def without_training_text(
     *,
     remarks: Sequence[str] = (),
     seen: Seen | None = None,
-    **settings: Any,
+    protocol: Protocol = LUCID,
+    design: Design | None = None,
+    fraction: float = 0.0,
+    progress: Progress = SILENT,
 ) -> Judgement:
     """What can be said without knowing what the model was trained on: its evaluation, and a paragraph."""
     first: list[np.ndarray | Excerpt] = []
@@ -225,7 +234,10 @@ def without_training_text(
                 first.append(document)
             yield document
 
-    evaluation = _about_new_text(evaluate_documents(model, tokenizer, watched(), **settings), seen)
+    evaluation = evaluate_documents(
+        model, tokenizer, watched(), protocol=protocol, design=design, fraction=fraction, progress=progress
+    )
+    evaluation = _about_new_text(evaluation, seen)
     paragraph = _paragraph(model, tokenizer, first)
     return Judgement(evaluation, None, None, None, paragraph, tuple(remarks), seen=seen)
 

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from lucidlm.errors import DataError
 from lucidlm.measure.evaluation import Evaluation, evaluate_documents
 from lucidlm.measure.intervals import Design
-from lucidlm.measure.scoring import prefix_of, scored_logits, windows_of
+from lucidlm.measure.protocol import Protocol
+from lucidlm.measure.scoring import Scorer
 from lucidlm.model.generation import generate
 from lucidlm.model.gpt import GPT
-from lucidlm.model.loss import cross_entropy
 from lucidlm.runs.history import Validation
 from lucidlm.text.corpus import Corpus, train_documents, validation_documents
 from lucidlm.text.excerpts import Excerpt, as_excerpt
@@ -170,19 +169,13 @@ def write_sample(model: GPT, tokenizer: Tokenizer, samples: Samples, *, step: in
     characters = len(tokenizer.decode(samples.probe)) / len(samples.probe)
     length = round(SAMPLE_CHARACTERS / max(1.0, characters))
     written = generate(model, tokenizer, samples.prompt, max_new_tokens=length, temperature=0.8, seed=0)
-    context = model.config.context_length
-    windows = windows_of(
-        [samples.probe], context_length=context, stride=context, prefix_id=prefix_of(model, "auto")
-    )
-    pieces = scored_logits(model, windows)
     # A probe of one token that nothing stands before has none that can be scored.
-    nats = torch.cat(
-        [torch.zeros(0), *(cross_entropy(piece.logits, piece.targets).cpu() for piece in pieces)]
-    )
+    scorer = Scorer(model, tokenizer, Protocol(stride=model.context_length))
+    nats = [value for piece in scorer.pieces([samples.probe]) for value in piece.nats.tolist()]
     return {
         "step": step,
         "prompt": samples.prompt,
         "text": written.text,
         "probe_ids": samples.probe.tolist(),
-        "probe_log_probabilities": (-nats).tolist(),
+        "probe_log_probabilities": [-value for value in nats],
     }

@@ -21,6 +21,7 @@ from lucidlm.measure.comparison import (
     compare_texts,
 )
 from lucidlm.measure.evaluation import evaluate, evaluate_documents
+from lucidlm.measure.protocol import Protocol
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.text.excerpts import Excerpt
@@ -244,9 +245,9 @@ def test_what_cannot_be_compared_is_an_error_that_says_why(bytes_model, pairs_mo
     with pytest.raises(DataError, match="no byte"):
         compare(bytes_model, pairs_model, "")
     with pytest.raises(DataError, match="no byte"):
-        compare(bytes_model, pairs_model, "a", prefix="none")
+        compare(bytes_model, pairs_model, "a", protocol=Protocol(prefix="none"))
     with pytest.raises(ConfigError, match="--stride 17"):
-        compare(bytes_model, pairs_model, STORY, stride=T + 1)
+        compare(bytes_model, pairs_model, STORY, protocol=Protocol(stride=T + 1))
     model, _ = bytes_model
     broken = lively(257, seed=1, prefix=256)
     with torch.no_grad():

@@ -15,10 +15,11 @@ from constriction import stream
 from recorded import Recorded
 
 from lucidlm.errors import ConfigError, DataError, NumbersError, WeightsError
-from lucidlm.measure import compression, evaluation
+from lucidlm.measure import compression
 from lucidlm.measure.compression import compress, decode, decompress, encode, model_hash, predictions
 from lucidlm.measure.evaluation import evaluate, evaluate_documents
-from lucidlm.measure.scoring import evaluating, scored_logits, windows_of
+from lucidlm.measure.protocol import Protocol
+from lucidlm.measure.scoring import Scorer, evaluating
 from lucidlm.model import attention
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
@@ -152,7 +153,7 @@ def file(gpt) -> bytes:
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_bytes_come_back_and_take_the_evaluated_bits(lively_gpt, kind, prefix):
     lively_gpt.config = lively_gpt.config.changed(document_prefix_id=END_OF_TEXT)
-    assert_comes_back(lively_gpt, BYTES, KINDS[kind], prefix=prefix)
+    assert_comes_back(lively_gpt, BYTES, KINDS[kind], protocol=Protocol(prefix=prefix))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -210,9 +211,9 @@ WINDOWS = [(None, None), (64, 64), (64, 32), (64, 1), (17, None), (16, 16), (16,
 def test_the_windows_are_those_of_evaluate(lively_gpt, context_length, stride, prefix):
     lively_gpt.config = lively_gpt.config.changed(document_prefix_id=END_OF_TEXT)
     data = STORY.encode()
-    settings = {"context_length": context_length, "stride": stride, "prefix": prefix}
-    result = assert_comes_back(lively_gpt, BYTES, data, **settings)
-    evaluated = evaluate_documents(lively_gpt, BYTES, [np.array(BYTES.encode(data))], **settings)
+    protocol = Protocol(context_length=context_length, stride=stride, prefix=prefix)
+    result = assert_comes_back(lively_gpt, BYTES, data, protocol=protocol)
+    evaluated = evaluate_documents(lively_gpt, BYTES, [np.array(BYTES.encode(data))], protocol=protocol)
     assert result.evaluated_bits == evaluated.nats / math.log(2)
 
 
@@ -227,7 +228,9 @@ def test_step_by_step_the_logits_are_those_of_a_whole_window(lively_gpt, context
         with pytest.raises(StopIteration):
             steps.send(ids[-1])
     whole = {}
-    for piece in scored_logits(lively_gpt, windows_of([np.array(ids)], **how)):
+    lively_gpt.config = lively_gpt.config.changed(document_prefix_id=prefix_id)
+    protocol = Protocol(context_length=context_length, stride=stride)
+    for piece in Scorer(lively_gpt, BYTES, protocol).pieces([np.array(ids)]):
         whole |= {piece.start + place: logits for place, logits in enumerate(piece.logits)}
     assert list(whole) == list(range(prefix_id is None, len(ids)))
     for place, logits in whole.items():
@@ -237,7 +240,7 @@ def test_step_by_step_the_logits_are_those_of_a_whole_window(lively_gpt, context
 
 
 def test_without_a_prefix_the_first_token_costs_a_fair_choice(gpt):
-    bits = [8 * len(compress(gpt, BYTES, b"a" * n, prefix="none").file) for n in (0, 1)]
+    bits = [8 * len(compress(gpt, BYTES, b"a" * n, protocol=Protocol(prefix="none")).file) for n in (0, 1)]
     assert bits[0] == 8 * HEADER.size
     assert bits[1] - bits[0] == 32  # log2(257) bits, in words of 32
 
@@ -384,12 +387,16 @@ def test_an_evaluation_whose_targets_are_its_inputs_is_refused(monkeypatch):
     copier.config = copier.config.changed(document_prefix_id=END_OF_TEXT)
     sequence = torch.tensor([END_OF_TEXT, *LETTERS])
 
-    def shifted(*arguments, **how):
-        for piece in scored_logits(*arguments, **how):
-            yield replace(piece, targets=sequence[piece.start :][: len(piece.targets)])
+    pieces = Scorer.pieces
 
-    monkeypatch.setattr(evaluation, "scored_logits", shifted)
-    assert evaluation.evaluate_documents(copier, BYTES, [np.array(LETTERS)]).loss_nats < 1
+    def shifted(*arguments):
+        for piece in pieces(*arguments):
+            targets = sequence[piece.start :][: len(piece.targets)]
+            nats = F.cross_entropy(piece.logits, targets, reduction="none")
+            yield replace(piece, targets=targets, nats=nats)
+
+    monkeypatch.setattr(Scorer, "pieces", shifted)
+    assert evaluate_documents(copier, BYTES, [np.array(LETTERS)]).loss_nats < 1
     with pytest.raises(NumbersError, match="too good to be true"):
         compress(copier, BYTES, bytes(LETTERS))
 
@@ -633,13 +640,23 @@ def test_logits_that_are_no_numbers_are_named(gpt, file, monkeypatch):
 def test_a_tokenizer_of_more_ids_than_the_model_is_named(gpt):
     for text in (b"\xe7\x8c\xab clock clocks", b" clocks"):
         with pytest.raises(WeightsError, match="vocabulary of 257"):
-            compress(gpt, Tokenizer.gpt2(), text, prefix="none")
+            compress(gpt, Tokenizer.gpt2(), text, protocol=Protocol(prefix="none"))
 
 
-@pytest.mark.parametrize("wrong", [{"context_length": 17}, {"stride": 17}, {"stride": 0}, {"prefix": "x"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"context_length": 17},
+        {"stride": 17},
+        {"stride": 0},
+        {"prefix": "x"},
+        {"name": "lm-eval"},
+        {"dtype": "bfloat16"},
+    ],
+)
 def test_a_setting_that_cannot_work_is_named(gpt, wrong):
     with pytest.raises(ConfigError):
-        compress(gpt, BYTES, b"abc", **wrong)
+        compress(gpt, BYTES, b"abc", protocol=Protocol(**wrong))
 
 
 def test_progress_counts_the_tokens_both_ways(gpt):
@@ -727,7 +744,7 @@ def test_a_file_that_is_its_text_or_none_needs_no_reason(gpt, tmp_path, name, da
 
 def test_an_empty_file_is_its_header(gpt):
     for prefix in ("auto", "none"):
-        result = compress(gpt, BYTES, b"", prefix=prefix)
+        result = compress(gpt, BYTES, b"", protocol=Protocol(prefix=prefix))
         assert len(result.file) == HEADER.size
         assert (result.tokens, result.bytes, result.evaluated_bits) == (0, 0, 0)
         assert "header alone" in str(result)

@@ -1,5 +1,4 @@
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,9 +28,10 @@ BOOK, OTHER = prose(12_000, 1), prose(4_000, 2)
 class Parrot:
     """Goes on as the text that it knows does after the last `order` ids; with id 0 where it knows none."""
 
+    document_prefix_id, device = None, torch.device("cpu")
+
     def __init__(self, ids, *, order=8, context_length=64, vocab_size=257):
-        self.config = SimpleNamespace(vocab_size=vocab_size, context_length=context_length)
-        self.device, self.order, self.training = torch.device("cpu"), order, False
+        self.vocab_size, self.context_length, self.order = vocab_size, context_length, order
         self.next = {tuple(ids[i : i + order]): ids[i + order] for i in range(len(ids) - order)}
 
     def hidden(self, inputs):
@@ -39,16 +39,10 @@ class Parrot:
             [self.next.get(tuple(row[max(0, end - self.order) : end]), 0) for end in range(1, len(row) + 1)]
             for row in inputs.tolist()
         ]
-        return torch.nn.functional.one_hot(torch.tensor(chosen), self.config.vocab_size).float()
+        return torch.nn.functional.one_hot(torch.tensor(chosen), self.vocab_size).float()
 
     def head(self, hidden):
         return hidden
-
-    def eval(self):
-        return self
-
-    def train(self, mode=True):
-        return self
 
 
 def ids_of(text, tokenizer=BYTES):

@@ -11,7 +11,8 @@ from lucidlm.errors import LucidError
 from lucidlm.measure.diagnosis import BINS, Findings, best_of, ranks_of
 from lucidlm.measure.evaluation import evaluate, evaluate_documents
 from lucidlm.measure.intervals import interval_of_ratio
-from lucidlm.measure.scoring import scored_logits, windows_of
+from lucidlm.measure.protocol import Protocol
+from lucidlm.measure.scoring import Scorer
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
@@ -42,8 +43,7 @@ def rows_of(model, *, stride=T // 2):
     """Probabilities (N, V) in float64, targets (N,), inputs before each (N,) of the story's tokens."""
     ids = np.array(BYTES.encode(STORY))
     logits, targets, seen = [], [], []
-    windows = windows_of([ids], context_length=T, stride=stride, prefix_id=256)
-    for piece in scored_logits(model, windows, batch_size=1):
+    for piece in Scorer(model, BYTES, Protocol(stride=stride, batch_size=1)).pieces([ids]):
         logits.append(piece.logits.numpy())
         targets += piece.targets.tolist()
         seen += range(piece.position + 1, piece.position + 1 + len(piece.targets))
@@ -59,7 +59,7 @@ def textbook_ranks(probabilities, targets):
 def test_accuracy_and_ranks_are_those_of_a_sorted_list(model, stride):
     probabilities, targets, _ = rows_of(model, stride=stride)
     ranks = textbook_ranks(probabilities, targets)
-    found = evaluate(model, BYTES, STORY, stride=stride).diagnosis
+    found = evaluate(model, BYTES, STORY, protocol=Protocol(stride=stride)).diagnosis
     assert found.accuracy_at_1 == pytest.approx((ranks == 1).mean())
     assert found.accuracy_at_5 == pytest.approx((ranks <= 5).mean())
     assert found.mean_rank == pytest.approx(ranks.mean())
@@ -75,7 +75,7 @@ def test_calibration_is_the_mean_distance_over_15_bins(model, stride):
         inside = (confidence >= index / BINS) & (confidence < (index + 1) / BINS)
         if inside.any():
             error += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
-    found = evaluate(model, BYTES, STORY, stride=stride).diagnosis
+    found = evaluate(model, BYTES, STORY, protocol=Protocol(stride=stride)).diagnosis
     assert BINS == 15
     assert found.calibration_error == pytest.approx(error, abs=1e-6)
     assert sum(each.tokens for each in found.reliability) == len(targets)
@@ -98,7 +98,7 @@ def test_losses_by_position_are_means_of_tokens_with_so_many_before(model):
 @pytest.mark.parametrize("stride", [1, 7, T])
 @pytest.mark.parametrize("prefix", ["auto", "none"])
 def test_all_groups_together_are_the_loss(model, stride, prefix):
-    result = evaluate(model, BYTES, STORY, stride=stride, prefix=prefix)
+    result = evaluate(model, BYTES, STORY, protocol=Protocol(stride=stride, prefix=prefix))
     for groups in (result.diagnosis.by_position, result.diagnosis.by_frequency):
         assert sum(each.tokens for each in groups) == result.tokens_scored
         nats = sum(each.tokens * each.loss_nats for each in groups)
@@ -108,10 +108,10 @@ def test_all_groups_together_are_the_loss(model, stride, prefix):
 
 
 def test_side_by_side_each_position_is_met_as_often(model):
-    groups = evaluate(model, BYTES, STORY[: 6 * T], stride=T).diagnosis.by_position
+    groups = evaluate(model, BYTES, STORY[: 6 * T], protocol=Protocol(stride=T)).diagnosis.by_position
     assert [each.tokens for each in groups] == [6 * (each.high - each.low + 1) for each in groups]
     # At stride 1 all but the first window's tokens have a whole context before them.
-    groups = evaluate(model, BYTES, STORY[: 6 * T], stride=1).diagnosis.by_position
+    groups = evaluate(model, BYTES, STORY[: 6 * T], protocol=Protocol(stride=1)).diagnosis.by_position
     assert groups[-1].tokens == 5 * T + 1
 
 
@@ -144,8 +144,8 @@ def test_losses_by_frequency_are_means_of_tokens_that_stand_so_often(model, give
 
 @pytest.mark.parametrize("batch_size", [1, 3, None])
 def test_the_batch_size_changes_nothing(model, batch_size):
-    one = evaluate(model, BYTES, STORY, batch_size=batch_size).diagnosis
-    other = evaluate(model, BYTES, STORY, batch_size=2).diagnosis
+    one = evaluate(model, BYTES, STORY, protocol=Protocol(batch_size=batch_size)).diagnosis
+    other = evaluate(model, BYTES, STORY, protocol=Protocol(batch_size=2)).diagnosis
     assert one.mean_rank == other.mean_rank
     assert one.calibration_error == pytest.approx(other.calibration_error, abs=1e-6)
     assert one.by_position == pytest.approx(other.by_position) or all(
@@ -186,7 +186,7 @@ def test_ids_beyond_the_tokenizers_keep_their_probability_and_their_mass_is_told
     padded = lively(300)
     ids = np.array(BYTES.encode(STORY))
     mass = []
-    for piece in scored_logits(padded, windows_of([ids], context_length=T, stride=T // 2, prefix_id=256)):
+    for piece in Scorer(padded, BYTES).pieces([ids]):
         mass += softmax(piece.logits.numpy())[:, 257:].sum(1).tolist()
     result = evaluate(padded, BYTES, STORY)
     assert result.diagnosis.padding_mass == pytest.approx(np.mean(mass), rel=1e-5)
@@ -237,7 +237,10 @@ def test_several_documents_are_the_units_and_one_is_cut_into_contexts(model):
 
 
 def test_units_do_not_depend_on_stride_or_batch(model):
-    found = {evaluate(model, BYTES, BOOK, stride=s, batch_size=3).loss_interval.units for s in (1, 5, T)}
+    found = {
+        evaluate(model, BYTES, BOOK, protocol=Protocol(stride=s, batch_size=3)).loss_interval.units
+        for s in (1, 5, T)
+    }
     assert found == {-(-len(BOOK) // T)}
 
 
@@ -257,7 +260,7 @@ def test_each_document_is_a_unit(model, count):
     documents = texts_of_unequal_length(count)
     alone = [evaluate_documents(model, BYTES, [ids]) for ids in documents]
     nats = np.array([each.nats for each in alone])
-    result = evaluate_documents(model, BYTES, documents, batch_size=3)
+    result = evaluate_documents(model, BYTES, documents, protocol=Protocol(batch_size=3))
     lengths = np.array([len(ids) for ids in documents])
     for found, sums in ((result.loss_interval, nats), (result.bits_interval, nats / math.log(2))):
         expected, _ = interval_of_ratio(sums, lengths, design="documents")
@@ -274,14 +277,13 @@ def test_each_document_is_a_unit(model, count):
 def test_of_one_document_each_piece_of_one_context_is_a_unit(model, stride):
     ids = np.array(BYTES.encode(BOOK))
     nats = np.zeros(len(ids))
-    windows = windows_of([ids], context_length=T, stride=stride, prefix_id=256)
-    for piece in scored_logits(model, windows, batch_size=1):
+    for piece in Scorer(model, BYTES, Protocol(stride=stride, batch_size=1)).pieces([ids]):
         chosen = softmax(piece.logits.numpy())[np.arange(len(piece.targets)), piece.targets.numpy()]
         nats[piece.start : piece.start + len(chosen)] = -np.log(chosen)
     starts = np.arange(0, len(ids), T)
     counts = np.diff(np.append(starts, len(ids)))
     expected, _ = interval_of_ratio(np.add.reduceat(nats, starts), counts, design="pages")
-    found = evaluate(model, BYTES, BOOK, stride=stride).loss_interval
+    found = evaluate(model, BYTES, BOOK, protocol=Protocol(stride=stride)).loss_interval
     assert found.units == expected.units
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-5)
 
@@ -316,7 +318,7 @@ def test_by_the_guides_way_of_counting_blocks_weigh_what_their_windows_weigh(mod
     starts = np.arange(0, len(ids), T)
     sums, counts = np.add.reduceat(nats * weights, starts), np.add.reduceat(weights, starts)
     expected, _ = interval_of_ratio(sums, counts, design="pages")
-    result = evaluate(model, BYTES, BOOK, protocol="hf-guide", stride=stride)
+    result = evaluate(model, BYTES, BOOK, protocol=Protocol("hf-guide", stride=stride))
     assert result.nats == pytest.approx(nats @ weights, rel=1e-6)
     found = result.loss_interval
     assert found.units == expected.units
@@ -324,7 +326,7 @@ def test_by_the_guides_way_of_counting_blocks_weigh_what_their_windows_weigh(mod
 
 
 def test_by_the_guides_way_of_counting_the_interval_is_about_its_loss_and_bytes_have_none(model):
-    result = evaluate(model, BYTES, BOOK, protocol="hf-guide", stride=5)
+    result = evaluate(model, BYTES, BOOK, protocol=Protocol("hf-guide", stride=5))
     assert result.loss_interval.low < result.loss_nats < result.loss_interval.high
     assert result.bits_interval is None
     assert math.isnan(result.bits_per_byte)

@@ -9,6 +9,7 @@ import torch
 
 from lucidlm.measure.document_scores import SHOWN, THIN_TOKENS, csv_of, score_documents, table, write_csv
 from lucidlm.measure.evaluation import evaluate_documents
+from lucidlm.measure.protocol import Protocol
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
@@ -81,14 +82,14 @@ def test_csv_has_every_document_and_any_name(tmp_path):
 def test_documents_add_up_to_the_evaluation_and_are_each_its_own(model, prefix):
     texts = ["a longer document, of some forty bytes", "b", "short é", "x" * 60]
     ids = [np.array(BYTES.encode(text)) for text in texts]
-    result = evaluate_documents(model, BYTES, ids, prefix=prefix)
+    result = evaluate_documents(model, BYTES, ids, protocol=Protocol(prefix=prefix))
     nats, tokens, sizes = result.by_document.T
     assert nats.sum() == pytest.approx(result.nats, rel=1e-12)
     assert tokens.tolist() == [len(one) - (prefix == "none") for one in ids]
     assert (tokens.sum(), sizes.sum()) == (result.tokens_scored, result.bytes_scored)
     for one, sums in zip(ids, result.by_document, strict=True):
         if len(one) > (prefix == "none"):
-            alone = evaluate_documents(model, BYTES, [one], prefix=prefix)
+            alone = evaluate_documents(model, BYTES, [one], protocol=Protocol(prefix=prefix))
             assert sums[0] == pytest.approx(alone.nats, abs=1e-4)
 
 

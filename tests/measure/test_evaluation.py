@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from lucidlm.errors import ConfigError, DataError, NumbersError, WeightsError
 from lucidlm.measure.evaluation import evaluate, evaluate_documents
-from lucidlm.measure.scoring import scored_logits, scored_windows, windows_of
+from lucidlm.measure.protocol import Protocol
+from lucidlm.measure.scoring import Scorer
+from lucidlm.measure.windows import scored_windows
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy
@@ -91,13 +93,14 @@ def brute_force(model, ids, *, stride, prefix_id, context_length=T):
     return np.array(nats)
 
 
-def nats_of_each_token(model, ids, *, stride, prefix_id, batch_size=8):
+def nats_of_each_token(model, document, *, stride, prefix="auto", batch_size=8):
     """{place in the document: nats}; a token that is scored twice is an error."""
     found = {}
-    windows = windows_of([np.asarray(ids)], context_length=T, stride=stride, prefix_id=prefix_id)
-    for piece in scored_logits(model, windows, batch_size=batch_size):
-        losses = cross_entropy(piece.logits, piece.targets).tolist()
-        scored = zip(losses, piece.targets.tolist(), strict=True)
+    protocol = Protocol(stride=stride, prefix=prefix, batch_size=batch_size)
+    ids = document.ids if isinstance(document, Excerpt) else np.asarray(document)
+    for piece in Scorer(model, BYTES, protocol).pieces([document if isinstance(document, Excerpt) else ids]):
+        torch.testing.assert_close(piece.nats, cross_entropy(piece.logits, piece.targets), rtol=0, atol=0)
+        scored = zip(piece.nats.tolist(), piece.targets.tolist(), strict=True)
         for place, (loss, target) in enumerate(scored, start=piece.start):
             assert place not in found
             assert ids[place] == target
@@ -121,10 +124,10 @@ def test_in_float64_it_equals_one_token_at_a_time_for_every_length(model, stride
         n_scored = length if prefix == "auto" else length - 1
         if n_scored == 0:
             continue
-        result = evaluate(double, BYTES, text[:length], stride=stride, prefix=prefix)
+        result = evaluate(double, BYTES, text[:length], protocol=Protocol(stride=stride, prefix=prefix))
         assert result.tokens_scored == n_scored
         assert result.nats == pytest.approx(expected[:n_scored].sum(), abs=1e-6)
-    nats = nats_of_each_token(double, BYTES.encode(text), stride=stride, prefix_id=prefix_id)
+    nats = nats_of_each_token(double, BYTES.encode(text), stride=stride, prefix=prefix)
     first = 0 if prefix == "auto" else 1
     assert sorted(nats) == list(range(first, LONGEST))
     np.testing.assert_allclose([nats[place] for place in sorted(nats)], expected, rtol=0, atol=1e-6)
@@ -139,16 +142,10 @@ def test_a_piece_is_scored_after_what_stands_before_it_one_token_at_a_time(model
     # The piece's first window begins with its context, and no prefix stands before that.
     expected = brute_force(model, ids[n_before - context :], stride=stride, prefix_id=None)[context - 1 :]
     model.double()
-    found = {}
-    for piece in scored_logits(
-        model, windows_of([excerpt], context_length=T, stride=stride, prefix_id=END_OF_TEXT)
-    ):
-        for place, loss in enumerate(cross_entropy(piece.logits, piece.targets).tolist(), start=piece.start):
-            assert place not in found
-            found[place] = loss
+    found = nats_of_each_token(model, excerpt, stride=stride)
     assert sorted(found) == list(range(LONGEST))
     np.testing.assert_allclose([found[place] for place in range(LONGEST)], expected, rtol=0, atol=1e-6)
-    result = evaluate_documents(model, BYTES, [excerpt], stride=stride)
+    result = evaluate_documents(model, BYTES, [excerpt], protocol=Protocol(stride=stride))
     assert (result.tokens_scored, result.tokens_total, result.bytes_total) == (LONGEST, LONGEST, LONGEST)
     assert result.nats == pytest.approx(expected.sum(), abs=1e-6)
 
@@ -156,10 +153,10 @@ def test_a_piece_is_scored_after_what_stands_before_it_one_token_at_a_time(model
 def test_in_the_middle_of_a_long_text_a_piece_costs_what_it_costs_there(model):
     # Cut on the grid of the stride, its windows are those of the whole text.
     ids = np.array(BYTES.encode(WORDS[:LONGEST]))
-    whole = nats_of_each_token(model.double(), ids, stride=T // 2, prefix_id=END_OF_TEXT)
+    whole = nats_of_each_token(model.double(), ids, stride=T // 2)
     for start in (T, T + T // 2, 2 * T):
         excerpt = Excerpt(ids[start:], ids[:start])
-        result = evaluate_documents(model, BYTES, [excerpt], stride=T // 2)
+        result = evaluate_documents(model, BYTES, [excerpt], protocol=Protocol(stride=T // 2))
         assert result.nats == pytest.approx(sum(whole[place] for place in range(start, LONGEST)), abs=1e-9)
 
 
@@ -168,7 +165,8 @@ def test_the_batch_size_cannot_change_what_pieces_cost(gpt):
     pieces = [Excerpt(ids[start : start + 21], ids[:start]) for start in range(0, 200, 30)]
     for design in ("strata", None):
         results = [
-            evaluate_documents(gpt, BYTES, pieces, batch_size=size, design=design) for size in (1, 3, 8, None)
+            evaluate_documents(gpt, BYTES, pieces, protocol=Protocol(batch_size=size), design=design)
+            for size in (1, 3, 8, None)
         ]
         for result in results:
             assert result.design == (design or "documents")
@@ -182,16 +180,16 @@ def test_the_batch_size_cannot_change_what_pieces_cost(gpt):
 def test_in_float32_it_is_within_1e_6_in_the_mean_and_1e_4_a_token(model, stride, prefix):
     text, prefix_id = WORDS[:LONGEST], END_OF_TEXT if prefix == "auto" else None
     expected = brute_force(model, BYTES.encode(text), stride=stride, prefix_id=prefix_id)
-    result = evaluate(model, BYTES, text, stride=stride, prefix=prefix)
+    result = evaluate(model, BYTES, text, protocol=Protocol(stride=stride, prefix=prefix))
     assert result.loss_nats == pytest.approx(expected.mean(), abs=1e-6)
-    nats = nats_of_each_token(model, BYTES.encode(text), stride=stride, prefix_id=prefix_id)
+    nats = nats_of_each_token(model, BYTES.encode(text), stride=stride, prefix=prefix)
     np.testing.assert_allclose([nats[place] for place in sorted(nats)], expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("context_length", [1, 2, 5, T - 1])
 def test_a_context_shorter_than_the_models_is_what_each_token_sees(gpt, context_length):
     text, stride = WORDS[:40], max(1, context_length // 2)
-    result = evaluate(gpt.double(), BYTES, text, context_length=context_length)
+    result = evaluate(gpt.double(), BYTES, text, protocol=Protocol(context_length=context_length))
     assert (result.protocol.context_length, result.protocol.stride) == (context_length, stride)
     expected = brute_force(
         gpt, BYTES.encode(text), stride=stride, prefix_id=END_OF_TEXT, context_length=context_length
@@ -202,12 +200,14 @@ def test_a_context_shorter_than_the_models_is_what_each_token_sees(gpt, context_
 def test_the_stride_changes_the_number():
     # Otherwise the tests above could pass with a stride that nobody reads.
     gpt = lively(CONFIGS["gpt2"])
-    losses = {evaluate(gpt, BYTES, WORDS, stride=stride).loss_nats for stride in STRIDES}
+    losses = {evaluate(gpt, BYTES, WORDS, protocol=Protocol(stride=stride)).loss_nats for stride in STRIDES}
     assert len({round(loss, 3) for loss in losses}) == len(STRIDES)
 
 
 def test_the_default_is_the_models_context_and_half_of_it(gpt):
-    assert evaluate(gpt, BYTES, WORDS) == evaluate(gpt, BYTES, WORDS, context_length=T, stride=T // 2)
+    assert evaluate(gpt, BYTES, WORDS) == evaluate(
+        gpt, BYTES, WORDS, protocol=Protocol(context_length=T, stride=T // 2)
+    )
 
 
 # Windows.
@@ -241,8 +241,12 @@ MIXED = [WORDS, "a", FOREIGN, WORDS[:T], "", WORDS[: T + 1], "bc", WORDS[3:40], 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 9, 1000])
 @pytest.mark.parametrize("prefix", ["auto", "none"])
 def test_the_batch_size_does_not_change_the_number(model, prefix, batch_size):
-    one = evaluate_documents(model, BYTES, documents_of(MIXED), prefix=prefix, batch_size=8)
-    other = evaluate_documents(model, BYTES, documents_of(MIXED), prefix=prefix, batch_size=batch_size)
+    one = evaluate_documents(
+        model, BYTES, documents_of(MIXED), protocol=Protocol(prefix=prefix, batch_size=8)
+    )
+    other = evaluate_documents(
+        model, BYTES, documents_of(MIXED), protocol=Protocol(prefix=prefix, batch_size=batch_size)
+    )
     assert other.loss_nats == pytest.approx(one.loss_nats, abs=1e-6)
     assert (other.tokens_scored, other.bytes_scored) == (one.tokens_scored, one.bytes_scored)
 
@@ -257,9 +261,9 @@ def test_the_order_of_the_documents_does_not_change_the_number(model):
 
 @pytest.mark.parametrize("prefix", ["auto", "none"])
 def test_each_document_is_scored_alone(model, prefix):
-    together = evaluate_documents(model, BYTES, documents_of(MIXED), prefix=prefix)
+    together = evaluate_documents(model, BYTES, documents_of(MIXED), protocol=Protocol(prefix=prefix))
     alone = [
-        evaluate(model, BYTES, text, prefix=prefix)
+        evaluate(model, BYTES, text, protocol=Protocol(prefix=prefix))
         for text in MIXED
         if len(text.encode()) > (prefix == "none")
     ]
@@ -285,7 +289,7 @@ def test_logits_made_in_pieces_give_the_same_number(gpt, monkeypatch):
 @pytest.mark.parametrize("prefix", ["auto", "none"])
 @pytest.mark.parametrize("stride", [1, T])
 def test_scored_and_left_out_are_the_total_in_tokens_and_bytes(gpt, text, prefix, stride):
-    result = evaluate(gpt, BYTES, text, prefix=prefix, stride=stride)
+    result = evaluate(gpt, BYTES, text, protocol=Protocol(prefix=prefix, stride=stride))
     left_out = 0 if prefix == "auto" else 1
     size = len(text.encode("utf-8"))
     assert (result.tokens_total, result.bytes_total) == (size, size)
@@ -309,7 +313,7 @@ def test_bytes_are_those_of_the_text_where_a_token_has_several(pairs, text):
     result = evaluate(model, tokenizer, text)
     assert (result.tokens_total, result.tokens_scored) == (len(ids), len(ids))
     assert (result.bytes_total, result.bytes_scored) == (len(text.encode()), len(text.encode()))
-    without = evaluate(model, tokenizer, text, prefix="none")
+    without = evaluate(model, tokenizer, text, protocol=Protocol(prefix="none"))
     assert without.tokens_scored == len(ids) - 1
     assert without.bytes_scored == len(text.encode()) - len(tokenizer.token_bytes(ids[0]))
 
@@ -322,14 +326,14 @@ def test_a_tokenizer_that_changes_the_text_is_measured_by_the_texts_own_bytes(pa
     document = tokenizer.document() | {"normalizer": {"type": "NFC"}}
     (tmp_path / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
     changing = Tokenizer.load(tmp_path)
-    result = evaluate(model, changing, text, prefix=prefix)
-    plain = evaluate(model, tokenizer, composed, prefix=prefix)
+    result = evaluate(model, changing, text, protocol=Protocol(prefix=prefix))
+    plain = evaluate(model, tokenizer, composed, protocol=Protocol(prefix=prefix))
     assert (result.nats, result.tokens_scored) == (plain.nats, plain.tokens_scored)
     assert (result.bytes_total, result.bytes_spelled, plain.bytes_total) == (300, 200, 200)
     assert result.bytes_scored == round(1.5 * plain.bytes_scored)
     assert result.bits_per_byte == pytest.approx(plain.bits_per_byte / 1.5, rel=3e-3)  # bytes are whole
     assert "its tokens spell 200 bytes, the text has 300" in str(result)
-    assert "changed" not in str(evaluate(model, changing, composed, prefix=prefix))
+    assert "changed" not in str(evaluate(model, changing, composed, protocol=Protocol(prefix=prefix)))
 
 
 @pytest.mark.parametrize("text", ["  one two\n\nthree\tfour ", "one", " ", FOREIGN])
@@ -354,8 +358,8 @@ def test_all_its_numbers_come_from_the_same_sum_of_nats(pairs):
 def test_nats_are_float32_losses_added_in_float64(model, batch_size):
     ids = BYTES.encode(WORDS * 2)
     settings = {"stride": T // 2, "batch_size": batch_size}
-    losses = nats_of_each_token(model, ids, prefix_id=END_OF_TEXT, **settings)
-    result = evaluate_documents(model, BYTES, [np.asarray(ids)], **settings)
+    losses = nats_of_each_token(model, ids, **settings)
+    result = evaluate_documents(model, BYTES, [np.asarray(ids)], protocol=Protocol(**settings))
     # A sum of 16 losses in float32 would be off by 1e-7 already.
     assert result.nats == pytest.approx(math.fsum(losses.values()), rel=1e-12)
 
@@ -375,7 +379,7 @@ def test_without_a_prefix_of_its_own_a_model_leaves_the_first_token_out(gpt):
     gpt.config = gpt.config.changed(document_prefix_id=None)
     own = evaluate(gpt, BYTES, WORDS)
     assert own.protocol.prefix == "none"
-    assert own == evaluate(gpt, BYTES, WORDS, prefix="none")
+    assert own == evaluate(gpt, BYTES, WORDS, protocol=Protocol(prefix="none"))
 
 
 # Where the text comes from.
@@ -393,7 +397,7 @@ def test_scored_and_left_out_bytes_are_those_of_the_file(gpt, tmp_path, name, pr
     text = "\ufeff" + "sixteen letters.\r\n" * 24
     data = text if name == "a.txt" else json.dumps({"id": 1, "text": text[1:]}) + "\r\n"
     (tmp_path / name).write_bytes(data.encode("utf-8"))
-    result = evaluate(gpt, BYTES, path=str(tmp_path / name), prefix=prefix)
+    result = evaluate(gpt, BYTES, path=str(tmp_path / name), protocol=Protocol(prefix=prefix))
     values = result.to_dict()
     assert values["bytes_of_files"] == len(data.encode("utf-8")) == values["bytes_as_utf8"]
     assert result.bytes_scored + sum(values["bytes_left_out"].values()) == values["bytes_of_files"]
@@ -467,7 +471,7 @@ def test_as_a_string_it_says_the_numbers_and_how_they_were_counted(gpt):
         "protocol lucid: context 16, stride 8, first token given end-of-text, float32 on cpu",
     ):
         assert part in shown
-    assert "first token left out" in str(evaluate(gpt, BYTES, WORDS, prefix="none"))
+    assert "first token left out" in str(evaluate(gpt, BYTES, WORDS, protocol=Protocol(prefix="none")))
 
 
 def test_a_notebook_shows_each_number_and_why_there_is_no_interval(gpt):
@@ -504,13 +508,16 @@ def test_few_tokens_are_said_beside_each_number_and_a_sample_with_its_size(gpt):
 
 def test_progress_tells_the_tokens_scored_so_far(gpt):
     told = Recorded()
-    result = evaluate(gpt, BYTES, WORDS, progress=told, batch_size=2)
+    result = evaluate(gpt, BYTES, WORDS, progress=told, protocol=Protocol(batch_size=2))
     assert told.stages == [["scoring tokens", result.tokens_scored, None]]
     assert told.steps > 1
 
 
 def test_bfloat16_is_said_and_close(gpt):
-    exact, short = evaluate(gpt, BYTES, WORDS), evaluate(gpt, BYTES, WORDS, dtype=torch.bfloat16)
+    exact, short = (
+        evaluate(gpt, BYTES, WORDS),
+        evaluate(gpt, BYTES, WORDS, protocol=Protocol(dtype="bfloat16")),
+    )
     assert short.protocol.dtype == "bfloat16"
     # 8 bits of mantissa over two layers: some hundredths of a nat.
     assert short.loss_nats == pytest.approx(exact.loss_nats, abs=0.1)
@@ -529,29 +536,31 @@ def test_bfloat16_is_said_and_close(gpt):
         ({"stride": 5, "context_length": 4}, r"--stride 5: .*1 to the context length 4"),
         ({"context_length": 0}, r"--context-length 0: .*1 to 16"),
         ({"context_length": T + 1}, r"--context-length 17: .*1 to 16"),
-        ({"context_length": -1, "protocol": "batch-mean"}, r"--context-length -1: .*1 to 16"),
-        ({"context_length": T + 1, "protocol": "batch-mean"}, r"--context-length 17: .*1 to 16"),
+        ({"context_length": -1, "name": "batch-mean"}, r"--context-length -1: .*1 to 16"),
+        ({"context_length": T + 1, "name": "batch-mean"}, r"--context-length 17: .*1 to 16"),
         ({"prefix": "bos"}, r"--prefix bos: .*auto and none"),
-        ({"protocol": "harness"}, r"--protocol harness: .*lucid, lm-eval, hf-guide, batch-mean"),
-        ({"protocol": "lm-eval", "stride": 4}, r"--stride 4: lm-eval sets its windows side by side"),
-        ({"protocol": "lm-eval", "prefix": "none"}, r"--protocol lm-eval: .*leave --prefix none out"),
-        ({"path": "also.txt"}, r"either text=\.\.\. or path="),
+        ({"name": "harness"}, r"--protocol harness: .*lucid, lm-eval, hf-guide, batch-mean"),
+        ({"name": "lm-eval", "stride": 4}, r"--stride 4: lm-eval sets its windows side by side"),
+        ({"name": "lm-eval", "prefix": "none"}, r"--protocol lm-eval: .*leave --prefix none out"),
+        ({"dtype": "float16"}, r"--dtype float16: .*float32 or bfloat16"),
         ({"batch_size": -1}, r"-1"),
-        ({"batch_size": -1, "protocol": "batch-mean"}, r"-1"),
+        ({"batch_size": -1, "name": "batch-mean"}, r"-1"),
     ],
 )
 def test_a_setting_that_cannot_be_is_an_error_that_names_value_and_limit(gpt, settings, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        evaluate(gpt, BYTES, WORDS, **settings)
+        evaluate(gpt, BYTES, WORDS, protocol=Protocol(**settings))
     assert "\n" not in str(caught.value)
 
 
 def test_a_stride_with_batch_mean_is_refused_rather_than_ignored(gpt):
     with pytest.raises(ConfigError, match="stride"):
-        evaluate(gpt, BYTES, WORDS, protocol="batch-mean", stride=3)
+        evaluate(gpt, BYTES, WORDS, protocol=Protocol("batch-mean", stride=3))
 
 
-def test_neither_text_nor_path_is_an_error(gpt):
+def test_neither_text_nor_path_is_an_error_and_both_are(gpt):
+    with pytest.raises(ConfigError, match=r"either text=\.\.\. or path="):
+        evaluate(gpt, BYTES, WORDS, path="also.txt")
     with pytest.raises(ConfigError, match=r"either text=\.\.\. or path="):
         evaluate(gpt, BYTES)
 
@@ -566,7 +575,7 @@ def test_neither_text_nor_path_is_an_error(gpt):
 )
 def test_a_text_without_a_token_to_score_is_an_error(gpt, text, prefix, message):
     with pytest.raises(DataError, match=message) as caught:
-        evaluate(gpt, BYTES, text, prefix=prefix)
+        evaluate(gpt, BYTES, text, protocol=Protocol(prefix=prefix))
     assert "longer text" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -585,7 +594,7 @@ def test_an_empty_file_is_a_data_error(gpt, tmp_path):
 
 def test_a_text_shorter_than_one_batch_of_windows_is_an_error_with_batch_mean(gpt):
     with pytest.raises(DataError, match=r"no token can be scored.*shorter context"):
-        evaluate(gpt, BYTES, WORDS[: 2 * T], protocol="batch-mean")
+        evaluate(gpt, BYTES, WORDS[: 2 * T], protocol=Protocol("batch-mean"))
 
 
 @pytest.mark.parametrize("protocol", ["lucid", "batch-mean"])
@@ -594,7 +603,7 @@ def test_weights_that_hold_nan_are_an_error_that_names_it(gpt, protocol, where):
     with torch.no_grad():
         gpt.get_parameter(where)[..., 3] = math.nan
     with pytest.raises(NumbersError, match=rf"logits at token \d of document 1 .*NaN.*weight {where}"):
-        evaluate(gpt, BYTES, WORDS, protocol=protocol)
+        evaluate(gpt, BYTES, WORDS, protocol=Protocol(protocol))
 
 
 def test_a_single_token_whose_embedding_is_nan_is_found_in_a_long_text(gpt):
@@ -616,7 +625,7 @@ def test_mode_gradients_weights_and_random_numbers_are_left_as_they_were(family,
     weights = {name: weight.clone() for name, weight in model.state_dict().items()}
     gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    evaluate(model, BYTES, WORDS, protocol=protocol)
+    evaluate(model, BYTES, WORDS, protocol=Protocol(protocol))
     assert all(module.training == training for module in model.modules())
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)
@@ -697,7 +706,10 @@ def test_batch_mean_equals_the_courses_loop(model, text, context_length, batch_s
     if text == FOREIGN and batch_size == 3:
         text = FOREIGN * 2
     result = evaluate(
-        model, BYTES, text, protocol="batch-mean", context_length=context_length, batch_size=batch_size
+        model,
+        BYTES,
+        text,
+        protocol=Protocol("batch-mean", context_length=context_length, batch_size=batch_size),
     )
     expected, tokens = mean_of_batch_means(
         model, BYTES.encode(text), context_length=context_length or T, batch_size=batch_size or 2

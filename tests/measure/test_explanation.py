@@ -12,6 +12,7 @@ import lucidlm
 from lucidlm.errors import ConfigError, DataError, WeightsError
 from lucidlm.measure.evaluation import evaluate, evaluate_documents
 from lucidlm.measure.explanation import explain
+from lucidlm.measure.protocol import Protocol
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
@@ -81,8 +82,8 @@ def test_the_rows_average_to_evaluates_loss_for_short_and_long_texts(model, leng
     text = WORDS[:length]
     if length == 1 and prefix == "none":
         text = "ab"
-    explained = explain(model, BYTES, text, prefix=prefix)
-    evaluated = evaluate(model, BYTES, text, prefix=prefix)
+    explained = explain(model, BYTES, text, protocol=Protocol(prefix=prefix))
+    evaluated = evaluate(model, BYTES, text, protocol=Protocol(prefix=prefix))
     mean = math.fsum(token.nats for token in explained.tokens) / len(explained.tokens)
     assert mean == pytest.approx(evaluated.loss_nats, abs=1e-6)
     assert explained.loss_nats == pytest.approx(mean, abs=1e-12)
@@ -94,8 +95,8 @@ def test_the_rows_average_to_evaluates_loss_for_short_and_long_texts(model, leng
 @pytest.mark.parametrize("stride", [1, 7, T])
 @pytest.mark.parametrize("context_length", [T, 9])
 def test_they_do_so_for_any_stride_and_context(gpt, stride, context_length):
-    settings = {"stride": min(stride, context_length), "context_length": context_length}
-    explained, evaluated = explain(gpt, BYTES, WORDS, **settings), evaluate(gpt, BYTES, WORDS, **settings)
+    protocol = Protocol(stride=min(stride, context_length), context_length=context_length)
+    explained, evaluated = (way(gpt, BYTES, WORDS, protocol=protocol) for way in (explain, evaluate))
     assert explained.loss_nats == pytest.approx(evaluated.loss_nats, abs=1e-6)
     assert explained.protocol == evaluated.protocol
 
@@ -103,13 +104,13 @@ def test_they_do_so_for_any_stride_and_context(gpt, stride, context_length):
 @pytest.mark.parametrize("prefix", ["auto", "none"])
 def test_several_texts_average_to_the_loss_of_all_their_tokens(model, prefix):
     texts = [WORDS, FOREIGN, "ab", WORDS[:T]]
-    explained = explain(model, BYTES, texts, prefix=prefix)
+    explained = explain(model, BYTES, texts, protocol=Protocol(prefix=prefix))
     documents = [np.asarray(BYTES.encode(text)) for text in texts]
-    evaluated = evaluate_documents(model, BYTES, documents, prefix=prefix)
+    evaluated = evaluate_documents(model, BYTES, documents, protocol=Protocol(prefix=prefix))
     assert explained.loss_nats == pytest.approx(evaluated.loss_nats, abs=1e-6)
     assert [text.text for text in explained.texts] == texts
     for text in explained.texts:
-        alone = evaluate(model, BYTES, text.text, prefix=prefix)
+        alone = evaluate(model, BYTES, text.text, protocol=Protocol(prefix=prefix))
         assert text.loss_nats == pytest.approx(alone.loss_nats, abs=1e-6)
         assert len(text.tokens) == alone.tokens_scored
 
@@ -123,7 +124,10 @@ def test_torchs_own_number_agrees(model, text):
 @pytest.mark.parametrize("batch_size", [1, 2, 9])
 def test_the_batch_size_does_not_change_the_rows(gpt, batch_size):
     texts = [WORDS, "ab", FOREIGN]
-    one, other = explain(gpt, BYTES, texts), explain(gpt, BYTES, texts, batch_size=batch_size)
+    one, other = (
+        explain(gpt, BYTES, texts),
+        explain(gpt, BYTES, texts, protocol=Protocol(batch_size=batch_size)),
+    )
     for mine, yours in zip(one.tokens, other.tokens, strict=True):
         assert (mine.id, mine.text) == (yours.id, yours.text)
         assert mine.nats == pytest.approx(yours.nats, abs=1e-5)
@@ -138,7 +142,7 @@ def test_probability_rank_entropy_and_alternatives_are_numpys(model, text, prefi
     ids = BYTES.encode(text)
     prefix_id = END_OF_TEXT if prefix == "auto" else None
     logits = logits_of_each_token(model, ids, prefix_id=prefix_id)
-    tokens = explain(model, BYTES, text, prefix=prefix, top_k=4).tokens
+    tokens = explain(model, BYTES, text, protocol=Protocol(prefix=prefix), top_k=4).tokens
     targets = ids if prefix == "auto" else ids[1:]
     assert [token.id for token in tokens] == targets
     for token, p, target in zip(tokens, probabilities_of(logits), targets, strict=True):
@@ -229,13 +233,13 @@ def test_end_of_text_and_ids_without_a_token_are_called_by_name():
 
 def test_what_is_not_scored_is_said(gpt):
     assert explain(gpt, BYTES, "abc").texts[0].left_out == ""
-    without = explain(gpt, BYTES, "abc", prefix="none").texts[0]
+    without = explain(gpt, BYTES, "abc", protocol=Protocol(prefix="none")).texts[0]
     assert without.left_out == "a"
     assert [token.text for token in without.tokens] == ["b", "c"]
 
 
 def test_left_out_and_tokens_spell_the_text_where_the_first_byte_is_half_a_character(gpt):
-    without = explain(gpt, BYTES, "éa", prefix="none").texts[0]
+    without = explain(gpt, BYTES, "éa", protocol=Protocol(prefix="none")).texts[0]
     assert (without.left_out, [token.text for token in without.tokens]) == (r"\xc3", [r"\xa9", "a"])
 
 
@@ -314,7 +318,6 @@ def test_many_tokens_are_counted_rather_than_all_repeated_in_the_steps(gpt):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"top_k": -1}, r"--top-k -1: .*0 or more"),
         ({"stride": T + 1}, r"--stride 17: .*16"),
         ({"context_length": T + 1}, r"--context-length 17: .*1 to 16"),
         ({"prefix": "always"}, r"--prefix always: .*auto and none"),
@@ -322,8 +325,15 @@ def test_many_tokens_are_counted_rather_than_all_repeated_in_the_steps(gpt):
 )
 def test_a_setting_that_cannot_be_is_an_error_that_names_value_and_limit(gpt, settings, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        explain(gpt, BYTES, WORDS, **settings)
+        explain(gpt, BYTES, WORDS, protocol=Protocol(**settings))
     assert "\n" not in str(caught.value)
+
+
+def test_fewer_than_no_alternatives_are_refused_and_so_are_protocols_of_others(gpt):
+    with pytest.raises(ConfigError, match="--top-k -1"):
+        explain(gpt, BYTES, WORDS, top_k=-1)
+    with pytest.raises(ConfigError, match="--protocol hf-guide"):
+        explain(gpt, BYTES, WORDS, protocol=Protocol("hf-guide"))
 
 
 @pytest.mark.parametrize(
@@ -338,7 +348,7 @@ def test_a_setting_that_cannot_be_is_an_error_that_names_value_and_limit(gpt, se
 )
 def test_a_text_without_a_token_to_score_is_an_error_that_shows_it(gpt, texts, prefix, message):
     with pytest.raises(DataError, match=message) as caught:
-        explain(gpt, BYTES, texts, prefix=prefix)
+        explain(gpt, BYTES, texts, protocol=Protocol(prefix=prefix))
     assert "\n" not in str(caught.value)
 
 
@@ -460,7 +470,7 @@ def test_running_loss_and_perplexity_are_those_of_the_text_so_far(gpt):
 def test_each_row_names_the_token_that_stood_before(gpt):
     (text,) = explain(gpt, BYTES, "abc").texts
     assert [token.given for token in text.tokens] == ["<|endoftext|>", "a", "b"]
-    (without,) = explain(gpt, BYTES, "abc", prefix="none").texts
+    (without,) = explain(gpt, BYTES, "abc", protocol=Protocol(prefix="none")).texts
     assert [token.given for token in without.tokens] == ["a", "b"]
 
 
@@ -471,6 +481,8 @@ def test_a_long_text_takes_some_tens_of_bytes_a_token(gpt):
 
 
 def test_both_ways_of_beginning_a_text_say_what_stood_first(gpt):
-    with_prefix, without = (str(explain(gpt, BYTES, "ab c", prefix=prefix)) for prefix in ("auto", "none"))
+    with_prefix, without = (
+        str(explain(gpt, BYTES, "ab c", protocol=Protocol(prefix=prefix))) for prefix in ("auto", "none")
+    )
     assert "text 'ab c' (first token scored after <|endoftext|>)" in with_prefix
     assert "text 'ab c' (first token 'a' not scored: nothing stands before it)" in without

@@ -17,6 +17,8 @@ from lucidlm.measure.gate import (
     read_result,
 )
 from lucidlm.measure.intervals import interval_of_ratio
+from lucidlm.measure.protocol import Protocol
+from lucidlm.measure.scoring import Scorer
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
@@ -181,17 +183,16 @@ def test_the_hash_is_of_the_text_and_of_where_documents_begin(result):
         ({"context_length": 4}, "give --context-length 4, or store"),
         ({"stride": 2}, "give --stride 2, or store"),
         ({"prefix": "none"}, "give --prefix none, or store"),
-        ({"protocol": "lm-eval"}, "give --protocol lm-eval, or store"),
+        ({"name": "lm-eval"}, "give --protocol lm-eval, or store"),
     ],
 )
 def test_another_way_of_counting_is_refused_with_the_way_out(result, store, settings, way_out):
-    stored = store(evaluate(tiny(), BYTES, TEXT, **settings))
+    stored = store(evaluate(tiny(), BYTES, TEXT, protocol=Protocol(**settings)))
     with pytest.raises(ConfigError, match=way_out):
         no_worse(result, stored)
-    default = {"protocol": "lucid", "context_length": None, "stride": None, "prefix": "auto"}
     with pytest.raises(ConfigError, match=way_out):
-        check_settings(stored, tiny(), **default)
-    check_settings(stored, tiny(), **default | settings)
+        check_settings(stored, Scorer(tiny(), BYTES))
+    check_settings(stored, Scorer(tiny(), BYTES, Protocol(**settings)))
 
 
 @pytest.mark.parametrize(
@@ -256,7 +257,7 @@ def test_the_limit_is_what_it_says(result):
 
 
 def test_a_protocol_without_bytes_has_no_gate(store):
-    guide = evaluate(tiny(), BYTES, TEXT, protocol="hf-guide")
+    guide = evaluate(tiny(), BYTES, TEXT, protocol=Protocol("hf-guide"))
     with pytest.raises(ConfigError, match="counts no bytes"):
         below_limit(guide, 2.0)
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from lucidlm.errors import ConfigError, DataError, LucidError
-from lucidlm.measure.evaluation import encoded, evaluate, evaluate_documents
-from lucidlm.measure.protocol import harness_windows
+from lucidlm.measure.evaluation import evaluate, evaluate_documents
+from lucidlm.measure.protocol import PROTOCOLS, Protocol
+from lucidlm.measure.windows import harness_windows
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
@@ -177,7 +178,7 @@ def test_lm_evals_log_likelihood_is_ours(exported, harness, text):
     model, tokenizer, _ = exported
     request = Instance("loglikelihood_rolling", {}, (text,), 0)
     (theirs,) = harness.loglikelihood_rolling([request], disable_tqdm=True)
-    ours = evaluate(model, tokenizer, text, protocol="lm-eval")
+    ours = evaluate(model, tokenizer, text, protocol=Protocol("lm-eval"))
     assert ours.nats == pytest.approx(-theirs, rel=1e-5)
     assert ours.tokens_scored == ours.tokens_total == len(tokenizer.encode(text))
     assert ours.protocol.stride == ours.protocol.context_length == harness.max_length == T
@@ -198,7 +199,7 @@ def test_lm_evals_log_likelihood_is_ours_for_every_fill_of_the_last_window(expor
     (theirs,) = harness.loglikelihood_rolling(
         [Instance("loglikelihood_rolling", {}, (text,), 0)], disable_tqdm=True
     )
-    ours = evaluate(model, tokenizer, text, protocol="lm-eval")
+    ours = evaluate(model, tokenizer, text, protocol=Protocol("lm-eval"))
     assert ours.nats == pytest.approx(-theirs, rel=1e-5)
     assert ours.tokens_scored == count
 
@@ -260,14 +261,16 @@ def test_words_are_lm_evals(exported, harness, text):
     found = harness_results(harness, [text])
     # Both perplexities come from one log-likelihood, so that their logarithms give its count of words away.
     theirs = len(text.encode()) * math.log(found["byte_perplexity"]) / math.log(found["word_perplexity"])
-    assert evaluate(model, tokenizer, text, protocol="lm-eval").words == pytest.approx(theirs, rel=1e-9)
+    assert evaluate(model, tokenizer, text, protocol=Protocol("lm-eval")).words == pytest.approx(
+        theirs, rel=1e-9
+    )
 
 
 def test_lm_evals_aggregate_over_documents_is_ours(exported, harness):
     model, tokenizer, _ = exported
     texts = [text for text in TEXTS.values() if text.strip()]
     theirs = harness_results(harness, texts)
-    ours = evaluate_documents(model, tokenizer, encoded(tokenizer, texts), protocol="lm-eval")
+    ours = evaluate_documents(model, tokenizer, texts, protocol=Protocol("lm-eval"))
     assert ours.words == sum(len(re.split(r"\s+", text)) for text in texts)
     for name in ("word_perplexity", "byte_perplexity", "bits_per_byte"):
         # The exponent of a word's perplexity is large: float32's last digits show in it.
@@ -304,7 +307,7 @@ def test_the_guides_number_is_ours(exported, stride, length):
     theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
     ids = tokenizer.encode(STORY * 3)[:length]
     loss, counted = guides_perplexity(theirs, ids, stride=stride)
-    ours = evaluate_documents(model, tokenizer, [np.array(ids)], protocol="hf-guide", stride=stride)
+    ours = evaluate_documents(model, tokenizer, [np.array(ids)], protocol=Protocol("hf-guide", stride=stride))
     assert ours.loss_nats == pytest.approx(loss, rel=1e-5)
     assert ours.perplexity == pytest.approx(math.exp(loss), rel=1e-4)
     assert ours.tokens_scored == counted
@@ -319,7 +322,7 @@ def test_the_guides_number_is_ours_for_a_shorter_context(exported, context_lengt
     settings = {"stride": stride, "context_length": context_length}
     ids = tokenizer.encode(STORY * 3)[: 3 * T + 2]
     loss, counted = guides_perplexity(theirs, ids, **settings)
-    ours = evaluate_documents(model, tokenizer, [np.array(ids)], protocol="hf-guide", **settings)
+    ours = evaluate_documents(model, tokenizer, [np.array(ids)], protocol=Protocol("hf-guide", **settings))
     assert ours.loss_nats == pytest.approx(loss, rel=1e-5)
     assert (ours.tokens_scored, ours.tokens_total) == (counted, len(ids))
 
@@ -333,9 +336,9 @@ def test_where_the_guides_last_window_is_one_token_we_leave_it_out_and_the_guide
     theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
     with torch.no_grad():
         assert theirs(torch.tensor([ids[-1:]]), labels=torch.tensor([ids[-1:]])).loss.isnan()
-    settings = {"protocol": "hf-guide", "stride": T}
-    with_it = evaluate_documents(model, tokenizer, [np.array(ids)], **settings)
-    without = evaluate_documents(model, tokenizer, [np.array(ids[:-1])], **settings)
+    guide = Protocol("hf-guide", stride=T)
+    with_it = evaluate_documents(model, tokenizer, [np.array(ids)], protocol=guide)
+    without = evaluate_documents(model, tokenizer, [np.array(ids[:-1])], protocol=guide)
     assert with_it.nats == pytest.approx(without.nats, rel=1e-12)
     assert with_it.tokens_scored == without.tokens_scored == 2 * (T - 1)
 
@@ -343,8 +346,8 @@ def test_where_the_guides_last_window_is_one_token_we_leave_it_out_and_the_guide
 def test_at_stride_1_the_guide_reports_the_first_window_alone(exported):
     model, tokenizer, _ = exported
     ids = np.array(tokenizer.encode(STORY * 3)[: 4 * T])
-    guide = evaluate_documents(model, tokenizer, [ids], protocol="hf-guide", stride=1)
-    first = evaluate_documents(model, tokenizer, [ids[:T]], prefix="none", stride=T)
+    guide = evaluate_documents(model, tokenizer, [ids], protocol=Protocol("hf-guide", stride=1))
+    first = evaluate_documents(model, tokenizer, [ids[:T]], protocol=Protocol(prefix="none", stride=T))
     assert guide.nats == pytest.approx(first.nats, rel=1e-6)
     assert guide.tokens_scored == T - 1
     assert math.isnan(guide.bits_per_byte) or guide.bytes_scored > 0
@@ -352,10 +355,7 @@ def test_at_stride_1_the_guide_reports_the_first_window_alone(exported):
 
 def test_where_they_differ_the_result_says_how(exported):
     model, tokenizer, _ = exported
-    results = {
-        name: evaluate(model, tokenizer, STORY * 3, protocol=name)
-        for name in ("lucid", "lm-eval", "hf-guide", "batch-mean")
-    }
+    results = {name: evaluate(model, tokenizer, STORY * 3, protocol=Protocol(name)) for name in PROTOCOLS}
     assert len({round(result.loss_nats, 6) for result in results.values()}) == 4
     assert results["lucid"].protocol.difference == ""
     for name in ("lm-eval", "hf-guide", "batch-mean"):
@@ -365,9 +365,9 @@ def test_where_they_differ_the_result_says_how(exported):
 
 def test_the_harness_always_puts_a_token_first(exported, monkeypatch):
     model, tokenizer, _ = exported
-    given = evaluate(model, tokenizer, STORY, protocol="lm-eval")
+    given = evaluate(model, tokenizer, STORY, protocol=Protocol("lm-eval"))
     monkeypatch.setattr(model, "config", model.config.changed(document_prefix_id=None))
-    assert evaluate(model, tokenizer, STORY, protocol="lm-eval") == given
+    assert evaluate(model, tokenizer, STORY, protocol=Protocol("lm-eval")) == given
     assert evaluate(model, tokenizer, STORY).protocol.prefix == "none"
 
 
@@ -375,8 +375,8 @@ def test_lm_eval_is_our_stride_of_a_whole_window_but_for_a_last_window_that_is_s
     model, tokenizer, _ = exported
     ids = np.array(tokenizer.encode(STORY * 6)[: 4 * T])
     for count, same in ((T - 3, True), (4 * T, True), (3 * T + 5, False)):
-        theirs = evaluate_documents(model, tokenizer, [ids[:count]], protocol="lm-eval")
-        ours = evaluate_documents(model, tokenizer, [ids[:count]], stride=T)
+        theirs = evaluate_documents(model, tokenizer, [ids[:count]], protocol=Protocol("lm-eval"))
+        ours = evaluate_documents(model, tokenizer, [ids[:count]], protocol=Protocol(stride=T))
         assert (theirs.nats == pytest.approx(ours.nats, rel=1e-6)) == same
         assert theirs.tokens_scored == ours.tokens_scored == count
 
@@ -385,9 +385,11 @@ def test_lm_eval_is_our_stride_of_a_whole_window_but_for_a_last_window_that_is_s
 def test_the_batch_size_changes_no_protocol_and_documents_are_counted_each_alone(exported, protocol):
     model, tokenizer, _ = exported
     documents = [np.array(tokenizer.encode(text)) for text in (STORY * 3, "Short.", STORY[5:60])]
-    alone = [evaluate_documents(model, tokenizer, [each], protocol=protocol) for each in documents]
+    alone = [evaluate_documents(model, tokenizer, [each], protocol=Protocol(protocol)) for each in documents]
     for batch_size in (1, 3, 64):
-        together = evaluate_documents(model, tokenizer, documents, protocol=protocol, batch_size=batch_size)
+        together = evaluate_documents(
+            model, tokenizer, documents, protocol=Protocol(protocol, batch_size=batch_size)
+        )
         assert together.nats == pytest.approx(math.fsum(each.nats for each in alone), rel=1e-6)
         assert together.tokens_scored == sum(each.tokens_scored for each in alone)
         assert together.words == sum(each.words for each in alone)
@@ -396,36 +398,36 @@ def test_the_batch_size_changes_no_protocol_and_documents_are_counted_each_alone
 @pytest.mark.parametrize("stride", [1, T // 2, T])
 def test_a_stride_with_lm_eval_is_refused_even_where_it_is_the_harnesss_own(exported, stride):
     with pytest.raises(ConfigError, match=f"--stride {stride}: lm-eval .*leave --stride out"):
-        evaluate(*exported[:2], STORY, protocol="lm-eval", stride=stride)
+        evaluate(*exported[:2], STORY, protocol=Protocol("lm-eval", stride=stride))
 
 
 def test_no_prefix_with_lm_eval_is_refused_and_so_is_a_tokenizer_without_end_of_text(exported, monkeypatch):
     model, tokenizer, _ = exported
     with pytest.raises(ConfigError, match="leave --prefix none out"):
-        evaluate(model, tokenizer, STORY, protocol="lm-eval", prefix="none")
+        evaluate(model, tokenizer, STORY, protocol=Protocol("lm-eval", prefix="none"))
     monkeypatch.setattr(tokenizer, "end_of_text", None)
     with pytest.raises(ConfigError, match=r"has none; use lucid"):
-        evaluate(model, tokenizer, STORY, protocol="lm-eval")
+        evaluate(model, tokenizer, STORY, protocol=Protocol("lm-eval"))
 
 
 @pytest.mark.parametrize("protocol", ["hf-guide", "batch-mean"])
 def test_one_token_is_too_little_where_no_prefix_stands_before_it(exported, protocol):
     model, tokenizer, _ = exported
     with pytest.raises(DataError, match="no token can be scored: 1 token "):
-        evaluate(model, tokenizer, text_of(tokenizer, 1), protocol=protocol)
+        evaluate(model, tokenizer, text_of(tokenizer, 1), protocol=Protocol(protocol))
 
 
 def test_lm_eval_with_a_model_that_has_no_end_of_text_is_an_error_of_ours():
     shape = {"vocab_size": 256, "context_length": T, "emb_dim": 8, "n_layers": 1, "n_heads": 1}
     with pytest.raises(LucidError):
-        evaluate(GPT(GPTConfig(**shape)), Tokenizer.bytes(), STORY, protocol="lm-eval")
+        evaluate(GPT(GPTConfig(**shape)), Tokenizer.bytes(), STORY, protocol=Protocol("lm-eval"))
 
 
 def test_what_batch_mean_drops_does_not_change_the_word_perplexity(exported):
     model, tokenizer, _ = exported
     ids = np.array(tokenizer.encode(STORY * 6)[: 4 * T])  # 2 windows of T + 1 are scored of 3 T - 1 tokens
     one, other = (
-        evaluate_documents(model, tokenizer, [ids[:count]], protocol="batch-mean")
+        evaluate_documents(model, tokenizer, [ids[:count]], protocol=Protocol("batch-mean"))
         for count in (2 * T + 1, 3 * T)
     )
     assert other.nats == pytest.approx(one.nats, rel=1e-12)

@@ -10,6 +10,7 @@ from recorded import Recorded
 
 from lucidlm.errors import ConfigError, RunError, WeightsError
 from lucidlm.measure.evaluation import evaluate
+from lucidlm.measure.protocol import Protocol
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.files import lock
@@ -82,7 +83,7 @@ def test_a_token_that_a_tokenizer_puts_first_is_the_models_prefix_here_and_stays
     assert result.tokens_scored == ids.shape[1] - 1
     assert result.loss_nats == pytest.approx(loss, rel=1e-5)
     with pytest.raises(ConfigError, match="before each text"):
-        evaluate(model, tokenizer, "the tide", protocol="lm-eval")
+        evaluate(model, tokenizer, "the tide", protocol=Protocol("lm-eval"))
     fields = GGUFReader(out.with_suffix(".gguf")).fields
     found = {name: fields[f"tokenizer.ggml.{name}"].contents() for name in ("bos_token_id", "add_bos_token")}
     assert found == {"bos_token_id": 270, "add_bos_token": True}
