@@ -31,7 +31,9 @@ class Display:
     """
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        # A notebook's kernel sets FORCE_COLOR, and rich would draw its bar there line by line.
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        self.console = Console(stderr=True, highlight=False, force_terminal=terminal, force_jupyter=False)
         self.last_line = -math.inf
         self.shown_at: tuple[int, float] | None = None
         """Tokens and time at the last line: the speed that is shown is the mean since then."""

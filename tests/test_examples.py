@@ -100,6 +100,14 @@ def test_the_lectures_notebook_shows_what_it_computes_when_run_again(tmp_path, m
     for cell in (each for each in again.cells if each.cell_type == "code"):
         assert not [output for output in cell.outputs if output.output_type == "error"]
     texts = ["".join(str(cell.get("outputs", "")) for cell in book.cells) for book in (shown, again)]
-    for part in ("7.4540e-05", "10.7940", "48,725.", "' Armed heNetflix'", "95 % interval", "162,419,712"):
+    for part in (
+        "7.4540e-05",
+        "10.7940",
+        "48,725.",
+        "' Armed heNetflix'",
+        "95 % interval",
+        "162,419,712",
+        "PPMd",
+    ):
         assert all(part in text for text in texts), part
     assert all("text/html" in text and "lucid-explained" in text for text in texts)

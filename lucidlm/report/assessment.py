@@ -18,6 +18,7 @@ from lucidlm.measure.protocol import LUCID, Protocol
 from lucidlm.measure.seen import NO_INTERVAL, Seen
 from lucidlm.model.generation import generate_batch
 from lucidlm.model.gpt import GPT
+from lucidlm.pages.page import notebook
 from lucidlm.report.course import FEWEST_TOKENS, Course, course_of
 from lucidlm.report.ladder import Ladder, ladder_of
 from lucidlm.report.verdict import course_sentences, gain_sentence, place_sentences, too_little_text
@@ -88,6 +89,17 @@ class Judgement:
         if self.memorization is not None:
             parts.append(str(self.memorization))
         return "\n\n".join(part for part in parts if part)
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the verdict, and the numbers and baselines as tables."""
+        return notebook(
+            "judgement_part.html",
+            sentences=[self.warning, *self.sentences] if self.warning else self.sentences,
+            rows=self.evaluation.rows(),
+            no_interval=self.evaluation.no_interval,
+            protocol=str(self.evaluation.protocol),
+            ladder=self.ladder.rows() if self.ladder else None,
+        )
 
 
 def judge(
