@@ -103,10 +103,8 @@ def find_seen(
     """
     search = CopySearch(texts)
     for number, (_, corpus) in enumerate(runs):
-        texts_of_run = ((number, blocks) for blocks in decoded(corpus.tokenizer, train_documents(corpus)))
-        progress.stage("searching the training text")
-        for _ in search.look(texts_of_run):
-            progress.advance()
+        progress.stage("searching the training text", corpus.train_tokens)
+        search.look(_documents(number, corpus, progress))
     found = search.copies()
     letters = int(found.letters.sum())
     # Lines of a template are everybody's; a text that has no others was trained on all the same.
@@ -128,6 +126,13 @@ def find_seen(
 def decoded(tokenizer: Tokenizer, documents: Iterable[np.ndarray]) -> Iterator[Iterator[str]]:
     """Documents of ids as text, each in blocks."""
     return (_blocks(tokenizer, ids) for ids in documents)
+
+
+def _documents(number: int, corpus: Corpus, progress: Progress) -> Iterator[tuple[int, Iterator[str]]]:
+    """The training documents of a run, each with the number of the run."""
+    for ids in train_documents(corpus):
+        yield number, _blocks(corpus.tokenizer, ids)
+        progress.advance(len(ids))
 
 
 def _blocks(tokenizer: Tokenizer, ids: np.ndarray) -> Iterator[str]:

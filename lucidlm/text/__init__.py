@@ -1,1 +1,1 @@
-"""From files to batches: documents, tokens, a split, windows."""
+"""Files come in, training batches go out: documents, tokens, a split, windows."""

@@ -1,8 +1,8 @@
-"""Which passages of some texts also occur in others: texts come in, passages with their places come out.
+"""Texts come in, and other texts; the passages of the first that also occur in the others go out.
 
-Shingles in the same order at nearly the same distance are a passage, as in the alignment of genomes (Li 2018,
-"Minimap2"), so that changed words between them do not hide it. Shingles that occur in many places belong to
-a template, such as that of log lines, and count for nothing. docs/measure.md has the thresholds.
+Shingles in the same order at nearly the same distance form a passage, as in the alignment of genomes (Li
+2018, "Minimap2"): changed words between them do not hide it. Shingles that occur in many places belong to a
+template, such as that of log lines, and do not count. docs/measure.md explains the thresholds.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,80 +14,80 @@ from lucidlm.text.hashing import Keys
 from lucidlm.text.letters import SHINGLE, Letters, read_letters
 
 PASSAGE = 240
-"""Letters of the shortest passage that may be changed: half of it is unchanged."""
+"""Letters of the shortest passage of which half may be changed."""
 UNCHANGED = 0.5
 VERBATIM = 160
-"""Letters of the shortest passage of which nearly all is unchanged."""
+"""Letters of the shortest passage that must be nearly unchanged."""
 NEARLY_ALL = 0.9
 WHOLE = 0.8
-"""A shorter passage counts where it is this share of its text, as much of it unchanged."""
+"""A shorter passage counts if it is this share of its text, and the same share of it is unchanged."""
 COMMON = 16
-"""Shingles and lines that occur more often than this belong to a template."""
+"""Shingles and lines that occur more often belong to a template."""
 LARGEST = 32_000_000
-"""Letters of text that copies are looked for of; of a longer text only the start is checked."""
+"""Letters of text that are checked; of a longer text only the start is."""
 INDEXED = 2_000_000
-"""Shingles that are kept: of a long text every second, fourth, ... one, chosen by its hash."""
+"""Shingles that are kept: for a long text every second, fourth, ... one, chosen by hash."""
 
 EVIDENCE = 80
-"""Letters of a passage that are unchanged and belong to no template, at least."""
+"""Letters of a passage that must be unchanged and outside templates."""
 GAP = 6 * SHINGLE
-"""Letters from one unchanged shingle to the next within a passage, at most."""
+"""Letters between two unchanged shingles of a passage, at most."""
 BAND = 64
-"""Letters by which the distance may differ within a passage: a changed word is longer or shorter."""
+"""Letters by which the distance may vary within a passage: a changed word is longer or shorter."""
 PENDING = 4_000_000
-"""Shingles that were found and are put in order together."""
+"""Found shingles that are collected before they are chained."""
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A stretch of a text that also occurs elsewhere."""
+    """A stretch of a text that also occurs in another text."""
 
     text: int
-    """Which of the texts, from 0, in the order in which they were given."""
+    """The number of the text, from 0, in the given order."""
     start: int
-    """Its first character in that text, and `end` the one behind its last."""
+    """Its first character in the text; `end` is the one after its last."""
     end: int
     letters: int
     source: int
-    """What `look` called the document in which it also occurs."""
+    """The number that `look` got for the document in which it also occurs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """What of n texts also occurs in others, in letters (a Chinese character counts for three)."""
+    """How much of n texts also occurs in others, in letters (a Chinese character counts as three)."""
 
     letters: np.ndarray
     """(n,) letters of each text."""
     copied: np.ndarray
-    """(n,) letters of each text in passages that also occur elsewhere."""
+    """(n,) letters of each text in copied passages."""
     with_lines: np.ndarray
-    """(n,) the same with whole lines that also occur elsewhere and follow no template."""
+    """(n,) the same, with whole lines that also occur elsewhere and are not template lines."""
     with_all_lines: np.ndarray
-    """(n,) the same with lines that follow templates, too."""
+    """(n,) the same, with template lines too."""
     source: np.ndarray
-    """(n,) the document that has most of them, -1 where there are none."""
+    """(n,) the document with most of them; -1 if there is none."""
     passages: tuple[Passage, ...]
     lines: int
-    """Lines of LINE letters or more that also occur elsewhere."""
+    """Lines of at least LINE letters that also occur elsewhere."""
     lines_total: int
     known: np.ndarray
-    """(n,) letters of each text whose shingles occur elsewhere at all, templates included."""
+    """(n,) letters of each text whose shingles occur elsewhere, templates included."""
     template: np.ndarray
     """(n,) letters of each text whose shingles occur more than COMMON times, elsewhere or in the texts."""
     template_elsewhere: np.ndarray
-    """(n,) those whose shingles occur elsewhere more than COMMON times."""
+    """(n,) letters whose shingles occur more than COMMON times elsewhere."""
     template_here: np.ndarray
-    """(n,) those whose shingles occur in the texts themselves more than COMMON times."""
+    """(n,) letters whose shingles occur more than COMMON times in the texts themselves."""
     sources: tuple[int, ...]
-    """The numbers of all documents in which something was found."""
+    """Numbers of all documents in which something was found."""
     unchecked: int
-    """Texts that were not checked, because those before them are LARGEST letters long."""
+    """Texts that were not checked, because the ones before already have LARGEST letters."""
 
 
 ENTRY = np.dtype(
     [("hash", "<u8"), ("place", "<i4"), ("end", "<i4"), ("first", "<u4"), ("last", "<u4"), ("text", "<u4")]
 )
-"""A shingle or a line of the texts: its letters (place to end), its characters (first to last), its text."""
+"""A shingle or line of the texts: its letters (place to end), characters (first to last), text."""
 STRETCH = np.dtype(
     [("place", "<i4"), ("end", "<i4"), ("first", "<u4"), ("last", "<u4"), ("text", "<u4"), ("source", "<i8")]
 )
@@ -95,22 +95,22 @@ HIT = np.dtype([("hash", "<i4"), ("place", "<i8"), ("source", "<i8")])
 
 
 class CopySearch:
-    """Looks for passages of some texts in others: give the texts, `look` at the others, take the `copies`."""
+    """Looks for passages of the given texts in others: first `look` at the others, then take `copies`."""
 
     def __init__(self, texts: Iterable[Iterable[str]]) -> None:
         self._lengths: list[int] = []
         self._checked = self._unchecked = 0
         self._every = 1
-        """Every how many-th shingle is kept."""
+        """One of this many shingles is kept."""
         shingles: list[np.ndarray] = []
         lines: list[np.ndarray] = []
         kept = 0
         for letters in read_letters(self._counted(texts)):
             self._add_lengths(letters)
             places, hashes = self._sampled(*letters.shingles())
-            shingles.append(_entries(letters, hashes, places, places + SHINGLE))
+            shingles.append(_entry_rows(letters, hashes, places, places + SHINGLE))
             firsts, ends, hashes = letters.whole_lines()
-            lines.append(_entries(letters, hashes, firsts, ends))
+            lines.append(_entry_rows(letters, hashes, firsts, ends))
             kept += len(places)
             while kept > INDEXED:
                 self._every *= 2
@@ -120,8 +120,8 @@ class CopySearch:
         self._stretches: list[np.ndarray] = [_rows(0, STRETCH)]
         self._looked_at = 0
 
-    def look(self, documents: Iterable[tuple[int, Iterable[str]]]) -> Iterator[None]:
-        """Looks at documents, each a number and its text in blocks, about a million characters a turn."""
+    def look(self, documents: Iterable[tuple[int, Iterable[str]]]) -> None:
+        """Look at documents, each a number and blocks of text."""
         for letters in read_letters(documents):
             places, hashes = self._sampled(*letters.shingles())
             sources = letters.documents[letters.pieces]
@@ -131,20 +131,19 @@ class CopySearch:
             self._looked_at += len(letters.codes)
             if self._shingles.waiting > PENDING:
                 self._stretches.append(self._passages())
-            yield
 
     def copies(self) -> Copies:
-        """What was found, after all documents have been looked at."""
+        """The result, after `look` has seen all documents."""
         self._stretches.append(self._passages())
         stretches = np.concatenate(self._stretches)
         passages = _merged(stretches)
         equal, lines = self._lines.unusual_hits(), self._lines
-        everything = np.concatenate((stretches, _stretches(lines.entries[equal["hash"]], equal["source"])))
-        all_lines = _stretches(lines.entries, lines.source)[lines.times > 0]
+        everything = np.concatenate((stretches, _stretch_rows(lines.entries[equal["hash"]], equal["source"])))
+        all_lines = _stretch_rows(lines.entries, lines.source)[lines.times > 0]
         lengths = np.array(self._lengths, np.int64)
         shingles = self._shingles
         covered = self._covered(np.ones(len(self._shingles.entries), bool))
-        scale = lengths / np.maximum(covered, 1)  # of a long text not every shingle was kept
+        scale = lengths / np.maximum(covered, 1)  # for a long text not every shingle was kept
 
         def scaled(chosen: np.ndarray) -> np.ndarray:
             return np.round(self._covered(chosen) * scale).astype(np.int64)
@@ -188,7 +187,7 @@ class CopySearch:
         return places[taken], hashes[taken]
 
     def _covered(self, chosen: np.ndarray) -> np.ndarray:
-        """Letters of each text that the chosen shingles cover."""
+        """Letters of each text that these shingles cover."""
         marks = _marks(self._shingles.entries["place"][chosen], sum(self._lengths))
         bounds = np.cumsum([0, *self._lengths])
         return np.diff(np.concatenate(([0], np.cumsum(marks)))[bounds])
@@ -200,13 +199,13 @@ class CopySearch:
         entries = index.entries[hits["hash"]]
         template = _marks(index.entries["place"][index.common], sum(self._lengths))
         before = np.concatenate(([0], np.cumsum(template, dtype=np.int32)))
-        # A passage may cross the border of a band, but not those of both rows of bands.
+        # A passage may cross a border of bands, so they are laid twice, shifted by half a band.
         lengths = np.array(self._lengths)
         return np.concatenate([_chains(entries, hits, before, lengths, shift) for shift in (0, BAND // 2)])
 
 
 class _Index:
-    """The shingles or the lines of the texts by their hashes, and where else they were found."""
+    """The shingles or lines of the texts by hash, and where else they were found."""
 
     def __init__(self, entries: list[np.ndarray]) -> None:
         joined = np.concatenate([_rows(0, ENTRY), *entries])
@@ -220,31 +219,31 @@ class _Index:
 
     @property
     def times(self) -> np.ndarray:
-        """Of each entry: how often it occurs elsewhere."""
+        """How often each entry occurs elsewhere."""
         return np.repeat(self._times, self._counts)
 
     @property
     def source(self) -> np.ndarray:
-        """Of each entry: the last document in which it was found, -1 for none."""
+        """The last document in which each entry was found; -1 for none."""
         return np.repeat(self._source, self._counts)
 
     @property
     def common(self) -> np.ndarray:
-        """Of each entry: whether it belongs to a template."""
+        """Whether each entry belongs to a template."""
         return self.common_elsewhere | self.common_here
 
     @property
     def common_elsewhere(self) -> np.ndarray:
-        """Of each entry: whether it occurs elsewhere more than COMMON times."""
+        """Whether each entry occurs more than COMMON times elsewhere."""
         return np.repeat(self._times > COMMON, self._counts)
 
     @property
     def common_here(self) -> np.ndarray:
-        """Of each entry: whether it occurs among the entries more than COMMON times."""
+        """Whether each entry occurs more than COMMON times among the entries."""
         return np.repeat(self._counts > COMMON, self._counts)
 
     def look(self, hashes: np.ndarray, places: np.ndarray, sources: np.ndarray) -> None:
-        """Notes which of these occur among the entries."""
+        """Remember which of these hashes are among the entries."""
         where, found = self._keys.find(hashes)
         self._source[found] = sources[where]
         wanted = (self._times[found] <= COMMON) & (self._counts[found] <= COMMON)
@@ -256,7 +255,7 @@ class _Index:
         self.waiting += len(hits)
 
     def unusual_hits(self) -> np.ndarray:
-        """What was found since the last call and belongs to no template; "hash" numbers the entry."""
+        """What was found since the last call, without templates; "hash" is the number of the entry."""
         hits = np.concatenate([_rows(0, HIT), *self._hits])
         self._hits, self.waiting = [], 0
         hits = hits[self._times[hits["hash"]] <= COMMON]
@@ -267,7 +266,7 @@ class _Index:
         return hits
 
 
-def _entries(letters: Letters, hashes: np.ndarray, places: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def _entry_rows(letters: Letters, hashes: np.ndarray, places: np.ndarray, ends: np.ndarray) -> np.ndarray:
     entries = _rows(len(hashes), ENTRY)
     entries["hash"] = hashes
     entries["place"], entries["end"] = places + letters.first, ends + letters.first
@@ -276,7 +275,7 @@ def _entries(letters: Letters, hashes: np.ndarray, places: np.ndarray, ends: np.
     return entries
 
 
-def _stretches(entries: np.ndarray, source: np.ndarray) -> np.ndarray:
+def _stretch_rows(entries: np.ndarray, source: np.ndarray) -> np.ndarray:
     stretches = _rows(len(entries), STRETCH)
     for name in ("place", "end", "first", "last", "text"):
         stretches[name] = entries[name]
@@ -289,7 +288,7 @@ def _rows(count: int, kind: np.dtype) -> np.ndarray:
 
 
 def _marks(places: np.ndarray, count: int) -> np.ndarray:
-    """Which of the letters stand in shingles at these places: (count,)."""
+    """Which letters are in shingles at these places: (count,)."""
     steps = np.zeros(count + 1, np.int32)
     np.add.at(steps, places, 1)
     np.add.at(steps, places + SHINGLE, -1)
@@ -299,9 +298,9 @@ def _marks(places: np.ndarray, count: int) -> np.ndarray:
 def _chains(
     entries: np.ndarray, hits: np.ndarray, template: np.ndarray, lengths: np.ndarray, shift: int
 ) -> np.ndarray:
-    """The passages among shingles that were found: in the same order, at nearly the same distance.
+    """The passages among the found shingles: chains in the same order, at nearly the same distance.
 
-    `template` counts the letters before each place that belong to a template, `lengths` those of each text.
+    `template` is the number of template letters before each place, `lengths` the letters of each text.
     """
     if not len(hits):
         return _rows(0, STRETCH)
@@ -315,7 +314,7 @@ def _chains(
     lasts = np.append(firsts[1:], len(places)) - 1
     reach = np.full(len(places), SHINGLE)
     reach[:-1] = np.where(breaks, SHINGLE, np.minimum(np.diff(places), SHINGLE))
-    own = reach - (template[places + reach] - template[places])  # letters of no template
+    own = reach - (template[places + reach] - template[places])  # letters outside templates
     unchanged = np.add.reduceat(own, firsts)
     start, end = places[firsts], places[lasts] + SHINGLE
     length = end - start
@@ -333,7 +332,7 @@ def _chains(
 
 
 def _merged(stretches: np.ndarray) -> np.ndarray:
-    """The same without overlaps; what overlaps becomes one, with the source of its longest part."""
+    """The same without overlaps: overlapping stretches become one, with the source of the first."""
     if not len(stretches):
         return stretches
     stretches = stretches[np.lexsort((-stretches["end"], stretches["place"]))]
@@ -353,7 +352,7 @@ def _letters_of(stretches: np.ndarray, texts: int) -> np.ndarray:
 
 
 def _main_source(stretches: np.ndarray, texts: int) -> np.ndarray:
-    """The source that has most letters of each text, -1 where there is none."""
+    """The source with most letters of each text; -1 if there is none."""
     main = np.full(texts, -1)
     order = np.lexsort((stretches["source"], stretches["text"]))
     stretches = stretches[order]
@@ -362,6 +361,6 @@ def _main_source(stretches: np.ndarray, texts: int) -> np.ndarray:
     new = (np.diff(stretches["text"].astype(np.int64)) != 0) | (np.diff(stretches["source"]) != 0)
     firsts = np.flatnonzero(np.concatenate(([True], new)))
     letters = np.add.reduceat((stretches["end"] - stretches["place"]).astype(np.int64), firsts)
-    rising = np.argsort(letters, kind="stable")  # the last one written is the largest
+    rising = np.argsort(letters, kind="stable")  # the last one written has the most letters
     main[stretches["text"][firsts][rising]] = stretches["source"][firsts][rising]
     return main

@@ -1,6 +1,6 @@
-"""The manifest of a prepared folder in, nothing out, or the error that names what no preparation has written.
+"""The manifest of a prepared folder comes in; an error that names a damaged field goes out, or nothing.
 
-A manifest of a former version has no hash of its own: what is read from it later is checked here, once.
+Manifests of earlier versions have no hash of their own, so the fields that are used later are checked here.
 """
 
 import math
@@ -18,14 +18,14 @@ _LEAKS = ("near_documents", "lines", "lines_total", "unchecked_documents")
 
 
 def check_described(folder: Path, manifest: dict[str, Any]) -> None:
-    """DataError unless the fields that a corpus is described by are there and of their kind."""
+    """DataError unless all fields that describe a corpus exist and have the right type."""
     for place, sound in _fields(manifest):
         if not sound:
             raise DataError(f"{folder / MANIFEST}: {place} is damaged; prepare the text again")
 
 
 def _fields(manifest: dict[str, Any]) -> Iterator[tuple[str, bool]]:
-    """Each place of a manifest, and whether it holds what it should; a table comes before what is in it."""
+    """Each field and whether it is right; a table comes before its fields."""
     for name in ("tokenizer", "settings", "train", "validation"):
         yield name, isinstance(manifest.get(name), dict)
     for part in ("train", "validation"):
@@ -45,7 +45,7 @@ def _fields(manifest: dict[str, Any]) -> Iterator[tuple[str, bool]]:
         yield "split", isinstance(design, str) and design in typing.get_args(Design)
     leaks = manifest.get("leaks", {})
     yield "leaks", isinstance(leaks, dict)
-    if "share" in leaks:  # a former version's has none
+    if "share" in leaks:  # earlier versions have none
         yield "leaks.share", _is_share(leaks["share"])
         for name in _LEAKS:
             yield f"leaks.{name}", _is_count(leaks.get(name))

@@ -23,7 +23,7 @@ from lucidlm.text.account import (
     utf8_bytes,
 )
 from lucidlm.text.formats.archives import ARCHIVES, files_in_archive
-from lucidlm.text.formats.bin_files import documents_of, text_of
+from lucidlm.text.formats.bin_files import token_documents, token_text
 from lucidlm.text.formats.decoding import (
     File,
     cannot_read,
@@ -46,27 +46,27 @@ from lucidlm.text.reading import READING, Reading
 from lucidlm.text.sources import find_files
 
 KEPT_CHARACTERS = 1 << 24
-"""Text of one file that is kept from the reading that checks it; a larger one is read once more."""
+"""Characters of a file that are kept from the reading that checks it; a larger file is read twice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text: a file, or a line of a jsonl file."""
+    """One text: a file, or one record of a file."""
 
     source: str
-    """A path, a URL, "stdin", or "file.jsonl:12" (the line, from 1)."""
+    """A path, a URL, "stdin", or "file.jsonl:12" (line 12)."""
     pieces: Callable[[], Iterator[str]]
-    """Reads the text again at each call, in pieces of about a million characters at most."""
+    """Reads the text at each call, in pieces of at most about a million characters."""
     account: Account = field(default_factory=Account)
-    """What was left out or changed; complete once `pieces()` has been read to its end."""
+    """What was left out or changed; complete after `pieces()` was read to its end."""
     path: Path | None = None
-    """The file that it is of; None for a text that was given as a string."""
+    """Its file; None for a text that was given as a string."""
     around: Account = field(default_factory=Account)
-    """What stands in its file beside the documents' texts: each file's is spread over its documents."""
+    """The bytes of its file around the texts, divided among the documents of the file."""
 
     @property
     def notes(self) -> list[str]:
-        """What was left out or changed, as lines."""
+        """Notes on what was left out or changed."""
         account = Account()
         self.add_to(account)
         return account.lines()
@@ -76,7 +76,7 @@ class Document:
         return "".join(self.pieces())
 
     def add_to(self, account: Account, name: str | None = None) -> None:
-        """Count this document, which has been read, in the account of all."""
+        """Add the counts of this document, which must have been read, to an account of all."""
         account.add(self.account, name or self.source)
         account.add(self.around)
 
@@ -88,7 +88,7 @@ def read_texts(
     reading: Reading = READING,
     progress: Progress = SILENT,
 ) -> Iterator[tuple[str, str]]:
-    """Source and text of each document; `account` is complete when all are read."""
+    """Source and text of each document; `account` is complete after the last one."""
     for document in read_documents(sources, account, reading=reading, progress=progress):
         text = document.text()
         document.add_to(account)
@@ -98,9 +98,9 @@ def read_texts(
 def given_text(
     text: str, account: Account, name: str = "the text given", *, reading: Reading = READING
 ) -> str:
-    """A text that was given as a string, cleaned as a file of it would be, so that both have one number."""
+    """A text that was given as a string, cleaned like a file with it, so that both have the same loss."""
     if not text:
-        return ""  # what to do about that, the caller knows
+        return ""  # the caller decides whether that is an error
     document = _document(None, lambda own: [without_mark(text, own)], reading.raw, source=name)
     cleaned = document.text()
     document.add_to(account)
@@ -114,26 +114,24 @@ def read_documents(
     reading: Reading = READING,
     progress: Progress = SILENT,
 ) -> Iterator[Document]:
-    """The documents of files, folders, globs, addresses and "-" (stdin), always in the same order.
+    """The documents of files, folders, patterns, addresses and "-" (stdin), always in the same order.
 
-    All sources are found before the first is read; what was passed over is counted in `account`. Line ends
-    become LF and Project Gutenberg's frame is taken off, unless `reading.raw`; nothing else is touched. A
-    document of a jsonl file holds its text in memory.
+    All files are found before the first one is read; what is skipped is counted in `account`. Line ends
+    become LF. Project Gutenberg's header and footer are removed, unless `reading.raw`. Nothing else changes.
+    The text of a record is held in memory.
     """
     account = Account() if account is None else account
     sources = [sources] if isinstance(sources, str | Path) else sources
     if not sources:
         raise DataError('no text to read: give a file, a folder, an address or "-" for stdin')
     files = find_files(sources, account, progress=progress)
-    yield from documents_of_files(files, account, reading=reading)
+    yield from read_files(files, account, reading=reading)
 
 
-def documents_of_files(
-    files: Iterable[File], account: Account, *, reading: Reading = READING
-) -> Iterator[Document]:
-    """The documents of these files; a file of a folder that does not fit is counted in `account` instead.
+def read_files(files: Iterable[File], account: Account, *, reading: Reading = READING) -> Iterator[Document]:
+    """The documents of these files. Unusable files of a folder are counted in `account` instead.
 
-    A file that a user named must fit, and something in each folder: DataError.
+    DataError if a file that the user named, or all files of a folder, cannot be used.
     """
     reading = replace(reading, encoding=known_encoding(reading.encoding))
     for source, group in groupby(files, key=lambda file: file.source):
@@ -161,7 +159,7 @@ def _nothing_left(source: str, refused: int, first: str) -> str:
 
 
 def _checked(file: File, reading: Reading) -> Iterable[Document]:
-    """The documents of a file that was read to its end once: DataError where any of it does not fit."""
+    """The documents of a file after reading all of it once; DataError if any part cannot be used."""
     kept, size = list[Document](), 0
     for document in _documents_of(file, reading):
         pieces = list[str]()
@@ -177,7 +175,7 @@ def _checked(file: File, reading: Reading) -> Iterable[Document]:
 
 
 def _documents_of(file: File, reading: Reading) -> Iterator[Document]:
-    """The documents of one file, which is what its content says that it is."""
+    """The documents of one file; its content decides on the format."""
     noted = Account()
     file = by_content(file, noted)
     around = _account_of(file)
@@ -199,7 +197,7 @@ def _documents_of(file: File, reading: Reading) -> Iterator[Document]:
 
 
 def _account_of(file: File) -> Account:
-    """A file's own bytes, before any is read."""
+    """An account with the file's size, before it is read."""
     try:
         stored = file.path.stat().st_size
     except OSError as problem:
@@ -232,7 +230,7 @@ def _document(
         if empty:
             why = f" after: {'; '.join(account.lines())}" if account.lines() else ""
             raise DataError(
-                f"{source}: the text is empty (0 characters){why}; give a file with text in it",
+                f"{source}: the text is empty (0 characters){why}; give a file with text",
                 reason=NO_TEXT,
             )
 
@@ -240,7 +238,7 @@ def _document(
 
 
 def _strings(file: File, encoding: str, account: Account) -> Iterator[str]:
-    """The text of a file as its format has it, in strings of any length."""
+    """The text of a file, by its format, in strings of any length."""
     match file.kind:
         case "html":
             return read_html(file, encoding, account)
@@ -256,10 +254,10 @@ def _strings(file: File, encoding: str, account: Account) -> Iterator[str]:
 
 
 def _documents_in_records(file: File, reading: Reading, around: Account) -> Iterator[Document]:
-    """A document for each record of a file; what holds no text is passed over, and counted."""
+    """A document for each record of a file; records without text are counted."""
     frames = TABLE if file.kind in ("csv", "tsv") else JSON
     whole = Account()
-    waiting: Document | None = None  # until the next is found: what lies between counts as the last one's
+    waiting: Document | None = None  # until the next one is found: bytes between them count with it
     for record in read_records(file, reading, whole):
         around.saw(EMPTY_LINES, record.text == "")
         frame = record.bytes - utf8_bytes(without_surrogates(record.text or "", Account()))
@@ -288,7 +286,7 @@ def _documents_in_records(file: File, reading: Reading, around: Account) -> Iter
 
 
 def _is_only_a_frame(document: Document, around: Account) -> bool:
-    """Whether nothing is left of a record without Project Gutenberg's header and footer, which is counted."""
+    """Whether a record is only Project Gutenberg's header and footer; if so, it is counted."""
     try:
         next(document.pieces())
     except DataError:
@@ -301,8 +299,8 @@ def _is_only_a_frame(document: Document, around: Account) -> bool:
 
 
 def _documents_in_archive(file: File, reading: Reading, around: Account) -> Iterator[Document]:
-    """The documents of the files in an archive; a file that does not fit is passed over, and counted."""
-    waiting: Document | None = None  # what is passed over behind it is counted with it
+    """The documents of the files in an archive; unusable files are counted."""
+    waiting: Document | None = None  # files that are skipped after it count with it
     for member in files_in_archive(file, around):
         try:
             documents = _checked(member, reading)
@@ -317,7 +315,7 @@ def _documents_in_archive(file: File, reading: Reading, around: Account) -> Iter
             waiting, around = replace(document, path=file.path), Account()
     if waiting is None:
         raise DataError(
-            f"{file.name}: no text in this archive that can be used ({'; '.join(around.lines())})",
+            f"{file.name}: no usable text in this archive ({'; '.join(around.lines())})",
             reason=NO_TEXT,
         )
     waiting.around.add(around)
@@ -325,15 +323,15 @@ def _documents_in_archive(file: File, reading: Reading, around: Account) -> Iter
 
 
 def _documents_in_tokens(file: File, raw: bool, around: Account) -> Iterator[Document]:
-    """A document for each stretch between two ends of text in a token file."""
+    """A document for each stretch between two end-of-text tokens of a token file."""
     if file.packings:
         raise DataError(
-            f"{file.name}: a token file is read in place; unpack it first (gunzip)", reason=NO_TOKENS
+            f"{file.name}: a token file is read in place; decompress it first (gunzip)", reason=NO_TOKENS
         )
-    for number, (start, end) in enumerate(documents_of(file.path, file.name), 1):
+    for number, (start, end) in enumerate(token_documents(file.path, file.name), 1):
 
         def strings(account: Account, start: int = start, end: int = end) -> Iterator[str]:
-            return text_of(file.path, file.name, start, end, account)
+            return token_text(file.path, file.name, start, end, account)
 
         yield _document(file, strings, raw, source=f"{file.name}:{number}", around=around)
         around = Account()

@@ -1,4 +1,4 @@
-"""What is scored of a document: its token ids, and those that stand before them and are only read."""
+"""Token ids of a document come in; the part to score and the context before it go out."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 LONGEST_CONTEXT = 1 << 17
-"""No model reads more than so many tokens at once."""
+"""Tokens of context that are kept: no model reads more at once."""
 
 
 def _nothing() -> np.ndarray:
@@ -15,19 +15,19 @@ def _nothing() -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """Tokens to score, N of them, and the M tokens of the same document that stand before them.
+    """N tokens to score, and the M tokens of the same document before them.
 
-    A whole document has nothing before it. A held-out piece of a book has the training text before it: a
+    A whole document has nothing before it. A held-out piece of a book has the training text before it: the
     model reads that as context, and only the piece is scored.
     """
 
     ids: np.ndarray  # (N,)
     before: np.ndarray = field(default_factory=_nothing)  # (M,)
     text: str | None = None
-    """The text itself where the tokenizer may have changed it: bytes and words are counted of it then."""
+    """The text itself if the tokenizer may change it: bytes and words are then counted in it."""
 
     def part(self, start: int, end: int) -> "Excerpt":
-        """The tokens from start to end, with all that stand before them as context."""
+        """The tokens from start to end, with all tokens before them as context."""
         before = self.ids[:start]
         if len(self.before):
             before = np.concatenate((self.before[-LONGEST_CONTEXT:], before))
@@ -35,7 +35,7 @@ class Excerpt:
 
 
 def as_excerpt(document: np.ndarray | Excerpt) -> Excerpt:
-    """A document of ids alone as an excerpt with nothing before it."""
+    """A document of ids as an excerpt without context."""
     return document if isinstance(document, Excerpt) else Excerpt(np.asarray(document))
 
 

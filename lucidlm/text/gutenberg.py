@@ -1,4 +1,4 @@
-"""Text comes in, piece by piece, and goes out without the frame that Project Gutenberg puts around books."""
+"""Text comes in, piece by piece, and goes out without Project Gutenberg's header and footer."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -6,15 +6,15 @@ from collections.abc import Iterable, Iterator
 from lucidlm.text.account import GUTENBERG, MARKS_KEPT, NO_FOOTER, NO_HEADER, Account, utf8_bytes
 
 _FRAME = 1 << 16
-"""The longest header or footer in characters: what claims to be longer is text."""
+"""Characters of the longest header or footer: anything longer is text."""
 _MARK = 1 << 10
-"""The longest line that marks an end of the frame, with a title that runs over several lines."""
+"""Characters of the longest line that marks a header or footer, with a title of several lines."""
 _NEAR = 2000
-"""Characters from the start of a text within which a header names Project Gutenberg for the first time."""
+"""Characters from the start of a text in which a header must name Project Gutenberg."""
 _BRIEF = 1000
-"""Characters that may follow a line "End of Project Gutenberg's ..." without naming it once more."""
+"""Characters that may follow "End of Project Gutenberg's ..." without naming it again."""
 _WORDS = ("TART OF", "tart of", "tart Of", "MALL PRINT", "mall print", "mall Print")
-"""Of the marks of a header, as they begin or do not begin with a capital."""
+"""Words of the marks of a header: a plain search for them is faster than the patterns."""
 _OF = r"OF (?:THE |THIS )?(?:COPYRIGHTED )?PROJECT GUTENBERG"
 _BARE_END = rf"END {_OF}(?:['’]S|[ \t]+(?:E-?(?:BOOK|TEXT)|EDITION))"
 _HEADER_MARK = re.compile(
@@ -43,13 +43,12 @@ def without_frame(strings: Iterable[str], account: Account) -> Iterator[str]:
 
 
 class _Frame:
-    """Project Gutenberg's headers and footers in a stream of text: several, if books were joined in one file.
+    """Project Gutenberg's headers and footers in a stream of text, which may hold several books.
 
-    A mark is believed only with evidence. A header or a footer is short: what would take more than 64 Ki
-    characters with it is text, as a book in the middle of a corpus must not take the rest of the corpus. A
-    header names Project Gutenberg near its start. A line that says "End of Project Gutenberg's ..." without
-    asterisks is a footer behind a header, where little follows, or where the licence does. Marks that are
-    kept are counted.
+    A mark needs evidence. Headers and footers are short: a mark that would remove more than 64 Ki characters
+    is text, so one book never removes the rest of a corpus. A header names Project Gutenberg near its start.
+    A line "End of Project Gutenberg's ..." without asterisks begins a footer only after a header, or if
+    little or the licence follows. Marks that are kept are counted.
     """
 
     def __init__(self) -> None:
@@ -60,9 +59,9 @@ class _Frame:
         self.headers = self.footers = self.removed = self.marks_kept = 0
 
     def feed(self, piece: str, *, last: bool = False) -> str:
-        """What is surely text; the rest waits for the next piece."""
+        """The part that is certainly text; the rest waits for the next piece."""
         self.buffer += piece
-        # Looked for once, as the buffer only becomes shorter below.
+        # Checked once: below, the buffer only gets shorter.
         self.names, self.starts = names_gutenberg(self.buffer), None
         kept: list[str] = []
         while self.buffer:
@@ -78,8 +77,8 @@ class _Frame:
         return "".join(kept)
 
     def _keep_text(self, kept: list[str], last: bool) -> bool:
-        """Moves text from the buffer to `kept`; whether it has stopped at a footer."""
-        # The start of the buffer may lie in the middle of a long line, where no mark can stand.
+        """Move text from the buffer to `kept`; True if it stopped at a footer."""
+        # The buffer may start within a long line, where no mark can be.
         start = self.buffer.find("\n") + 1 if self.within_line else 0
         if (start or not self.within_line) and self.names:
             mark = _FOOTER_MARK.search(self.buffer, start)
@@ -115,7 +114,7 @@ class _Frame:
         self.inside = "text"
 
     def _may_start(self) -> bool:
-        """Whether a header's words stand in the buffer."""
+        """Whether a header's words are in the buffer."""
         if self.starts is None:
             self.starts = any(words in self.buffer for words in _WORDS)
         return self.starts
@@ -136,18 +135,18 @@ class _Frame:
 
 
 def _end_of_header(text: str, *, after_footer: bool = False) -> int:
-    """Where the text starts behind a header, 0 without one.
+    """Where the text starts after a header; 0 without one.
 
-    Its last line is START OF, or END THE SMALL PRINT, or whichever of the two comes later.
+    A header ends with START OF or END THE SMALL PRINT, whichever comes later.
     """
-    # Prose that a header stands behind is no part of it.
+    # If prose comes before the mark, this is not a header.
     if not after_footer and not names_gutenberg(text[: _NEAR + _MARK]):
         return 0
     end, seen = 0, set()
     for mark in _HEADER_MARK.finditer(text):
         if mark.start() > _FRAME or mark.lastgroup in seen:
             break
-        if after_footer and not text[mark.end() :].strip():  # around 2002 the small print stood at the end
+        if after_footer and not text[mark.end() :].strip():  # around 2002 the small print was at the end
             break
         if mark.lastgroup == "end":
             if after_footer and not seen:
@@ -159,12 +158,12 @@ def _end_of_header(text: str, *, after_footer: bool = False) -> int:
 
 
 def _is_footer(text: str) -> bool:
-    """Whether what stands from a mark to the end is a footer, of a text without a header."""
+    """Whether the text from a mark to the end is a footer, in a text without a header."""
     mark = _FOOTER_MARK.match(text)
     rest = text[mark.end() :] if mark else ""
     return bool(mark and not mark["bare"]) or len(rest.strip()) <= _BRIEF or names_gutenberg(rest)
 
 
 def names_gutenberg(text: str) -> bool:
-    """Whether the patterns are worth trying: a plain search is a hundred times faster."""
+    """Whether the patterns can match: a plain search is a hundred times faster."""
     return "utenberg" in text or "UTENBERG" in text

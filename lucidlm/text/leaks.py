@@ -1,4 +1,4 @@
-"""Text that occurs in both parts: a split comes in, copied documents, passages and lines come out."""
+"""A split comes in; documents, passages and lines of the validation text that are also in training go out."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,24 +12,24 @@ from lucidlm.text.split import Part
 from lucidlm.text.staged_text import StagedText
 
 LISTED = 1000
-"""Of so many examples at most the manifest tells."""
+"""Examples of each kind in the manifest, at most."""
 MUCH = 0.4
-"""Share of a validation document in copied passages from which on the document is called a copy."""
+"""A validation document with at least this share in copied passages is called a copy."""
 NEARLY = 0.8
-"""The same for passages and whole lines together."""
+"""The same share for passages and whole lines together."""
 MANY_LINES = 0.1
-"""Share of the validation text in lines that also occur in training, from which on lines count as copied."""
+"""Copied lines count if they make up at least this share of the validation text."""
 FEW = 0.01
-"""A share of the validation text that changes its loss by next to nothing."""
-MOSTLY = 0.5
-"""Share of the validation text in templates, or in documents too short to check, that is said."""
+"""A share of the validation text that hardly changes its loss."""
+NOTED = 0.5
+"""A share in templates, or of documents too short to check, that is noted."""
 
 
 def find_leaks(staged: StagedText, train: Part, validation: Part) -> dict:
-    """What of the validation part also occurs in the training part; notes on it go to the staged's notes.
+    """What of the validation part also occurs in the training part; adds notes on it to the staged text.
 
-    Compared are letters: a copy is found whatever happened to case, punctuation and line ends, with one word
-    of ten changed, and in text without spaces. What the check cannot see is said.
+    Letters are compared: a copy is found after changes of case, punctuation and line ends, with one word of
+    ten changed, and in text without spaces. Notes say what the check cannot see.
     """
     stretches = list(validation.ranges())
     search = CopySearch(staged.text(start, end) for _, start, end in stretches)
@@ -40,8 +40,7 @@ def find_leaks(staged: StagedText, train: Part, validation: Part) -> dict:
             staged.progress.advance(end - start)
 
     staged.progress.stage("looking for copies", train.bytes)
-    for _ in search.look(documents()):
-        pass
+    search.look(documents())
     of_one_text = bool(np.isin(validation.documents, train.documents).any())
     findings = _Findings(staged, stretches, search.copies(), of_one_text)
     staged.notes.extend(findings.notes())
@@ -50,11 +49,11 @@ def find_leaks(staged: StagedText, train: Part, validation: Part) -> dict:
 
 @dataclass(frozen=True, slots=True)
 class _Findings:
-    """What was found, and how to say it."""
+    """What was found, for the manifest and in words."""
 
     staged: StagedText
     stretches: list[tuple[int, int, int]]
-    """Document, first and last byte of each stretch of the validation part."""
+    """Document, first byte and end of each stretch of the validation part."""
     copies: Copies
     of_one_text: bool
     """Whether both parts are pieces of the same documents."""
@@ -93,7 +92,7 @@ class _Findings:
         }
 
     def notes(self) -> Iterator[str]:
-        """A sentence on each kind of copy, and on what the check could not see."""
+        """A note on each kind of copy, and on what the check could not see."""
         copies, near, passages = self.copies, self._near(), self._passages()
         if near and self.of_one_text:
             yield (
@@ -114,7 +113,7 @@ class _Findings:
             characters = sum(each.end - each.start for each in passages)
             example = " ".join(next(iter(self._texts(passages[:1]))).split())[:50]
             yield (
-                f"found in the training text too: {plural(len(passages), 'passage')} of the validation text "
+                f"also in the training text: {plural(len(passages), 'passage')} of the validation text "
                 f"({plural(characters, 'character')}, first: {example!r}): {self._effect()}"
             )
         if self._lines_count():
@@ -127,13 +126,13 @@ class _Findings:
 
     def _unseen(self) -> Iterator[str]:
         copies = self.copies
-        if (template := self._share_of(copies.template)) >= MOSTLY:
+        if (template := self._share_of(copies.template)) >= NOTED:
             yield (
                 f"{template:.0%} of the validation text follows templates (sequences that occur more than "
                 f"{COMMON} times {self._where_templates_occur()}): these are not counted as copies"
             )
         short = copies.letters < SHINGLE
-        if short.mean() >= MOSTLY:
+        if short.mean() >= NOTED:
             yield (
                 f"{self._of_all(int(short.sum()), 'has', 'have')} fewer than {SHINGLE} letters: "
                 "too short to check for copies from the training text"
@@ -162,12 +161,12 @@ class _Findings:
         return np.flatnonzero(near).tolist()
 
     def _passages(self) -> list[Passage]:
-        """Those outside the copied documents."""
+        """The passages outside copied documents."""
         near = set(self._near())
         return [each for each in self.copies.passages if each.text not in near]
 
     def _lines_count(self) -> bool:
-        """Whether lines make up much of the text in both parts."""
+        """Whether copied lines make up enough of the text to count."""
         return self._share_of(self.copies.with_lines - self.copies.copied) >= MANY_LINES
 
     def _share(self) -> float:
@@ -182,12 +181,12 @@ class _Findings:
         if share < FEW:
             return f"{share:.2%} of it, too little to change the validation loss much"
         if self.of_one_text:
-            # Of this text the number is right all the same: the rest of it repeats itself as much.
+            # The loss is right for this text: the rest of it repeats itself as much.
             return f"{share:.0%} of the held-out text is in both; a text without repetition has a higher loss"
         return f"{share:.0%} of the validation text is in both, so its loss is too low"
 
     def _of_all(self, count: int, one: str, many: str) -> str:
-        """How many of the pieces or documents, and the verb of as many."""
+        """The number of pieces or documents, with its verb."""
         return f"{count:,} of {plural(len(self.copies.letters), self._noun())} {one if count == 1 else many}"
 
     def _noun(self) -> str:
@@ -197,7 +196,7 @@ class _Findings:
         return self.stretches[passage.text][0], passage.source
 
     def _texts(self, passages: list[Passage]) -> Iterator[str]:
-        """The passages as they stand in the validation text."""
+        """The text of these passages."""
         row, text = -1, ""
         for each in passages:
             if each.text != row:

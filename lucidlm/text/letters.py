@@ -1,7 +1,7 @@
-"""Texts as rows of letters, for comparing them: documents come in, hashes of shingles and of lines come out.
+"""Documents come in, hashes of their shingles and lines go out, to find text that occurs twice.
 
-Case, accents, punctuation and white space are left out, so that a change of these hides nothing, and a text
-without spaces is compared as any other. W letters in a row are a shingle.
+Only letters and digits count, without case and accents: other changes hide no copy, and text without spaces
+is compared like any other. A shingle is W letters in a row.
 """
 
 import unicodedata
@@ -15,19 +15,19 @@ from lucidlm.text.hashing import FACTOR, SpanHashes, finalized
 SHINGLE = 20
 """W, letters: four or five English words. With one word of ten changed, 57 % of them are unchanged."""
 IDEOGRAPH = 3
-"""Letters that a Chinese character counts for, because it says about as much: a shingle is 7 of them."""
+"""Letters that a Chinese character counts for, as it says about as much: a shingle has 7 of them."""
 SYLLABLE = 2
 """Letters that a kana or a Hangul syllable counts for."""
 LINE = 24
 """Letters of the shortest line that is compared as a whole."""
 TOGETHER = 1 << 18
-"""Characters that are looked at together; a longer document is cut after a line."""
+"""Characters that are processed at once; a longer document is cut after a line."""
 
 _UNKNOWN = np.uint64(1)
 
 
 class _Alphabet:
-    """What each character is compared as: 64 random bits for a letter or a digit, 0 for the rest."""
+    """The code of each character for comparison: 64 random bits for a letter or digit, 0 for others."""
 
     def __init__(self) -> None:
         self._codes = np.full(0x110000, _UNKNOWN)
@@ -46,12 +46,12 @@ class _Alphabet:
 
 
 def _code_of(character: str) -> tuple[np.uint64, int]:
-    """The code and the weight of a character; code 0 for what is left out."""
+    """The code and the weight of a character; code 0 if it does not count."""
     if not character.isalnum() and unicodedata.category(character) != "Mc":
         return np.uint64(0), 1
     first, *marks = unicodedata.normalize("NFKD", character)
     if not all(unicodedata.category(mark) == "Mn" for mark in marks):
-        first = character  # a Hangul syllable is more than its first sound
+        first = character  # not an accented letter: a Hangul syllable has several sounds
     first = first.casefold()[:1]
     number, weight = ord(first), 1
     if 0x3040 <= number < 0x3100 or 0xAC00 <= number < 0xD7B0:
@@ -66,23 +66,23 @@ _ALPHABET = _Alphabet()
 
 @dataclass(frozen=True, slots=True)
 class Letters:
-    """Pieces of documents as one row of letters; a character of weight 3 is three equal letters."""
+    """Pieces of documents as one row of letters; a character of weight 3 becomes three equal letters."""
 
     codes: np.ndarray  # (n,)
     characters: np.ndarray
-    """(n,) Which character of its document each letter comes from."""
+    """(n,) The character of the document that each letter comes from."""
     pieces: np.ndarray
-    """(n,) Which of the pieces it stands in."""
+    """(n,) The piece of each letter."""
     lines: np.ndarray
-    """(n,) Which of the lines."""
+    """(n,) The line of each letter."""
     documents: np.ndarray
-    """Of each piece: the number of its document."""
+    """The document number of each piece."""
     first: int
-    """Letters of all pieces before these."""
+    """Number of letters before these pieces."""
 
     def shingles(self) -> tuple[np.ndarray, np.ndarray]:
-        """Place and hash of each shingle that starts with a character and lies within one piece."""
-        # Of 2, 4, 8 and 16 letters, each from two of the one before: five products, not twenty.
+        """Place and hash of each shingle that starts at a character and lies within one piece."""
+        # Hashes of 2, 4, 8 and 16 letters, each from two shorter ones: five products instead of twenty.
         two = _joined(self.codes, 1, self.codes, 1)
         four = _joined(two, 2, two, 2)
         eight = _joined(four, 4, four, 4)
@@ -103,13 +103,13 @@ class Letters:
 
 
 def _joined(left: np.ndarray, n_left: int, right: np.ndarray, n_right: int) -> np.ndarray:
-    """Hashes of n_left + n_right letters: polynomials in FACTOR, the first letter the highest power."""
+    """Hashes of n_left + n_right letters: polynomials in FACTOR, highest power first."""
     count = max(0, len(right) - n_left)
     return left[:count] * np.uint64(pow(FACTOR, n_right, 1 << 64)) + right[n_left:]
 
 
 def read_letters(documents: Iterable[tuple[int, Iterable[str]]]) -> Iterator[Letters]:
-    """The letters of documents, each a number and its text in blocks, about a million at a time."""
+    """The letters of documents (a number and blocks of text each), about 256 Ki characters at a time."""
     texts: list[str] = []
     rows: list[tuple[int, int]] = []
     size = first = 0
@@ -145,7 +145,7 @@ def _letters(texts: list[str], rows: list[tuple[int, int]], first: int) -> Lette
 
 
 def _in_whole_lines(blocks: Iterable[str]) -> Iterator[str]:
-    """The same text in blocks of about TOGETHER characters, each of which ends with a line where it can."""
+    """The same text in blocks of about TOGETHER characters that end with a line if possible."""
     waiting = ""
     for block in blocks:
         for start in range(0, len(block), TOGETHER):

@@ -1,4 +1,4 @@
-"""The names in a folder come in; whether it is a run, a model or a prepared text, so no text, goes out."""
+"""The names in a folder come in; whether it is a run, a model or a prepared text goes out."""
 
 import os
 import re
@@ -14,12 +14,12 @@ _VOCABULARIES = ({"vocab.json", "merges.txt"}, {"encoder.json", "vocab.bpe"})
 
 
 def own_kind(names: Collection[str]) -> str | None:
-    """What a folder with these names in it is, in words; None for a folder of anything else.
+    """The kind of folder that has these names in it, in words; None for any other folder.
 
-    By names alone: a folder is asked while it is walked through, and a damaged run is no text either.
+    Only names count: folders are checked during a walk, and a damaged run is not a text either.
     """
     names = set(names)
-    # A run has its text before its settings, and a killed one has no more.
+    # A run gets its text before its settings, so a killed run may have only the text.
     if "run.toml" in names or names & _BEGINNING or {"metrics.jsonl", "data"} <= names:
         return RUN
     if {"train.npy", "validation.npy"} <= names:
@@ -29,17 +29,17 @@ def own_kind(names: Collection[str]) -> str | None:
         return CHECKPOINT
     if (weights and "config.json" in names) or ("hparams.json" in names and "checkpoint" in names):
         return MODEL
-    # merges.txt would be read as a text.
+    # A tokenizer alone: its merges.txt would be read as a text.
     return MODEL if any(files <= names for files in _VOCABULARIES) else None
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a name is that of a lock or of something half written: there for a moment, no text."""
+    """Whether a name belongs to a lock or to a file that is being written."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 def own_folder(path: str | os.PathLike) -> str | None:
-    """The same of a path; None where there is no folder, or none that can be listed."""
+    """The same for a path; None if there is no folder, or it cannot be listed."""
     try:
         return own_kind(os.listdir(Path(path)))
     except (OSError, ValueError):

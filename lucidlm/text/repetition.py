@@ -1,4 +1,4 @@
-"""How much a text repeats itself: documents come in, counts of different ones and of different lines out."""
+"""Documents come in, how much of their text is repeated goes out."""
 
 import hashlib
 from collections.abc import Iterator
@@ -9,18 +9,18 @@ import numpy as np
 from lucidlm.text.letters import SHINGLE, read_letters
 
 MOSTLY = 0.5
-"""Where a smaller share of the sequences is different, pages are no evidence of their own."""
+"""If a smaller share of the sequences is distinct, pages are not independent evidence."""
 SAID = 0.8
-"""A smaller share of different sequences is said."""
+"""A smaller share of distinct sequences is noted."""
 TOGETHER = 1 << 17
-"""Characters of short documents that are looked at together."""
+"""Characters of short documents that are processed together."""
 KEPT = 2_000_000
-"""Sequences that are kept: of a long text every second, fourth, ... one, chosen by its hash."""
+"""Sequences that are kept: for a long text every second, fourth, ... one, chosen by hash."""
 
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """How much of a text is there more than once."""
+    """How much of a text occurs more than once."""
 
     documents: int
     different_documents: int
@@ -28,15 +28,15 @@ class Repetition:
     """Lines that are not blank."""
     different_lines: int
     different_sequences: float
-    """Share of the sequences of 20 letters that are different from all before; 1 where there are none."""
+    """Share of distinct sequences of 20 letters; 1 for a text without any."""
     same: np.ndarray = field(repr=False, compare=False)
-    """(documents,) of each document: the number of the first one that is equal to it."""
+    """(documents,) The number of the first equal document, for each document."""
 
     def same_units(self, units: int, scored: np.ndarray) -> np.ndarray:
-        """Of each unit of an interval a number that it shares with its copies: (units,).
+        """A number for each unit of an interval that copies share: (units,).
 
-        `scored` are the numbers of the documents that the units are. Of one document they are its pages:
-        those of a text that is mostly repetition are all called the same.
+        `scored` are the document numbers of the units. For a single document the units are pages: if its text
+        is mostly repetition, all pages count as the same.
         """
         if len(scored) > 1:
             return self.same[scored]
@@ -44,12 +44,12 @@ class Repetition:
 
     @property
     def mostly(self) -> bool:
-        """Whether so much is repetition that pages are no evidence of their own."""
+        """Whether the text repeats so much that its pages are not independent evidence."""
         return self.different_sequences < MOSTLY
 
     @property
     def sentence(self) -> str:
-        """What is there more than once; empty where that is little."""
+        """What occurs more than once, in words; "" if that is little."""
         copies = self.documents - self.different_documents
         if not copies and self.different_sequences >= SAID:
             return ""
@@ -60,13 +60,13 @@ class Repetition:
             parts.append(f"{self.different_lines:,} of {self.lines:,} lines")
         one = len(parts) == 1 and (self.different_documents if copies else self.different_lines) == 1
         are, them = ("is", "it") if one else ("are", "them")
-        return f"{' and '.join(parts)} {are} different, the others are copies of {them} in this text"
+        return f"{' and '.join(parts)} {are} distinct; the others in this text are copies of {them}"
 
     @property
     def of_sequences(self) -> str:
-        """How little of the text is different, lines or not."""
+        """The share of distinct sequences, in words."""
         share = f"{100 * self.different_sequences:.0f}" if self.different_sequences >= 0.005 else "under 1"
-        return f"the text repeats itself: only {share} % of its sequences of {SHINGLE} letters are different"
+        return f"the text repeats itself: only {share} % of its sequences of {SHINGLE} letters are distinct"
 
     def to_dict(self) -> dict[str, int | float]:
         """Stable keys, for JSON."""
@@ -75,7 +75,7 @@ class Repetition:
 
 
 class RepetitionCount:
-    """Counts what texts repeat: give it one document after the other."""
+    """Counts what texts repeat; documents are added one by one."""
 
     def __init__(self) -> None:
         self._digests: dict[bytes, int] = {}
@@ -88,7 +88,7 @@ class RepetitionCount:
         self._kept = 0
 
     def add(self, text: str) -> None:
-        """Counts a document."""
+        """Count a document."""
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         self._same.append(self._digests.setdefault(digest, len(self._same)))
         lines = (line for line in map(str.strip, text.split("\n")) if line)
@@ -99,7 +99,7 @@ class RepetitionCount:
             self._count_waiting()
 
     def repetition(self) -> Repetition:
-        """What was counted."""
+        """The counts."""
         self._count_waiting()
         lines = np.concatenate([np.empty(0, np.int64), *self._lines])
         sequences = np.concatenate([np.empty(0, np.uint64), *self._sequences])

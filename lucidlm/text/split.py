@@ -1,4 +1,4 @@
-"""Training and held-out part: the staged documents come in, stretches of them come out on two sides."""
+"""The staged documents come in, the stretches of the training part and the held-out part go out."""
 
 import hashlib
 from collections.abc import Iterator
@@ -12,25 +12,25 @@ from lucidlm.runtime.wording import plural
 from lucidlm.text.staged_text import BLOCK, StagedText
 
 Split = Literal["auto", "pieces", "documents", "end"]
-"""How text is held out; auto: whole documents where there are 20 or more, else pieces of the whole text."""
+"""How text is held out; auto: whole documents if there are 20 or more, else pieces of the whole text."""
 Design = Literal["strata", "documents", "end", "given"]
-"""What the held-out part is a sample of: see docs/measure.md."""
+"""How the held-out part was chosen: see docs/measure.md."""
 
 SPLIT_BY_DOCUMENT = 20
-"""From so many documents on, whole documents are held out; of fewer, pieces of each."""
+"""With at least this many documents, whole documents are held out; with fewer, pieces of each."""
 LARGEST_VALIDATION = 16_000_000
-"""Bytes of held-out text beyond which evaluating only takes longer."""
+"""Bytes of held-out text: with more, evaluation only takes longer."""
 MOST_PIECES = 40
-"""More pieces narrow the interval no further, and each interrupts the training text once more."""
+"""More pieces do not narrow the interval further, and each one interrupts the training text."""
 LEAST_PIECE = 250
-"""Bytes: in shorter pieces the first words, whose context ends in training text, would count too much."""
+"""Bytes: in shorter pieces the first words, which follow training text, would count too much."""
 WORD_BYTES = 64
-"""Within so many bytes a piece's border moves on to the end of a word, so that no token is cut in two."""
+"""Bytes by which a piece's border may move to the end of a word, so that no token is cut in two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Stretches of the staged: number of the document, first and last byte of each."""
+    """Stretches of the staged text: document number, first byte and end of each."""
 
     documents: np.ndarray
     starts: np.ndarray
@@ -44,11 +44,11 @@ class Part:
 
     @property
     def n_documents(self) -> int:
-        """Documents that have at least one stretch here."""
+        """Documents with at least one stretch."""
         return len(np.unique(self.documents))
 
     def ranges(self) -> Iterator[tuple[int, int, int]]:
-        """Document, first and last byte of each stretch, as whole numbers of Python."""
+        """Document, first byte and end of each stretch, as Python integers."""
         for low in range(0, len(self.documents), BLOCK):
             rows = slice(low, low + BLOCK)
             yield from zip(
@@ -58,7 +58,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Division:
-    """Both parts, what the held-out one is a sample of, and a sentence that says so."""
+    """Both parts, how the held-out one was chosen, and a note that says it."""
 
     train: Part
     validation: Part
@@ -67,9 +67,9 @@ class Division:
 
 
 def split(staged: StagedText, fraction: float, how: Split = "auto") -> Division:
-    """The division of the staged documents; where validation documents were given, theirs."""
+    """The division of the staged documents. Given validation documents are the held-out part."""
     if how not in get_args(Split):
-        raise ConfigError(f"--split {how}: not known; there are {', '.join(get_args(Split))}")
+        raise ConfigError(f"--split {how}: not known; choose one of {', '.join(get_args(Split))}")
     index = staged.index()
     if staged.parts[1]:
         if how != "auto":
@@ -86,25 +86,25 @@ def _as_given(staged: StagedText, index: np.ndarray) -> Division:
     known = np.isin(index["digest"], index["digest"][held_out]) & ~held_out
     if known.all(where=~held_out):
         one = staged.parts[0] == 1
-        what = "the training text stands" if one else f"all {staged.parts[0]:,} training documents stand"
-        raise DataError(f"{what} in the validation text; give another one")
+        what = "the training text is" if one else f"all {staged.parts[0]:,} training documents are"
+        raise DataError(f"{what} also in the validation text; give another one")
     if known.any():
         places = np.flatnonzero(known).tolist()
         name = staged.names(places[:1])[places[0]]
         one = len(places) == 1
-        what = "1 training document stands" if one else f"{len(places):,} training documents stand"
+        what = "1 training document is" if one else f"{len(places):,} training documents are"
         staged.notes.append(
-            f"{what} in the validation text word for word ({'' if one else 'first '}{name}): "
-            "taken out of training"
+            f"{what} also in the validation text, word for word ({'' if one else 'first: '}{name}): "
+            "removed from training"
         )
     train, validation = _whole(index, ~held_out & ~known), _whole(index, held_out)
-    return Division(train, validation, "given", "validation text given on its own")
+    return Division(train, validation, "given", "held out: the validation text that was given")
 
 
 def _by_content(staged: StagedText, index: np.ndarray, fraction: float) -> Division:
     if len(index) == 1:
         raise DataError("there is only one document: use --split pieces or end, or give --val")
-    # The hash depends on nothing but the text, so a document stays on its side whatever is added.
+    # The hash depends only on the text: a document stays on its side when others are added.
     hashes = np.frombuffer(index["digest"].tobytes(), ">u8")[::2]
     sizes = index["bytes"]
     held_out = hashes < int(fraction * 2**64)
@@ -136,10 +136,10 @@ def _by_position(staged: StagedText, index: np.ndarray, fraction: float) -> Divi
 
 
 def _by_pieces(staged: StagedText, index: np.ndarray, fraction: float) -> Division:
-    """A stratified sample of the text: equal strata, in each one piece at a random place.
+    """A stratified sample of the text: equal strata, one piece at a random place in each.
 
-    The places come from a hash of the text and the fraction, so that every run of one text has the same. The
-    same share of each document is held out, so that sums over pieces stand for the whole text unweighted.
+    The places come from a hash of text and fraction, so they are the same in every run. The same share of
+    each document is held out, so sums over pieces represent the whole text without weights.
     """
     fraction = _within_limit(index, fraction)
     held_out = fraction * int(index["bytes"].sum())
@@ -149,7 +149,9 @@ def _by_pieces(staged: StagedText, index: np.ndarray, fraction: float) -> Divisi
     for document, (start, size) in enumerate(zip(index["offset"].tolist(), index["bytes"].tolist())):
         strata = max(1, round(wanted * fraction * size / held_out))
         found: list[tuple[int, int, int]] = []
-        for place, length in _places(size, strata, fraction, key.digest() + document.to_bytes(8, "big")):
+        for place, length in _piece_places(
+            size, strata, fraction, key.digest() + document.to_bytes(8, "big")
+        ):
             words = length >= 2 * WORD_BYTES  # a shorter piece could vanish between two words
             low, high = (
                 _border(staged, start, start + size, start + at, words=words)
@@ -161,7 +163,7 @@ def _by_pieces(staged: StagedText, index: np.ndarray, fraction: float) -> Divisi
             if low < high:
                 found.append((document, low, high))
         if sum(high - low for _, low, high in found) == size:
-            found.pop()  # of each document something is trained on: a piece is read after that
+            found.pop()  # each document needs training text: it is the context of its pieces
         pieces += found
     validation = _part(staged, pieces)
     train = _part(staged, list(_between(index, pieces)))
@@ -171,24 +173,24 @@ def _by_pieces(staged: StagedText, index: np.ndarray, fraction: float) -> Divisi
 
 
 def _pieces_held_out(count: int, size: int) -> str:
-    """How many pieces, of how many bytes, and where few or short ones come from."""
+    """Number and size of the pieces in words, and why they are few or short."""
     each = size // max(1, count)
     said = (
         f"1 piece of {plural(each, 'byte')} at a random place"
         if count == 1
         else f"{count:,} pieces of about {plural(each, 'byte')} at random places"
     )
-    # Borders move to the end of a word, so that a piece of full length may be a little shorter.
+    # Borders move to the end of a word, so a full piece may be a little shorter.
     if each < LEAST_PIECE - WORD_BYTES:
         less = "a piece" if count == 1 else "pieces"
         tell = "tells" if count == 1 else "tell"
         return f"{said} ({less} under {LEAST_PIECE} bytes {tell} little: give more text)"
     few = count < MOST_PIECES // 2
-    return f"{said} (no more, as pieces under {LEAST_PIECE} bytes tell little)" if few else said
+    return f"{said} (not more: pieces under {LEAST_PIECE} bytes tell little)" if few else said
 
 
-def _places(size: int, strata: int, fraction: float, key: bytes) -> Iterator[tuple[int, int]]:
-    """Start and length of the piece in each stratum of so many bytes."""
+def _piece_places(size: int, strata: int, fraction: float, key: bytes) -> Iterator[tuple[int, int]]:
+    """Start and length of the piece in each stratum of a document with `size` bytes."""
     stratum = size / strata
     length = fraction * stratum
     for number in range(strata):
@@ -199,9 +201,9 @@ def _places(size: int, strata: int, fraction: float, key: bytes) -> Iterator[tup
 
 
 def _border(staged: StagedText, first: int, end: int, place: int, *, words: bool) -> int:
-    """The next end of a word, or of a character where words are unmarked or not asked for, from a place on.
+    """The next end of a word after a place; of a character if there is none nearby, or `words` is False.
 
-    Before white space that follows other text every tokenizer of words cuts, so that the tokens on both sides
+    All tokenizers that split at words cut before the white space after a word, so the tokens on both sides
     are those of the whole text.
     """
     if place <= first or place >= end:
@@ -217,7 +219,7 @@ def _border(staged: StagedText, first: int, end: int, place: int, *, words: bool
 
 
 def _between(index: np.ndarray, pieces: list[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
-    """What the pieces leave of each document."""
+    """The stretches between the pieces of each document."""
     left = iter([*pieces, (len(index), 0, 0)])
     document, low, high = next(left)
     for number, (start, size) in enumerate(zip(index["offset"].tolist(), index["bytes"].tolist())):
@@ -256,7 +258,7 @@ def _stretches(starts: np.ndarray, ends: np.ndarray, characters: int) -> Part:
 
 
 def _place_of(staged: StagedText, start: int, end: int, characters: int) -> int:
-    """The byte at which the character of this number starts, counted from `start`."""
+    """The offset of a character, given by its number from `start`."""
     for block in staged.blocks(start, end):
         firsts = np.flatnonzero((np.frombuffer(block, np.uint8) & 0xC0) != 0x80)  # not a continuation byte
         if characters < len(firsts):

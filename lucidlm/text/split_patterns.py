@@ -1,7 +1,7 @@
-"""Regular expressions by which a tokenizer.json splits text: in they come, one that may not end is refused.
+"""The regular expressions of a tokenizer.json come in; one that can run without end is refused.
 
-The library's engine goes back and tries again, up to ten million times a place, and then panics. No rule
-tells which expression can come to that: each is tried on texts that are made of what it names.
+The library's engine backtracks, up to ten million times per place, and then panics. No rule says which
+expressions can do that, so each is tried on texts made from the characters that it names.
 """
 
 import contextlib
@@ -13,12 +13,12 @@ from collections.abc import Generator, Iterable
 
 _USUAL = ("a", "A", "1", " ", "\n", "!", "'", "é", "日", "\u0301")
 _LONG, _SHORT = 4000, 60
-"""Characters of a trial: enough for a cubic expression to give up, and for an exponential one."""
+"""Characters of a trial: enough to make a cubic, or an exponential, expression fail."""
 _MOST_SEEDS = 24
 
 
 def check_patterns(patterns: Iterable[str]) -> None:
-    """ValueError for an expression on which the library gives up."""
+    """ValueError for an expression on which the library fails."""
     from tokenizers import Regex, pre_tokenizers
 
     for pattern in patterns:
@@ -29,19 +29,19 @@ def check_patterns(patterns: Iterable[str]) -> None:
                     split.pre_tokenize_str(text)
             except (KeyboardInterrupt, SystemExit, MemoryError):
                 raise
-            except BaseException as error:  # the library's panics are no Exception
+            except BaseException as error:  # the library's panics are not Exceptions
                 reason = " ".join(str(error).split())[:100]
-                raise ValueError(f"its pattern {pattern[:60]!r} gives up on some texts ({reason})") from None
+                raise ValueError(f"its pattern {pattern[:60]!r} fails on some texts ({reason})") from None
 
 
 def _trials(pattern: str) -> Iterable[str]:
-    """Repetitions of what the expression names and of usual characters, with and without another end."""
+    """Repetitions of characters in the expression and of usual ones, with and without a different end."""
     literal = re.sub(r"\\[pP]\{\^?\w*\}|\\.|\(\?[a-zA-Z:=!<>-]*", " ", pattern)
     runs = [run for run in re.findall(r"\w+", literal) if len(run) <= 8]
     seeds = list(dict.fromkeys((*_USUAL, *runs, *(character for run in runs for character in run))))[
         :_MOST_SEEDS
     ]
-    # The engine looks first whether the text has the characters that an expression must end with.
+    # The engine first checks that the text has the characters with which the expression must end.
     end = "\0" + "".join(seeds)
     for seed, tail in itertools.product(seeds, ("", end)):
         yield (seed * _LONG)[:_LONG] + tail
@@ -51,11 +51,11 @@ def _trials(pattern: str) -> Iterable[str]:
 
 @contextlib.contextmanager
 def _quiet_errors() -> Generator[None]:
-    """Nothing that the library writes to standard error: each panic is a page of it."""
+    """Hides what the library writes to standard error: a page for each panic."""
     try:
         sys.stderr.flush()
         kept = os.dup(2)
-    except (OSError, AttributeError, ValueError):  # there is none
+    except (OSError, AttributeError, ValueError):  # there is no standard error
         yield
         return
     try:

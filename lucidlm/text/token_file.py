@@ -16,7 +16,7 @@ _CHECKED_AT_ONCE = 1 << 22
 
 
 class TokenFile:
-    """An .npy file of token ids, read in place; checked when opened, its size before each read too."""
+    """An .npy file of token ids, read in place. Checked when opened; its size also before each read."""
 
     def __init__(self, path: str | os.PathLike, vocab_size: int | None = None):
         self.path = Path(path)
@@ -40,7 +40,7 @@ class TokenFile:
         return self._ids[where]
 
     def _check_size(self) -> None:
-        # A map of a file that was cut short kills the process with SIGBUS at the missing page.
+        # If a mapped file was truncated, reading a missing page would kill the process (SIGBUS).
         try:
             size = os.stat(self.path).st_size
         except OSError as error:
@@ -54,21 +54,21 @@ class TokenFile:
     def _check_ids(self, vocab_size: int) -> None:
         if vocab_size > np.iinfo(self.dtype).max:
             return
-        # Read, not mapped: mapped pages would count as memory of this process.
+        # Read, not mapped: mapped pages would count as memory of the process.
         for start in range(0, self.tokens, _CHECKED_AT_ONCE):
             offset = self._start + start * self.dtype.itemsize
             largest = int(np.fromfile(self.path, self.dtype, _CHECKED_AT_ONCE, offset=offset).max())
             if largest >= vocab_size:
                 raise DataError(
                     f"{self.path}: token id {largest} in a vocabulary of {vocab_size:,}; "
-                    f"take the tokenizer it was written with or prepare the text again"
+                    f"use the tokenizer that it was written with, or prepare the text again"
                 )
 
 
 def write_tokens(path: str | os.PathLike, arrays: Iterable[np.ndarray], vocab_size: int) -> int:
-    """Write the arrays one after the other into an .npy file and return their number of tokens.
+    """Write the arrays one after the other into an .npy file; return the number of tokens.
 
-    The ids are uint16 where the vocabulary fits, else uint32. DataError for an id outside the vocabulary.
+    The dtype is uint16 if the vocabulary fits, else uint32. DataError for an id outside the vocabulary.
     """
     dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
     tokens = 0
@@ -85,7 +85,7 @@ def write_tokens(path: str | os.PathLike, arrays: Iterable[np.ndarray], vocab_si
 
 
 def write_array(path: str | os.PathLike, array: np.ndarray) -> None:
-    """Write an .npy file. np.save leaves its last buffer to C, which says nothing of a disk that is full."""
+    """Write an .npy file. np.save alone would not report a full disk for its last buffer."""
     held = io.BytesIO()
     np.save(held, array)
     with naming(path), open(path, "wb") as file:
@@ -102,7 +102,7 @@ def _header(tokens: int, dtype: np.dtype) -> bytes:
 
 
 def _read_header(path: Path) -> tuple[int, np.dtype, int]:
-    """Number of tokens, type and first byte of the data of an .npy file."""
+    """Number of tokens, dtype and offset of the data of an .npy file."""
     try:
         with open(path, "rb") as file:
             np.lib.format.read_magic(file)
@@ -113,15 +113,19 @@ def _read_header(path: Path) -> tuple[int, np.dtype, int]:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; prepare the text first") from None
     except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError):
-        raise DataError(f"{path}: no .npy file of one row of token ids; prepare the text again") from None
+        raise DataError(
+            f"{path}: not an .npy file with one row of token ids; prepare the text again"
+        ) from None
     if dtype.str not in ("<u2", "<u4", ">u2", ">u4") or not isinstance(tokens, int) or tokens < 0:
-        raise DataError(f"{path}: holds {dtype}, token files hold uint16 or uint32; prepare the text again")
+        raise DataError(
+            f"{path}: holds {dtype}, but token files hold uint16 or uint32; prepare the text again"
+        )
     return tokens, dtype, start
 
 
 def _check_array(path: str | os.PathLike, ids: np.ndarray, vocab_size: int) -> None:
     if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
-        raise DataError(f"{path}: ids of shape {ids.shape} and type {ids.dtype} are no row of whole numbers")
+        raise DataError(f"{path}: ids of shape {ids.shape} and type {ids.dtype} are not a row of integers")
     for id in (int(ids.max()), int(ids.min())) if ids.size else ():
         if not 0 <= id < vocab_size:
             raise DataError(

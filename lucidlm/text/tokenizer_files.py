@@ -1,7 +1,7 @@
-"""The files of a tokenizer in a model folder in, the document of a tokenizer.json out.
+"""The tokenizer files of a model folder come in, the document of a tokenizer.json goes out.
 
-Folders of 2020 to 2022 have none: GPT-2's kind has vocab.json (token -> id) and merges.txt (a pair a line, in
-their order), with added_tokens.json and special_tokens_map.json beside them.
+Folders from 2020 to 2022 have no tokenizer.json. Tokenizers like GPT-2's have vocab.json (token -> id) and
+merges.txt (one pair per line, in order), with added_tokens.json and special_tokens_map.json.
 """
 
 from pathlib import Path
@@ -15,20 +15,20 @@ TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
 ADDED, SPECIAL = "added_tokens.json", "special_tokens_map.json"
 TOKENIZER_FILES = (TOKENIZER, SETTINGS, VOCABULARY, MERGES, ADDED, SPECIAL)
-"""All that may be read of a folder."""
+"""All files of a folder that may be read."""
 LARGEST_FILE = 1 << 26
-"""Bytes of one: twice what the largest vocabularies in use need."""
+"""Bytes of one file: twice what the largest vocabularies in use need."""
 
-# Who splits text as GPT-2 does: tokenizer_class of tokenizer_config.json, or model_type of config.json.
+# Tokenizers that split text as GPT-2 does: tokenizer_class, or model_type of config.json.
 _LIKE_GPT2 = ("gpt2", "gptneo", "gptj", "gptneox", "codegen", "roberta", "bart", "longformer", "opt")
 _LIKE_QWEN = ("qwen2", "qwen3")
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
 def document_of(path: Path) -> tuple[dict, object, Path]:
-    """The document of a folder's tokenizer or of a file, its end token as the settings name it, the file.
+    """The document of a folder's tokenizer or of a file; its end token as in the settings; the file.
 
-    WeightsError where there is none, or no JSON.
+    WeightsError if there is no tokenizer, or no JSON.
     """
     folder = path if path.is_dir() else path.parent
     settings = _object(folder / SETTINGS, missing={})
@@ -42,7 +42,7 @@ def document_of(path: Path) -> tuple[dict, object, Path]:
 
 
 def _object(path: Path, missing: dict | None = None) -> dict[str, Any]:
-    """The JSON object of a file, `missing` where it is not there; WeightsError for what is none."""
+    """The JSON object of a file; `missing` if there is no file; WeightsError for other content."""
     if missing is not None and not path.exists():
         return missing
     return read_small_object(path, WeightsError, LARGEST_FILE, missing=_instead(path.parent))
@@ -50,12 +50,12 @@ def _object(path: Path, missing: dict | None = None) -> dict[str, Any]:
 
 def _instead(folder: Path) -> str:
     if any((folder / name).exists() for name in ("tokenizer.model", "spiece.model")):
-        return "tokenizer.model is SentencePiece's or tiktoken's own, and only byte-level BPE is read"
+        return "tokenizer.model is for SentencePiece or tiktoken, and only byte-level BPE is read"
     return f"give a model folder with {TOKENIZER}, or with {VOCABULARY} and {MERGES}"
 
 
 def _older_document(folder: Path, settings: dict, special: dict) -> dict:
-    """vocab.json and merges.txt as one document; WeightsError where they are another tokenizer's."""
+    """vocab.json and merges.txt as one document; WeightsError for another kind of tokenizer."""
     kind = _kind_of(folder, settings)
     vocabulary = _object(folder / VOCABULARY)
     try:
@@ -64,15 +64,15 @@ def _older_document(folder: Path, settings: dict, special: dict) -> dict:
         raise WeightsError(f"{folder / MERGES}: not there; {_instead(folder)}") from None
     except UnicodeDecodeError as error:
         raise WeightsError(
-            f"{folder / MERGES}: no UTF-8 ({error.reason}); copy or download it again"
+            f"{folder / MERGES}: not UTF-8 ({error.reason}); copy or download it again"
         ) from None
     lines = [line.rstrip("\r") for line in lines[lines[0].startswith("#version") :]]
     merges = [line.split(" ") for line in lines if line.strip()]
     for number, merge in enumerate(merges, start=1):
         if len(merge) != 2 or any(end.endswith("</w>") for end in merge):
             raise WeightsError(
-                f"{folder / MERGES}: {' '.join(merge)!r:.60} (merge {number:,}) joins no two byte-level "
-                "tokens; only byte-level BPE is read"
+                f"{folder / MERGES}: {' '.join(merge)!r:.60} (merge {number:,}) is not a pair of "
+                "byte-level tokens; only byte-level BPE is read"
             )
     named = [found.get(key) for found in (settings, special) for key in _NAMED]
     named += special.get("additional_special_tokens") or []
@@ -89,7 +89,7 @@ def _older_document(folder: Path, settings: dict, special: dict) -> dict:
 
 
 def _kind_of(folder: Path, settings: dict) -> str:
-    """ "gpt2" or "qwen": how such a tokenizer splits text, which its two files do not say."""
+    """How the tokenizer splits text, "gpt2" or "qwen": its two files do not say it."""
     named = settings.get("tokenizer_class")
     found = named or _object(folder / "config.json", missing={}).get("model_type") or "gpt2"
     plain = str(found).lower().replace("_", "").removesuffix("fast").removesuffix("tokenizer")
@@ -97,7 +97,7 @@ def _kind_of(folder: Path, settings: dict) -> str:
         if plain in known:
             return kind
     raise WeightsError(
-        f"{folder / VOCABULARY}: how a {str(found)[:60]} splits text is not known; save it as {TOKENIZER} "
+        f"{folder / VOCABULARY}: it is not known how {str(found)[:60]} splits text; save it as {TOKENIZER} "
         "with transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...)"
     )
 

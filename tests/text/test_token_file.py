@@ -33,7 +33,7 @@ def test_no_tokens_are_a_file_of_none(tmp_path):
 def test_an_id_that_does_not_fit_raises(tmp_path, id, vocab_size):
     with pytest.raises(DataError, match=f"token id {id} is outside the vocabulary of {vocab_size}"):
         write_tokens(tmp_path / "t.npy", [np.array([1, id, 2])], vocab_size)
-    with pytest.raises(DataError, match="no row of whole numbers"):
+    with pytest.raises(DataError, match="float64"):
         write_tokens(tmp_path / "t.npy", [np.array([1.5])], vocab_size)
 
 

@@ -136,7 +136,7 @@ def test_epoch_at_counts_windows():
 
 
 def test_a_text_without_a_target_and_a_context_of_nothing_are_errors():
-    with pytest.raises(DataError, match="1 token has no"):
+    with pytest.raises(DataError, match="1 token"):
         Windows(np.array([1]), 8)
     with pytest.raises(DataError, match="--context-length"):
         Windows(np.arange(5), 0)

@@ -13,9 +13,9 @@ import numpy as np
 from lucidlm.errors import DataError
 from lucidlm.runtime.wording import plural
 from lucidlm.text.account import NO_TOKENS, NO_UTF8, Account
+from lucidlm.text.gpt2_ranks import END_OF_TEXT_ID
 from lucidlm.text.tokenizer import Tokenizer
 
-END_OF_TEXT = 50256
 LLM_C_MAGIC = 20240520
 _HEADER_BYTES = 256 * 4
 _AT_ONCE = 1 << 20
@@ -28,20 +28,20 @@ _CONTROL = re.compile(r"[\0-\x08\x0b\x0e-\x1f\x7f]")
 _REPLACEMENT = "\ufffd".encode()
 
 
-def documents_of(path: Path, name: str) -> Iterator[tuple[int, int]]:
+def token_documents(path: Path, name: str) -> Iterator[tuple[int, int]]:
     """(start, end) of the tokens of each document: the stretches between two end-of-text tokens."""
     _refuse_text(path, name)
-    ids, start, found, most = _ids_of(path, name), 0, False, 0
+    ids, start, found, most = _mapped_ids(path, name), 0, False, 0
     for first in range(0, len(ids), _AT_ONCE):
         piece = ids[first : first + _AT_ONCE]
         most = max(most, largest := int(piece.max()))
-        if largest > END_OF_TEXT:
+        if largest > END_OF_TEXT_ID:
             raise DataError(
-                f"{name}: token id {largest} is above GPT-2's largest, {END_OF_TEXT}; only .bin files "
+                f"{name}: token id {largest} is above GPT-2's largest, {END_OF_TEXT_ID}; only .bin files "
                 "with GPT-2's ids can be read: give the text itself",
                 reason=NO_TOKENS,
             )
-        for place in (np.flatnonzero(piece == END_OF_TEXT) + first).tolist():
+        for place in (np.flatnonzero(piece == END_OF_TEXT_ID) + first).tolist():
             if place > start:
                 found = True
                 yield start, place
@@ -77,9 +77,9 @@ def _refuse_text(path: Path, name: str) -> None:
         )
 
 
-def text_of(path: Path, name: str, start: int, end: int, account: Account) -> Iterator[str]:
+def token_text(path: Path, name: str, start: int, end: int, account: Account) -> Iterator[str]:
     """The text of the tokens from start to end, in pieces; bytes that are not UTF-8 become U+FFFD."""
-    ids, tokenizer = _ids_of(path, name), Tokenizer.gpt2()
+    ids, tokenizer = _mapped_ids(path, name), Tokenizer.gpt2()
     decoder, own = codecs.getincrementaldecoder("utf-8")("replace"), b""
     for first in range(start, end, _AT_ONCE):
         last = min(first + _AT_ONCE, end)
@@ -90,7 +90,7 @@ def text_of(path: Path, name: str, start: int, end: int, account: Account) -> It
         yield text
 
 
-def _ids_of(path: Path, name: str) -> np.ndarray:
+def _mapped_ids(path: Path, name: str) -> np.ndarray:
     """The file's ids as a memory map; DataError if it is not a token file."""
     if (path.parent / "meta.pkl").exists():
         raise DataError(
