@@ -260,7 +260,7 @@ UNTRIED = {
     "use --device cpu": "a machine without that device; followed for cuda above",
     "try --threads 1, 2, ...": "a file of a former version",
     "leave out --threads": "other kernels: measure/test_compression.py",
-    "so a number type overflows: try --dtype float32": "float16",
+    "so a dtype overflows: try --dtype float32": "float16",
     "give --prefix none, or the model's own tokenizer": "a model and a tokenizer of two folders, in Python alone",
     "counts no bytes, so there are no bits per byte": "followed below for max-bits",
     "or --max-bits X": "measure/test_gate.py has both",

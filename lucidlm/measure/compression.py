@@ -1,42 +1,24 @@
-"""The proof of the loss: a file goes in, comes out as small as the model predicts it well, and goes back.
+"""The proof of the loss: a file goes in, a small one comes out if the model predicts it well, and goes back.
 
-An entropy coder spends -log2 p bits on a token that the model gave the probability p, and whoever decodes has
-seen only what was decoded before. So a model that is measured rightly makes a file of the evaluated bits, and
-one whose evaluation looked ahead cannot: `compress` compares the two and refuses.
-
-The file, little-endian, 94 bytes and then the coder's words:
-
-    4s    magic, b"lucz"                       H    threads
-    H     version, 2                           B    device, by its place in `_DEVICES`
-    i     id that stands first, -1 for none    B    float32 kernels, by their place in `_KERNELS`
-    I     context length                       7s   instructions of the CPU or generation of the GPU
-    I     stride                               13s  start of PyTorch's version
-    Q     number of tokens                     I    CRC-32 of all the rest of the file
-    Q     number of bytes that they spell           then uint32, uint32, ...: constriction's range coder
-    16s   start of `model_hash`
-    16s   start of the bytes' SHA-256
-
-Version 1 lacks the fields from the threads to PyTorch's version; it is still read.
-
-V vocabulary. A token is coded in steps (`_coded`), as the coder's tables hold probabilities in 24 bits only:
-which class of size its probability has, then which id of that class it is, in two steps where they are many.
+An entropy coder spends -log2 p bits on a token that the model gave the probability p, and the decoder has
+seen only what was decoded before. So a model that is measured correctly makes a file of the evaluated bits,
+and one whose evaluation looked ahead cannot: `compress` compares the two and refuses.
 """
 
 import contextlib
 import hashlib
 import json
 import math
-import struct
-import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from constriction import stream  # ty: ignore[missing-module-member]
 
 from lucidlm.errors import ConfigError, DataError, NumbersError, WeightsError
+from lucidlm.measure.coder import OtherProbabilitiesError, decode, encode
+from lucidlm.measure.compressed_file import HEADER, Header, as_kept
 from lucidlm.measure.protocol import LUCID, Protocol
 from lucidlm.measure.scoring import Scorer, evaluating
 from lucidlm.measure.windows import scored_windows
@@ -49,24 +31,9 @@ from lucidlm.text.documents import given_text, read_texts
 from lucidlm.text.tokenizer import Tokenizer
 
 TOLERANCE = 0.002
-"""What the coder's rounding may add to the evaluated bits, besides `SPARE_BITS` for header and last words."""
+"""What the coder's rounding may add to the evaluated bits: its tests see less than half of that."""
 SPARE_BITS = 8 * 128
-
-_HEADER = struct.Struct("<4sHiIIQQ16s16sHBB7s13sI")
-_HEADER_1 = struct.Struct("<4sHiIIQQ16s16sI")
-_MAGIC, _VERSION = b"lucz", 2
-_DEVICES = ("other", "cpu", "cuda", "mps")
-_KERNELS = ("other", "stock", "onednn", "ieee", "tf32")
-_MOST_THREADS = 1024  # more than a machine has; a forged file must not start so many that the process dies
-_CLASS_BITS = 8
-# 2^-1000 is still a float64: what is less probable is coded as if it were that.
-_MOST_BITS = 1000.0
-# What a table over classes gives the least of them: 64 times 2^-24, so that rounding adds or takes 0.02 bits.
-_LEAST = 2.0**-18
-_GROUP = 256
-
-_Choose = Callable[[np.ndarray, int | None], int]
-"""(weights (n,), the wanted one) -> the one that came: the encoder writes it, the decoder reads it."""
+"""And beside that: the header of 94 bytes, the words in which the coder ends, and a reserve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +107,7 @@ class Compressed:
                 f"bits per byte: {self.bits_per_byte:.4f} in the file, "
                 f"{self.evaluated_bits_per_byte:.4f} in the evaluation",
                 f"the file takes {more:+,.0f} bits{share} against the evaluation: the header of "
-                f"{_HEADER.size} bytes and the coder's rounding",
+                f"{HEADER.size} bytes and the coder's rounding",
                 f"made with {self.arithmetic}",
             )
         )
@@ -183,7 +150,7 @@ def compress(
     allowed = evaluated * (1 + TOLERANCE) + SPARE_BITS
     windows = (scorer.prefix_id, scorer.context_length, scorer.stride)
     of_model, arithmetic = model_hash(model, tokenizer), Arithmetic.here(model.device)
-    header = _Header(*windows, len(ids), len(data), of_model, _digest(data), arithmetic)
+    header = Header(*windows, len(ids), len(data), of_model, _digest(data), arithmetic)
     asked = predictions(
         model,
         len(ids),
@@ -223,7 +190,7 @@ def decompress(
     for others, which may round otherwise. WeightsError where model or tokenizer are not those of `compress`,
     DataError where the file is damaged or other probabilities come out here; it names what differs.
     """
-    header, words = _Header.read(file)
+    header, words = Header.read(file)
     if header.model != model_hash(model, tokenizer):
         raise WeightsError(
             "the file was written with another model or tokenizer; give the ones that it was compressed with"
@@ -233,17 +200,17 @@ def decompress(
     with made.used(threads) if made is not None else contextlib.nullcontext():
         try:
             return _decoded(model, tokenizer, header, words, progress)
-        except _OtherProbabilitiesError:
+        except OtherProbabilitiesError:
             raise _explained(made, Arithmetic.here(model.device)) from None
 
 
 def arithmetic_of(file: bytes) -> Arithmetic | None:
     """What a file was made with; None where it is of version 1, which does not record it."""
-    return _Header.read(file)[0].arithmetic
+    return Header.read(file)[0].arithmetic
 
 
 def _decoded(
-    model: GPT, tokenizer: Tokenizer, header: "_Header", words: np.ndarray, progress: Progress
+    model: GPT, tokenizer: Tokenizer, header: Header, words: np.ndarray, progress: Progress
 ) -> bytes:
     asked = predictions(
         model,
@@ -259,9 +226,9 @@ def _decoded(
             data += spelled
             # Each token spells a byte or more: what cannot come right is not decoded to its end.
             if not spelled or len(data) + header.tokens - done > header.n_bytes:
-                raise _OtherProbabilitiesError(_NOT_THE_SAME)
+                raise OtherProbabilitiesError(_NOT_THE_SAME)
     if len(data) != header.n_bytes or _digest(data) != header.data:
-        raise _OtherProbabilitiesError(_NOT_THE_SAME)
+        raise OtherProbabilitiesError(_NOT_THE_SAME)
     return bytes(data)
 
 
@@ -290,55 +257,6 @@ def predictions(
             sequence += unread
 
 
-def encode(
-    ids: Iterable[int],
-    predictions: Generator[np.ndarray, int, None],
-    *,
-    most_bits: float = math.inf,
-    progress: Progress = SILENT,
-) -> np.ndarray:
-    """The coder's words (n,), uint32; only their start once they are clearly more than `most_bits`."""
-    ids = list(ids)
-    encoder = stream.queue.RangeEncoder()
-
-    def write(weights: np.ndarray, wanted: int | None) -> int:
-        assert wanted is not None, "an encoder knows what it writes"
-        if len(weights) > 1:
-            encoder.encode(wanted, stream.model.Categorical(weights, perfect=False))
-        return wanted
-
-    progress.stage("encoding tokens", len(ids))
-    for _ in _all_coded(write, ids, predictions):
-        progress.advance()
-        if encoder.num_bits() > most_bits:
-            break
-    return encoder.get_compressed()
-
-
-def decode(
-    words: np.ndarray,
-    n_tokens: int,
-    predictions: Generator[np.ndarray, int, None],
-    *,
-    progress: Progress = SILENT,
-) -> Iterator[int]:
-    """The ids that were encoded to these words with the same predictions; DataError where none can be."""
-    decoder = stream.queue.RangeDecoder(words)
-
-    def read(weights: np.ndarray, wanted: int | None) -> int:
-        if len(weights) == 1:
-            return 0
-        try:
-            return int(decoder.decode(stream.model.Categorical(weights, perfect=False)))
-        except AssertionError:  # what the library raises for words that no encoder writes
-            raise _OtherProbabilitiesError(_NOT_THE_SAME) from None
-
-    progress.stage("decoding tokens", n_tokens)
-    for id in _all_coded(read, (None for _ in range(n_tokens)), predictions):
-        progress.advance()
-        yield id
-
-
 def model_hash(model: GPT, tokenizer: Tokenizer) -> bytes:
     """16 bytes that another shape, another weight or another tokenizer would change."""
     # Dropout and how the weights were drawn do not change what they predict; the header has the prefix.
@@ -349,127 +267,6 @@ def model_hash(model: GPT, tokenizer: Tokenizer) -> bytes:
         digest.update(f"\n{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
         digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.digest()[:16]
-
-
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """What stands before the coder's words."""
-
-    prefix_id: int | None
-    context_length: int
-    stride: int
-    tokens: int
-    n_bytes: int
-    model: bytes
-    data: bytes
-    arithmetic: Arithmetic | None
-    """None: a file of version 1."""
-
-    def packed(self) -> bytes:
-        """The header's bytes up to the checksum."""
-        prefix = -1 if self.prefix_id is None else self.prefix_id
-        numbers = (prefix, self.context_length, self.stride, self.tokens, self.n_bytes)
-        assert self.arithmetic is not None, "files of version 1 are only read"
-        made = _packed(self.arithmetic)
-        return _HEADER.pack(_MAGIC, _VERSION, *numbers, self.model, self.data, *made, 0)[:-4]
-
-    def sealed(self, words: np.ndarray) -> bytes:
-        """The whole file: header with its checksum, and the coder's words."""
-        coded = words.astype("<u4").tobytes()
-        fields = self.packed()
-        return fields + struct.pack("<I", zlib.crc32(coded, zlib.crc32(fields))) + coded
-
-    @classmethod
-    def read(cls, file: bytes) -> tuple["_Header", np.ndarray]:
-        """Header and words of a file that is whole, or a DataError."""
-        if file[:4] != _MAGIC:
-            raise DataError(
-                f"no file of `lucidlm compress`: it starts with {file[:4]!r}, not with {_MAGIC!r}; "
-                "give one that compress wrote"
-            )
-        layout = _HEADER_1 if file[4:6] == b"\1\0" else _HEADER
-        if len(file) < layout.size:
-            raise DataError(
-                f"the file has {plural(len(file), 'byte')}, its header alone {layout.size}: it was cut off"
-            )
-        _, version, prefix, *fields, crc = layout.unpack_from(file)
-        if version not in (1, _VERSION):
-            raise DataError(
-                f"the file is of version {version}, this lucidlm reads 1 to {_VERSION}; get a newer one"
-            )
-        arithmetic = _unpacked(*fields[6:]) if version > 1 else None
-        header = cls(None if prefix == -1 else prefix, *fields[:6], arithmetic)
-        coded = file[layout.size :]
-        # Before any decoding: hours of it could come before the bytes' own checksum.
-        if zlib.crc32(coded, zlib.crc32(file[: layout.size - 4])) != crc or len(coded) % 4:
-            raise DataError("the file's checksum is wrong: it was damaged or cut off; take another copy")
-        return header, np.frombuffer(coded, "<u4").astype(np.uint32)
-
-    def check(self, model: GPT) -> None:
-        """DataError where a number cannot be: only a file that was made by hand has those."""
-        of = model.config
-        for what, value, least, most in (
-            ("context length", self.context_length, 1, of.context_length),
-            ("stride", self.stride, 1, self.context_length),
-            ("prefix id", self.prefix_id or 0, 0, of.vocab_size - 1),
-            ("number of tokens", self.tokens, min(1, self.n_bytes), self.n_bytes),
-            ("number of threads", self.arithmetic.threads if self.arithmetic else 1, 1, _MOST_THREADS),
-        ):
-            if not least <= value <= most:
-                raise DataError(
-                    f"the file's {what} is {value}, it can be {least} to {most}: it was damaged; "
-                    "take another copy"
-                )
-
-
-def _all_coded(
-    choose: _Choose, ids: Iterable[int | None], predictions: Generator[np.ndarray, int, None]
-) -> Iterator[int]:
-    """Each id once it is coded, and its prediction made of those before it alone."""
-    came: Any = None
-    for place, id in enumerate(ids):
-        logits = predictions.send(came)
-        if not np.isfinite(logits).all():
-            raise NumbersError(f"the logits at token {place:,} hold NaN or infinity; take another checkpoint")
-        came = _coded(choose, logits, id)
-        yield came
-
-
-def _coded(choose: _Choose, logits: np.ndarray, id: int | None) -> int:
-    """The id that was coded with the probabilities of these logits, close to -log2 p bits for any p.
-
-    A table's entry is p + 2^-24 at worst, so that a table over V ids would make the improbable ones too cheap
-    and the probable ones dearer. Ids whose p differ by less than 2^8 share a class: in it no p is small.
-    """
-    below = logits - logits.max()
-    bits = np.minimum((np.log(np.exp(below).sum()) - below) / math.log(2), _MOST_BITS)  # (V,)
-    classes = (bits // _CLASS_BITS).astype(np.int64)
-    present = np.flatnonzero(np.bincount(classes))
-    masses = np.bincount(classes, weights=np.exp2(-bits))[present]
-    number = choose(np.maximum(masses, _LEAST), _place(present, None if id is None else int(classes[id])))
-    _pay(choose, _LEAST / float(masses[number]))
-    members = np.flatnonzero(classes == present[number])
-    weights = np.exp2(_CLASS_BITS * present[number] - bits[members])  # over 2^-8, and 1 at most
-    wanted = _place(members, id)
-    if len(members) > _GROUP:
-        of_groups = np.add.reduceat(weights, np.arange(0, len(members), _GROUP))
-        group = choose(of_groups, None if wanted is None else wanted // _GROUP)
-        inside = slice(group * _GROUP, (group + 1) * _GROUP)
-        members, weights = members[inside], weights[inside]
-        wanted = _place(members, id)
-    return int(members[choose(weights, wanted)])
-
-
-def _pay(choose: _Choose, times: float) -> None:
-    """Spends log2(times) bits: a class under the least mass was too cheap by so much."""
-    while times > 1:
-        share = min(times, 1 / _LEAST)
-        choose(np.array([1 / share, 1 - 1 / share]), 0)
-        times /= share
-
-
-def _place(ordered: np.ndarray, value: int | None) -> int | None:
-    return None if value is None else int(np.searchsorted(ordered, value))
 
 
 def _ids_of(tokenizer: Tokenizer, data: bytes) -> list[int]:
@@ -501,10 +298,6 @@ def _digest(data: bytes | bytearray) -> bytes:
     return hashlib.sha256(data).digest()[:16]
 
 
-class _OtherProbabilitiesError(DataError):
-    """What was decoded cannot be what was encoded."""
-
-
 _NOT_THE_SAME = "what was decoded is not what was compressed"
 
 
@@ -515,8 +308,7 @@ def _explained(made: Arithmetic | None, here: Arithmetic) -> DataError:
             f"{_NOT_THE_SAME}: a file of version 1 does not record its threads, here are {here.threads}; "
             "try --threads 1, 2, ... or decompress where it was compressed"
         )
-    # The header keeps the start of the version and of the capability only.
-    was, now = asdict(made), asdict(_kept(here))
+    was, now = asdict(made), asdict(as_kept(here))
     differ = [
         f"{name.replace('_', ' ')}: {was[name]} there, {now[name]} here"
         for name in was
@@ -531,26 +323,3 @@ def _explained(made: Arithmetic | None, here: Arithmetic) -> DataError:
     if all(line.startswith("threads") for line in differ):
         way_out = "leave out --threads"
     return DataError(f"{_NOT_THE_SAME}: other probabilities come out here ({'; '.join(differ)}); {way_out}")
-
-
-def _kept(arithmetic: Arithmetic) -> Arithmetic:
-    """As it comes back from a header."""
-    return _unpacked(*_packed(arithmetic))
-
-
-def _packed(arithmetic: Arithmetic) -> tuple[int, int, int, bytes, bytes]:
-    device, kernels = (
-        names.index(name) if name in names else 0
-        for names, name in ((_DEVICES, arithmetic.device), (_KERNELS, arithmetic.kernels))
-    )
-    texts = (arithmetic.capability.encode()[:7], arithmetic.torch_version.encode()[:13])
-    return min(arithmetic.threads, _MOST_THREADS), device, kernels, *texts
-
-
-def _unpacked(threads: int, device: int, kernels: int, capability: bytes, version: bytes) -> Arithmetic:
-    texts = (text.rstrip(b"\0").decode("ascii", "replace") for text in (capability, version))
-    named = (
-        names[place] if place < len(names) else "other"
-        for names, place in ((_DEVICES, device), (_KERNELS, kernels))
-    )
-    return Arithmetic(threads, *named, *texts)

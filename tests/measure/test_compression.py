@@ -15,8 +15,9 @@ from constriction import stream
 from recorded import Recorded
 
 from lucidlm.errors import ConfigError, DataError, NumbersError, WeightsError
-from lucidlm.measure import compression
-from lucidlm.measure.compression import compress, decode, decompress, encode, model_hash, predictions
+from lucidlm.measure import coder, compression
+from lucidlm.measure.coder import decode, encode
+from lucidlm.measure.compression import compress, decompress, model_hash, predictions
 from lucidlm.measure.evaluation import evaluate, evaluate_documents
 from lucidlm.measure.protocol import Protocol
 from lucidlm.measure.scoring import Scorer, evaluating
@@ -289,7 +290,7 @@ def test_no_table_is_so_long_that_its_rounding_shows(monkeypatch):
         return stream.model.Categorical(weights, **how)
 
     spied = SimpleNamespace(queue=stream.queue, model=SimpleNamespace(Categorical=table))
-    monkeypatch.setattr(compression, "stream", spied)
+    monkeypatch.setattr(coder, "stream", spied)
     vocab_size = 1 << 18  # the largest that a tokenizer of ours has
     rows = np.random.default_rng(0).standard_normal((3, vocab_size))
     encode([0, vocab_size // 2, vocab_size - 1], (row for row in rows))
