@@ -282,7 +282,8 @@ def compare(
         Print the result as JSON; its differences and intervals are A minus B: below 0, A is better.
     """
     from lucidlm.display import Display
-    from lucidlm.measure.comparison import Passage, compare_texts
+    from lucidlm.measure.atoms import Passage
+    from lucidlm.measure.comparison import compare_texts
     from lucidlm.text.account import Account
     from lucidlm.text.documents import read_texts
 

@@ -10,18 +10,12 @@ import torch
 from oracles import log_sum_exp
 
 from lucidlm.errors import ConfigError, DataError, NumbersError
-from lucidlm.measure.comparison import (
-    SPAN_BYTES,
-    Atoms,
-    Passage,
-    _at_words,
-    _number,
-    _places,
-    compare,
-    compare_texts,
-)
+from lucidlm.measure.atoms import Atoms, Passage
+from lucidlm.measure.compared import places_of, shown_number
+from lucidlm.measure.comparison import compare, compare_texts
 from lucidlm.measure.evaluation import evaluate, evaluate_documents
 from lucidlm.measure.protocol import Protocol
+from lucidlm.measure.spans import SPAN_BYTES, at_words
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.text.excerpts import Excerpt
@@ -382,8 +376,8 @@ def test_words_and_signs_say_the_same_whoever_is_better(recipes):
     [(0.0, "0.0000"), (-0.0, "0.0000"), (-0.06149, "-0.0615"), (12.0, "+12.0000"), (1.26e-6, "+0.0000013")],
 )
 def test_a_small_number_keeps_two_digits_and_zero_has_no_sign(value, shown):
-    assert _number(value, _places(value), sign="+") == shown
-    assert _number(-1e-9, 4, sign="+") == "0.0000"
+    assert shown_number(value, places_of(value), sign="+") == shown
+    assert shown_number(-1e-9, 4, sign="+") == "0.0000"
 
 
 def test_a_run_that_is_given_twice_is_no_second_seed(recipes):
@@ -445,13 +439,13 @@ def test_spans_begin_and_end_between_words_where_the_text_has_blanks():
     draw = np.random.default_rng(0)
     atoms = Atoms(words, cuts, *draw.random((2, len(cuts) - 1)))
     ends = np.searchsorted(cuts, cuts[:-1] + SPAN_BYTES).clip(max=len(cuts) - 1)
-    starts, moved = _at_words(atoms, ends)
+    starts, moved = at_words(atoms, ends)
     blank = lambda place: words[place : place + 1] in (b" ", b"") or words[place - 1 : place] in (b" ", b"")  # noqa: E731
     assert 0 < starts.sum() < len(starts)
     assert all(blank(cuts[place]) for place in np.flatnonzero(starts))
     assert all(blank(cuts[place]) for place in moved)
     assert (moved >= ends).all()
     without = Atoms(words.replace(b" ", b"x"), cuts, *draw.random((2, len(cuts) - 1)))
-    starts, moved = _at_words(without, ends)
+    starts, moved = at_words(without, ends)
     assert starts.sum() > 0.9 * len(starts)
     assert (moved[: len(ends) // 2] == ends[: len(ends) // 2]).all()
