@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from lucidlm.errors import ConfigError, DataError
-from lucidlm.measure.evaluation import Evaluation
+from lucidlm.measure.evaluated import Evaluation
 from lucidlm.measure.intervals import Design, Interval, interval_of_ratio
 from lucidlm.measure.protocol import Counted
 from lucidlm.measure.scoring import Scorer

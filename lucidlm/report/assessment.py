@@ -10,7 +10,8 @@ import torch
 
 from lucidlm.measure.baselines import FEWEST_BYTES, Baselines, measure_baselines, too_few_bytes
 from lucidlm.measure.continuation import PROMPTS, measure_continuation
-from lucidlm.measure.evaluation import Evaluation, evaluate_documents
+from lucidlm.measure.evaluated import Evaluation
+from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.measure.explanation import Explanation, explain_texts
 from lucidlm.measure.intervals import HOLD_OUT_MORE, MORE_DOCUMENTS, Design
 from lucidlm.measure.memorization import Memorization, measure_memorization, sentence_of

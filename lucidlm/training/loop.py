@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lucidlm.errors import RunError
-from lucidlm.measure.evaluation import Evaluation
+from lucidlm.measure.evaluated import Evaluation
 from lucidlm.model.gpt import GPT
 from lucidlm.report.assessment import Judgement, judge
 from lucidlm.report.card import write_card

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from lucidlm.errors import DataError
-from lucidlm.measure.evaluation import Evaluation, evaluate_documents
+from lucidlm.measure.evaluated import Evaluation
+from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.measure.intervals import Design
 from lucidlm.measure.protocol import Protocol
 from lucidlm.measure.scoring import Scorer

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lucidlm.errors import ConfigError, DataError
-from lucidlm.measure.evaluation import MOST_UNITS, Evaluation, evaluate, evaluate_documents
+from lucidlm.measure.evaluated import MOST_UNITS, Evaluation
+from lucidlm.measure.evaluation import evaluate, evaluate_documents
 from lucidlm.measure.gate import (
     NO_DIFFERENCE,
     below_limit,

@@ -11,7 +11,8 @@ import pytest
 from models import BYTES, FOREIGN, STORY, lively, shape
 from selectolax.lexbor import LexborHTMLParser
 
-from lucidlm.measure.explanation import DIGITS, explain_texts, written
+from lucidlm.measure.explained import DIGITS, written
+from lucidlm.measure.explanation import explain_texts
 from lucidlm.pages.page import LEVELS, colour_level
 from lucidlm.pages.tokens import WRITTEN_TOKENS, colour_edges, short_probabilities
 
