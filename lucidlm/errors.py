@@ -52,10 +52,6 @@ class PlaceError(RunError):
     """A place where nothing can be written, or nothing should be."""
 
 
-class ServerError(LucidError):
-    """A server that cannot start as it was asked to."""
-
-
 class OutputError(LucidError):
     """Standard output that cannot be written: the work is done, its result is not shown."""
 

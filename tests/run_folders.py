@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from lucidlm.runtime.files import MANIFEST, write_manifest
+from lucidlm.runtime.manifest import MANIFEST, write_manifest
 
 WEIGHTS = "model.safetensors"
 EVALUATE = ("--no-baselines", "--threads", "1", "--device", "cpu", "--json")

@@ -19,7 +19,7 @@ from models import BYTES, SMALLEST, made_up_text
 import lucidlm
 from lucidlm.cli import app, main
 from lucidlm.model.gpt import GPT
-from lucidlm.runtime.files import lock
+from lucidlm.runtime.locks import lock
 from lucidlm.weights.huggingface import save_model
 
 CODE, TESTS = Path(lucidlm.__file__).parent, Path(__file__).parent

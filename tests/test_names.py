@@ -111,7 +111,11 @@ def test_a_name_that_is_not_public_is_an_attribute_error_that_lists_those_that_a
 
 def test_importing_the_library_its_texts_and_its_files_loads_no_torch():
     light = ["lucidlm", "lucidlm.errors", "lucidlm.cli", "lucidlm.model.config", "lucidlm.runs.settings"]
-    light += ["lucidlm.runtime.files", "lucidlm.runtime.fetch", "lucidlm.runs.history"]
+    light += [
+        "lucidlm.runtime.files",
+        "lucidlm.runtime.fetch",
+        "lucidlm.runs.history",
+    ]
     light += [module for module in MODULES if room_of(module) == "text"]
     program = f"""
 import importlib, json, sys

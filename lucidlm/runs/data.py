@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lucidlm.errors import DataError, RunError
-from lucidlm.runtime.files import MANIFEST, read_manifest
+from lucidlm.runtime.manifest import MANIFEST, read_manifest
 from lucidlm.runtime.small_files import read_small_json
 from lucidlm.text.corpus import Corpus, design_in, open_corpus
 from lucidlm.weights.whole import SETTINGS, whole_of

@@ -23,16 +23,10 @@ from lucidlm.runs.history import METRICS, SAMPLES, History, Validation, read_his
 from lucidlm.runs.records import record_of
 from lucidlm.runs.run_toml import fault_of_settings, read_settings
 from lucidlm.runs.settings import Plan, TrainConfig
-from lucidlm.runtime.files import (
-    check_manifest,
-    fault_of,
-    is_locked,
-    lock,
-    replacing_folder,
-    write_atomically,
-    write_manifest,
-)
+from lucidlm.runtime.files import replacing_folder, write_atomically
 from lucidlm.runtime.leavings import name_of_temporary, sweep_folder
+from lucidlm.runtime.locks import is_locked, lock
+from lucidlm.runtime.manifest import check_manifest, fault_of, write_manifest
 from lucidlm.runtime.places import PROBE, check_folder_place, path_text
 from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.signals import name_of

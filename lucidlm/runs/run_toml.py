@@ -15,7 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from lucidlm.errors import ConfigError, RunError
 from lucidlm.runs.settings import Plan, TrainConfig
-from lucidlm.runtime.files import MANIFEST, write_atomically
+from lucidlm.runtime.files import write_atomically
+from lucidlm.runtime.manifest import MANIFEST
 from lucidlm.runtime.places import path_from_text, path_text
 from lucidlm.runtime.small_files import read_small_file, read_small_json
 from lucidlm.text.corpus import design_in

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lucidlm.errors import DataError, FetchError
 from lucidlm.runtime import web
-from lucidlm.runtime.files import sha256_of
+from lucidlm.runtime.manifest import sha256_of
 from lucidlm.runtime.part_file import (
     BY_HAND,
     BrokenOffError,

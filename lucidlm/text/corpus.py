@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lucidlm.errors import DataError
-from lucidlm.runtime.files import MANIFEST, check_manifest
+from lucidlm.runtime.manifest import MANIFEST, check_manifest
 from lucidlm.text.described import check_described
 from lucidlm.text.excerpts import Excerpt
 from lucidlm.text.split import Design

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lucidlm.errors import DataError
-from lucidlm.runtime.files import MANIFEST
+from lucidlm.runtime.manifest import MANIFEST
 from lucidlm.text.split import Design
 
 _COUNTS = ("documents", "characters", "bytes")

@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lucidlm.errors import ConfigError, DataError, RunError
-from lucidlm.runtime.files import MANIFEST, lock, replacing_folder, sha256_of, write_manifest
+from lucidlm.runtime.files import replacing_folder
+from lucidlm.runtime.locks import lock
+from lucidlm.runtime.manifest import MANIFEST, sha256_of, write_manifest
 from lucidlm.runtime.places import check_folder_place
 from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.small_files import read_small_json

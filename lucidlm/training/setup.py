@@ -34,13 +34,9 @@ from lucidlm.runs.metrics import Metrics, forget_after
 from lucidlm.runs.run_toml import fault_of_settings, read_settings, write_settings
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.device import choose_device, dtype_of
-from lucidlm.runtime.files import (
-    MANIFEST,
-    free_bytes,
-    largest_file_bytes,
-    lock,
-    write_atomically,
-)
+from lucidlm.runtime.files import free_bytes, largest_file_bytes, write_atomically
+from lucidlm.runtime.locks import lock
+from lucidlm.runtime.manifest import MANIFEST
 from lucidlm.runtime.memory import size
 from lucidlm.runtime.places import check_file_place
 from lucidlm.runtime.probes import core_share, fastest_exact_float32, probe_matmul

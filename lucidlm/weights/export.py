@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from lucidlm.errors import ConfigError, PlaceError, RunError, WeightsError
 from lucidlm.model.gpt import GPT
-from lucidlm.runtime.files import free_bytes, lock, replacing_folder
+from lucidlm.runtime.files import free_bytes, replacing_folder
+from lucidlm.runtime.locks import lock
 from lucidlm.runtime.memory import size
 from lucidlm.runtime.places import check_file_place, check_folder_place, path_text
 from lucidlm.runtime.progress import SILENT, Progress

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lucidlm.errors import WeightsError
-from lucidlm.runtime.files import SETTLED_NS
+from lucidlm.runtime.manifest import SETTLED_NS
 
 WEIGHTS = "model.safetensors"
 LARGEST_HEADER = 100_000_000

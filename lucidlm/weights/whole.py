@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lucidlm.errors import DataError, WeightsError
-from lucidlm.runtime.files import MANIFEST, fault_of, read_manifest, sha256_of, write_manifest
+from lucidlm.runtime.manifest import MANIFEST, fault_of, read_manifest, sha256_of, write_manifest
 from lucidlm.weights.header import WEIGHTS, Origin, check_seal, origin_of
 from lucidlm.weights.hf_config import CONFIG
 

@@ -24,7 +24,7 @@ from lucidlm.runs.folder import (
     state_of,
 )
 from lucidlm.runs.run_toml import write_settings
-from lucidlm.runtime.files import lock
+from lucidlm.runtime.locks import lock
 
 
 @pytest.fixture(autouse=True)
@@ -239,7 +239,7 @@ def test_a_run_without_a_checkpoint_is_an_error_that_says_what_to_do():
 
 @pytest.mark.parametrize("content", ['{"step": 20', '{"tokens": 5}', ""])
 def test_a_state_that_is_none_is_one_step_back(content):
-    from lucidlm.runtime.files import write_manifest
+    from lucidlm.runtime.manifest import write_manifest
 
     run = _run()
     _save(run, 10)

@@ -8,7 +8,7 @@ from lucidlm.runs.data import design_of_run
 from lucidlm.runs.folder import last_checkpoint
 from lucidlm.runs.history import read_history
 from lucidlm.runs.run_toml import read_toml
-from lucidlm.runtime.files import read_manifest
+from lucidlm.runtime.manifest import read_manifest
 from lucidlm.runtime.small_files import lines_of, read_small_file, read_small_json
 
 

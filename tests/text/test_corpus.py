@@ -11,7 +11,7 @@ import pytest
 from recorded import Recorded
 
 from lucidlm.errors import ConfigError, DataError, RunError
-from lucidlm.runtime.files import lock
+from lucidlm.runtime.locks import lock
 from lucidlm.runtime.progress import SILENT
 from lucidlm.text import preparation as module
 from lucidlm.text import split, staged_text

@@ -8,7 +8,7 @@ import pytest
 from damage import CONFUSING, places_in, with_odd
 
 from lucidlm.errors import DataError
-from lucidlm.runtime.files import MANIFEST
+from lucidlm.runtime.manifest import MANIFEST
 from lucidlm.text.corpus import held_out_names, open_corpus
 from lucidlm.text.described import check_described
 from lucidlm.text.preparation import prepare

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lucidlm.errors import ConfigError, DataError
-from lucidlm.runtime.files import MANIFEST, write_manifest
+from lucidlm.runtime.manifest import MANIFEST, write_manifest
 from lucidlm.text import split as module
 from lucidlm.text import staged_text
 from lucidlm.text.corpus import PLACES, open_corpus, train_documents, validation_documents

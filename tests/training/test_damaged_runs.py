@@ -19,7 +19,7 @@ from run_folders import EVALUATE, WEIGHTS, Said, without_hashes
 
 from lucidlm.report import assessment as judgement
 from lucidlm.runs.folder import checkpoint_folders
-from lucidlm.runtime.files import MANIFEST
+from lucidlm.runtime.manifest import MANIFEST
 from lucidlm.training import loop
 
 pytestmark = pytest.mark.usefixtures("quick_commands")

@@ -473,7 +473,7 @@ def test_a_second_trainer_on_the_folder_is_refused_at_once_and_a_dead_ones_lock_
 
 
 HOLD_THE_LOCK = """
-from lucidlm.runtime.files import lock
+from lucidlm.runtime.locks import lock
 with lock("run"):
     print("held", flush=True)
     input()
@@ -855,7 +855,7 @@ def test_a_line_of_metrics_that_a_full_disk_cut_does_not_end_the_run(
 @pytest.mark.usefixtures("here", "quick_probes")
 def test_overwrite_deletes_no_run_that_is_in_use(make_config, make_tiny_plan):
     train(make_config(), plan=make_tiny_plan(steps=2))
-    program = "from lucidlm.runtime.files import lock\nwith lock('run'):\n print('held', flush=True); input()"
+    program = "from lucidlm.runtime.locks import lock\nwith lock('run'):\n print('held', flush=True); input()"
     holder = subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

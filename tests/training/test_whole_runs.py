@@ -12,7 +12,7 @@ from run_folders import EVALUATE, WEIGHTS, Said, without_hashes
 from lucidlm.runs.folder import checkpoint_folders
 from lucidlm.runs.history import read_history
 from lucidlm.runs.records import checked_line
-from lucidlm.runtime.files import MANIFEST
+from lucidlm.runtime.manifest import MANIFEST
 from lucidlm.text.preparation import prepare
 
 pytestmark = pytest.mark.usefixtures("quick_commands")

@@ -13,7 +13,7 @@ from lucidlm.measure.evaluation import evaluate
 from lucidlm.measure.protocol import Protocol
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
-from lucidlm.runtime.files import lock
+from lucidlm.runtime.locks import lock
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights import export as module
 from lucidlm.weights.export import FIXED_TEXT, export
