@@ -88,6 +88,8 @@ def check_folder_place(
                 f"{flag} {shown}: that is the current folder or one above it; give the name of a new folder"
             )
         for each in inputs:
+            if "\0" in os.fspath(each):  # not a path: whoever reads it says so
+                continue
             if real in (source := Path(os.path.realpath(each)), *source.parents) and source.exists():
                 raise PlaceError(
                     f"{flag} {shown}: it holds {path_text(each)}, which is read; give a folder elsewhere"

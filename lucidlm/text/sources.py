@@ -1,6 +1,6 @@
-"""Which files a source is: paths, patterns, addresses and "-" come in, files and what was passed over go out.
+"""Paths, patterns, addresses and "-" come in, their files go out; what is skipped is counted.
 
-The one answer to that question: what is read, what is hashed and what a manifest lists are these files.
+This is the only search for files: the same files are read, hashed and listed in a manifest.
 """
 
 import difflib
@@ -39,14 +39,14 @@ from lucidlm.text.pipes import DASH, STDIN, refuse_stdin_twice, spooled_pipe, sp
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _PROBE = 1 << 16
-"""How much of a file is looked at before a pattern for files of its kind is offered."""
+"""Bytes of a file that are checked before a pattern for files like it is suggested."""
 
 
 def find_files(sources: Sequence[str | Path], account: Account, *, progress: Progress = SILENT) -> list[File]:
-    """The files of all sources, those of a folder or pattern by path, none twice.
+    """The files of all sources, each once; files of a folder or pattern in the order of their paths.
 
-    A file that a user names must be there. In a folder or pattern what is no file to read is passed over, and
-    counted in `account`; a source with nothing to read is a DataError. `progress` gets notes of downloads.
+    DataError for a named file that does not exist, and for a source without any file to read. Other files of
+    a folder or pattern are counted in `account`. `progress` gets notes on downloads.
     """
     refuse_stdin_twice(sources)
     found: dict[str, File] = {}
@@ -80,7 +80,7 @@ def _files_at_path(path: Path, name: str, account: Account) -> list[File]:
         mode = os.stat(path).st_mode
     except OSError as problem:
         if os.path.islink(path) and not isinstance(problem, PermissionError):
-            raise DataError(f"{name}: a link that leads nowhere; mend it or give another file") from problem
+            raise DataError(f"{name}: a broken link; fix it or give another file") from problem
         if glob.has_magic(name):
             return _in_pattern(path, account)
         if isinstance(problem, FileNotFoundError | NotADirectoryError):
@@ -92,7 +92,7 @@ def _files_at_path(path: Path, name: str, account: Account) -> list[File]:
         return [File(spooled_pipe(path), name, *kind_of(name))]
     if stat.S_ISREG(mode):
         return [File(path, name, *kind_of(name))]
-    raise DataError(f"{name}: neither a file nor a folder; give a file with text in it")
+    raise DataError(f"{name}: neither a file nor a folder; give a file with text")
 
 
 def _not_there(path: Path) -> str:
@@ -109,7 +109,7 @@ def _not_there(path: Path) -> str:
 
 
 def _in_folder(folder: Path, account: Account) -> list[File]:
-    """Files of known kinds below a folder that a user gave."""
+    """Files of known kinds below a folder that the user named."""
     if kind := own_folder(folder):
         raise DataError(no_text(folder, kind))
     name, passed = path_text(folder), Account()
@@ -117,25 +117,25 @@ def _in_folder(folder: Path, account: Account) -> list[File]:
     if not found:
         there = f" ({'; '.join(passed.passed_lines())})" if passed.passed else ""
         raise DataError(
-            f"{name}: no text in this folder{there}; known are {' '.join(SUFFIXES)}, also as .gz .bz2 .xz"
-            f"{_offer(folder)}"
+            f"{name}: no text in this folder{there}; these suffixes are read: {' '.join(SUFFIXES)}, also "
+            f"with .gz .bz2 .xz{_offer(folder)}"
         )
     account.add(passed)
     return sorted(found, key=lambda file: file.path.parts)
 
 
 def no_text(path: str | Path, kind: str) -> str:
-    """What to say where a run, a model or a prepared text is given as a text."""
+    """The message if a run, a model or a prepared text is given as a text."""
     name = path_text(path)
     pattern = shlex.quote(os.path.join(glob.escape(name), "*.md"))
     if kind == PREPARED:
-        return f"{name} is {kind}, whose text is tokens; give the text that it was made from"
+        return f"{name} is {kind}, which contains tokens; give the text that it was made from"
     files = f", or a pattern for files in it ({pattern})" if kind == MODEL else ""
     return f"{name} is {kind}, not a text; give a file or a folder of texts{files}"
 
 
 def _walk(top: Path, source: str, account: Account) -> Iterator[File]:
-    """Files of known kinds below a folder. A link to a folder is not followed, because it may lead back."""
+    """Files of known kinds below a folder. Links to folders are not followed: they may lead back."""
     waiting = [top]
     while waiting:
         folder = waiting.pop()
@@ -164,7 +164,7 @@ def _walk(top: Path, source: str, account: Account) -> Iterator[File]:
 
 
 def _file_in_folder(path: Path, source: str, account: Account, *, unknown: str) -> File | None:
-    """A file of a folder or a pattern, if it is one to read; `unknown` is the kind of unknown suffixes."""
+    """A file of a folder or pattern, if it is to be read; `unknown` is the kind for unknown suffixes."""
     name = path_text(path)
     try:
         status = os.stat(path)
@@ -186,15 +186,15 @@ def _file_in_folder(path: Path, source: str, account: Account, *, unknown: str) 
 
 
 def _offer(folder: Path) -> str:
-    """A pattern for the most frequent files of unknown kinds that are text; "" where there are none."""
+    """Advice with a pattern for the most frequent unknown kind of files that are text; "" if none."""
     below = os.path.join(glob.escape(str(folder)), "**")
     files = [path for path in _matches(below, Account()) if os.path.isfile(path)]
     suffixes = [suffix for suffix, _ in Counter(path.suffix for path in files).most_common()]
     for suffix in sorted(suffixes, key=lambda suffix: not suffix):
         if any(_looks_like_text(path) for path in [path for path in files if path.suffix == suffix][:5]):
-            # Of no suffix all files are meant, as there is no pattern for a name without a dot.
+            # Without a suffix the pattern is for all files: there is none for names without a dot.
             pattern = os.path.join(below, f"*{glob.escape(suffix)}") if suffix else below
-            return f"; others are read by a pattern: {shlex.quote(path_text(pattern))}"
+            return f"; a pattern reads other files: {shlex.quote(path_text(pattern))}"
     return ""
 
 
@@ -204,7 +204,7 @@ def _looks_like_text(path: Path) -> bool:
             block = file.read(_PROBE)
     except OSError:
         return False
-    # A character may be cut at the end of the block.
+    # The last character may be incomplete.
     return (
         bool(block) and b"\0" not in block and len(block.decode("utf-8", "ignore").encode()) > len(block) - 4
     )
@@ -214,7 +214,7 @@ def _looks_like_text(path: Path) -> bool:
 
 
 def _in_pattern(pattern: Path, account: Account) -> list[File]:
-    """Files that a pattern matches, of whatever kind, and those of known kinds in folders that it matches."""
+    """Files that a pattern matches, of any kind, and files of known kinds in folders that it matches."""
     name, passed = path_text(pattern), Account()
     matches = _matches(pattern, passed)
     if not matches and not passed.passed:
@@ -224,11 +224,11 @@ def _in_pattern(pattern: Path, account: Account) -> list[File]:
     for match in matches:
         if not os.path.isdir(match):
             found += filter(None, [_file_in_folder(match, name, passed, unknown="text")])
-        elif match not in holding:  # what the pattern matches in a folder is all that is meant of it
+        elif match not in holding:  # if it also matches in the folder, only those matches are meant
             found += _walked(match, name, passed)
     if not found:
         there = f" ({'; '.join(passed.passed_lines())})" if passed.passed else ""
-        raise DataError(f"{name}: no text in what matches{there}; check the pattern")
+        raise DataError(f"{name}: no text in the matching files{there}; check the pattern")
     account.add(passed)
     return sorted(found, key=lambda file: file.path.parts)
 
@@ -242,15 +242,16 @@ def _walked(folder: Path, source: str, account: Account) -> list[File]:
 
 
 def _matches(pattern: str | Path, account: Account) -> list[Path]:
-    """Paths that a pattern matches, sorted, as a shell does it: * leaves hidden names out, ** any folders.
+    """Paths that a pattern matches, sorted, as in a shell: * does not match hidden names, ** any folders.
 
-    Unlike glob, ** follows no links, which may lead back, and no runs, models or prepared texts are entered.
+    Unlike in glob, ** does not follow links, which may lead back, and does not enter runs, models or prepared
+    texts.
     """
     anchor = Path(pattern).anchor
     parts = Path(pattern).parts[bool(anchor) :]
     found: set[Path] = set()
     waiting, seen = [(Path(anchor), parts)], set()
-    left_out: dict[str, str] = {}  # with the reason: a folder may be come to in several ways
+    left_out: dict[str, str] = {}  # name -> reason, because a folder may be reached in several ways
     while waiting:
         folder, parts = waiting.pop()
         if (folder, parts) in seen:
@@ -303,7 +304,7 @@ def _entries(folder: Path, left_out: dict[str, str]) -> list[os.DirEntry]:
 def _is_folder(entry: os.DirEntry, *, follow: bool) -> bool:
     try:
         return entry.is_dir(follow_symlinks=follow)
-    except OSError:  # a link that leads to itself
+    except OSError:  # a link to itself
         return False
 
 

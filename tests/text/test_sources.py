@@ -17,6 +17,7 @@ from lucidlm.errors import DataError, FetchError
 from lucidlm.text import sources
 from lucidlm.text.account import Account
 from lucidlm.text.documents import read_documents
+from lucidlm.text.preparation import prepare
 from lucidlm.text.sources import find_files
 
 POSIX = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no permissions or special files here")
@@ -96,7 +97,7 @@ def test_sockets_pipes_devices_and_links_that_lead_nowhere_or_back_are_passed_ov
     names, by_pattern = found("notes/**/*.*")
     assert (names, by_pattern.keys()) == (["notes/a.txt", "notes/b/b.md"], passed.keys())
     for name in ("gone.txt", "loop.txt"):
-        assert "a link that leads nowhere" in refusal(notes / name)
+        assert "broken link" in refusal(notes / name)
     assert "neither a file nor a folder" in refusal(notes / "null.txt")
 
 
@@ -169,7 +170,7 @@ def test_a_folder_of_code_is_refused_with_a_pattern_that_reads_it(tmp_path, monk
         written(Path(f"my [src]/{number}.png"), b"\x89PNG\0")
     message = refusal("my [src]")
     assert "no text in this folder (skipped 8 files of other kinds (my [src]/0.png and 7 more); " in message
-    pattern = shlex.split(message.rpartition("by a pattern: ")[2])
+    pattern = shlex.split(message.rpartition("reads other files: ")[2])
     assert read(*pattern) == ["in lib/a.py", "in lib/b.py"]
 
 
@@ -179,7 +180,7 @@ def test_a_folder_without_any_text_has_no_pattern_to_offer(tmp_path):
     assert "no text in this folder (skipped 1 file of another kind" in message
     assert "pattern" not in message
     written(tmp_path / "README", "read me")
-    pattern = shlex.split(refusal(tmp_path).rpartition("by a pattern: ")[2])
+    pattern = shlex.split(refusal(tmp_path).rpartition("reads other files: ")[2])
     assert read(*pattern) == ["read me"]
 
 
@@ -224,10 +225,12 @@ def test_all_sources_are_found_before_the_first_is_read(tmp_path):
         next(read_documents([good, tmp_path / "missing.txt"]))
 
 
-def test_no_source_an_empty_one_and_an_impossible_one_are_refused():
+def test_no_source_an_empty_one_and_an_impossible_one_are_refused(tmp_path):
     assert "no text to read" in refusal()
     assert "empty" in refusal("")
     assert refusal("a\0b")
+    with pytest.raises(DataError):
+        prepare("a\0b", tmp_path / "out")
     assert refusal("x" * 5000)
 
 

@@ -1,8 +1,8 @@
-"""A web page comes in, what a browser shows of it goes out as text.
+"""A web page comes in, the text that a browser shows goes out.
 
-The rendering section of the HTML standard, MathML Core and SVG decide: by elements, the hidden attribute, and
-display and visibility in style attributes; style sheets are not read. Beyond them, what waits for a click in
-<details> is text, and so are the brackets of <rp>, which are made for readers without ruby.
+The rules are those of the HTML standard (rendering), MathML Core and SVG: elements, the hidden attribute, and
+display and visibility in style attributes. Style sheets are not read. In addition the content of a closed
+<details> is text, and so are the brackets in <rp>.
 """
 
 import re
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from selectolax.lexbor import LexborNode
 
 _TAGS = 2_000_000
-"""The most of one page: each takes up to 500 bytes of memory."""
+"""Tags of one page: each takes up to 500 bytes of memory."""
 _NO_TEXT = frozenset(("head", "script", "style", "template", "title"))
-"""Programs, styles and what stands in a window's title: never shown, and not counted as text."""
+"""Programs, styles and the title: never shown in the page, and not counted as hidden text."""
 _UNRENDERED = names(
     "annotation annotation-xml audio canvas clippath datalist defs iframe marker mask meter noembed noframes "
     "noscript pattern progress symbol video"
 )
-"""Not shown where scripts and frames work; other spellings of a formula; what a drawing only refers to."""
+"""Not shown if scripts and frames work; alternative forms of a formula; definitions of a drawing."""
 _LOOKS = _UNRENDERED | {"dialog", "foreignobject", "mphantom", "svg", "text"}
-"""Elements that change what is seen without an attribute."""
+"""Elements that change what is visible without an attribute."""
 _ENDS = dict.fromkeys(LINES, 1) | dict.fromkeys(PARAGRAPHS, 2)
 """Line ends around an element."""
 _NO_VALUES = frozenset(("checkbox", "color", "file", "hidden", "image", "password", "radio", "range"))
 """Types of <input> whose value is not shown as text."""
 _PREFORMATTED = frozenset(("listing", "plaintext", "pre", "xmp"))
 _TAG = re.compile("<[^<>]*>")
-"""What stands in <noscript> as text."""
+"""Tags inside <noscript>, which the parser gives as text."""
 _SPACES = re.compile(r"[ \t\n\f\r]+")
 _CONTROLS = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f-\x9f]")
 _SOFT_HYPHEN = "\xad"
@@ -50,7 +50,7 @@ _DECLARATION = re.compile(
 
 
 def read_html(file: File, encoding: str, account: Account) -> Iterator[str]:
-    """The visible text of a page: paragraphs apart, every block on lines of its own."""
+    """The visible text of a page: an empty line between paragraphs, each block on its own lines."""
     text, used = decode_page(whole(file, account, LARGEST_PAGE), file.name, encoding, account)
     if used != "utf-8":
         account.decoded[used] += file.path.stat().st_size
@@ -58,11 +58,11 @@ def read_html(file: File, encoding: str, account: Account) -> Iterator[str]:
 
 
 def visible_text(page: str, account: Account, name: str, *, xhtml: bool = False) -> str:
-    """What a browser shows of a page, in lines; characters that show nothing are dropped and counted."""
+    """The text that a browser shows of a page, in lines; invisible characters are dropped and counted."""
     from selectolax.lexbor import LexborHTMLParser
 
     if page.count("<") > _TAGS:
-        raise DataError(f"{name}: more than {_TAGS:,} tags, which is too much for one page; split it")
+        raise DataError(f"{name}: more than {_TAGS:,} tags, the limit for one page; split it")
     account.saw(CONTROLS, page.count("\0"))
     body = LexborHTMLParser(readable_source(page.replace("\0", ""), account, xhtml=xhtml)).body
     if body is None:
@@ -75,9 +75,9 @@ def visible_text(page: str, account: Account, name: str, *, xhtml: bool = False)
 
 
 def elements_of(page: str) -> list[tuple[str, dict[str, str]]]:
-    """The elements of an XML file in their order, local names and attributes in lower case.
+    """The elements of an XML file in order, with local names and attributes in lower case.
 
-    Read by HTML's rules, which have a meaning for every file: none is refused for an entity or a missing tag.
+    It is parsed by HTML's rules, which accept every file: unknown entities or missing tags are no errors.
     """
     from selectolax.lexbor import LexborHTMLParser
 
@@ -91,13 +91,13 @@ def elements_of(page: str) -> list[tuple[str, dict[str, str]]]:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What the elements around a place of a page make of text there."""
+    """Whether text at a place of a page is visible, by the elements around it."""
 
     rendered: bool = True
     visible: bool = True
-    """CSS's visibility, which an element may give back to its text."""
+    """CSS visibility, which an inner element may set again."""
     drawing: bool = False
-    """In a drawing, outside of its texts."""
+    """In a drawing, outside its texts."""
 
     @property
     def shown(self) -> bool:
@@ -107,7 +107,7 @@ class _Look:
 def _shown_text(body: "LexborNode", account: Account) -> str:
     layout, hidden = _Layout(), 0
     not_chosen: set[int] = set()
-    # A list instead of recursion; None where an element ends.
+    # A list instead of recursion; None marks the end of an element.
     waiting: list[tuple[LexborNode, _Look | None]] = [(body, _Look())]
     while waiting:
         node, look = waiting.pop()
@@ -138,7 +138,7 @@ def _shown_text(body: "LexborNode", account: Account) -> str:
 
 
 def _children(node: "LexborNode", tag: str, look: _Look) -> list[tuple["LexborNode", _Look]]:
-    """The nodes in an element; of a formula's spellings and of an action's states the first is shown."""
+    """The nodes in an element. Of a formula's forms and of an action's states only the first is shown."""
     children = [(child, look) for child in node.iter(include_text=True)]
     if tag in ("semantics", "maction"):
         first = next((n for n, (child, _) in enumerate(children, 1) if (child.tag or "-")[0] != "-"), 0)
@@ -167,7 +167,7 @@ def _look_of(attributes: dict[str, str | None], tag: str, look: _Look) -> _Look:
 
 
 def _style(style: str) -> dict[str, str]:
-    """The declarations that decide what is seen: the last of each counts, or the last important one."""
+    """The declarations that decide on visibility: the last of each counts, or the last important one."""
     found = {"display": "", "visibility": "", "content-visibility": ""}
     important: set[str] = set()
     for match in _DECLARATION.finditer(_COMMENT.sub("", style)) if ":" in style else ():
@@ -179,7 +179,7 @@ def _style(style: str) -> dict[str, str]:
 
 
 def _options_not_shown(select: "LexborNode") -> set[int]:
-    """A drop-down shows one option: the last that is selected, or else the first; a list shows all."""
+    """The options that are not visible: a drop-down shows one (the last selected, or else the first)."""
     size = select.attributes.get("size") or ""
     if "multiple" in select.attributes or (size.isdecimal() and int(size[:9]) > 1):
         return set()
@@ -191,13 +191,13 @@ def _options_not_shown(select: "LexborNode") -> set[int]:
 
 
 def _value(node: "LexborNode") -> str:
-    """What a form's field shows before somebody types."""
+    """The text in a form's field before the user types."""
     kind = (node.attributes.get("type") or "text").lower()
     return "" if kind in _NO_VALUES else node.attributes.get("value") or ""
 
 
 class _Layout:
-    """Lines of text from the tags and text nodes of a page in their order."""
+    """Builds lines of text from the tags and text nodes of a page, in order."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -226,7 +226,7 @@ class _Layout:
         self.preformatted -= tag in _PREFORMATTED
 
     def end_line(self, ends: int) -> None:
-        """Ends the line, if there is one, and asks for so many line ends before the next, 2 at most."""
+        """End the current line; `ends` line ends, at most 2, come before the next one."""
         line = "\t".join([*self.cells, self._cell()]).rstrip("\t")
         self.cells.clear()
         if line:

@@ -1,7 +1,7 @@
-"""The source of a page comes in, source that a parser of HTML reads as it is meant, in linear time, goes out.
+"""The source of a page comes in; source that an HTML parser reads correctly, and in linear time, goes out.
 
-HTML's rules look at all open elements for each tag, so that a page costs tags times depth; browsers end that
-at 512 levels, and so does this. XHTML has other rules: elements closed at once, CDATA, prefixes.
+For each tag HTML's rules check all open elements, so a page costs tags times depth. Browsers stop at 512
+levels, and so does this module. XHTML has other rules: empty elements (<a/>), CDATA, prefixes.
 """
 
 import re
@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from lucidlm.text.account import DEEP_TAGS, Account
 
 DEPTH = 512
-"""Elements within each other: Chrome and Safari stop here too (kMaximumHTMLParserDOMTreeDepth)."""
+"""Depth of nested elements: the limit of Chrome and Safari (kMaximumHTMLParserDOMTreeDepth)."""
 _ATTRIBUTES = 256
-"""Attributes that one tag keeps: each is compared with all before it."""
+"""Attributes that a tag keeps: the parser compares each with all before it."""
 _OPTIONS = 4096
-"""Options of one list that are told apart: the parser looks at all of them for each."""
+"""Options of one list that are kept apart: for each the parser checks all others."""
 _FORMATS = 16
-"""Elements such as <b> that wait to be opened again in the next block: each block opens them all."""
+"""Open elements such as <b> that are kept: the parser opens all of them again in each block."""
 
 _BLANK = r"[ \t\n\f\r]"
-# Possessive, so that no tag is looked at twice. A quote opens a value behind "=" only.
+# Possessive, so that no tag is scanned twice. A quote opens a value only after "=".
 _VALUE = r"""(?:"[^"]*+"|'[^']*+'|[^ \t\n\f\r>"'][^ \t\n\f\r>]*+)"""
 _ATTRIBUTE = rf"(?>=?[^ \t\n\f\r/>=]++(?:{_BLANK}*+=(?:{_BLANK}*+{_VALUE})?)?+|=)"
 _TAG = re.compile(rf"<(/?)([a-zA-Z][^ \t\n\f\r/>]*+)((?:[ \t\n\f\r/]++|{_ATTRIBUTE})*+)>")
@@ -32,7 +32,7 @@ _CDATA = re.compile(r"<!\[CDATA\[(.*?)(?:\]\]>|\Z)", re.DOTALL)
 
 
 def names(words: str) -> frozenset[str]:
-    """The names in a string, for a quick look-up."""
+    """The set of names in a string."""
     return frozenset(words.split())
 
 
@@ -42,7 +42,7 @@ LINES = names(
     "address article aside body caption center dd details dialog div dt fieldset figcaption footer form "
     "header hgroup html legend li main menu nav search section summary tbody text tfoot thead tr"
 )
-"""Elements with lines of their own; <text> is SVG's."""
+"""Elements that begin a line; <text> is SVG's."""
 
 _HIDES = re.compile("hidden|style|popover", re.IGNORECASE)
 """Attributes that can hide an element."""
@@ -51,7 +51,7 @@ _NAMESPACE = "http://www.w3.org/1999/xhtml"
 _COMMENT_END = re.compile("--!?>")
 
 _HEAD = 1 << 14
-"""How much of a page is looked at for what it says of itself."""
+"""Characters of a page that are searched for its declarations."""
 _VOID = names(
     "area base basefont bgsound br col embed frame hr img input keygen link meta param source track wbr"
 )
@@ -62,7 +62,7 @@ _BREAKOUT = names(
     "b big blockquote body br center code dd div dl dt em embed h1 h2 h3 h4 h5 h6 head hr i img li listing "
     "menu meta nobr ol p pre ruby s small span strong strike sub sup table tt u ul var"
 )
-"""Elements of HTML that end a drawing or a formula which they stand in, and so does <font color=red>."""
+"""Elements of HTML that end a drawing or formula around them; <font color=red> does too."""
 _FONT = re.compile(r"\b(color|face|size)\b", re.IGNORECASE)
 _FORMATTING = names("a b big code em font i nobr s small strike strong tt u")
 _SCOPES = names("applet caption html marquee math object svg table td template th")
@@ -71,11 +71,11 @@ _SPECIAL = _SCOPES | names(
     "figure footer form frameset h1 h2 h3 h4 h5 h6 head header hgroup li listing main menu nav ol p pre "
     "search section select summary tbody tfoot thead tr ul"
 )
-"""An end tag of another element closes nothing beyond these."""
+"""An end tag of another element closes nothing outside of these."""
 _TABLE = names("caption colgroup table tbody td tfoot th thead tr")
 _TABLES = frozenset(("table", "template"))
 _ALONE = frozenset(("option", "rp", "rt"))
-"""A start tag of these closes one of them that nothing else was opened in."""
+"""A start tag of these closes one of them if nothing else is open inside it."""
 _CLOSES = {
     "p": {"p"},
     "li": {"li"},
@@ -88,11 +88,11 @@ _CLOSES = {
     "tfoot": {"caption", "tbody", "tfoot", "thead"},
     "thead": {"caption", "tbody", "tfoot", "thead"},
 }
-"""What a start tag closes where no end tag has: the nearest of these, with all within it."""
+"""What a start tag closes if no end tag did: the nearest of these, with everything inside it."""
 
 
 def readable_source(page: str, account: Account, *, xhtml: bool = False) -> str:
-    """The page without tags nested too deep, and with what HTML's rules would misread in XHTML put right."""
+    """The page without tags nested too deep; for XHTML also with changes that HTML's rules need."""
     xhtml = xhtml or _XHTML.match(page) is not None or _NAMESPACE in page[:4096]
     if xhtml:
         page = _SUBSET.sub(r"\1>", page[:_HEAD], count=1) + page[_HEAD:]
@@ -105,13 +105,13 @@ def readable_source(page: str, account: Account, *, xhtml: bool = False) -> str:
 
 
 class _Nesting:
-    """The open elements of a page as HTML's rules have them, near enough to bound their number."""
+    """The open elements of a page, close enough to HTML's rules to limit their number."""
 
     def __init__(self, xhtml: bool) -> None:
         self.xhtml = xhtml
         self.open: list[str] = []
         self.formats: dict[str, list[bool]] = {name: [] for name in _FORMATTING}
-        """Of each that is open, whether its tags are kept."""
+        """For each open one, whether its tags are kept."""
         self.formats_kept = 0
         self.foreign_seen = False
         self.options = 0
@@ -119,7 +119,7 @@ class _Nesting:
         self.ignored_tags = 0
 
     def rewritten(self, page: str) -> Iterator[str]:
-        """The page in parts: tags are changed or left out, all else is as it was."""
+        """The page in parts: some tags are changed or dropped, all else stays."""
         place = copied = 0
         while (place := page.find("<", place)) >= 0:
             if tag := _TAG.match(page, place):
@@ -128,7 +128,7 @@ class _Nesting:
                 place = tag.end()
                 if new != source:
                     yield page[copied : tag.start()]
-                    # What the tag kept apart, such as "<" and "b", must not become a tag or a character.
+                    # Text on both sides of a dropped tag, such as "<" and "b", must not become a tag.
                     yield new or "<!---->" * bool(_UNFINISHED.search(page, tag.start() - 40, tag.start()))
                     copied = place
                 if not tag[1] and self._is_raw(name) and not new.endswith("></" + name + ">"):
@@ -152,10 +152,10 @@ class _Nesting:
         if name in _VOID:
             return source
         if source.endswith("/>") and self.xhtml:
-            # HTML's rules take no notice of the slash: behind <title/> all of the page would be its title.
+            # HTML ignores the slash: after <title/> the rest of the page would be its title.
             return f"{source[:-2]}></{name}>"
         if name == "noscript" and self._is_raw(name):
-            # Where scripts work it holds no elements, and the parser assumes that they do not.
+            # With scripts <noscript> has no elements, but the parser assumes that there are no scripts.
             return f"<noframes{tag[3]}>"
         if self._is_raw(name) or (source.endswith("/>") and self._in_foreign()):
             return source  # holds no elements
@@ -193,16 +193,16 @@ class _Nesting:
                 root = next((root for root in reversed(self.open) if root in _HTML_AGAIN), "")
                 return (
                     f"</{root}>" if self._leave_foreign() else ""
-                )  # it began before the drawing, and ends it
+                )  # it began before the drawing, so it ends the drawing
             self.formats_kept -= 1
-            if name in self.open:  # only itself: what was opened within it stays open
+            if name in self.open:  # only itself: elements inside it stay open
                 del self.open[len(self.open) - 1 - self.open[::-1].index(name)]
         else:
             self._close({name}, _TABLES if name in _TABLE else _SCOPES if name in _SPECIAL else _SPECIAL)
         return source
 
     def _keeps_format(self, attributes: str, name: str, breaks_out: bool) -> bool:
-        """Whether the tag of a <b> or its like may matter: alone it says how a text looks, and not which."""
+        """Whether the tag of a <b> or similar may matter: usually it only changes how text looks."""
         matters = breaks_out or bool(_HIDES.search(attributes)) or self._in_foreign()
         keeps = matters and self.formats_kept < _FORMATS
         self.formats[name].append(keeps)
@@ -211,7 +211,7 @@ class _Nesting:
         return keeps
 
     def _close(self, names: set[str], scopes: frozenset[str]) -> None:
-        """Close the innermost of these elements with all within it, if none of `scopes` is between."""
+        """Close the innermost of these elements and all inside it, unless one of `scopes` is between."""
         if not any(name in self.open for name in names):
             return
         for place in range(len(self.open) - 1, -1, -1):
@@ -235,7 +235,7 @@ class _Nesting:
         return len(self.open) < before
 
     def _in_foreign(self) -> bool:
-        """Whether this place of the page has the rules of SVG or MathML."""
+        """Whether the rules of SVG or MathML apply here."""
         if not self.foreign_seen:
             return False
         within: set[str] = set()
@@ -268,7 +268,7 @@ def _with_few_attributes(tag: re.Match[str]) -> str:
 
 
 def _end_of_other(page: str, place: int) -> int:
-    """Where the text goes on behind a "<" that begins no whole tag; -1 for nowhere."""
+    """Where the text goes on after a "<" that does not begin a complete tag; -1 for nowhere."""
     if page.startswith("<!--", place):
         comment = _COMMENT_END.search(page, place + 2)  # <!--> is one too
         return comment.end() if comment else -1
@@ -276,7 +276,7 @@ def _end_of_other(page: str, place: int) -> int:
     if sign in ("!", "?") or (sign == "/" and not _is_letter(first)):
         end = page.find(">", place)
         return end + 1 if end >= 0 else -1
-    # A tag that is not whole is cut off by the page's end; any other "<" is text.
+    # An incomplete tag is cut off by the end of the page; any other "<" is text.
     return -1 if sign == "/" or _is_letter(sign) else place + 1
 
 
