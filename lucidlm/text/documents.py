@@ -9,19 +9,8 @@ from pathlib import Path
 from lucidlm.errors import DataError
 from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.wording import plural
-from lucidlm.text.account import (
-    BLANK,
-    CARRIAGE_RETURNS,
-    EMPTY_LINES,
-    ENCODING_UNUSED,
-    FIELD_UNUSED,
-    JSON,
-    NO_TEXT,
-    NO_TOKENS,
-    TABLE,
-    Account,
-    utf8_bytes,
-)
+from lucidlm.text import reasons
+from lucidlm.text.account import Account, utf8_bytes
 from lucidlm.text.formats.archives import ARCHIVES, files_in_archive
 from lucidlm.text.formats.bin_files import token_documents, token_text
 from lucidlm.text.formats.decoding import (
@@ -181,9 +170,9 @@ def _documents_of(file: File, reading: Reading) -> Iterator[Document]:
     around = _account_of(file)
     around.add(noted)
     if reading.field != READING.field and file.kind not in (*RECORDS, *ARCHIVES):
-        around.saw(FIELD_UNUSED)
+        around.saw(reasons.FIELD_UNUSED)
     if reading.encoding != READING.encoding and file.kind in ("pdf", "docx", "odt", "tokens"):
-        around.saw(ENCODING_UNUSED)
+        around.saw(reasons.ENCODING_UNUSED)
     match file.kind:
         case kind if kind in RECORDS:
             yield from _documents_in_records(file, reading, around)
@@ -226,12 +215,12 @@ def _document(
             if piece:
                 empty, blank = False, blank and piece.isspace()
                 yield piece
-        account.saw(BLANK, blank and not empty)
+        account.saw(reasons.BLANK, blank and not empty)
         if empty:
             why = f" after: {'; '.join(account.lines())}" if account.lines() else ""
             raise DataError(
                 f"{source}: the text is empty (0 characters){why}; give a file with text",
-                reason=NO_TEXT,
+                reason=reasons.NO_TEXT,
             )
 
     return Document(source, pieces, account, file.path if file else None, around or Account())
@@ -255,11 +244,11 @@ def _strings(file: File, encoding: str, account: Account) -> Iterator[str]:
 
 def _documents_in_records(file: File, reading: Reading, around: Account) -> Iterator[Document]:
     """A document for each record of a file; records without text are counted."""
-    frames = TABLE if file.kind in ("csv", "tsv") else JSON
+    frames = reasons.TABLE if file.kind in ("csv", "tsv") else reasons.JSON
     whole = Account()
     waiting: Document | None = None  # until the next one is found: bytes between them count with it
     for record in read_records(file, reading, whole):
-        around.saw(EMPTY_LINES, record.text == "")
+        around.saw(reasons.EMPTY_LINES, record.text == "")
         frame = record.bytes - utf8_bytes(without_surrogates(record.text or "", Account()))
         around.read += frame
         around.leave_out(frames, frame)
@@ -273,13 +262,13 @@ def _documents_in_records(file: File, reading: Reading, around: Account) -> Iter
                 yield waiting
             waiting, around = document, Account()
     if waiting is None:
-        empty = around.seen[EMPTY_LINES]
+        empty = around.seen[reasons.EMPTY_LINES]
         there = f"{plural(empty, 'record')} with an empty {reading.field!r}" if empty else "no record in it"
         raise DataError(
             f"{file.name}: no text in this file ({there}); give another",
-            reason=NO_TEXT,
+            reason=reasons.NO_TEXT,
         )
-    whole.read += whole.left_out[CARRIAGE_RETURNS]
+    whole.read += whole.left_out[reasons.CARRIAGE_RETURNS]
     waiting.around.add(around)
     waiting.around.add(whole)
     yield waiting
@@ -293,7 +282,7 @@ def _is_only_a_frame(document: Document, around: Account) -> bool:
         around.read += document.account.read
         around.left_out.update(document.account.left_out)
         around.seen.update(document.account.seen)
-        around.saw(EMPTY_LINES)
+        around.saw(reasons.EMPTY_LINES)
         return True
     return False
 
@@ -316,7 +305,7 @@ def _documents_in_archive(file: File, reading: Reading, around: Account) -> Iter
     if waiting is None:
         raise DataError(
             f"{file.name}: no usable text in this archive ({'; '.join(around.lines())})",
-            reason=NO_TEXT,
+            reason=reasons.NO_TEXT,
         )
     waiting.around.add(around)
     yield waiting
@@ -326,7 +315,8 @@ def _documents_in_tokens(file: File, raw: bool, around: Account) -> Iterator[Doc
     """A document for each stretch between two end-of-text tokens of a token file."""
     if file.packings:
         raise DataError(
-            f"{file.name}: a token file is read in place; decompress it first (gunzip)", reason=NO_TOKENS
+            f"{file.name}: a token file is read in place; decompress it first (gunzip)",
+            reason=reasons.NO_TOKENS,
         )
     for number, (start, end) in enumerate(token_documents(file.path, file.name), 1):
 

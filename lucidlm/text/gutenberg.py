@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterable, Iterator
 
-from lucidlm.text.account import GUTENBERG, MARKS_KEPT, NO_FOOTER, NO_HEADER, Account, utf8_bytes
+from lucidlm.text import reasons
+from lucidlm.text.account import Account, utf8_bytes
 
 _FRAME = 1 << 16
 """Characters of the longest header or footer: anything longer is text."""
@@ -36,10 +37,10 @@ def without_frame(strings: Iterable[str], account: Account) -> Iterator[str]:
     for string in strings:
         yield frame.feed(string)
     yield frame.feed("", last=True)
-    account.leave_out(GUTENBERG, frame.removed)
+    account.leave_out(reasons.GUTENBERG, frame.removed)
     if bool(frame.headers) != bool(frame.footers):
-        account.saw(NO_FOOTER if frame.headers else NO_HEADER, frame.headers + frame.footers)
-    account.saw(MARKS_KEPT, frame.marks_kept)
+        account.saw(reasons.NO_FOOTER if frame.headers else reasons.NO_HEADER, frame.headers + frame.footers)
+    account.saw(reasons.MARKS_KEPT, frame.marks_kept)
 
 
 class _Frame:

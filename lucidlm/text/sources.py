@@ -20,18 +20,8 @@ from lucidlm.runtime.fetch import SCHEMES, cache_folder, fetch
 from lucidlm.runtime.part_file import origin_of
 from lucidlm.runtime.places import path_text
 from lucidlm.runtime.progress import SILENT, Progress
-from lucidlm.text.account import (
-    EMPTY_FILES,
-    GIVEN_TWICE,
-    HIDDEN_FILES,
-    LINKED_FOLDERS,
-    LOOSE_LINKS,
-    OTHER_KINDS,
-    OWN_FOLDERS,
-    SPECIAL,
-    UNREADABLE,
-    Account,
-)
+from lucidlm.text import reasons
+from lucidlm.text.account import Account
 from lucidlm.text.formats.decoding import File, cannot_read
 from lucidlm.text.formats.kinds import CONTENT_TYPES, SUFFIXES, kind_of
 from lucidlm.text.own_folders import MODEL, PREPARED, is_temporary, own_folder, own_kind
@@ -53,7 +43,7 @@ def find_files(sources: Sequence[str | Path], account: Account, *, progress: Pro
     for source in sources:
         for file in _files_of(source, account, progress):
             if found.setdefault(os.path.realpath(file.path), file) is not file:
-                account.pass_over(GIVEN_TWICE, file.name)
+                account.pass_over(reasons.GIVEN_TWICE, file.name)
     return list(found.values())
 
 
@@ -144,10 +134,10 @@ def _walk(top: Path, source: str, account: Account) -> Iterator[File]:
         except OSError:
             if folder == top:
                 raise
-            account.pass_over(UNREADABLE, path_text(folder))
+            account.pass_over(reasons.UNREADABLE, path_text(folder))
             continue
         if folder != top and own_kind([entry.name for entry in entries]):
-            account.pass_over(OWN_FOLDERS, path_text(folder))
+            account.pass_over(reasons.OWN_FOLDERS, path_text(folder))
             continue
         folders = []
         for entry in entries:
@@ -155,7 +145,7 @@ def _walk(top: Path, source: str, account: Account) -> Iterator[File]:
             if is_temporary(entry.name):
                 continue
             if entry.name.startswith("."):
-                account.pass_over(HIDDEN_FILES, path_text(path))
+                account.pass_over(reasons.HIDDEN_FILES, path_text(path))
             elif entry.is_dir(follow_symlinks=False):
                 folders.append(path)
             elif file := _file_in_folder(path, source, account, unknown=""):
@@ -169,17 +159,19 @@ def _file_in_folder(path: Path, source: str, account: Account, *, unknown: str) 
     try:
         status = os.stat(path)
     except OSError as problem:
-        account.pass_over(UNREADABLE if isinstance(problem, PermissionError) else LOOSE_LINKS, name)
+        account.pass_over(
+            reasons.UNREADABLE if isinstance(problem, PermissionError) else reasons.LOOSE_LINKS, name
+        )
         return None
     kind, packings = kind_of(path.name, unknown, in_folder=not unknown)
     if stat.S_ISDIR(status.st_mode):
-        account.pass_over(LINKED_FOLDERS, name)
+        account.pass_over(reasons.LINKED_FOLDERS, name)
     elif not stat.S_ISREG(status.st_mode):
-        account.pass_over(SPECIAL, name)
+        account.pass_over(reasons.SPECIAL, name)
     elif not kind:
-        account.pass_over(OTHER_KINDS, name)
+        account.pass_over(reasons.OTHER_KINDS, name)
     elif status.st_size == 0:
-        account.pass_over(EMPTY_FILES, name)
+        account.pass_over(reasons.EMPTY_FILES, name)
     else:
         return File(path, name, kind, packings, source)
     return None
@@ -237,7 +229,7 @@ def _walked(folder: Path, source: str, account: Account) -> list[File]:
     try:
         return list(_walk(folder, source, account))
     except OSError:
-        account.pass_over(UNREADABLE, path_text(folder))
+        account.pass_over(reasons.UNREADABLE, path_text(folder))
         return []
 
 
@@ -275,12 +267,12 @@ def _matches(pattern: str | Path, account: Account) -> list[Path]:
                 continue
             is_folder = _is_folder(entry, follow=first != "**")
             if is_folder and own_folder(path):
-                left_out[path_text(path)] = OWN_FOLDERS
+                left_out[path_text(path)] = reasons.OWN_FOLDERS
             elif first == "**":
                 if is_folder:
                     waiting.append((path, parts))
                 elif _is_folder(entry, follow=True):
-                    left_out[path_text(path)] = LINKED_FOLDERS
+                    left_out[path_text(path)] = reasons.LINKED_FOLDERS
                 elif not rest:
                     found.add(path)
             elif is_folder or not rest:
@@ -295,7 +287,7 @@ def _entries(folder: Path, left_out: dict[str, str]) -> list[os.DirEntry]:
     try:
         return list(os.scandir(folder))
     except PermissionError:
-        left_out[path_text(folder)] = UNREADABLE
+        left_out[path_text(folder)] = reasons.UNREADABLE
     except OSError:  # no folder
         pass
     return []

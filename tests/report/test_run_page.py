@@ -24,7 +24,8 @@ from lucidlm.report.run_page import MOST_SAMPLES, SHOWN_ABOVE, write_report
 from lucidlm.report.verdict import too_little_text
 from lucidlm.runs.history import METRICS, SAMPLES, History
 from lucidlm.runtime.wording import plural
-from lucidlm.text.account import CARRIAGE_RETURNS, SURROGATES, Account
+from lucidlm.text import reasons
+from lucidlm.text.account import Account
 from lucidlm.text.corpus import train_documents, validation_documents
 from lucidlm.text.excerpts import ids_of
 from lucidlm.text.preparation import prepare
@@ -250,8 +251,8 @@ def test_numbers_that_are_infinite_do_not_break_the_page(judgement, run):
 
 def test_a_page_has_every_row_that_the_terminal_has(judgement, tmp_path):
     account = Account(read=4000, files=1, stored=4000)
-    account.leave_out(CARRIAGE_RETURNS, 100)
-    account.saw(SURROGATES, 3)
+    account.leave_out(reasons.CARRIAGE_RETURNS, 100)
+    account.saw(reasons.SURROGATES, 3)
     evaluation = dataclasses.replace(judgement.evaluation, account=account, bytes_spelled=7)
     write_report(tmp_path / "r.html", dataclasses.replace(judgement, evaluation=evaluation), title="tide")
     shown = page_of(tmp_path / "r.html").body.text()

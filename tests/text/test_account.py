@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucidlm.errors import DataError
-from lucidlm.text.account import DAMAGED, OTHER_KINDS, Account
+from lucidlm.text import reasons
+from lucidlm.text.account import Account
 from lucidlm.text.documents import given_text, read_texts
 from lucidlm.text.reading import Reading
 
@@ -163,10 +164,10 @@ def test_a_given_text_that_is_nothing_but_a_mark_is_refused():
 
 def test_files_that_were_passed_over_are_counted_by_reason_with_the_first_name_and_survive_merging():
     one, two, all_of_them = Account(), Account(), Account()
-    one.pass_over(OTHER_KINDS, "b.log", 2)
-    two.pass_over(DAMAGED, "c.pdf")
-    two.pass_over(OTHER_KINDS, "d.log")
-    two.pass_over(DAMAGED, "nothing", 0)
+    one.pass_over(reasons.OTHER_KINDS, "b.log", 2)
+    two.pass_over(reasons.DAMAGED, "c.pdf")
+    two.pass_over(reasons.OTHER_KINDS, "d.log")
+    two.pass_over(reasons.DAMAGED, "nothing", 0)
     all_of_them.add(one, "one")
     all_of_them.add(two, "two")
     assert all_of_them.lines() == [
@@ -186,7 +187,7 @@ def test_one_byte_is_one_in_every_line():
     account.decoded["cp1252"] = account.extracted["html"] = 1
     account.leave_out("carriage_returns", 1)
     account.saw("lone_surrogates")
-    account.pass_over(OTHER_KINDS, "a")
+    account.pass_over(reasons.OTHER_KINDS, "a")
     assert account.lines() == [
         "left out 1 of the file's 1 byte: a carriage return of a line end",
         "skipped 1 file of another kind (a)",

@@ -7,8 +7,8 @@ import pytest
 from written_files import accounted, read, read_one, reason_of, refusal, refused, written
 
 from lucidlm.errors import ConfigError
-from lucidlm.text import documents
-from lucidlm.text.account import BLANK, DAMAGED, NO_FIELD, NO_TEXT, Account
+from lucidlm.text import documents, reasons
+from lucidlm.text.account import Account
 from lucidlm.text.documents import read_documents
 from lucidlm.text.formats import decoding
 from lucidlm.text.reading import Reading
@@ -81,12 +81,12 @@ def test_an_invalid_byte_is_named_with_its_place_and_file(tmp_path):
 
 @pytest.mark.parametrize("data", [b"", codecs.BOM_UTF8])
 def test_a_text_of_no_characters_is_refused(tmp_path, data):
-    assert reason_of(written(tmp_path / "a.txt", data)) == NO_TEXT
-    assert reason_of(written(tmp_path / "a.txt.gz", gzip.compress(data))) == NO_TEXT
+    assert reason_of(written(tmp_path / "a.txt", data)) == reasons.NO_TEXT
+    assert reason_of(written(tmp_path / "a.txt.gz", gzip.compress(data))) == reasons.NO_TEXT
 
 
 def test_white_space_is_a_text_and_is_counted(tmp_path):
-    assert accounted(written(tmp_path / "a.txt", " \n")) == (" \n", {BLANK: 1})
+    assert accounted(written(tmp_path / "a.txt", " \n")) == (" \n", {reasons.BLANK: 1})
 
 
 def test_a_single_path_is_not_taken_apart_into_letters(tmp_path):
@@ -162,14 +162,14 @@ def test_lines_of_jsonl_may_be_cut_anywhere(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("line", "reason", "named"),
     [
-        ('{"text": "x"', DAMAGED, "(Expecting ',' delimiter at character 13)"),
-        ('["x"]', NO_FIELD, "a list"),
-        ('{"data": {}}', NO_FIELD, "('data': an object)"),
-        ("3", NO_FIELD, "a number"),
-        ('{"body": "x", "title": "y"}', NO_FIELD, "--field: 'body', 'title'"),
-        ("{}", NO_FIELD, "empty"),
-        ('{"text": 3}', NO_FIELD, "a number"),
-        ("[" * 100_000, DAMAGED, "JSON"),
+        ('{"text": "x"', reasons.DAMAGED, "(Expecting ',' delimiter at character 13)"),
+        ('["x"]', reasons.NO_FIELD, "a list"),
+        ('{"data": {}}', reasons.NO_FIELD, "('data': an object)"),
+        ("3", reasons.NO_FIELD, "a number"),
+        ('{"body": "x", "title": "y"}', reasons.NO_FIELD, "--field: 'body', 'title'"),
+        ("{}", reasons.NO_FIELD, "empty"),
+        ('{"text": 3}', reasons.NO_FIELD, "a number"),
+        ("[" * 100_000, reasons.DAMAGED, "JSON"),
     ],
 )
 def test_a_bad_line_of_jsonl_is_named(tmp_path, line, reason, named):
@@ -181,8 +181,8 @@ def test_a_bad_line_of_jsonl_is_named(tmp_path, line, reason, named):
 
 
 def test_jsonl_without_any_text_is_refused(tmp_path):
-    assert reason_of(written(tmp_path / "a.jsonl", "\n\n")) == NO_TEXT
-    assert reason_of(written(tmp_path / "a.jsonl", '{"text": ""}')) == NO_TEXT
+    assert reason_of(written(tmp_path / "a.jsonl", "\n\n")) == reasons.NO_TEXT
+    assert reason_of(written(tmp_path / "a.jsonl", '{"text": ""}')) == reasons.NO_TEXT
 
 
 def test_half_a_surrogate_pair_is_replaced_and_said(tmp_path):

@@ -16,17 +16,8 @@ from typing import IO
 from lucidlm.errors import DataError
 from lucidlm.runtime.places import path_text
 from lucidlm.runtime.wording import one_line
-from lucidlm.text.account import (
-    DAMAGED,
-    EMPTY_FILES,
-    ENCRYPTED,
-    HIDDEN_FILES,
-    LINKS,
-    NO_TEXT,
-    OTHER_KINDS,
-    OWN_FOLDERS,
-    Account,
-)
+from lucidlm.text import reasons
+from lucidlm.text.account import Account
 from lucidlm.text.formats.decoding import File, cannot_read, read_blocks
 from lucidlm.text.formats.kinds import kind_of
 from lucidlm.text.own_folders import own_kind
@@ -71,7 +62,7 @@ def files_in_archive(file: File, account: Account) -> list[File]:
     members = _unpacked(file.path, file.path.stat().st_mtime_ns, file.packings, file.kind, file.name)
     own = _own_folders([member.name for _, member in members])
     for folder in own:
-        account.pass_over(OWN_FOLDERS, f"{file.name}/{one_line(path_text(folder))}")
+        account.pass_over(reasons.OWN_FOLDERS, f"{file.name}/{one_line(path_text(folder))}")
     for path, member in members:
         if any(member.name.startswith(f"{folder}/") for folder in own):
             continue
@@ -81,17 +72,19 @@ def files_in_archive(file: File, account: Account) -> list[File]:
         if reason:
             account.pass_over(reason, name)
         elif path is None:
-            account.pass_over(DAMAGED, name)
+            account.pass_over(reasons.DAMAGED, name)
         else:
             taken.append(File(path, name, kind, packings))
     if not taken:
-        if account.passed[ENCRYPTED]:
+        if account.passed[reasons.ENCRYPTED]:
             raise DataError(
-                f"{file.name}: encrypted; unpack it with its password and give the files", reason=ENCRYPTED
+                f"{file.name}: encrypted; unpack it with its password and give the files",
+                reason=reasons.ENCRYPTED,
             )
         there = "; ".join(account.passed_lines()) or "it is empty"
         raise DataError(
-            f"{file.name}: no text in this archive ({there}); unpack it and give files of it", reason=NO_TEXT
+            f"{file.name}: no text in this archive ({there}); unpack it and give files of it",
+            reason=reasons.NO_TEXT,
         )
     return sorted(taken, key=lambda taken: PurePosixPath(taken.name).parts)
 
@@ -111,14 +104,14 @@ def _reason(member: _Member) -> str:
     """Why a member is not read; "" if it is read."""
     kind, _ = kind_of(member.name, unknown="", in_folder=True)
     if _is_hidden(member.name):
-        return HIDDEN_FILES
+        return reasons.HIDDEN_FILES
     if member.is_link:
-        return LINKS
+        return reasons.LINKS
     if not member.is_file or kind in ("", "tokens"):
-        return OTHER_KINDS
+        return reasons.OTHER_KINDS
     if member.is_encrypted:
-        return ENCRYPTED
-    return EMPTY_FILES if member.size == 0 else ""
+        return reasons.ENCRYPTED
+    return reasons.EMPTY_FILES if member.size == 0 else ""
 
 
 @functools.cache
@@ -154,7 +147,7 @@ def _unpacked(
     except _FAULTS as problem:
         reason = " ".join(str(problem).split()) or type(problem).__name__
         raise DataError(
-            f"{name}: damaged .{kind} file ({reason}); get another copy", reason=DAMAGED
+            f"{name}: damaged .{kind} file ({reason}); get another copy", reason=reasons.DAMAGED
         ) from problem
 
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from lucidlm.errors import DataError
 from lucidlm.runtime.wording import plural
-from lucidlm.text.account import NO_TOKENS, NO_UTF8, Account
+from lucidlm.text import reasons
+from lucidlm.text.account import Account
 from lucidlm.text.gpt2_ranks import END_OF_TEXT_ID
 from lucidlm.text.tokenizer import Tokenizer
 
@@ -39,7 +40,7 @@ def token_documents(path: Path, name: str) -> Iterator[tuple[int, int]]:
             raise DataError(
                 f"{name}: token id {largest} is above GPT-2's largest, {END_OF_TEXT_ID}; only .bin files "
                 "with GPT-2's ids can be read: give the text itself",
-                reason=NO_TOKENS,
+                reason=reasons.NO_TOKENS,
             )
         for place in (np.flatnonzero(piece == END_OF_TEXT_ID) + first).tolist():
             if place > start:
@@ -50,17 +51,19 @@ def token_documents(path: Path, name: str) -> Iterator[tuple[int, int]]:
         raise DataError(
             f"{name}: all {len(ids):,} ids are below {_SINGLE_BYTES}: characters or bytes, not GPT-2's; "
             "give the text itself",
-            reason=NO_TOKENS,
+            reason=reasons.NO_TOKENS,
         )
     if len(ids) >= _BLANK and not (ids != ids[0]).any():
         raise DataError(
             f"{name}: all {len(ids):,} ids are {int(ids[0])}: the file is blank; give the text itself",
-            reason=NO_TOKENS,
+            reason=reasons.NO_TOKENS,
         )
     if start < len(ids):
         yield start, len(ids)
     elif not found:
-        raise DataError(f"{name}: only end-of-text tokens in this file; give another", reason=NO_TOKENS)
+        raise DataError(
+            f"{name}: only end-of-text tokens in this file; give another", reason=reasons.NO_TOKENS
+        )
 
 
 def _refuse_text(path: Path, name: str) -> None:
@@ -73,7 +76,8 @@ def _refuse_text(path: Path, name: str) -> None:
         return
     if text and not _CONTROL.search(text):
         raise DataError(
-            f"{name}: the file holds text, not token ids of GPT-2; name it .txt to read it", reason=NO_TOKENS
+            f"{name}: the file holds text, not token ids of GPT-2; name it .txt to read it",
+            reason=reasons.NO_TOKENS,
         )
 
 
@@ -86,7 +90,7 @@ def token_text(path: Path, name: str, start: int, end: int, account: Account) ->
         data = tokenizer.decode_bytes(ids[first:last])
         text = decoder.decode(data, last == end)
         own = own[-2:] + data  # a U+FFFD that the text itself holds may be split between two blocks
-        account.saw(NO_UTF8, text.count("\ufffd") - own.count(_REPLACEMENT))
+        account.saw(reasons.NO_UTF8, text.count("\ufffd") - own.count(_REPLACEMENT))
         yield text
 
 
@@ -96,7 +100,7 @@ def _mapped_ids(path: Path, name: str) -> np.ndarray:
         raise DataError(
             f"{name}: its vocabulary is in a pickle beside it (meta.pkl), which is never read; give the "
             "text itself",
-            reason=NO_TOKENS,
+            reason=reasons.NO_TOKENS,
         )
     size = path.stat().st_size
     header = np.fromfile(path, "<i4", 3) if size >= _HEADER_BYTES else np.zeros(3, np.int32)
@@ -107,18 +111,18 @@ def _mapped_ids(path: Path, name: str) -> np.ndarray:
             raise DataError(
                 f"{name}: its header says {plural(count, 'token')}, version {header[1]}, but the file "
                 f"has {plural(size, 'byte')}: it is truncated, or newer than version 1; copy it again",
-                reason=NO_TOKENS,
+                reason=reasons.NO_TOKENS,
             )
     if size % 2 or count == 0:
         raise DataError(
             f"{name}: no 16-bit token ids ({plural(size, 'byte')}); give a .bin of nanoGPT or llm.c",
-            reason=NO_TOKENS,
+            reason=reasons.NO_TOKENS,
         )
     ids = np.memmap(path, "<u2", "r", offset, (count,))
     start = ids[: 2 * _AT_ONCE]
     if count >= 4 and count % 2 == 0 and start[::2].any() and not start[1::2].any():
         raise DataError(
             f"{name}: every second 16-bit number is 0, so the ids have 32 bits; give a .bin with 16-bit ids",
-            reason=NO_TOKENS,
+            reason=reasons.NO_TOKENS,
         )
     return ids

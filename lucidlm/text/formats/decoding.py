@@ -11,21 +11,8 @@ from pathlib import Path
 
 from lucidlm.errors import ConfigError, DataError
 from lucidlm.runtime.wording import plural
-from lucidlm.text.account import (
-    BETTER_ENCODING,
-    BYTE_ORDER_MARKS,
-    CARRIAGE_RETURNS,
-    CONTROLS,
-    DAMAGED,
-    LONE_RETURNS,
-    OTHER_ENCODING,
-    OTHER_LABELS,
-    SURROGATES,
-    UNDECODABLE,
-    UNREADABLE,
-    Account,
-    utf8_bytes,
-)
+from lucidlm.text import reasons
+from lucidlm.text.account import Account, utf8_bytes
 from lucidlm.text.formats.guesses import reads_better_otherwise
 from lucidlm.text.formats.hints import other_encoding, refuse_no_text, wrong_byte
 from lucidlm.text.formats.labels import browser_errors, codec_of_label, codec_of_mark, declared_codec
@@ -82,7 +69,7 @@ def cannot_read(name: str, problem: OSError) -> DataError:
     advice = "allow reading it" if isinstance(problem, PermissionError) else "check the path and the disk"
     return DataError(
         f"{name}: cannot be read ({problem.strerror or problem}); {advice}, or give another file",
-        reason=UNREADABLE,
+        reason=reasons.UNREADABLE,
     )
 
 
@@ -120,13 +107,13 @@ def decode_page(data: bytes, name: str, encoding: str, account: Account) -> tupl
     if (nuls := data.count(0)) and nuls <= len(data) // 8 and not used.startswith(("utf-16", "utf-32")):
         # HTML drops NULs. More of them mean UTF-16 or a binary file.
         data = data.replace(b"\0", b"")
-        account.saw(CONTROLS, nuls)
+        account.saw(reasons.CONTROLS, nuls)
     if used == "utf-8" and not codec_of_mark(data) and (declared := declared_codec(data) or "utf-8") != used:
         # ISO-2022 and HZ use only ASCII bytes, so their files are always valid UTF-8 too.
         if declared.startswith(("iso2022", "hz")) or not is_utf8(data):
             used = declared
         else:
-            account.saw(OTHER_LABELS, not data.isascii())
+            account.saw(reasons.OTHER_LABELS, not data.isascii())
     try:
         return "".join(decode([data], name, used, Account(), errors=browser_errors())), used
     except DataError:
@@ -135,7 +122,7 @@ def decode_page(data: bytes, name: str, encoding: str, account: Account) -> tupl
         wrong = text.count("\ufffd") - (data.count("\ufffd".encode()) if used == "utf-8" else 0)
         if wrong > _WRONG_IN_PAGE * sum(character > "\x7f" for character in text):
             raise
-        account.saw(UNDECODABLE, wrong)
+        account.saw(reasons.UNDECODABLE, wrong)
         return text, used
 
 
@@ -164,7 +151,7 @@ def decode(
         if count == 0:
             refuse_no_text(block, rest, name, encoding)
             if encoding != "utf-8" and errors == "strict":
-                account.saw(BETTER_ENCODING, reads_better_otherwise(block[:_BLOCK], encoding))
+                account.saw(reasons.BETTER_ENCODING, reads_better_otherwise(block[:_BLOCK], encoding))
         count += len(block)
         try:
             text = decoder.decode(block, final=not block)
@@ -179,15 +166,15 @@ def decode(
                     f"{name}: truncated within a character of {encoding} ({where} is 0x"
                     f"{problem.object[problem.start]:02x}); get a complete copy, or remove its last "
                     f"{plural(left, 'byte')} (head -c -{left} FILE > NEW)",
-                    reason=DAMAGED,
+                    reason=reasons.DAMAGED,
                 ) from problem
             raise DataError(
-                f"{name}: {where} {wrong_byte(problem, encoding, rest)}", reason=OTHER_ENCODING
+                f"{name}: {where} {wrong_byte(problem, encoding, rest)}", reason=reasons.OTHER_ENCODING
             ) from problem
         except UnicodeError as problem:
             raise DataError(
                 f"{name}: not {encoding} ({problem}); {other_encoding(block, rest, encoding)}",
-                reason=OTHER_ENCODING,
+                reason=reasons.OTHER_ENCODING,
             ) from problem
         # Nearly all bytes are valid UTF-16; NULs show that this really is UTF-16.
         beyond_ascii = beyond_ascii or (b"\0" in block if encoding in _WIDE else not text.isascii())
@@ -209,7 +196,7 @@ def without_mark(text: str, account: Account) -> str:
 
 def _count_marks(account: Account, marks: int) -> None:
     account.read += 3 * marks
-    account.leave_out(BYTE_ORDER_MARKS, 3 * marks)
+    account.leave_out(reasons.BYTE_ORDER_MARKS, 3 * marks)
 
 
 def with_lf(strings: Iterable[str], account: Account) -> Iterator[str]:
@@ -226,8 +213,8 @@ def with_lf(strings: Iterable[str], account: Account) -> Iterator[str]:
     last = decoder.decode("", final=True)
     given += len(last)
     yield last
-    account.leave_out(CARRIAGE_RETURNS, taken - given)
-    account.saw(LONE_RETURNS, returns - (taken - given))
+    account.leave_out(reasons.CARRIAGE_RETURNS, taken - given)
+    account.saw(reasons.LONE_RETURNS, returns - (taken - given))
 
 
 def counted(strings: Iterable[str], account: Account) -> Iterator[str]:
@@ -245,5 +232,5 @@ def without_surrogates(text: str, account: Account) -> str:
             text.encode("utf-8")
         except UnicodeEncodeError:
             text, count = re.subn("[\ud800-\udfff]", "\ufffd", text)
-            account.saw(SURROGATES, count)
+            account.saw(reasons.SURROGATES, count)
     return text

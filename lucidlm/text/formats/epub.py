@@ -17,25 +17,8 @@ from functools import cached_property
 
 from lucidlm.errors import DataError
 from lucidlm.runtime.wording import one_line
-from lucidlm.text.account import (
-    BINARY,
-    BLANK_PAGES,
-    DAMAGED,
-    DAMAGED_PAGES,
-    ENCRYPTED,
-    ENCRYPTED_PAGES,
-    FLAGGED_PAGES,
-    MISSING_PAGES,
-    NO_CONTAINER,
-    NO_PACKAGE,
-    NO_SPINE,
-    NO_TEXT_PAGES,
-    OTHER_VERSIONS,
-    REPEATED_PAGES,
-    UNKNOWN_PAGES,
-    UNLISTED_PAGES,
-    Account,
-)
+from lucidlm.text import reasons
+from lucidlm.text.account import Account
 from lucidlm.text.formats.decoding import File, decode_page, is_utf8
 from lucidlm.text.formats.labels import codec_of_mark
 from lucidlm.text.formats.markup import elements_of, visible_text
@@ -103,13 +86,15 @@ class _Book:
         """The text of each page that has text."""
         pages = self._pages()
         if not pages and not self.account.passed:
-            raise DataError(f"{self.name}: not an EPUB (it has no pages); get another copy", reason=DAMAGED)
+            raise DataError(
+                f"{self.name}: not an EPUB (it has no pages); get another copy", reason=reasons.DAMAGED
+            )
         self._refuse_protected(pages)
         if sum(self.archive.NameToInfo[page].file_size for page in pages) > LARGEST_PAGE:
             raise too_large(self.name, "epub", LARGEST_PAGE)
         for page in pages:
             if page in self._encrypted:
-                self._pass_over(ENCRYPTED_PAGES, page)
+                self._pass_over(reasons.ENCRYPTED_PAGES, page)
             elif text := self._text_of(page):
                 yield text + "\n"
 
@@ -119,12 +104,12 @@ class _Book:
         for number, package in enumerate(packages, 1):
             if pages := self._pages_of(package):
                 for other in packages[number:]:
-                    self._pass_over(OTHER_VERSIONS, other.name)
+                    self._pass_over(reasons.OTHER_VERSIONS, other.name)
                 if len(packages) == 1:  # with several, unlisted pages belong to the other versions
                     self._count_unlisted(package)
                 return pages
         pages = [name for name in self.archive.namelist() if _PAGE.search(name) and "META-INF/" not in name]
-        self.account.saw(NO_PACKAGE, bool(pages))
+        self.account.saw(reasons.NO_PACKAGE, bool(pages))
         return pages
 
     def _packages(self) -> list[_Package]:
@@ -137,7 +122,7 @@ class _Book:
         there = sorted((name for name in named), key=lambda name: not named[name])  # a PDF may come first
         if not any(named.values()):
             found = [name for name in self.archive.namelist() if name.lower().endswith(".opf")]
-            self.account.saw(NO_CONTAINER, bool(found))
+            self.account.saw(reasons.NO_CONTAINER, bool(found))
             there = sorted(found, key=lambda name: name.count("/")) + there
         return [self._package(name) for name in there]
 
@@ -157,12 +142,12 @@ class _Book:
         found: dict[str, str] = {}
         for key in package.spine:
             if key not in package.items:
-                self._pass_over(UNKNOWN_PAGES, key)
+                self._pass_over(reasons.UNKNOWN_PAGES, key)
                 continue
             page = found.get(key) or self._readable(package, key)
             found[key] = page
             if page and page in pages:
-                self._pass_over(REPEATED_PAGES, page)
+                self._pass_over(reasons.REPEATED_PAGES, page)
             elif page:
                 pages[page] = None
         named = set(package.spine) if pages else set()
@@ -176,9 +161,9 @@ class _Book:
         ]
         if pages:
             for page in others:
-                self._pass_over(UNLISTED_PAGES, page)
+                self._pass_over(reasons.UNLISTED_PAGES, page)
             return list(pages)
-        self.account.saw(NO_SPINE, bool(others))
+        self.account.saw(reasons.NO_SPINE, bool(others))
         return list(dict.fromkeys(others))
 
     def _count_unlisted(self, package: _Package) -> None:
@@ -187,19 +172,19 @@ class _Book:
         for name in self.archive.namelist():
             hidden = any(part.startswith(".") or part in ("__MACOSX", "META-INF") for part in name.split("/"))
             if _MARKED_PAGE.search(name) and not hidden and name not in listed:
-                self._pass_over(UNLISTED_PAGES, name)
+                self._pass_over(reasons.UNLISTED_PAGES, name)
 
     def _readable(self, package: _Package, key: str) -> str:
         """The first member that is text among an item and its fallbacks; "" if none is."""
         tried: set[str] = set()
-        reason, first = MISSING_PAGES, package.items[key].href
+        reason, first = reasons.MISSING_PAGES, package.items[key].href
         while key in package.items and key not in tried:
             tried.add(key)
             item = package.items[key]
             if member := self._member(item.href, package.name):
                 if self._is_text(member):
                     return member
-                reason = NO_TEXT_PAGES
+                reason = reasons.NO_TEXT_PAGES
             key = item.fallback
         self._pass_over(reason, first)
         return ""
@@ -219,7 +204,7 @@ class _Book:
         try:
             data = self._read(member)
         except (*_FAULTS, OSError):
-            self._pass_over(DAMAGED_PAGES, member)
+            self._pass_over(reasons.DAMAGED_PAGES, member)
             return ""
         # --encoding is only for pages that are not UTF-8.
         flagged = self.encoding != "utf-8" and not is_utf8(data)
@@ -227,17 +212,17 @@ class _Book:
         try:
             text, _ = decode_page(data, f"{self.name} ({_shown(member)})", encoding, self.account)
         except DataError as problem:
-            if problem.reason != BINARY:
+            if problem.reason != reasons.BINARY:
                 raise
-            self._pass_over(NO_TEXT_PAGES, member)
+            self._pass_over(reasons.NO_TEXT_PAGES, member)
             return ""
-        self.account.saw(FLAGGED_PAGES, flagged and not codec_of_mark(data))
+        self.account.saw(reasons.FLAGGED_PAGES, flagged and not codec_of_mark(data))
         if _MARKUP.match(text) or re.search(r"\.x?html?$", member, re.IGNORECASE):
             text = visible_text(text, self.account, f"{self.name} ({_shown(member)})", xhtml=True)
         else:
             text = text.strip("\r\n") + "\n"
         if not text.strip():
-            self._pass_over(BLANK_PAGES, member)
+            self._pass_over(reasons.BLANK_PAGES, member)
             return ""
         return text
 
@@ -260,7 +245,7 @@ class _Book:
             raise DataError(
                 f"{self.name}: copy-protected (DRM: {locked:,} of {len(pages):,} pages are encrypted); "
                 "give a copy without protection",
-                reason=ENCRYPTED,
+                reason=reasons.ENCRYPTED,
             )
 
     def _elements(self, member: str) -> list[tuple[str, dict[str, str]]]:
@@ -272,7 +257,7 @@ class _Book:
         try:
             data = self._read(member).lstrip()
         except (*_FAULTS, OSError):
-            self._pass_over(DAMAGED_PAGES, member)
+            self._pass_over(reasons.DAMAGED_PAGES, member)
             return []
         try:
             text, _ = decode_page(data, member, "utf-8", Account())

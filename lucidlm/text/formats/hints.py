@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from lucidlm.errors import DataError
-from lucidlm.text.account import BINARY, OTHER_ENCODING
+from lucidlm.text import reasons
 from lucidlm.text.formats.guesses import faults_in, likely_encodings, nearly_in
 from lucidlm.text.formats.labels import codec_of_mark
 from lucidlm.text.formats.signatures import not_text
@@ -38,17 +38,17 @@ def refuse_no_text(block: bytes, rest: Iterable[bytes], name: str, encoding: str
         advice = "omit --encoding" if mark == "utf-8" else f"add --encoding {mark}"
         raise DataError(
             f"{name}: it starts with the byte order mark of {mark.upper()}; {advice}",
-            reason=OTHER_ENCODING,
+            reason=reasons.OTHER_ENCODING,
         )
     start = block[:_LOOKED_AT]
     if not encoding.startswith(_WIDE) and (what := not_text(start)):
-        raise DataError(f"{name}: this is {what.name}; {what.advice}", reason=BINARY)
+        raise DataError(f"{name}: this is {what.name}; {what.advice}", reason=reasons.BINARY)
     if encoding == "utf-8" and (shifted := _shifted(start)):
         codec, said = shifted
-        raise DataError(f"{name}: {said}; {_try([codec])}", reason=OTHER_ENCODING)
+        raise DataError(f"{name}: {said}; {_try([codec])}", reason=reasons.OTHER_ENCODING)
     if b"\0" in start and "\0" in start.decode(encoding, errors="ignore"):
         wide, said = _about_nul(block, rest, encoding)
-        raise DataError(f"{name}: {said}", reason=OTHER_ENCODING if wide else BINARY)
+        raise DataError(f"{name}: {said}", reason=reasons.OTHER_ENCODING if wide else reasons.BINARY)
 
 
 def _shifted(start: bytes) -> tuple[str, str] | None:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import PurePath
 
 from lucidlm.errors import DataError
-from lucidlm.text.account import BINARY, BY_CONTENT, DAMAGED, MARKUP, NOT_PACKED, Account
+from lucidlm.text import reasons
+from lucidlm.text.account import Account
 from lucidlm.text.formats.decoding import File, cannot_read, is_utf8, read_blocks
 from lucidlm.text.formats.packed import PACKINGS
 from lucidlm.text.formats.signatures import HEAD, Signature, format_in_zip, not_text, packing_of, readable_as
@@ -143,12 +144,12 @@ def by_content(file: File, account: Account) -> File:
     if (what := readable_as(head)) is not None:
         what = _opened_zip(read) if what.kind == "zip" else what
         if not what.kind:
-            raise DataError(f"{file.name}: this is {what.name}; {what.advice}", reason=BINARY)
+            raise DataError(f"{file.name}: this is {what.name}; {what.advice}", reason=reasons.BINARY)
         if what.kind != read.kind and not (what.kind == "zip" and read.kind in _ZIPS):
-            account.saw(BY_CONTENT)
+            account.saw(reasons.BY_CONTENT)
             return replace(read, kind=what.kind)
     elif read.kind == "jsonl" and head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-        account.saw(BY_CONTENT)
+        account.saw(reasons.BY_CONTENT)
         return replace(read, kind="json")
     elif read.kind == "text":
         return _as_marked(read, head, account)
@@ -160,7 +161,7 @@ def by_content(file: File, account: Account) -> File:
 def _refuse_misnamed(file: File, head: bytes) -> None:
     """DataError that says what a file is, if it does not have the format that its name shows."""
     if what := not_text(head):
-        raise DataError(f"{file.name}: this is {what.name}; {what.advice}", reason=BINARY)
+        raise DataError(f"{file.name}: this is {what.name}; {what.advice}", reason=reasons.BINARY)
     # A PDF or a zip may begin with something else, such as a self-extracting program.
     if (
         not is_utf8(head[:HEAD].rpartition(b"\n")[0] or head)
@@ -175,7 +176,7 @@ def _refuse_misnamed(file: File, head: bytes) -> None:
     )
     raise DataError(
         f"{file.name}: this is {is_what}, not {file.kind}; name it {suffix} to read it, or get another copy",
-        reason=DAMAGED,
+        reason=reasons.DAMAGED,
     )
 
 
@@ -190,7 +191,7 @@ def _as_packed(file: File, account: Account) -> tuple[File, bytes]:
         except DataError:  # reading the file gives the same error
             head = b""
     if read.packings != file.packings:
-        account.saw(NOT_PACKED if len(read.packings) < len(file.packings) else BY_CONTENT)
+        account.saw(reasons.NOT_PACKED if len(read.packings) < len(file.packings) else reasons.BY_CONTENT)
     return read, head
 
 
@@ -236,5 +237,5 @@ def _as_marked(file: File, head: bytes, account: Account) -> File:
     if suffix in ("", ".txt") and not marked and _is_table(start):
         marked = "table"
     if marked := _MARKED_BY_NAME.get(suffix) or marked:
-        account.saw(MARKUP + marked)
+        account.saw(reasons.MARKUP + marked)
     return file

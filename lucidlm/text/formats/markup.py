@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lucidlm.errors import DataError
-from lucidlm.text.account import CONTROLS, HIDDEN_TEXT, SOFT_HYPHENS, Account
+from lucidlm.text import reasons
+from lucidlm.text.account import Account
 from lucidlm.text.formats.decoding import File, decode_page
 from lucidlm.text.formats.page_source import LINES, PARAGRAPHS, names, readable_source
 from lucidlm.text.formats.whole_files import LARGEST_PAGE, whole
@@ -63,14 +64,14 @@ def visible_text(page: str, account: Account, name: str, *, xhtml: bool = False)
 
     if page.count("<") > _TAGS:
         raise DataError(f"{name}: more than {_TAGS:,} tags, the limit for one page; split it")
-    account.saw(CONTROLS, page.count("\0"))
+    account.saw(reasons.CONTROLS, page.count("\0"))
     body = LexborHTMLParser(readable_source(page.replace("\0", ""), account, xhtml=xhtml)).body
     if body is None:
         return ""
     text = _shown_text(body, account)
     text, controls = _CONTROLS.subn("", text)
-    account.saw(CONTROLS, controls)
-    account.saw(SOFT_HYPHENS, text.count(_SOFT_HYPHEN))
+    account.saw(reasons.CONTROLS, controls)
+    account.saw(reasons.SOFT_HYPHENS, text.count(_SOFT_HYPHEN))
     return text.replace(_SOFT_HYPHEN, "")
 
 
@@ -133,7 +134,7 @@ def _shown_text(body: "LexborNode", account: Account) -> str:
                 waiting.append((node, None))
             waiting.extend(reversed(_children(node, tag, look)))
     layout.end_line(1)
-    account.saw(HIDDEN_TEXT, hidden)
+    account.saw(reasons.HIDDEN_TEXT, hidden)
     return "".join(layout.lines)
 
 

@@ -14,18 +14,8 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from lucidlm.errors import DataError
-from lucidlm.text.account import (
-    COMMENTS,
-    DAMAGED,
-    DELETED,
-    EMBEDDED,
-    ENCRYPTED,
-    FRAMES,
-    HIDDEN,
-    SOFT_HYPHENS,
-    UNKNOWN_GLYPHS,
-    Account,
-)
+from lucidlm.text import reasons
+from lucidlm.text.account import Account
 from lucidlm.text.formats.decoding import File
 from lucidlm.text.formats.whole_files import faults_of, whole
 
@@ -89,26 +79,30 @@ class _Parts(ABC):
         if info is None:
             return None
         if info.flag_bits & 1:
-            raise DataError(f"{self.name}: encrypted; save a copy without a password", reason=ENCRYPTED)
+            raise DataError(
+                f"{self.name}: encrypted; save a copy without a password", reason=reasons.ENCRYPTED
+            )
         if info.file_size > _LARGEST:
             raise DataError(
                 f"{self.name}: {member} unpacks to more than {_LARGEST >> 20} MiB; save it as .txt",
-                reason=DAMAGED,
+                reason=reasons.DAMAGED,
             )
         data = self.archive.read(info)  # never more than file_size, which was checked
         if data.count(b"<") > 2 * _MOST_ELEMENTS:
             raise DataError(
                 f"{self.name}: {member} has more than {_MOST_ELEMENTS:,} elements; save it as .txt",
-                reason=DAMAGED,
+                reason=reasons.DAMAGED,
             )
         if b"<!ENTITY" in data or b"<\0!\0E\0N\0T\0" in data:  # nested entities can expand to gigabytes
-            raise DataError(f"{self.name}: {member} defines entities; get another copy", reason=DAMAGED)
+            raise DataError(
+                f"{self.name}: {member} defines entities; get another copy", reason=reasons.DAMAGED
+            )
         return ElementTree.fromstring(data)
 
     def end_paragraph(self) -> None:
         """Add what was collected as a line."""
         line = "".join(self.inline)
-        self.account.saw(SOFT_HYPHENS, line.count("\xad"))
+        self.account.saw(reasons.SOFT_HYPHENS, line.count("\xad"))
         self.out.append(line.replace("\xad", "") + "\n")
         self.inline.clear()
 
@@ -148,7 +142,7 @@ class _Word(_Parts):
         body = next((child for child in root if _local(child) == "body"), None) if root is not None else None
         if body is None:
             raise DataError(
-                f"{self.name}: a damaged docx (it has no text part); get another copy", reason=DAMAGED
+                f"{self.name}: a damaged docx (it has no text part); get another copy", reason=reasons.DAMAGED
             )
         self.notes_by_id = {
             (kind, _attribute(note, "id")): note
@@ -161,12 +155,12 @@ class _Word(_Parts):
             self.walk(note)
         names = self.archive.NameToInfo
         self.account.saw(
-            FRAMES, sum(bool(re.fullmatch(r"word/(?:header|footer)\d*\.xml", name)) for name in names)
+            reasons.FRAMES, sum(bool(re.fullmatch(r"word/(?:header|footer)\d*\.xml", name)) for name in names)
         )
         comments = self.part("word/comments.xml")
-        self.account.saw(COMMENTS, len(comments) if comments is not None else 0)
+        self.account.saw(reasons.COMMENTS, len(comments) if comments is not None else 0)
         drawn = sum(bool(_DRAWN.fullmatch(name)) for name in names)
-        self.account.saw(EMBEDDED, drawn)
+        self.account.saw(reasons.EMBEDDED, drawn)
         yield from self.out
 
     def _main(self) -> str:
@@ -184,17 +178,17 @@ class _Word(_Parts):
             if name in _WORD_PASSED:
                 continue
             if name in ("del", "moveFrom"):
-                self.account.saw(DELETED)
+                self.account.saw(reasons.DELETED)
             elif name == "r" and self._is_hidden(child):
-                self.account.saw(HIDDEN)
+                self.account.saw(reasons.HIDDEN)
             elif name == "t":
                 self.inline.append(child.text or "")
             elif name == "sym":
                 self.inline.append(self._sign(child))
             elif name == "softHyphen":
-                self.account.saw(SOFT_HYPHENS)
+                self.account.saw(reasons.SOFT_HYPHENS)
             elif name == "altChunk":
-                self.account.saw(EMBEDDED)
+                self.account.saw(reasons.EMBEDDED)
             elif name in _WORD_SIGNS:
                 self.inline.append(_WORD_SIGNS[name])
             elif name in _WORD_NOTES:
@@ -216,7 +210,7 @@ class _Word(_Parts):
         code = _attribute(sym, "char") or ""
         number = int(code, 16) if re.fullmatch("[0-9A-Fa-f]{1,6}", code) else 0
         known = 0x20 < number < 0xD800
-        self.account.saw(UNKNOWN_GLYPHS, not known)
+        self.account.saw(reasons.UNKNOWN_GLYPHS, not known)
         return chr(number) if known else "\ufffd"
 
     def _is_hidden(self, run: Element) -> bool:
@@ -251,12 +245,14 @@ class _OpenText(_Parts):
             _local(element) == "encryption-data" for element in manifest.iter()
         )
         if locked:
-            raise DataError(f"{self.name}: encrypted; save a copy without a password", reason=ENCRYPTED)
+            raise DataError(
+                f"{self.name}: encrypted; save a copy without a password", reason=reasons.ENCRYPTED
+            )
         root = self.part("content.xml")
         text = next(root.iter(_BODY), None) if root is not None else None
         if text is None:
             raise DataError(
-                f"{self.name}: a damaged odt (it has no text part); get another copy", reason=DAMAGED
+                f"{self.name}: a damaged odt (it has no text part); get another copy", reason=reasons.DAMAGED
             )
         self.walk(text)
         for note in self.notes:  # grows where a note has notes
@@ -264,7 +260,7 @@ class _OpenText(_Parts):
         styles = self.part("styles.xml")
         if styles is not None:
             frames = [element for element in styles.iter() if _local(element) in ("header", "footer")]
-            self.account.saw(FRAMES, len(frames))
+            self.account.saw(reasons.FRAMES, len(frames))
         yield from self.out
 
     def walk(self, element: Element) -> None:
@@ -282,9 +278,9 @@ class _OpenText(_Parts):
         if name in _ODT_PASSED:
             return
         if name == "tracked-changes":
-            self.account.saw(DELETED, sum(_local(change) == "deletion" for change in child.iter()))
+            self.account.saw(reasons.DELETED, sum(_local(change) == "deletion" for change in child.iter()))
         elif name == "annotation":
-            self.account.saw(COMMENTS)
+            self.account.saw(reasons.COMMENTS)
         elif name == "s":
             count = _attribute(child, "c") or "1"
             self.inline.append(" " * min(int(count), 1000) if count.isdecimal() else " ")

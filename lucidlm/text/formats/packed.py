@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from lucidlm.errors import DataError
 from lucidlm.runtime.wording import plural
-from lucidlm.text.account import DAMAGED, TRAILING, Account
+from lucidlm.text import reasons
+from lucidlm.text.account import Account
 
 PACKINGS = ("gz", "bz2", "xz")
 _BLOCK = 1 << 20
@@ -39,7 +40,7 @@ def unpacked(blocks: Iterable[bytes], packing: str, name: str, account: Account)
                     raise DataError(
                         f"{name}: the .{packing} file is truncated after {plural(count, 'byte')}; "
                         "copy or download it again",
-                        reason=DAMAGED,
+                        reason=reasons.DAMAGED,
                     )
             members += 1
             waiting = _next_member(member.unused_data, source, packing, account)
@@ -47,7 +48,7 @@ def unpacked(blocks: Iterable[bytes], packing: str, name: str, account: Account)
         raise DataError(
             f"{name}: damaged .{packing} file ({problem}, after {plural(count, 'byte')}); "
             "copy or download it again",
-            reason=DAMAGED,
+            reason=reasons.DAMAGED,
         ) from problem
 
 
@@ -107,5 +108,5 @@ def _next_member(rest: bytes, source: Iterator[bytes], packing: str, account: Ac
     if rest.startswith(start):
         return rest
     trailing = len(rest) + sum(map(len, source))
-    account.saw(TRAILING, trailing)
+    account.saw(reasons.TRAILING, trailing)
     return b""

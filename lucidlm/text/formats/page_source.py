@@ -8,7 +8,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from lucidlm.text.account import DEEP_TAGS, Account
+from lucidlm.text import reasons
+from lucidlm.text.account import Account
 
 DEPTH = 512
 """Depth of nested elements: the limit of Chrome and Safari (kMaximumHTMLParserDOMTreeDepth)."""
@@ -100,7 +101,7 @@ def readable_source(page: str, account: Account, *, xhtml: bool = False) -> str:
             page = re.sub(rf"(</?)(?:{'|'.join(map(re.escape, prefixes))}):", r"\1", page)
     nesting = _Nesting(xhtml)
     source = "".join(nesting.rewritten(page))
-    account.saw(DEEP_TAGS, nesting.ignored_tags)
+    account.saw(reasons.DEEP_TAGS, nesting.ignored_tags)
     return source
 
 

@@ -16,20 +16,8 @@ from typing import TYPE_CHECKING
 
 from lucidlm.errors import DataError
 from lucidlm.runtime.wording import plural
-from lucidlm.text.account import (
-    BLANK_PAGES,
-    COMMENTS,
-    DAMAGED,
-    DAMAGED_PAGES,
-    ENCRYPTED,
-    LETTER_FORMS,
-    NO_TEXT,
-    REPEATED_PAGES,
-    SOFT_HYPHENS,
-    UNKNOWN_GLYPHS,
-    UNREADABLE_PAGES,
-    Account,
-)
+from lucidlm.text import reasons
+from lucidlm.text.account import Account
 from lucidlm.text.formats.decoding import File
 from lucidlm.text.formats.whole_files import LARGEST_PAGE, faults_of, too_large, whole
 
@@ -57,7 +45,7 @@ def read_pdf(file: File, account: Account) -> Iterator[str]:
         if reader.is_encrypted and not _opens_without_password(reader):
             raise DataError(
                 f"{file.name}: encrypted; save a copy without a password, or convert it to .txt",
-                reason=ENCRYPTED,
+                reason=reasons.ENCRYPTED,
             )
         given = 0
         for text in _texts(reader, file.name, account):
@@ -78,29 +66,29 @@ def _texts(reader: "PdfReader", name: str, account: Account) -> Iterator[str]:
         try:
             page = reader.pages[number]
             if page.indirect_reference in seen:
-                account.pass_over(REPEATED_PAGES, label)
+                account.pass_over(reasons.REPEATED_PAGES, label)
                 continue
             seen.add(page.indirect_reference or number)
             numbered |= _without_numbered(page, forms)
             text = page.extract_text()
-            account.saw(COMMENTS, _annotations(page))
+            account.saw(reasons.COMMENTS, _annotations(page))
         except MemoryError:
             raise
         except Exception:  # damaged pages raise many kinds of errors
-            account.pass_over(DAMAGED_PAGES, label)
+            account.pass_over(reasons.DAMAGED_PAGES, label)
             continue
         if numbered:  # pypdf gives one U+FFFD per byte, and a glyph number has two
             text = text.replace("\ufffd\ufffd", "\ufffd")
         own = Account()
-        own.saw(UNKNOWN_GLYPHS, text.count("\ufffd"))
+        own.saw(reasons.UNKNOWN_GLYPHS, text.count("\ufffd"))
         text = cleaned(text, own).strip("\n")
         if 2 * text.count("\ufffd") > len("".join(text.split())) > 0:
-            account.pass_over(UNREADABLE_PAGES, label)
+            account.pass_over(reasons.UNREADABLE_PAGES, label)
         elif text and not text.isspace():
             account.seen.update(own.seen)
             yield text
         else:
-            account.pass_over(BLANK_PAGES, label)
+            account.pass_over(reasons.BLANK_PAGES, label)
 
 
 def _without_numbered(holder: "DictionaryObject", seen: set[int], depth: int = 0) -> bool:
@@ -158,9 +146,9 @@ def cleaned(text: str, account: Account) -> str:
     text, forms = _FORMS.subn(lambda form: _letters(form[0]), text)
     text, unknown = _NO_CHARACTER.subn("\ufffd", text)
     text, hyphens = _SOFT_HYPHEN.subn("", text)
-    account.saw(LETTER_FORMS, forms)
-    account.saw(UNKNOWN_GLYPHS, unknown)
-    account.saw(SOFT_HYPHENS, hyphens)
+    account.saw(reasons.LETTER_FORMS, forms)
+    account.saw(reasons.UNKNOWN_GLYPHS, unknown)
+    account.saw(reasons.SOFT_HYPHENS, hyphens)
     return text
 
 
@@ -170,22 +158,22 @@ def _letters(form: str) -> str:
 
 
 def _nothing_read(name: str, pages: int, account: Account) -> DataError:
-    if account.passed[DAMAGED_PAGES]:
+    if account.passed[reasons.DAMAGED_PAGES]:
         return DataError(
             f"{name}: no text in its {plural(pages, 'page')} ({'; '.join(account.passed_lines())}); "
             "convert it to .txt or get another copy",
-            reason=DAMAGED,
+            reason=reasons.DAMAGED,
         )
-    if account.passed[UNREADABLE_PAGES]:
+    if account.passed[reasons.UNREADABLE_PAGES]:
         return DataError(
             f"{name}: the fonts of its {plural(pages, 'page')} do not name their characters; run character "
             "recognition (OCR) first, for example ocrmypdf -f",
-            reason=NO_TEXT,
+            reason=reasons.NO_TEXT,
         )
     return DataError(
         f"{name}: no text in its {plural(pages, 'page')}, which may be scanned images; "
         "run character recognition (OCR) first, for example ocrmypdf",
-        reason=NO_TEXT,
+        reason=reasons.NO_TEXT,
     )
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from lucidlm.errors import DataError
 from lucidlm.runtime.wording import plural
-from lucidlm.text.account import BY_CONTENT, DAMAGED, NO_FIELD, REPEATED_FIELDS, Account, utf8_bytes
+from lucidlm.text import reasons
+from lucidlm.text.account import Account, utf8_bytes
 from lucidlm.text.formats.decoding import File, read_text, with_lf
 from lucidlm.text.formats.whole_files import LARGEST
 from lucidlm.text.reading import READING, Reading
@@ -68,7 +69,7 @@ def _in_lines(strings: Iterable[str], name: str, field: str, account: Account) -
             if number == 1:  # the file may be JSON of several lines
                 advice += "; each line must be a complete object (jq -c . FILE > NEW writes it so)"
             text = _text_of_item(_parsed(record, source, advice), source, field)
-            account.saw(REPEATED_FIELDS, _repeats(record, field))
+            account.saw(reasons.REPEATED_FIELDS, _repeats(record, field))
         yield Record(source, text, utf8_bytes(line) + (number > 1))  # the LF before it
 
 
@@ -94,7 +95,7 @@ def text_in(record: Mapping[str, object], source: str, field: str) -> str:
         )
     else:
         fault = "the object is empty; fix or delete it"
-    raise DataError(f"{source}: {fault}", reason=NO_FIELD)
+    raise DataError(f"{source}: {fault}", reason=reasons.NO_FIELD)
 
 
 def _repeats(text: str, field: str) -> int:
@@ -122,10 +123,13 @@ def _parsed(text: str, source: str, advice: str) -> Any:
             return json.loads(text, parse_int=len)
     except json.JSONDecodeError as problem:
         raise DataError(
-            f"{source}: not JSON ({problem.msg} at character {problem.pos + 1}); {advice}", reason=DAMAGED
+            f"{source}: not JSON ({problem.msg} at character {problem.pos + 1}); {advice}",
+            reason=reasons.DAMAGED,
         ) from problem
     except (ValueError, RecursionError) as problem:
-        raise DataError(f"{source}: not readable JSON ({problem}); {advice}", reason=DAMAGED) from problem
+        raise DataError(
+            f"{source}: not readable JSON ({problem}); {advice}", reason=reasons.DAMAGED
+        ) from problem
 
 
 def _json_type(value: object) -> str:
@@ -148,11 +152,11 @@ def _in_json(strings: Iterable[str], file: File, reading: Reading, account: Acco
             )
     whole = "".join(parts)
     if _is_json_lines(whole):
-        account.saw(BY_CONTENT)
+        account.saw(reasons.BY_CONTENT)
         yield from _in_lines([whole], name, field, account)
         return
     found = _parsed(whole, name, "fix it, or name it .txt to read it as plain text")
-    account.saw(REPEATED_FIELDS, _repeats(whole, field))
+    account.saw(reasons.REPEATED_FIELDS, _repeats(whole, field))
     if isinstance(found, dict):
         texts = [(name, text_in(found, name, field))]
     elif isinstance(found, list) and found:
@@ -163,7 +167,7 @@ def _in_json(strings: Iterable[str], file: File, reading: Reading, account: Acco
     else:
         what = "an empty list" if found == [] else _json_type(found)
         raise DataError(
-            f"{name}: {what}; give an array of objects or strings, or one object", reason=NO_FIELD
+            f"{name}: {what}; give an array of objects or strings, or one object", reason=reasons.NO_FIELD
         )
     for number, (source, text) in enumerate(texts):
         # The bytes around all texts count with the first text.
@@ -187,10 +191,12 @@ def _text_of_item(item: object, source: str, field: str) -> str:
     if not isinstance(item, str):
         raise DataError(
             f"{source}: this is {_json_type(item)}, not a JSON object or string; fix it",
-            reason=NO_FIELD,
+            reason=reasons.NO_FIELD,
         )
     if field != READING.field:
-        raise DataError(f"{source}: a string, which has no field {field!r}; omit --field", reason=NO_FIELD)
+        raise DataError(
+            f"{source}: a string, which has no field {field!r}; omit --field", reason=reasons.NO_FIELD
+        )
     return item
 
 
@@ -229,7 +235,7 @@ def _in_rows(strings: Iterable[str], file: File, field: str) -> Iterator[Record]
             raise DataError(
                 f"{source}: {plural(len(row), 'cell')} instead of {len(columns):,} as in the first row; "
                 f"quote cells that contain a {_said(delimiter)}, or fix this row",
-                reason=DAMAGED,
+                reason=reasons.DAMAGED,
             )
         else:
             yield Record(source, row[column], counter.taken())
@@ -274,14 +280,14 @@ def _next_row(rows: Iterator[list[str]], name: str) -> list[str] | None:
     except csv.Error as problem:
         line = getattr(rows, "line_num", 0)
         raise DataError(
-            f"{name}:{line}: damaged row ({problem}); fix its quotes", reason=DAMAGED
+            f"{name}:{line}: damaged row ({problem}); fix its quotes", reason=reasons.DAMAGED
         ) from problem
 
 
 def _column_of(row: list[str], field: str, name: str) -> int:
     if row.count(field) > 1:
         raise DataError(
-            f"{name}: {row.count(field)} columns are named {field!r}; rename one", reason=NO_FIELD
+            f"{name}: {row.count(field)} columns are named {field!r}; rename one", reason=reasons.NO_FIELD
         )
     if field in row:
         return row.index(field)
@@ -291,7 +297,7 @@ def _column_of(row: list[str], field: str, name: str) -> int:
     raise DataError(
         f"{name}: no column {field!r}; the first row has {there}: choose one with --field NAME, or "
         f"with --field NUMBER (1 to {len(row)}) if the first row is not a header",
-        reason=NO_FIELD,
+        reason=reasons.NO_FIELD,
     )
 
 

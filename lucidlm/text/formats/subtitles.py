@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from itertools import chain, pairwise
 
 from lucidlm.errors import DataError
-from lucidlm.text.account import CUES, NOTES, TAGS, TRAILING, Account
+from lucidlm.text import reasons
+from lucidlm.text.account import Account
 from lucidlm.text.formats.decoding import File, read_text, with_lf
 from lucidlm.text.formats.records import split_lines
 
@@ -22,11 +23,11 @@ def read_subtitles(file: File, encoding: str, account: Account) -> Iterator[str]
     lines = split_lines(with_lf(read_text(file, encoding, inner), inner))
     for line in _spoken(lines, is_vtt=file.kind == "vtt", account=account):
         text, tags = _TAG.subn("", line)
-        account.saw(TAGS, tags)
+        account.saw(reasons.TAGS, tags)
         yield (html.unescape(text) if file.kind == "vtt" else text) + "\n"
     account.decoded.update(inner.decoded)
-    account.saw(TRAILING, inner.seen[TRAILING])
-    if not account.seen[CUES]:
+    account.saw(reasons.TRAILING, inner.seen[reasons.TRAILING])
+    if not account.seen[reasons.CUES]:
         raise DataError(f"{file.name}: no subtitles (lines with two times and -->); name it .txt")
 
 
@@ -35,14 +36,14 @@ def _spoken(lines: Iterator[str], *, is_vtt: bool, account: Account) -> Iterator
     inside = "block" if is_vtt else "gap"
     for line, following in pairwise(chain(lines, [""])):
         if _TIMES.fullmatch(line):
-            account.saw(CUES)
+            account.saw(reasons.CUES)
             inside = "cue"
         elif _TIMES.fullmatch(following) and (inside != "cue" or line.strip().isdecimal()):
             continue
         elif not line.strip():
             inside = "gap"
         elif is_vtt and inside == "gap" and _BLOCK.match(line):
-            account.saw(NOTES)
+            account.saw(reasons.NOTES)
             inside = "block"
         elif inside != "block":
             yield line

@@ -4,7 +4,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from lucidlm.errors import DataError
-from lucidlm.text.account import DAMAGED, Account
+from lucidlm.text import reasons
+from lucidlm.text.account import Account
 from lucidlm.text.formats.decoding import File, cannot_read, read_blocks
 
 LARGEST = 256 << 20
@@ -45,5 +46,5 @@ def faults_of(name: str, kind: str, *faults: type[Exception]) -> Generator[None,
         reason = " ".join(str(problem).split()) or type(problem).__name__
         raise DataError(
             f"{name}: damaged {kind} file ({reason}); convert it to .txt or get another copy",
-            reason=DAMAGED,
+            reason=reasons.DAMAGED,
         ) from problem

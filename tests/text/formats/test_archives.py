@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from packed_files import tarred, zipped
 from written_files import read, read_one, reason_of, refusal, written
 
-from lucidlm.text.account import DAMAGED, ENCRYPTED, NO_TEXT, UNFIT, Account
+from lucidlm.text import reasons
+from lucidlm.text.account import Account
 from lucidlm.text.documents import read_texts
 from lucidlm.text.formats import archives
 
@@ -104,14 +105,14 @@ def test_what_is_encrypted_damaged_or_linked_is_passed_over_and_said(tmp_path):
     assert [text for _, text in found] == ["one"]
     assert dict(account.passed) == {"encrypted": 1, "damaged": 1}
     only = written(tmp_path / "b.zip", zipped({"locked.txt": "two"}, lock))
-    assert reason_of(only) == ENCRYPTED
+    assert reason_of(only) == reasons.ENCRYPTED
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         archive.addfile(tarfile.TarInfo("a.txt"), io.BytesIO())
         link = tarfile.TarInfo("link.txt")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
-    assert reason_of(written(tmp_path / "c.tar", file.getvalue())) == NO_TEXT
+    assert reason_of(written(tmp_path / "c.tar", file.getvalue())) == reasons.NO_TEXT
 
 
 def test_an_archive_that_holds_too_much_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
@@ -121,7 +122,7 @@ def test_an_archive_that_holds_too_much_is_refused_before_it_is_unpacked(tmp_pat
         ("b.tar", tarred({"a.txt": "a" * 2000})),
         ("c.tgz", gzip.compress(tarred({"a.txt": "a" * 500}))),
     ):
-        assert reason_of(written(tmp_path / name, data)) == UNFIT
+        assert reason_of(written(tmp_path / name, data)) == reasons.UNFIT
     monkeypatch.setattr(archives, "_MOST", 3)
     many = zipped({f"{n}.txt": "x" for n in range(4)})
     assert "more than 3 files" in refusal(written(tmp_path / "d.zip", many))
@@ -129,7 +130,7 @@ def test_an_archive_that_holds_too_much_is_refused_before_it_is_unpacked(tmp_pat
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tgz"])
 def test_a_damaged_archive_is_one_line(tmp_path, name):
-    assert reason_of(written(tmp_path / name, b"no archive at all \xff" * 60)) == DAMAGED
+    assert reason_of(written(tmp_path / name, b"no archive at all \xff" * 60)) == reasons.DAMAGED
     assert refusal(written(tmp_path / name, zipped({"a.png": "x"}))).startswith(str(tmp_path / name))
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from written_files import reason_of, refused
 
-from lucidlm.text.account import NO_TOKENS
+from lucidlm.text import reasons
 from lucidlm.text.documents import read_documents
 from lucidlm.text.formats.bin_files import LLM_C_MAGIC
 from lucidlm.text.preparation import prepare
@@ -75,26 +75,26 @@ def test_prepared_with_gpt2_the_ids_are_those_of_the_file(tmp_path):
 def test_what_is_no_such_file_is_named(tmp_path, data, named):
     (tmp_path / "train.bin").write_bytes(data)
     error = refused(tmp_path / "train.bin")
-    assert error.reason == NO_TOKENS
+    assert error.reason == reasons.NO_TOKENS
     assert named in str(error)
 
 
 def test_a_vocabulary_in_a_pickle_is_never_read(tmp_path):
     (tmp_path / "train.bin").write_bytes(ids_of(TEXTS).tobytes())
     (tmp_path / "meta.pkl").write_bytes(b"")
-    assert reason_of(tmp_path / "train.bin") == NO_TOKENS
+    assert reason_of(tmp_path / "train.bin") == reasons.NO_TOKENS
 
 
 def test_a_gzipped_one_is_to_be_unpacked_first(tmp_path):
     (tmp_path / "train.bin.gz").write_bytes(b"x")
-    assert reason_of(tmp_path / "train.bin.gz") == NO_TOKENS
+    assert reason_of(tmp_path / "train.bin.gz") == reasons.NO_TOKENS
 
 
 @pytest.mark.parametrize("text", ["MIT License", "Größe\n", "x" * 70_000])
 def test_a_text_that_is_named_bin_is_refused_with_what_to_do(tmp_path, text):
     (tmp_path / "a.bin").write_text(text, encoding="utf-8")
     error = refused(tmp_path / "a.bin")
-    assert error.reason == NO_TOKENS
+    assert error.reason == reasons.NO_TOKENS
     assert ".txt" in str(error)
     (tmp_path / "a.bin").rename(tmp_path / "a.txt")
     assert texts_in(tmp_path / "a.txt") == [text]
@@ -103,7 +103,7 @@ def test_a_text_that_is_named_bin_is_refused_with_what_to_do(tmp_path, text):
 @pytest.mark.parametrize("ids", [range(65), range(256)])
 def test_ids_of_characters_or_bytes_are_no_ids_of_gpt2(tmp_path, ids):
     np.array([*ids] * 8, "<u2").tofile(tmp_path / "a.bin")
-    assert reason_of(tmp_path / "a.bin") == NO_TOKENS
+    assert reason_of(tmp_path / "a.bin") == reasons.NO_TOKENS
 
 
 def test_tokens_that_spell_no_utf8_are_counted(tmp_path):
@@ -118,4 +118,4 @@ def test_tokens_that_spell_no_utf8_are_counted(tmp_path):
 def test_a_blank_file_holds_no_tokens(tmp_path, byte):
     path = tmp_path / "a.bin"
     path.write_bytes(byte * 4096)
-    assert reason_of(path) == NO_TOKENS
+    assert reason_of(path) == reasons.NO_TOKENS

@@ -20,7 +20,8 @@ from written_files import (
     zipped,
 )
 
-from lucidlm.text.account import DAMAGED, ENCRYPTED, MISSING_PAGES, NO_TEXT, UNFIT, Account
+from lucidlm.text import reasons
+from lucidlm.text.account import Account
 from lucidlm.text.documents import read_texts
 from lucidlm.text.formats import epub as module
 
@@ -88,7 +89,7 @@ def test_the_first_page_that_was_left_out_is_named_with_its_book(tmp_path):
     path = written(tmp_path / "a.epub", book(PAGES, package({"a": "a.xhtml", "x": "x.xhtml"}, ["x", "a"])))
     account = Account()
     list(read_texts([path], account))
-    assert account.first_passed[MISSING_PAGES] == f"x.xhtml in {path}"
+    assert account.first_passed[reasons.MISSING_PAGES] == f"x.xhtml in {path}"
 
 
 def test_a_name_that_a_book_chose_is_one_line_and_not_too_long(tmp_path):
@@ -281,12 +282,12 @@ def test_bytes_before_or_behind_the_archive_and_a_padded_mimetype_do_no_harm(tmp
 
 
 def test_what_is_no_epub_or_holds_no_text_is_refused(tmp_path):
-    assert reason_of(written(tmp_path / "d.epub", epub(PAGES)[:-30])) == DAMAGED
-    assert reason_of(written(tmp_path / "f.epub", zipped({"x": "y"}))) == DAMAGED
+    assert reason_of(written(tmp_path / "d.epub", epub(PAGES)[:-30])) == reasons.DAMAGED
+    assert reason_of(written(tmp_path / "f.epub", zipped({"x": "y"}))) == reasons.DAMAGED
     nothing = refused(written(tmp_path / "e.epub", epub({"a.xhtml": ""})))
     gone = refused(written(tmp_path / "g.epub", book({}, package({"a": "a.xhtml"}, ["a"]))))
     for error, page in ((nothing, "OEBPS/a.xhtml"), (gone, "a.xhtml")):
-        assert error.reason == NO_TEXT
+        assert error.reason == reasons.NO_TEXT
         assert page in str(error)
 
 
@@ -299,7 +300,7 @@ def test_entities_are_not_unpacked(tmp_path):
 def test_a_copy_protected_epub_is_refused_but_scrambled_fonts_are_not(tmp_path):
     page = {"a b.xhtml": "<p>x"}
     locked = epub(page, extra={"META-INF/encryption.xml": encryption("OEBPS/a%20b.xhtml", "OEBPS/f.otf")})
-    assert reason_of(written(tmp_path / "a.epub", locked)) == ENCRYPTED
+    assert reason_of(written(tmp_path / "a.epub", locked)) == reasons.ENCRYPTED
     fonts = epub(page, extra={"META-INF/encryption.xml": encryption("OEBPS/f.otf")})
     assert counts(tmp_path, fonts) == ("x\n\n", {})
     some = epub(
@@ -312,7 +313,7 @@ def test_a_page_that_is_listed_many_times_is_read_once(tmp_path, monkeypatch):
     data = book(PAGES, package({"a": "a.xhtml"}, ["a"] * 20_000))
     assert counts(tmp_path, data) == ("first\n\n", {"repeated_pages": 19_999, "pages_not_in_spine": 1})
     monkeypatch.setattr(module, "_LARGEST_PACKAGE", 1 << 18)
-    assert reason_of(written(tmp_path / "b.epub", data)) == UNFIT
+    assert reason_of(written(tmp_path / "b.epub", data)) == reasons.UNFIT
 
 
 KINDS = ("page", "picture", "blank", "missing", "unknown", "unlisted", "encrypted", "twice")

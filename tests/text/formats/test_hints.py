@@ -6,7 +6,7 @@ import pytest
 from language_samples import SAMPLES
 from written_files import read_one, refusal, refused, written
 
-from lucidlm.text.account import BINARY, DAMAGED
+from lucidlm.text import reasons
 from lucidlm.text.reading import Reading
 
 ADVISED = re.compile(r"--encoding (\S+?)(?:,|$| or)")
@@ -123,7 +123,7 @@ def test_a_text_that_ends_within_a_character_can_be_cut_as_advised(tmp_path, enc
     data = "日本人一大年\n中国人大学".encode(encoding)
     path = written(tmp_path / "a.txt", data[:-1])
     error = refused(path, reading=Reading(encoding=given))
-    assert error.reason == DAMAGED
+    assert error.reason == reasons.DAMAGED
     left = int(re.search(r"head -c -(\d+) FILE", str(error))[1])
     cut = written(tmp_path / "b.txt", data[:-1][:-left])
     assert read_one(cut, reading=Reading(encoding=given))[0] == "日本人一大年\n中国人大"
@@ -138,7 +138,7 @@ def test_ascii_is_not_taken_for_a_cut_text(tmp_path):
 
 def test_a_file_that_was_never_written_is_called_that(tmp_path):
     error = refused(written(tmp_path / "a.txt", bytes(5000)))
-    assert error.reason == BINARY
+    assert error.reason == reasons.BINARY
     assert "5,000" in str(error)
 
 

@@ -1,7 +1,7 @@
 import pytest
 from written_files import accounted, pdf, read_one, refusal, refused, written
 
-from lucidlm.text.account import DAMAGED, ENCODING_UNUSED, FIELD_UNUSED, MARKUP
+from lucidlm.text import reasons
 from lucidlm.text.formats.kinds import kind_of
 
 MARKED = {
@@ -35,7 +35,7 @@ def test_markup_that_is_read_as_plain_text_is_said_once(tmp_path, name):
     text, what = MARKED[name]
     found, counts = accounted(written(tmp_path / name, text))
     assert found == text.removeprefix("\ufeff")
-    assert counts == {MARKUP + what: 1}
+    assert counts == {reasons.MARKUP + what: 1}
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "a.py", "a", "README"])
@@ -79,16 +79,16 @@ def test_token_ids_may_begin_as_a_packed_file_does(tmp_path):
 
 def test_a_flag_that_is_not_for_a_file_is_said(tmp_path):
     text = written(tmp_path / "a.txt", "one\n")
-    assert accounted(text, field="body")[1] == {FIELD_UNUSED: 1}
+    assert accounted(text, field="body")[1] == {reasons.FIELD_UNUSED: 1}
     page = written(tmp_path / "a.pdf", pdf("A page."))
-    assert accounted(page, encoding="cp1252")[1] == {ENCODING_UNUSED: 1}
+    assert accounted(page, encoding="cp1252")[1] == {reasons.ENCODING_UNUSED: 1}
 
 
 @pytest.mark.parametrize("name", ["a.docx", "a.odt", "a.epub", "a.pdf", "a.zip", "a.tar"])
 def test_what_lies_under_the_name_of_another_format_is_called_what_it_is(tmp_path, name):
     for data, suffix in (("one text\n" * 9, ".txt"), ("<html><p>one", ".html"), (r"{\rtf1 one}", ".rtf")):
         error = refused(written(tmp_path / name, data))
-        assert error.reason == DAMAGED
+        assert error.reason == reasons.DAMAGED
         assert f" {suffix} " in str(error)
         assert "one" in read_one(written(tmp_path / f"b{suffix}", data))[0]
     for data, what in ((b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "a Microsoft Office file"),

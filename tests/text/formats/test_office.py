@@ -6,18 +6,7 @@ from hypothesis import strategies as st
 from packed_files import STRICT, W, docx, odt, p, packed
 from written_files import accounted, reason_of, refusal, written
 
-from lucidlm.text.account import (
-    COMMENTS,
-    DAMAGED,
-    DELETED,
-    EMBEDDED,
-    ENCRYPTED,
-    FRAMES,
-    HIDDEN,
-    NO_TEXT,
-    SOFT_HYPHENS,
-    UNKNOWN_GLYPHS,
-)
+from lucidlm.text import reasons
 from lucidlm.text.formats import office
 
 
@@ -64,7 +53,7 @@ def test_a_word_document_as_a_reader_sees_it(tmp_path, namespace):
     data = docx(body, namespace, **parts)
     text, counts = read_as(tmp_path, "a.docx", data)
     assert text == "Title\nOne\ttwo\nnew link\na b\tc\nbox\nlast\nA note.\n"
-    assert counts == {DELETED: 2, HIDDEN: 1, FRAMES: 1, COMMENTS: 1}
+    assert counts == {reasons.DELETED: 2, reasons.HIDDEN: 1, reasons.FRAMES: 1, reasons.COMMENTS: 1}
 
 
 def test_an_opendocument_text_as_a_reader_sees_it(tmp_path):
@@ -82,20 +71,22 @@ def test_an_opendocument_text_as_a_reader_sees_it(tmp_path):
     )
     text, counts = read_as(tmp_path, "a.odt", odt(body))
     assert text == "Title\nOne two  three\nfour five\nitem\na b\tc\nbox\nlast\nA note.\n"
-    assert counts == {DELETED: 1, COMMENTS: 1}
+    assert counts == {reasons.DELETED: 1, reasons.COMMENTS: 1}
 
 
 def test_what_is_damaged_encrypted_or_too_large_is_one_line(tmp_path, monkeypatch):
-    assert reason_of(written(tmp_path / "b.docx", docx("<w:p>"))) == DAMAGED
+    assert reason_of(written(tmp_path / "b.docx", docx("<w:p>"))) == reasons.DAMAGED
     assert "defines entities" in refusal(written(tmp_path / "c.docx", packed({
         "word/document.xml": '<!DOCTYPE d [<!ENTITY a "b">]><d>&a;</d>'})))  # fmt: skip
-    assert reason_of(written(tmp_path / "d.docx", packed({"a.txt": "x"}))) == DAMAGED
+    assert reason_of(written(tmp_path / "d.docx", packed({"a.txt": "x"}))) == reasons.DAMAGED
     locked = odt(
         "x", **{"META-INF/manifest": "<manifest><file-entry><encryption-data/></file-entry></manifest>"}
     )
-    assert reason_of(written(tmp_path / "e.odt", locked)) == ENCRYPTED
-    assert reason_of(written(tmp_path / "f.docx", docx("<w:ins>" * 5000 + "</w:ins>" * 5000))) == DAMAGED
-    assert reason_of(written(tmp_path / "g.docx", docx(""))) == NO_TEXT
+    assert reason_of(written(tmp_path / "e.odt", locked)) == reasons.ENCRYPTED
+    assert (
+        reason_of(written(tmp_path / "f.docx", docx("<w:ins>" * 5000 + "</w:ins>" * 5000))) == reasons.DAMAGED
+    )
+    assert reason_of(written(tmp_path / "g.docx", docx(""))) == reasons.NO_TEXT
     monkeypatch.setattr(office, "_MOST_ELEMENTS", 10)
     assert "more than 10 elements" in refusal(written(tmp_path / "i.docx", docx(p("x") * 20)))
     monkeypatch.setattr(office, "_LARGEST", 100)
@@ -105,5 +96,5 @@ def test_what_is_damaged_encrypted_or_too_large_is_one_line(tmp_path, monkeypatc
 def test_signs_of_symbol_fonts_soft_hyphens_and_embedded_documents_are_counted(tmp_path):
     run = '<w:r><w:sym w:font="Wingdings" w:char="F04A"/><w:sym w:char="00E9"/><w:softHyphen/></w:r>'
     data = docx(f"<w:p>{run}</w:p><w:altChunk/>" + p("soft\xadly"))
-    counts = {UNKNOWN_GLYPHS: 1, SOFT_HYPHENS: 2, EMBEDDED: 1}
+    counts = {reasons.UNKNOWN_GLYPHS: 1, reasons.SOFT_HYPHENS: 2, reasons.EMBEDDED: 1}
     assert read_as(tmp_path, "a.docx", data) == ("\ufffdé\nsoftly\n", counts)

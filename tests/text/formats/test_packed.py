@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from written_files import accounted, reason_of, written
 
 from lucidlm.errors import DataError
-from lucidlm.text.account import BY_CONTENT, DAMAGED, NOT_PACKED, TRAILING, Account
+from lucidlm.text import reasons
+from lucidlm.text.account import Account
 from lucidlm.text.formats import packed
 from lucidlm.text.formats.packed import unpacked
 
@@ -42,11 +43,11 @@ def test_a_file_that_is_cut_off_or_damaged_is_refused(packing):
     for cut in (len(data) // 2, len(data) - 1):
         with pytest.raises(DataError, match=r"^a: .* after \d") as caught:
             unpack(data[:cut], packing)
-        assert caught.value.reason == DAMAGED
+        assert caught.value.reason == reasons.DAMAGED
     for damaged in (data[:20] + bytes([data[20] ^ 0xFF]) + data[21:], data + data[: len(data) // 2]):
         with pytest.raises(DataError) as caught:
             unpack(damaged, packing)
-        assert caught.value.reason == DAMAGED
+        assert caught.value.reason == reasons.DAMAGED
 
 
 @pytest.mark.parametrize("packing", PACK)
@@ -62,14 +63,14 @@ def test_a_packed_text_is_read_under_any_name(tmp_path, packing, name):
     path = written(tmp_path / name.format(packing), PACK[packing]("Käse\r\n".encode()) + b"\r\n")
     text, counts = accounted(path)
     assert text == "Käse\n"
-    assert counts == {TRAILING: 2} | ({} if path.name.endswith(packing) else {BY_CONTENT: 1})
+    assert counts == {reasons.TRAILING: 2} | ({} if path.name.endswith(packing) else {reasons.BY_CONTENT: 1})
 
 
 def test_a_text_that_is_named_like_a_packed_one_is_read_and_that_is_said(tmp_path):
-    assert accounted(written(tmp_path / "a.txt.gz", "plain text")) == ("plain text", {NOT_PACKED: 1})
+    assert accounted(written(tmp_path / "a.txt.gz", "plain text")) == ("plain text", {reasons.NOT_PACKED: 1})
 
 
 def test_a_damaged_packed_file_is_one_line(tmp_path):
     for packing, pack in PACK.items():
         data = pack(b"all of it " * 1000)
-        assert reason_of(written(tmp_path / f"a.txt.{packing}", data[:-4])) == DAMAGED
+        assert reason_of(written(tmp_path / f"a.txt.{packing}", data[:-4])) == reasons.DAMAGED

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from written_files import accounted, encrypted, pdf, read, read_one, reason_of, refusal, written
 
 from lucidlm.errors import DataError
-from lucidlm.text.account import DAMAGED, DAMAGED_PAGES, ENCRYPTED, NO_TEXT, Account
+from lucidlm.text import reasons
+from lucidlm.text.account import Account
 from lucidlm.text.documents import read_texts
 from lucidlm.text.formats.pdf import cleaned
 
@@ -18,9 +19,9 @@ def test_a_pdf_is_read_page_by_page(tmp_path):
 
 
 def test_a_pdf_without_text_or_damaged_is_refused(tmp_path):
-    assert reason_of(written(tmp_path / "a.pdf", pdf("", ""))) == NO_TEXT
-    assert reason_of(written(tmp_path / "b.pdf", b"%PDF-1.4 and no more")) == DAMAGED
-    assert reason_of(written(tmp_path / "c.pdf", b"")) == DAMAGED
+    assert reason_of(written(tmp_path / "a.pdf", pdf("", ""))) == reasons.NO_TEXT
+    assert reason_of(written(tmp_path / "b.pdf", b"%PDF-1.4 and no more")) == reasons.DAMAGED
+    assert reason_of(written(tmp_path / "c.pdf", b"")) == reasons.DAMAGED
 
 
 GLYPHS = {
@@ -86,8 +87,8 @@ def test_broken_blank_and_repeated_pages_do_not_stop_a_book(tmp_path):
     )
     account = Account()
     list(read_texts([path], account))
-    assert account.first_passed[DAMAGED_PAGES] == f"page 2 in {path}"
-    assert reason_of(written(tmp_path / "b.pdf", pdf("broken", stream="/Filter /Nix"))) == DAMAGED
+    assert account.first_passed[reasons.DAMAGED_PAGES] == f"page 2 in {path}"
+    assert reason_of(written(tmp_path / "b.pdf", pdf("broken", stream="/Filter /Nix"))) == reasons.DAMAGED
 
 
 def test_a_count_of_pages_is_not_believed(tmp_path):
@@ -124,7 +125,7 @@ def outcome(path) -> str | None:
 
 
 def test_an_encrypted_pdf_is_refused_unless_it_opens_without_a_password(tmp_path):
-    assert reason_of(written(tmp_path / "a.pdf", encrypted(pdf("secret"), "user"))) == ENCRYPTED
+    assert reason_of(written(tmp_path / "a.pdf", encrypted(pdf("secret"), "user"))) == reasons.ENCRYPTED
     assert read(written(tmp_path / "b.pdf", encrypted(pdf("open to all"), ""))) == ["open to all\n"]
 
 

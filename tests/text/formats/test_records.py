@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from written_files import accounted, read, reason_of, refusal, refused, written
 
-from lucidlm.text.account import BY_CONTENT, DAMAGED, NO_FIELD, NO_TEXT, Account
+from lucidlm.text import reasons
+from lucidlm.text.account import Account
 from lucidlm.text.documents import read_texts
 from lucidlm.text.reading import Reading
 
@@ -88,20 +89,20 @@ def test_one_object_is_one_document_and_json_lines_are_read_under_both_names(tmp
         == ["one", "two"]
     )
     for name, text in (("c.json", '{"text": "one"}\n{"text": ""}\n'), ("d.jsonl", '\n[\n{"text": "one"}]')):
-        assert accounted(written(tmp_path / name, text))[1][BY_CONTENT] == 1
+        assert accounted(written(tmp_path / name, text))[1][reasons.BY_CONTENT] == 1
 
 
 @pytest.mark.parametrize(("text", "reason", "named"), [
-    ("[]", NO_FIELD, "an empty list"),
-    ("3", NO_FIELD, "a number"),
-    ('"text"', NO_FIELD, "a string"),
-    ("null", NO_FIELD, "null"),
-    ('{"texts": ["one"]}', NO_FIELD, "'texts': a list"),
-    ('{"text": {}, "body": "x"}', NO_FIELD, "--field: 'body'"),
-    ('[{"text": 3}]', NO_FIELD, "a.json:1: the field 'text' is a number"),
-    ('["one", 2]', NO_FIELD, "a.json:2: this is a number"),
-    ('[{"text": "one"}', DAMAGED, "(Expecting ',' delimiter at character 17)"),
-    ("[" * 100_000, DAMAGED, "a.json: "),
+    ("[]", reasons.NO_FIELD, "an empty list"),
+    ("3", reasons.NO_FIELD, "a number"),
+    ('"text"', reasons.NO_FIELD, "a string"),
+    ("null", reasons.NO_FIELD, "null"),
+    ('{"texts": ["one"]}', reasons.NO_FIELD, "'texts': a list"),
+    ('{"text": {}, "body": "x"}', reasons.NO_FIELD, "--field: 'body'"),
+    ('[{"text": 3}]', reasons.NO_FIELD, "a.json:1: the field 'text' is a number"),
+    ('["one", 2]', reasons.NO_FIELD, "a.json:2: this is a number"),
+    ('[{"text": "one"}', reasons.DAMAGED, "(Expecting ',' delimiter at character 17)"),
+    ("[" * 100_000, reasons.DAMAGED, "a.json: "),
 ])  # fmt: skip
 def test_other_json_says_what_it_is(tmp_path, text, reason, named):
     error = refused(written(tmp_path / "a.json", text))
@@ -150,13 +151,13 @@ def test_a_first_line_for_spreadsheets_tells_the_delimiter(tmp_path, first):
 
 
 def test_an_array_of_strings_has_no_fields(tmp_path):
-    assert reason_of(written(tmp_path / "a.json", '["one"]'), reading=BODY) == NO_FIELD
+    assert reason_of(written(tmp_path / "a.json", '["one"]'), reading=BODY) == reasons.NO_FIELD
 
 
 def test_a_missing_column_is_answered_by_the_columns_there_are(tmp_path):
     path = written(tmp_path / "a.csv", "id;body;n\n1;one, two;3\n2;three;4\n")
     error = refused(path)
-    assert error.reason == NO_FIELD
+    assert error.reason == reasons.NO_FIELD
     assert "'id', 'body', 'n'" in str(error)
     assert "--field NUMBER (1 to 3)" in str(error)
     assert read(path, reading=BODY) == ["one, two", "three"]
@@ -178,10 +179,10 @@ def test_a_tsv_without_quoting_may_hold_single_quotes(tmp_path):
 
 
 @pytest.mark.parametrize(("table", "reason", "named"), [
-    ("n,text\n1,one, two\n", DAMAGED, "a.csv:2: 3 cells instead of 2"),
-    ('n,text\n1,"one\n', DAMAGED, "a.csv:2: "),
-    ("text,text\na,b\n", NO_FIELD, "2 columns are named 'text'"),
-    ("n,text\n1,\n", NO_TEXT, "1 record with an empty 'text'"),
+    ("n,text\n1,one, two\n", reasons.DAMAGED, "a.csv:2: 3 cells instead of 2"),
+    ('n,text\n1,"one\n', reasons.DAMAGED, "a.csv:2: "),
+    ("text,text\na,b\n", reasons.NO_FIELD, "2 columns are named 'text'"),
+    ("n,text\n1,\n", reasons.NO_TEXT, "1 record with an empty 'text'"),
 ])  # fmt: skip
 def test_a_table_with_faults_is_refused_with_the_line(tmp_path, table, reason, named):
     error = refused(written(tmp_path / "a.csv", table))

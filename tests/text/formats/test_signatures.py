@@ -9,7 +9,7 @@ import pytest
 from packed_files import NAMED
 from written_files import accounted, epub, pdf, read_one, refusal, refused, written
 
-from lucidlm.text.account import BINARY, BY_CONTENT
+from lucidlm.text import reasons
 from lucidlm.text.formats.signatures import not_text, packing_of, readable_as
 
 
@@ -17,7 +17,7 @@ from lucidlm.text.formats.signatures import not_text, packing_of, readable_as
 @pytest.mark.parametrize("name", ["a.txt", "a.html", "a.jsonl", "a.unknown"])
 def test_what_is_no_text_is_named_by_its_first_bytes(tmp_path, what, name):
     error = refused(written(tmp_path / name, NAMED[what]))
-    assert error.reason == BINARY
+    assert error.reason == reasons.BINARY
     assert what in str(error)
 
 
@@ -52,7 +52,7 @@ def test_the_first_words_of_a_text_do_not_make_it_another_file(tmp_path):
 @pytest.mark.parametrize("name", ["a.txt", "a", "a.md", "a.html", "a.docx", "a.zip"])
 def test_what_has_a_reader_is_read_by_its_content_and_that_is_said(tmp_path, name):
     for data, expected in ((pdf("A page."), "A page.\n"), (epub({"a.xhtml": "<p>A page."}), "A page.\n\n")):
-        assert accounted(written(tmp_path / name, data)) == (expected, {BY_CONTENT: 1})
+        assert accounted(written(tmp_path / name, data)) == (expected, {reasons.BY_CONTENT: 1})
 
 
 @pytest.mark.slow

@@ -2,7 +2,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from written_files import accounted, read, refusal, written
 
-from lucidlm.text.account import CUES, MARKUP, NOTES, TAGS, Account
+from lucidlm.text import reasons
+from lucidlm.text.account import Account
 from lucidlm.text.documents import read_texts
 
 LINE = st.text(st.sampled_from("ab é.,-😀"), min_size=1, max_size=9).filter(str.strip)
@@ -34,7 +35,7 @@ def test_srt_as_people_have_it(tmp_path):
     ).replace("\n", "\r\n")
     text, counts = accounted(written(tmp_path / "a.srt", srt))
     assert text == "- He said 1 < 2.\n42\nUp here\nno gap\n"
-    assert counts == {CUES: 3, TAGS: 3}
+    assert counts == {reasons.CUES: 3, reasons.TAGS: 3}
 
 
 def test_vtt_notes_styles_names_and_entities(tmp_path):
@@ -45,7 +46,7 @@ def test_vtt_notes_styles_names_and_entities(tmp_path):
     )
     text, counts = accounted(written(tmp_path / "a.vtt", vtt))
     assert text == "Tea & toast\nnow\nNOTE well\n"
-    assert counts == {CUES: 2, TAGS: 4, NOTES: 2}
+    assert counts == {reasons.CUES: 2, reasons.TAGS: 4, reasons.NOTES: 2}
 
 
 def test_what_has_no_times_is_refused_and_can_be_read_as_advised(tmp_path):
@@ -55,7 +56,7 @@ def test_what_has_no_times_is_refused_and_can_be_read_as_advised(tmp_path):
 
 def test_subtitles_under_another_name_are_read_as_text_and_that_is_said(tmp_path):
     srt = "1\n00:00:01,000 --> 00:00:02,000\nHello\n"
-    assert accounted(written(tmp_path / "a.txt", srt)) == (srt, {MARKUP + "subtitles": 1})
+    assert accounted(written(tmp_path / "a.txt", srt)) == (srt, {reasons.MARKUP + "subtitles": 1})
     assert read(written(tmp_path / "a.srt", srt)) == ["Hello\n"]
 
 
