@@ -26,4 +26,4 @@ print(f"perplexity of four words: {lm.perplexity(loss):,.1f}")
 
 print(lm.explain(model, tokenizer, "Every effort moves you"))
 print(lm.evaluate(model, tokenizer, text="It was the best of times, it was the worst of times."))
-print(lm.generate(model, tokenizer, "Every effort moves you", max_new_tokens=40, temperature=0.8, seed=0))
+print(lm.generate(model, tokenizer, "Every effort moves you", lm.Decoding(max_new_tokens=40), seed=0))

@@ -9,6 +9,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Decoding": "lucidlm.model.decoding",
     "GPT": "lucidlm.model.gpt",
     "GPTConfig": "lucidlm.model.config",
     "LucidError": "lucidlm.errors",

@@ -13,7 +13,7 @@ PACKAGE = Path(lucidlm.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 PUBLIC = {
-    *("GPT", "GPTConfig", "LucidError", "Protocol", "Reading", "Tokenizer", "TrainConfig"),
+    *("Decoding", "GPT", "GPTConfig", "LucidError", "Protocol", "Reading", "Tokenizer", "TrainConfig"),
     *("binary_cross_entropy", "compare", "cross_entropy", "inputs_and_targets", "perplexity"),
     *("evaluate", "explain", "export", "generate", "load", "prepare", "stream", "train"),
 }

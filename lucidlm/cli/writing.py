@@ -7,8 +7,11 @@ from cyclopts import Parameter
 
 from lucidlm.cli.inputs import check_places, load_model, say_state
 from lucidlm.cli.options import COMPUTE, WINDOWS, Compute, Windows, app
+from lucidlm.model.decoding import Decoding
 from lucidlm.runtime.console import say, show, show_generated, show_json
 from lucidlm.runtime.wording import plural
+
+DECODING = Decoding()
 
 
 @app.command
@@ -16,13 +19,7 @@ def generate(
     model: str,
     prompt: str = "",
     *,
-    max_new_tokens: int = 200,
-    temperature: float = 0.8,
-    top_k: int | None = None,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    stop: tuple[str, ...] = (),
+    decoding: Annotated[Decoding, Parameter(name="*", negative="")] = DECODING,
     num: int = 1,
     seed: int | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
@@ -38,20 +35,6 @@ def generate(
         A run, a checkpoint, a Hugging Face folder or a preset.
     prompt
         The text to go on from; none: from the beginning of a document.
-    max_new_tokens
-        At most so many tokens.
-    temperature
-        0 takes the likeliest token each time, 1 draws as the model believes, more is wilder.
-    top_k
-        Draw among the k likeliest.
-    top_p
-        Draw among the fewest tokens that together have this probability.
-    min_p
-        Draw among tokens that have at least this share of the likeliest one's probability.
-    repetition_penalty
-        Over 1: tokens that are there already become less likely.
-    stop
-        End before this string; may be given several times.
     num
         So many texts from the same prompt.
     seed
@@ -70,25 +53,12 @@ def generate(
     compute = Compute(device=device, dtype=dtype, threads=threads)
     loaded, tokenizer, _ = load_model(model, compute)
     say_state(model)
-    results = generate_batch(
-        loaded,
-        tokenizer,
-        [prompt],
-        num=num,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        stop=stop,
-        seed=seed,
-    )
+    results = generate_batch(loaded, tokenizer, [prompt], decoding, num=num, seed=seed)
     if json:
         show_json([result.to_dict() for result in results])
         return
     show_generated("\n\n".join(str(result) for result in results))
-    if seed is None and temperature > 0:
+    if seed is None and decoding.temperature > 0:
         say(f"seed {results[0].seed}")
 
 

@@ -14,8 +14,9 @@ from torch import Tensor
 import lucidlm as lm
 from lucidlm.errors import ConfigError
 from lucidlm.learn.workshop import Workshop
-from lucidlm.model.generation import Decoding, distribution
+from lucidlm.model.decoding import Decoding
 from lucidlm.model.gpt import GPT
+from lucidlm.model.sampling import distribution
 
 if TYPE_CHECKING:
     from lucidlm.text.tokenizer import Tokenizer
@@ -258,7 +259,7 @@ def recited(workshop: Workshop) -> Asked:
     prompt, true = workshop.page[1000:1048], workshop.page[1048:1148]
     copied, shown = 0, []
     for name, model in (("best", workshop.best), ("last", workshop.last)):
-        text = lm.generate(*model, prompt, max_new_tokens=len(true), temperature=0).text
+        text = lm.generate(*model, prompt, lm.Decoding(max_new_tokens=len(true), temperature=0)).text
         copied = next((at for at, pair in enumerate(zip(text, true)) if pair[0] != pair[1]), len(true))
         shown.append(f"{name} weights: {copied:>3} of {len(true)} characters, {text[:40]!r}...")
     return Asked(

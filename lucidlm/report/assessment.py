@@ -17,6 +17,7 @@ from lucidlm.measure.intervals import HOLD_OUT_MORE, MORE_DOCUMENTS, Design
 from lucidlm.measure.memorization import Memorization, measure_memorization, sentence_of
 from lucidlm.measure.protocol import LUCID, Protocol
 from lucidlm.measure.seen import NO_INTERVAL, Seen
+from lucidlm.model.decoding import Decoding
 from lucidlm.model.generation import generate_batch
 from lucidlm.model.gpt import GPT
 from lucidlm.pages.page import notebook
@@ -273,9 +274,8 @@ def write_texts(model: GPT, tokenizer: Tokenizer, *, effort: float = 1.0) -> lis
     if tokenizer.end_of_text is None:
         return []
     length = _part(WRITTEN_TOKENS, model, effort)
-    written = generate_batch(
-        model, tokenizer, [""], num=WRITTEN_TEXTS, max_new_tokens=length, temperature=1.0, seed=0
-    )
+    decoding = Decoding(max_new_tokens=length, temperature=1.0)
+    written = generate_batch(model, tokenizer, [""], decoding, num=WRITTEN_TEXTS, seed=0)
     return [
         np.array([token.id for token in text.tokens if token.id != tokenizer.end_of_text]) for text in written
     ]

@@ -1,5 +1,6 @@
 """Ranges of numbers that users give: a value and its limits come in, a line with the way out goes out."""
 
+import math
 from dataclasses import dataclass
 from numbers import Integral, Real
 
@@ -33,6 +34,11 @@ class Range:
 
 SEEDS = Range(0, 2**63 - 1)
 """What PyTorch takes as a seed, without those that are negative."""
+
+
+def is_whole(value: object, *, least: int, most: float = math.inf) -> bool:
+    """Whether a value is an integer (no bool, no 2.0) within these limits."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= most
 
 
 def check_ranges(owner: object, ranges: dict[str, Range], *, table: str = "") -> None:

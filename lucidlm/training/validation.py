@@ -15,6 +15,7 @@ from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.measure.intervals import Design
 from lucidlm.measure.protocol import Protocol
 from lucidlm.measure.scoring import Scorer
+from lucidlm.model.decoding import Decoding
 from lucidlm.model.generation import generate
 from lucidlm.model.gpt import GPT
 from lucidlm.runs.history import Validation
@@ -169,7 +170,7 @@ def write_sample(model: GPT, tokenizer: Tokenizer, samples: Samples, *, step: in
     """What samples.jsonl holds of a step: a text after the prompt, and the probe's log-probabilities."""
     characters = len(tokenizer.decode(samples.probe)) / len(samples.probe)
     length = round(SAMPLE_CHARACTERS / max(1.0, characters))
-    written = generate(model, tokenizer, samples.prompt, max_new_tokens=length, temperature=0.8, seed=0)
+    written = generate(model, tokenizer, samples.prompt, Decoding(max_new_tokens=length), seed=0)
     # A probe of one token that nothing stands before has none that can be scored.
     scorer = Scorer(model, tokenizer, Protocol(stride=model.context_length))
     nats = [value for piece in scorer.pieces([samples.probe]) for value in piece.nats.tolist()]

@@ -13,6 +13,7 @@ import torch
 from crash import crash_of
 
 from lucidlm.model.config import GPTConfig
+from lucidlm.model.decoding import Decoding
 from lucidlm.model.generation import Generation, generate
 from lucidlm.model.gpt import GPT
 from lucidlm.model.presets import PLAIN
@@ -106,7 +107,7 @@ def log_probabilities(llama, ids: list[int]) -> np.ndarray:
 
 def check_greedy_text(model: GPT, tokenizer: Tokenizer, path: Path, *, atol: float) -> Generation:
     """50 likeliest tokens, one after the other, by llama.cpp and by us."""
-    ours = generate(model, tokenizer, PROMPT, max_new_tokens=50, temperature=0)
+    ours = generate(model, tokenizer, PROMPT, Decoding(max_new_tokens=50, temperature=0))
     llama = opened(path)
     try:
         ids = llama.tokenize(PROMPT.encode(), add_bos=True, special=False)

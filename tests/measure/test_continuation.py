@@ -7,6 +7,7 @@ import torch
 from lucidlm.measure import continuation
 from lucidlm.measure.continuation import Continuation, continued_bytes, measure_continuation
 from lucidlm.model.config import GPTConfig
+from lucidlm.model.decoding import Decoding
 from lucidlm.model.generation import generate
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
@@ -91,7 +92,7 @@ def test_one_pass_gives_what_greedy_decoding_writes(tokenizer):
         given, truth = (tokenizer.decode(part) for part in (prompt[0][:20], prompt[0][20:]))
         if tokenizer.encode(given) != prompt[0][:20].tolist():
             continue  # the prompt as text has other tokens
-        written = generate(model, tokenizer, given, max_new_tokens=20, temperature=0).text
+        written = generate(model, tokenizer, given, Decoding(max_new_tokens=20, temperature=0)).text
         equal = next(
             (at for at, (a, b) in enumerate(zip(written, truth)) if a != b), min(len(written), len(truth))
         )
