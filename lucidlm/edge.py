@@ -101,7 +101,11 @@ def _is_number(argument: str) -> bool:
 def refuse_dash_as_place(values: dict[str, Any]) -> None:
     """A dash is standard input where a text is read, and no place to write."""
     for name, value in values.items():
-        for flag, place in ((name, value), ("out", getattr(value, "out", None))):
+        group = dataclasses.is_dataclass(value) and not isinstance(value, type)
+        fields = (
+            {field.name: getattr(value, field.name) for field in dataclasses.fields(value)} if group else {}
+        )
+        for flag, place in ({name: value} | fields).items():
             if flag in PLACES and place == "-":
                 raise LucidError(
                     f"--{flag} -: a dash is no place to write; give a name (./- for one that is called so)"

@@ -481,7 +481,7 @@ def test_comparing_recipes_takes_several_runs_of_each_and_none_twice(answer, cal
         ("seeds/1,seeds/copy", "seeds/3,seeds/4"),
         ("seeds/1,seeds/2", "seeds/2"),
         ("seeds/1,seeds/2", "seeds/3,seeds/copy"),
-        ("run,run/checkpoints/step_000003", "seeds/3,seeds/4"),
+        ("run,run/checkpoints/step_000006", "seeds/3,seeds/4"),
     ):
         refused = call("compare", a, b, *command)
         assert (refused.code, refused.out) == (2, "")

@@ -4,7 +4,7 @@ Nothing here imports torch before a verb runs, so that --help answers at once.
 """
 
 # Importing a module registers its verbs.
-from lucidlm.cli import judging, learning, listing, models, reporting, training, writing  # noqa: F401
+from lucidlm.cli import evaluation, judging, learning, listing, models, reporting, training, writing  # noqa: F401
 from lucidlm.cli.entry import main
 from lucidlm.cli.options import app
 

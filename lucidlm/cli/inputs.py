@@ -5,41 +5,51 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lucidlm.cli.options import Compute, Stored
+from lucidlm.cli.options import DEFAULT_SEED, Machine, Stored
 from lucidlm.errors import LucidError
 from lucidlm.runtime.console import say
 from lucidlm.text.reading import READING, Reading
 
 if TYPE_CHECKING:
+    import torch
+
     from lucidlm.measure.intervals import Design
     from lucidlm.measure.protocol import Dtype
-    from lucidlm.measure.scoring import Scorer
     from lucidlm.measure.seen import Seen
     from lucidlm.model.gpt import GPT
-    from lucidlm.text.account import Account
     from lucidlm.text.excerpts import Excerpt
     from lucidlm.text.tokenizer import Tokenizer
+    from lucidlm.weights.load import Source
 
 
-def load_model(model: str, compute: Compute) -> "tuple[GPT, Tokenizer, Dtype]":
-    """Model, tokenizer and the dtype to compute in."""
+def model_source(model: str, seed: int | None = None) -> "Source":
+    """What MODEL means; LucidError for a seed where nothing is drawn, as only a preset has random weights."""
+    from lucidlm.weights.load import resolve
+
+    source = resolve(model)
+    if seed is not None and source.kind != "preset":
+        raise LucidError(f"--seed {seed}: {model} has its own weights, only those of a preset are random")
+    return source
+
+
+def load_model(source: "Source", machine: Machine, seed: int | None = None) -> "tuple[GPT, Tokenizer]":
+    """Model, on the device and with the threads of the flags, and tokenizer."""
     from lucidlm.display import Display
     from lucidlm.runtime.device import choose_device
     from lucidlm.runtime.process import keep_freed_memory, set_threads
     from lucidlm.weights.load import load
 
-    device = choose_device(compute.device)
-    set_threads(compute.threads)
+    device = choose_device(machine.device)
+    set_threads(machine.threads)
     with Display() as progress:
-        loaded, tokenizer = load(model, seed=compute.seed, device=str(device), progress=progress)
+        loaded = load(source, seed=_drawn(seed), device=str(device), progress=progress)
     keep_freed_memory()  # after loading: what it frees is not to be kept
-    automatic: Dtype = "bfloat16" if device.type == "cuda" else "float32"
-    return loaded, tokenizer, automatic if compute.dtype == "auto" else compute.dtype
+    return loaded
 
 
-def load_as_stored(model: str, stored: Stored) -> "tuple[GPT, Tokenizer]":
+def load_as_stored(source: "Source", stored: Stored) -> "tuple[GPT, Tokenizer]":
     """Model and tokenizer as they are to be written."""
     import torch
 
@@ -51,21 +61,18 @@ def load_as_stored(model: str, stored: Stored) -> "tuple[GPT, Tokenizer]":
     set_threads(0)
     dtype = None if stored.dtype == "auto" else getattr(torch, stored.dtype)
     with Display() as progress:
-        return load(model, seed=stored.seed, dtype=dtype, progress=progress)
+        return load(source, seed=_drawn(stored.seed), dtype=dtype, progress=progress)
 
 
-def documents_of(
-    texts: Sequence[str], scorer: "Scorer", reading: Reading, account: "Account", sources: list[str]
-) -> Any:
-    """The texts' tokens; `account` and `sources` are complete when all are read."""
-    from lucidlm.text.documents import read_texts
+def _drawn(seed: int | None) -> int:
+    return DEFAULT_SEED if seed is None else seed
 
-    def read() -> Iterator[str]:
-        for source, text in read_texts(texts, account, reading=reading):
-            sources.append(source)
-            yield text
 
-    return map(scorer.encoded, read())
+def matmul_dtype(dtype: str, device: "torch.device") -> "Dtype":
+    """The dtype that --dtype means on a device."""
+    if dtype == "auto":
+        return "bfloat16" if device.type == "cuda" else "float32"
+    return "bfloat16" if dtype == "bfloat16" else "float32"
 
 
 def check_reading(reading: Reading, texts: Sequence[str]) -> None:
@@ -113,42 +120,52 @@ def refuse_models(
             raise LucidError(f"{text} is {kind}, not {expected}; {way.replace('{0}', quote(text))}")
 
 
-def seen_of(model: str, texts: Sequence[str], reading: Reading, *, held_out_of: str) -> "Seen | None":
+def seen_of(source: "Source", texts: Sequence[str], reading: Reading, *, held_out_of: Path) -> "Seen | None":
     """How much a model was trained on of the texts or, without any, of a run's held-out text."""
     from lucidlm.display import Display
     from lucidlm.runs.lineage import held_out_seen_by, lineage_of, seen_by
     from lucidlm.text.documents import read_documents
 
-    for fault in lineage_of(model).faults:
-        say(f"what {model} was trained on is not known: {fault}")
+    for fault in lineage_of(source).faults:
+        say(f"what {source.name} was trained on is not known: {fault}")
     with Display() as progress:
         if not texts:
-            return held_out_seen_by(model, Path(held_out_of), progress=progress)
+            return held_out_seen_by(source, held_out_of, progress=progress)
         given = (document.pieces() for document in read_documents(texts, reading=reading))
-        return seen_by(model, given, progress=progress)
+        return seen_by(source, given, progress=progress)
 
 
-def state_line(model: str) -> str:
+def state_line(source: "Source") -> str:
     """That a run is training now or was interrupted, in one sentence; "" of a finished run and of others."""
-    from lucidlm.runs.data import is_run
     from lucidlm.runs.folder import state_of
 
-    run = Path(model)
-    return state_of(run).sentence(run) if is_run(run) else ""
+    return state_of(source.run).sentence(source.run) if source.kind == "run" and source.run else ""
 
 
-def say_state(model: str) -> None:
+def say_state(source: "Source") -> None:
     """Says on stderr that a run is training now or was interrupted."""
-    if state := state_line(model):
+    if state := state_line(source):
         say(state)
 
 
-def own_validation_text(model: str) -> "tuple[Iterator[Excerpt], Design | None, float]":
+def run_with_text(source: "Source") -> Path:
+    """The run whose held-out text is used where no text is given; LucidError for a model that has none."""
+    if source.run is None:
+        raise LucidError(f"{source.name} has no text of its own (it is no run of lucidlm); give a text")
+    say(f"no text given: the validation text of {source.run}")
+    return source.run
+
+
+def own_validation_text(run: Path) -> "tuple[Iterator[Excerpt], Design | None, float]":
     """A run's held-out text, what it is a sample of, and its share of that."""
     from lucidlm.runs.data import corpus_of_run
     from lucidlm.text.corpus import validation_documents
     from lucidlm.training.validation import design_of, fraction_of
 
-    say(f"no text given: the validation text of {model}")
-    corpus = corpus_of_run(Path(model))
+    corpus = corpus_of_run(run)
     return validation_documents(corpus), design_of(corpus), fraction_of(corpus)
+
+
+def say_page(page: str) -> None:
+    """Says on stderr that an HTML page was written."""
+    say(f"{page}: open it in a browser")

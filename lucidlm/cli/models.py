@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from lucidlm.cli.inputs import load_as_stored, load_model, say_state
-from lucidlm.cli.options import STORED, Compute, Stored, app
+from lucidlm.cli.inputs import load_as_stored, load_model, model_source, say_state
+from lucidlm.cli.options import STORED, Machine, Stored, app
+from lucidlm.errors import LucidError
 from lucidlm.runtime.console import show, show_json
 from lucidlm.runtime.wording import one_line, plural
 
@@ -18,29 +19,26 @@ if TYPE_CHECKING:
 
 @app.command
 def info(model: str, *, json: Annotated[bool, Parameter(negative="")] = False) -> None:
-    """Say what a model is: family, shape, parameters, tokenizer, and of a run how it went.
+    """Show what a model is: family, shape, parameters, tokenizer; and how its training went, for a run.
 
     Parameters
     ----------
     model
-        A run, a checkpoint, a Hugging Face folder or a preset.
+        A run, a checkpoint, a Hugging Face or OpenAI folder, a published name (gpt2) or a preset.
     json
         Print the result as JSON.
     """
     from lucidlm.display import Display
-    from lucidlm.model.presets import PRESETS
     from lucidlm.weights.load import load
 
-    run = Path(model) / "run.toml"
-    if model in PRESETS:  # its shape says all, and random weights of it may need more memory than there is
-        loaded, tokenizer = load(model, device="meta", progress=Display())
-        values = _shape_values(model, loaded, tokenizer)
-    elif run.exists() and not (Path(model) / "model.safetensors").exists():
+    source = model_source(model)
+    if source.kind == "preset":  # a preset's random weights may need more memory than there is
+        values = _shape_values(model, *load(source, device="meta", progress=Display()))
+    elif not source.has_weights:
         values = _planned(model)
     else:
-        loaded, tokenizer, _ = load_model(model, Compute(device="cpu"))
-        values = _shape_values(model, loaded, tokenizer)
-    if model not in PRESETS and run.exists():
+        values = _shape_values(model, *load_model(source, Machine(device="cpu")))
+    if source.kind == "run":
         values |= _course_values(Path(model), json=json)
     if json:
         show_json(values)
@@ -91,7 +89,7 @@ def _course_values(run: Path, *, json: bool) -> dict[str, Any]:
 
 @app.command(name="import")
 def import_model(source: str, *, out: str, stored: Stored = STORED) -> None:
-    """Bring a model from elsewhere into a folder of this machine: OpenAI's weights, the hub's, any folder.
+    """Copy a model from elsewhere into a folder: published GPT-2 weights, a model of the hub, or any folder.
 
     Parameters
     ----------
@@ -101,18 +99,7 @@ def import_model(source: str, *, out: str, stored: Stored = STORED) -> None:
     out
         The folder to write.
     """
-    from lucidlm.display import Display
-    from lucidlm.weights.export import check_place
-    from lucidlm.weights.export import export as export_model
-
-    check_place(out, "hf")
-    loaded, tokenizer = load_as_stored(source, stored)
-    with Display() as progress:
-        export_model(loaded, tokenizer, out, progress=progress)
-    show(
-        f"{out}: {plural(loaded.n_parameters, 'parameter')}, tokenizer {tokenizer.name}; opened "
-        f"again, logits equal"
-    )
+    _write(source, out, stored)
 
 
 @app.command
@@ -121,29 +108,45 @@ def export(
     *,
     out: str,
     format: Literal["hf", "gguf"] = "hf",
-    kind: Literal["f32", "f16", "bf16", "q8_0"] = "f16",
+    kind: Literal["f32", "f16", "bf16", "q8_0"] | None = None,
     stored: Stored = STORED,
 ) -> None:
-    """Write a model for other programs, and check what was written.
+    """Write a model in another program's format, and check what was written.
 
     Parameters
     ----------
     model
-        A run, a checkpoint, a Hugging Face or OpenAI folder, a published name or a preset.
+        A run, a checkpoint, a Hugging Face or OpenAI folder, a published name (gpt2) or a preset.
     out
         The folder (hf) or file (gguf) to write.
     format
         hf: for transformers, vLLM, the evaluation harness. gguf: for llama.cpp, Ollama.
     kind
-        How a gguf file stores matrices.
+        outtype of the matrices in a gguf file (default: f16).
     """
+    if kind is not None and format != "gguf":
+        raise LucidError(
+            f"--kind {kind}: only --format gguf has it; --dtype is the dtype of --format {format}"
+        )
+    _write(model, out, stored, format=format, kind=kind or "f16")
+
+
+def _write(
+    model: str,
+    out: str,
+    stored: Stored,
+    *,
+    format: Literal["hf", "gguf"] = "hf",
+    kind: Literal["f32", "f16", "bf16", "q8_0"] = "f16",
+) -> None:
     from lucidlm.display import Display
     from lucidlm.weights.export import check_place
     from lucidlm.weights.export import export as export_model
 
     check_place(out, format)
-    loaded, tokenizer = load_as_stored(model, stored)
-    say_state(model)
+    source = model_source(model, stored.seed)
+    loaded, tokenizer = load_as_stored(source, stored)
+    say_state(source)
     with Display() as progress:
         export_model(loaded, tokenizer, out, format=format, kind=kind, progress=progress)
     checked = "every tensor compared" if format == "gguf" else "opened again, logits equal"

@@ -22,20 +22,34 @@ app = App(
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compute:
-    """Where and how a verb computes."""
+class Machine:
+    """What a verb computes on."""
 
     device: str = "auto"
     """auto, cpu, cuda or mps."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number type of the products (auto: float32 on a CPU, bfloat16 on a GPU)."""
     threads: int = 0
-    """Processor threads (0: all)."""
-    seed: int = 123
-    """Seed of random weights, where MODEL is a preset."""
+    """CPU threads (0: all)."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exact(Machine):
+    """How the verbs compute whose result must be exact: always in float32."""
+
+    seed: int | None = None
+    """Seed of the random weights of a preset (default: 123)."""
 
     def __post_init__(self) -> None:
         check_ranges(self, {"seed": SEEDS})
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compute(Exact):
+    """How the verbs compute that score a text."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """dtype of the matmuls (auto: float32 on a CPU, bfloat16 on a GPU)."""
 
 
 @Parameter(name="*")
@@ -44,9 +58,9 @@ class Stored:
     """How a verb reads the weights that it writes."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number type of the weights (auto: the one that they are stored in)."""
-    seed: int = 123
-    """Seed of random weights, where MODEL is a preset."""
+    """dtype of the weights (auto: as they are stored)."""
+    seed: int | None = None
+    """Seed of the random weights of a preset (default: 123)."""
 
     def __post_init__(self) -> None:
         check_ranges(self, {"seed": SEEDS})
@@ -70,7 +84,43 @@ class Windows(Scoring):
     batch_size: Annotated[int | None, Parameter(parse=False)] = None
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """When evaluate exits with 1."""
+
+    max_bits: float | None = None
+    """Exit with 1 if the result has more bits per byte than this."""
+    baseline: str | None = None
+    """Exit with 1 if the result is worse than this one by more than its 95 % interval. A file that
+    lucidlm evaluate MODEL TEXT --json > FILE wrote, of the same text."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Where a verb writes its result, besides standard output."""
+
+    html: str | None = None
+    """Write a report to this file: one HTML page without external files."""
+    json: Annotated[bool, Parameter(negative="")] = False
+    """Print the result as JSON."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Documents(Answer):
+    """How evaluate shows its result."""
+
+    by: Literal["document"] | None = None
+    """document: add a table of the documents, the worst first; --csv and --json have all of them."""
+    csv: str | None = None
+    """Write the table of --by document to this file."""
+
+
 HowToRead = Annotated[Reading, Parameter(name="*", negative="")]
 """The flags --encoding, --field and --raw of every verb that reads texts."""
-COMPUTE, STORED, SCORING, WINDOWS = Compute(), Stored(), Scoring(), Windows()
+MACHINE, EXACT, COMPUTE, STORED = Machine(), Exact(), Compute(), Stored()
+SCORING, WINDOWS, GATE, ANSWER, DOCUMENTS = Scoring(), Windows(), Gate(), Answer(), Documents()
 DEFAULTS = TrainConfig()
+DEFAULT_SEED = DEFAULTS.seed

@@ -1,12 +1,12 @@
-"""The verbs that write with a model: generate, compress, decompress."""
+"""The verbs that code or generate text with a model: generate, compress, decompress."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from lucidlm.cli.inputs import check_places, load_model, say_state
-from lucidlm.cli.options import COMPUTE, WINDOWS, Compute, Windows, app
+from lucidlm.cli.inputs import check_places, load_model, matmul_dtype, model_source, say_state
+from lucidlm.cli.options import EXACT, MACHINE, WINDOWS, Exact, Machine, Windows, app
 from lucidlm.model.decoding import Decoding
 from lucidlm.runtime.console import say, show, show_generated, show_json
 from lucidlm.runtime.wording import plural
@@ -22,38 +22,35 @@ def generate(
     decoding: Annotated[Decoding, Parameter(name="*", negative="")] = DECODING,
     num: int = 1,
     seed: int | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
-    device: str = "auto",
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
-    threads: int = 0,
+    machine: Machine = MACHINE,
+    json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Go on from a prompt.
+    """Generate text from a prompt.
 
     Parameters
     ----------
     model
-        A run, a checkpoint, a Hugging Face folder or a preset.
+        A run, a checkpoint, a Hugging Face folder, a published name (gpt2) or a preset.
     prompt
-        The text to go on from; none: from the beginning of a document.
+        Text to continue; none: the beginning of a document.
     num
-        So many texts from the same prompt.
+        Number of completions.
     seed
-        The same seed gives the same text; none: a fresh one, which is printed.
+        Seed of the sampling (default: a new one, which is printed).
+    dtype
+        dtype of the matmuls (auto: float32 on a CPU, bfloat16 on a GPU).
     json
         Print the result as JSON.
-    device
-        auto, cpu, cuda or mps.
-    dtype
-        Number type of the products.
-    threads
-        Processor threads (0: all).
     """
     from lucidlm.model.generation import generate_batch
+    from lucidlm.runtime.device import autocast, dtype_of
 
-    compute = Compute(device=device, dtype=dtype, threads=threads)
-    loaded, tokenizer, _ = load_model(model, compute)
-    say_state(model)
-    results = generate_batch(loaded, tokenizer, [prompt], decoding, num=num, seed=seed)
+    source = model_source(model)
+    loaded, tokenizer = load_model(source, machine)
+    say_state(source)
+    with autocast(loaded.device, dtype_of(matmul_dtype(dtype, loaded.device))):
+        results = generate_batch(loaded, tokenizer, [prompt], decoding, num=num, seed=seed)
     if json:
         show_json([result.to_dict() for result in results])
         return
@@ -70,18 +67,18 @@ def compress(
     out: str,
     windows: Windows = WINDOWS,
     json: Annotated[bool, Parameter(negative="")] = False,
-    compute: Compute = COMPUTE,
+    compute: Exact = EXACT,
 ) -> None:
-    """Compress a file by a model's own probabilities: the proof that its evaluation is right.
+    """Compress a file with a model's probabilities; the size shows that the evaluation is right.
 
-    The same model on the same machine brings it back. It runs at the speed of generation.
+    The same model on the same machine decompresses it. It takes as long as generating the file, in float32.
 
     Parameters
     ----------
     model
-        A run, a checkpoint, a Hugging Face folder or a preset.
+        A run, a checkpoint, a Hugging Face folder, a published name (gpt2) or a preset.
     file
-        Any file, or - for standard input: a text comes out small.
+        Any file, or - for standard input; text becomes small.
     out
         The compressed file to write.
     json
@@ -91,33 +88,27 @@ def compress(
     from lucidlm.measure.compression import compress as compress_bytes
     from lucidlm.runtime.files import write_atomically
 
+    source = model_source(model, compute.seed)
     check_places([model, file], out=out)
     data = _file_bytes(file)
-    loaded, tokenizer, _ = load_model(model, compute)
-    say_state(model)
+    loaded, tokenizer = load_model(source, compute, compute.seed)
+    say_state(source)
     with Display() as progress:
-        result = compress_bytes(
-            loaded,
-            tokenizer,
-            data,
-            protocol=windows,
-            source=file,
-            progress=progress,
-        )
+        result = compress_bytes(loaded, tokenizer, data, protocol=windows, source=file, progress=progress)
     write_atomically(out, result.file)
     show_json(result.to_dict()) if json else show(result)
 
 
 @app.command
-def decompress(model: str, file: str, *, out: str, compute: Compute = COMPUTE) -> None:
-    """Bring back what `compress` compressed with the same model on the same machine.
+def decompress(model: str, file: str, *, out: str, compute: Exact = EXACT) -> None:
+    """Decompress a file that `compress` wrote with the same model on the same machine.
 
-    It computes on as many threads as the file was made with, unless --threads says otherwise.
+    It uses as many threads as `compress` did, unless --threads is given.
 
     Parameters
     ----------
     model
-        The model that it was compressed with.
+        The model that compressed the file.
     file
         The compressed file, or - for standard input.
     out
@@ -128,10 +119,11 @@ def decompress(model: str, file: str, *, out: str, compute: Compute = COMPUTE) -
     from lucidlm.measure.compression import decompress as decompress_bytes
     from lucidlm.runtime.files import write_atomically
 
+    source = model_source(model, compute.seed)
     check_places([model, file], out=out)
     coded = _file_bytes(file)
     made = arithmetic_of(coded)
-    loaded, tokenizer, _ = load_model(model, compute)
+    loaded, tokenizer = load_model(source, compute, compute.seed)
     threads = compute.threads or None
     say(f"made with {made or 'unknown threads (version 1)'}")
     with Display() as progress:
