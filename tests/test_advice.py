@@ -241,7 +241,7 @@ ELSEWHERE = {
     "lucidlm train --resume --out {} begins again where it was": "training/test_saving.py::test_a_signal_in_a_validation_ends_it_and_resuming_begins_with_it",
     "lucidlm train --resume --out {} goes on from step {}": "training/test_loop.py::test_after_a_last_save_that_fails_the_result_is_told_then_what_is_lost_and_the_advice_works",
     "lucidlm train --resume --out {} judges it again and writes it": "training/test_saving.py::test_a_signal_while_judging_ends_it_and_resuming_judges",
-    "lucidlm train --config run.toml --out NEW repeats it": "test_cli.py::test_a_run_is_repeated_by_its_run_toml_and_changed_by_a_flag_over_it",
+    "lucidlm train --config run.toml --out NEW repeats it": "cli/test_training.py::test_a_run_is_repeated_by_its_run_toml_and_changed_by_a_flag_over_it",
     "omit --encoding": "text/formats/test_hints.py::test_the_advised_encoding_reads_what_was_written",
     "add --encoding {}": "text/formats/test_hints.py::test_the_advised_encoding_reads_what_was_written",
     "--encoding does not apply": "text/formats/test_kinds.py",

@@ -3,9 +3,11 @@
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from command_line import shown
 
 from lucidlm.cli import main
 from lucidlm.cli.listing import COLUMNS, DROPPED_FIRST, table
@@ -88,3 +90,52 @@ def test_csv_has_the_columns_of_json(three_runs, capsys, tmp_path, monkeypatch):
     assert [row["run"] for row in rows] == [row["run"] for row in ROWS]
     assert (rows[0]["bits_per_byte"], rows[2]["problems"]) == ("3.6067", "no end")
     assert os.listdir() == ["table.csv"]
+
+
+def test_runs_are_listed_with_their_best_loss(answer, trained):
+    rows = shown(answer("runs", ".", "--json").out)
+    mine = next(row for row in rows if Path(row["run"]) == Path("run"))
+    assert (mine["steps"], mine["best_step"]) == (6, shown(trained.out)["best_step"])
+    assert f"{mine['validation_loss_nats']:.4f}" in answer("runs", ".").out
+    for name in ("bits_per_byte", "perplexity"):
+        assert mine[name] == shown(trained.out)[name]
+    assert mine["validation_tokens"] == shown(trained.out)["tokens_scored"]
+    evaluation = shown(answer("info", "run", "--json").out)["evaluation"]
+    assert evaluation["bits_per_byte"] == mine["bits_per_byte"]
+    assert f"{mine['bits_per_byte']:.4f} bits per byte" in answer("info", "run").out
+
+
+def test_a_run_that_was_killed_is_called_so_by_each_verb_and_in_its_report(answer, home, tmp_path):
+    shutil.copytree(home / "run", home / "killed")
+    lines = (home / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    assert '"end"' in lines[-1]
+    (home / "killed" / "metrics.jsonl").write_text("".join(lines[:-1]), encoding="utf-8")
+    said = "killed was interrupted at step 6 of 6"
+    rows = {row["run"]: row for row in shown(answer("runs", ".", "--json").out)}
+    assert (rows["killed"]["status"], rows["run"]["status"]) == ("interrupted", "finished")
+    assert (rows["run"]["dtype"], rows["run"]["threads"]) == ("float32", 1)
+    assert said in shown(answer("info", "killed", "--json").out)["verdict"]
+    assert "interrupted" not in shown(answer("info", "run", "--json").out)["verdict"]
+    evaluated = answer("evaluate", "killed", "--no-baselines", "--html", "killed.html").out
+    assert evaluated.startswith(said)
+    assert said in (home / "killed.html").read_text(encoding="utf-8")
+    for command in (
+        ("compare", "killed", "modern-1m", "other.txt"),
+        ("compare", "modern-1m", "killed", "other.txt"),
+        ("generate", "killed", "A", "--max-new-tokens", "2"),
+        ("explain", "killed", "A house"),
+        ("compress", "killed", "other.txt", "--out", str(tmp_path / "killed.lucz")),
+        ("export", "killed", "--out", str(tmp_path / "killed")),
+    ):
+        told = answer(*command)
+        assert [line.startswith(said) for line in told.lines].count(True) == 1, command
+        assert "interrupted" not in told.out
+    assert "interrupted" not in answer("generate", "run", "A", "--max-new-tokens", "2").err
+    shutil.rmtree(home / "killed")
+
+
+def test_no_runs_is_no_error(call):
+    listed = call("runs", "nothing")
+    assert (listed.code, listed.out) == (0, "")
+    assert "no runs in nothing" in listed.err
+    assert shown(call("runs", "nothing", "--json").out) == []
