@@ -122,7 +122,7 @@ def test_docstrings_that_were_optimised_away_come_back(monkeypatch):
 def test_the_perplexity_of_a_diverged_loss_is_a_power_of_ten_in_every_line(monkeypatch):
     import io
 
-    from lucidlm.display import TrainingDisplay
+    from lucidlm.display import Display
     from lucidlm.runs.history import Step, Validation
     from lucidlm.training.loop import Report
 
@@ -137,7 +137,7 @@ def test_the_perplexity_of_a_diverged_loss_is_a_power_of_ten_in_every_line(monke
     )  # fmt: skip
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
-    with TrainingDisplay() as display:
+    with Display() as display:
         display.watch(Report(step, 10, 1.0, validation=validation))
     lines = stream.getvalue().splitlines()
     assert "perplexity inf" in lines[0]
