@@ -1,5 +1,6 @@
 """What tests share: tiny shapes of each family, models of them, a byte tokenizer and made-up texts."""
 
+import importlib.resources
 import random
 from typing import Any
 
@@ -33,6 +34,10 @@ WORDS = [
 STORY = (
     "The old clock-maker wound each of his clocks at dusk; one night, none of them would stop. Who knew why?"
 )
+BUNDLED_STORY = (importlib.resources.files("lucidlm.text") / "assets" / "story.txt").read_text(
+    encoding="utf-8"
+)
+"""The text that the package brings."""
 FOREIGN = "Größe, 猫と犬, «naïve» 🙂: ça va\nвполне\t— 終"
 """Characters of one to four bytes."""
 

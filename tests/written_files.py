@@ -18,8 +18,9 @@ def read(*sources, **options):
 
 
 def read_one(source, **options):
-    (document,) = read_documents([source], **options)
-    return document.text(), document.notes
+    account = Account()
+    ((_, text),) = read_texts([source], account, **options)
+    return text, account.lines()
 
 
 def refused(*sources, **options) -> LucidError:

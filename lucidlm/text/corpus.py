@@ -44,11 +44,6 @@ class Corpus:
         return self.manifest["train"]["characters"] + self.manifest["validation"]["characters"]
 
     @property
-    def train_characters(self) -> int:
-        """Characters of the training part."""
-        return self.manifest["train"]["characters"]
-
-    @property
     def train_tokens(self) -> int:
         """Tokens of the training part, end-of-text included."""
         return len(self.train)

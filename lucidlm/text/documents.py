@@ -53,13 +53,6 @@ class Document:
     around: Account = field(default_factory=Account)
     """The bytes of its file around the texts, divided among the documents of the file."""
 
-    @property
-    def notes(self) -> list[str]:
-        """Notes on what was left out or changed."""
-        account = Account()
-        self.add_to(account)
-        return account.lines()
-
     def text(self) -> str:
         """The whole text."""
         return "".join(self.pieces())

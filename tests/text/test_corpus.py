@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from models import WORDS
 from recorded import Recorded
 
 from lucidlm.errors import ConfigError, DataError, RunError
@@ -21,22 +22,6 @@ from lucidlm.text.formats.decoding import File
 from lucidlm.text.preparation import prepare
 from lucidlm.text.reading import READING
 from lucidlm.text.tokenizer import Tokenizer
-
-WORDS = [
-    "the",
-    "a",
-    "sea",
-    "ferry",
-    "light",
-    "lamp",
-    "keeper",
-    "stone",
-    "rope",
-    "wind",
-    "storm",
-    "gull",
-    "oil",
-]
 
 
 def words(seed, count):
@@ -80,7 +65,7 @@ def test_one_text_is_cut_near_its_end_by_characters_and_nothing_is_lost(book, tm
         len(text[:cut].encode()),
         len(text[cut:].encode()),
     )
-    assert (corpus.characters, corpus.train_characters) == (len(text), cut)
+    assert (corpus.characters, corpus.manifest["train"]["characters"]) == (len(text), cut)
     assert corpus.status == "new"
     assert corpus.notes[0] == "held out: the last 10 % of the text"
 
@@ -116,7 +101,9 @@ def test_without_sources_the_bundled_story_is_prepared(tmp_path):
     assert corpus.manifest["sources"][0]["path"] == "the bundled story"
     assert corpus.manifest["documents"][0]["source"] == "the bundled story"
     assert corpus.characters > 10_000
-    assert corpus.manifest["tokenizer"]["reason"].startswith(f"{corpus.train_characters:,} characters: ")
+    assert corpus.manifest["tokenizer"]["reason"].startswith(
+        f"{corpus.manifest['train']['characters']:,} characters: "
+    )
 
 
 # The split
@@ -258,7 +245,7 @@ def test_a_validation_text_of_few_tokens_is_a_warning(book, tmp_path):
 
 def test_a_vocabulary_is_learnt_from_the_training_part_alone(tmp_path):
     secret = "zyxwvut "
-    (tmp_path / "a.txt").write_text(words(1, 900) + " " + secret * 60)
+    (tmp_path / "a.txt").write_text(words(1, 1200) + " " + secret * 60)
     corpus = prepare(tmp_path / "a.txt", tmp_path / "out", tokenizer="bpe:400", split="end")
     assert secret in decoded(corpus)[1][0]
     assert not any(b"zyx" in corpus.tokenizer.token_bytes(id) for id in range(corpus.tokenizer.vocab_size))
@@ -415,7 +402,7 @@ def test_notes_of_the_documents_are_passed_on_and_counted(tmp_path):
     texts = tmp_path / "texts"
     texts.mkdir()
     for name in "abc":
-        (texts / f"{name}.txt").write_bytes(words(ord(name), 40).replace(" sea ", "\r\n").encode())
+        (texts / f"{name}.txt").write_bytes(words(ord(name), 40).replace(" the ", "\r\n").encode())
     corpus = prepare(texts, tmp_path / "out", tokenizer="bytes")
     stored = sum(path.stat().st_size for path in texts.iterdir())
     read = corpus.manifest["read"]

@@ -18,7 +18,7 @@ def test_text_comes_back_as_it_stands_and_can_be_read_again(tmp_path):
     text = "  Éa\n\n\tzwei 😀\u2028\x0c\u00a0\ufeff end without line end"
     (document,) = read_documents([written(tmp_path / "a.txt", text)])
     assert document.text() == document.text() == text
-    assert document.notes == []
+    assert document.account.seen == document.account.left_out == {}
     assert document.source == str(tmp_path / "a.txt")
 
 

@@ -1,4 +1,3 @@
-import importlib.resources
 import json
 import random
 import re
@@ -7,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from models import BUNDLED_STORY as STORY
 
 from lucidlm.text import copies, letters, staged_text
 from lucidlm.text.copies import CopySearch
 from lucidlm.text.preparation import prepare
 
-STORY = (importlib.resources.files("lucidlm.text") / "assets" / "story.txt").read_text(encoding="utf-8")
 CITIES = ["Berlin", "Hamburg", "Cologne"]
 PIECES = [STORY[start : start + 1800] for start in range(0, len(STORY) - 1800, 1800)]
 

@@ -1,12 +1,11 @@
-import importlib.resources
 import random
 
 import pytest
+from models import BUNDLED_STORY as STORY
 
 from lucidlm.text import repetition as module
 from lucidlm.text.repetition import RepetitionCount
 
-STORY = (importlib.resources.files("lucidlm.text") / "assets" / "story.txt").read_text(encoding="utf-8")
 THREE = "The first of three lines.\nA second one, no longer.\nThe third ends it.\n"
 
 
