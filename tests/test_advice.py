@@ -178,13 +178,13 @@ def _write_texts(here: Path) -> None:
 
 
 def _make_quick(patch: pytest.MonkeyPatch) -> None:
-    from lucidlm.report import assessment as judgement
+    from lucidlm.report import assessment
     from lucidlm.training import setup
 
     patch.setattr(setup, "fastest_exact_float32", lambda device: ("stock", "float32: stock"))
-    patch.setattr(judgement, "PROMPTS", 2)
-    patch.setattr(judgement, "WRITTEN_TEXTS", 1)
-    patch.setattr(judgement, "WRITTEN_TOKENS", 32)
+    patch.setattr(assessment, "PROMPTS", 2)
+    patch.setattr(assessment, "WRITTEN_TEXTS", 1)
+    patch.setattr(assessment, "WRITTEN_TOKENS", 32)
 
 
 @pytest.fixture

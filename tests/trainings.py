@@ -22,8 +22,8 @@ from safetensors.numpy import load_file
 
 from lucidlm.cli import main
 from lucidlm.model.presets import PLAIN
-from lucidlm.report import assessment as judgement
-from lucidlm.report.assessment import Judgement, without_training_text
+from lucidlm.report import assessment
+from lucidlm.report.assessment import Assessment, Background, assess
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.text.corpus import Corpus
 from lucidlm.text.preparation import prepare
@@ -58,12 +58,11 @@ def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quick_judging(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model generates little at validations and at the end: what is made of it has tests of its own."""
-    from lucidlm.report import assessment as judgement
     from lucidlm.training import validation
 
-    monkeypatch.setattr(judgement, "PROMPTS", 2)
-    monkeypatch.setattr(judgement, "WRITTEN_TEXTS", 1)
-    monkeypatch.setattr(judgement, "WRITTEN_TOKENS", 32)
+    monkeypatch.setattr(assessment, "PROMPTS", 2)
+    monkeypatch.setattr(assessment, "WRITTEN_TEXTS", 1)
+    monkeypatch.setattr(assessment, "WRITTEN_TOKENS", 32)
     monkeypatch.setattr(validation, "SAMPLE_CHARACTERS", 20)
 
 
@@ -163,8 +162,8 @@ def run(here, quick_probes, shelf, make_config, make_tiny_plan, monkeypatch) -> 
     thread computes and no disk is waited for: other tests are for these.
     """
 
-    def judge(model, tokenizer, documents, *, design, fraction, **others) -> Judgement:
-        return without_training_text(model, tokenizer, documents, design=design, fraction=fraction)
+    def assess_alone(model, tokenizer, text, background, **others) -> Assessment:
+        return assess(model, tokenizer, text, Background())
 
     def write_sample(model, tokenizer, samples, *, step) -> dict[str, Any]:
         return {"step": step, "prompt": "", "text": "", "probe_ids": [1], "probe_log_probabilities": [-1.0]}
@@ -172,7 +171,7 @@ def run(here, quick_probes, shelf, make_config, make_tiny_plan, monkeypatch) -> 
     def page(path: Path, *words: Any, **others: Any) -> None:
         path.write_text("a page")
 
-    monkeypatch.setattr(loop, "judge", judge)
+    monkeypatch.setattr(loop, "assess", assess_alone)
     monkeypatch.setattr(loop, "write_sample", write_sample)
     monkeypatch.setattr(loop, "write_report", page)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
@@ -219,7 +218,7 @@ def quick_commands(parsed, monkeypatch) -> None:
         return verb, BoundArguments(bound.signature, OrderedDict(bound.arguments)), unparsed
 
     monkeypatch.setattr(App, "parse_args", parse_once)
-    monkeypatch.setattr(judgement, "_paragraph", lambda *inputs: None)
+    monkeypatch.setattr(assessment, "explained_paragraph", lambda *inputs: None)
 
 
 class KnownMachine(Machine):

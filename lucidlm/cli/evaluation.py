@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     from lucidlm.measure.gate import StoredResult, Verdict
     from lucidlm.measure.intervals import Design
     from lucidlm.measure.scoring import Scorer
+    from lucidlm.measure.seen import Seen
     from lucidlm.model.gpt import GPT
-    from lucidlm.report.assessment import Judgement
+    from lucidlm.report.assessment import Assessment
     from lucidlm.weights.load import Source
 
 
@@ -97,9 +98,9 @@ def evaluate(
     scorer = _scorer(loaded, tokenizer, replace(protocol, dtype=dtype), stored)
     text = _held_out(held_out_of) if held_out_of is not None else _given(texts, scorer, reading)
     seen = seen_of(source, texts, reading, held_out_of=held_out_of or Path(model))
-    about = {"remarks": [line] if (line := state_line(source)) else [], "seen": seen}
+    remarks = (line,) if (line := state_line(source)) else ()
     corpus_run = run if protocol.name == "lucid" and baselines is not False else None
-    result = _judged(loaded, scorer, text, corpus_run, about)
+    result = _assessed(loaded, scorer, text, corpus_run, seen, remarks)
     verdicts = _verdicts(result, gate, stored)
     scores = _document_scores(result, text) if answer.by is not None else []
     _show_result(result, verdicts, scores, answer)
@@ -172,33 +173,37 @@ def _given(texts: Sequence[str], scorer: "Scorer", reading: Reading) -> _Text:
     return _Text(map(scorer.encoded, read()), account=account, sources=sources)
 
 
-def _judged(
-    model: "GPT", scorer: "Scorer", text: _Text, run: Path | None, about: dict[str, Any]
-) -> "Judgement":
+def _assessed(
+    model: "GPT",
+    scorer: "Scorer",
+    text: _Text,
+    run: Path | None,
+    seen: "Seen | None",
+    remarks: tuple[str, ...],
+) -> "Assessment":
     """The evaluation; with what the training text of `run` says about it, where there is one."""
     from lucidlm.display import Display
-    from lucidlm.report import assessment
+    from lucidlm.report.assessment import Background, HeldOut, assess
     from lucidlm.runs.data import corpus_of_run
     from lucidlm.runs.history import read_history
 
-    settings: dict[str, Any] = {"design": text.design, "fraction": text.fraction}
-    settings |= {"protocol": scorer.protocol} | about
+    background = Background(
+        corpus=corpus_of_run(run) if run is not None else None,
+        history=read_history(run) if run is not None and text.run is not None else None,
+        seen=seen,
+        remarks=remarks,
+    )
+    held_out = HeldOut(text.documents, text.design, text.fraction)
     with Display() as progress:
-        settings["progress"] = progress
-        if run is None:
-            result = assessment.without_training_text(model, scorer.tokenizer, text.documents, **settings)
-        else:
-            history = read_history(run) if text.run is not None else None
-            documents, corpus = list(text.documents), corpus_of_run(run)
-            result = assessment.judge(
-                model, scorer.tokenizer, documents, corpus=corpus, history=history, **settings
-            )
+        result = assess(
+            model, scorer.tokenizer, held_out, background, protocol=scorer.protocol, progress=progress
+        )
     if text.run is not None:
         return result
     return replace(result, evaluation=replace(result.evaluation, account=text.account))
 
 
-def _verdicts(result: "Judgement", gate: Gate, stored: "StoredResult | None") -> "list[Verdict]":
+def _verdicts(result: "Assessment", gate: Gate, stored: "StoredResult | None") -> "list[Verdict]":
     from lucidlm.measure import gate as gates
 
     limit = gate.max_bits
@@ -206,7 +211,7 @@ def _verdicts(result: "Judgement", gate: Gate, stored: "StoredResult | None") ->
     return verdicts + ([gates.no_worse(result.evaluation, stored)] if stored is not None else [])
 
 
-def _document_scores(result: "Judgement", text: _Text) -> "list[DocumentScore]":
+def _document_scores(result: "Assessment", text: _Text) -> "list[DocumentScore]":
     from lucidlm.measure.document_scores import score_documents
     from lucidlm.runs.data import corpus_of_run
     from lucidlm.text.corpus import held_out_names
@@ -217,7 +222,7 @@ def _document_scores(result: "Judgement", text: _Text) -> "list[DocumentScore]":
 
 
 def _show_result(
-    result: "Judgement", verdicts: "list[Verdict]", scores: "list[DocumentScore]", answer: Documents
+    result: "Assessment", verdicts: "list[Verdict]", scores: "list[DocumentScore]", answer: Documents
 ) -> None:
     from lucidlm.measure.document_scores import table
 
@@ -233,12 +238,12 @@ def _show_result(
     sys.stdout.flush()  # the result is out before anything else can go wrong
 
 
-def _kind(result: "Judgement") -> str:
+def _kind(result: "Assessment") -> str:
     return "piece" if result.evaluation.protocol.in_pieces else "document"
 
 
 def _write_files(
-    result: "Judgement", scores: "list[DocumentScore]", answer: Documents, *, title: str, run: Path | None
+    result: "Assessment", scores: "list[DocumentScore]", answer: Documents, *, title: str, run: Path | None
 ) -> None:
     from lucidlm.measure.document_scores import counted, write_csv
     from lucidlm.report.run_page import write_report

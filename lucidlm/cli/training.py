@@ -114,7 +114,7 @@ def train(
 
         def answer(result: "TrainResult") -> None:
             display.close()
-            show_json(_summary(result)) if json else show(f"\n{result.judgement}")
+            show_json(_summary(result)) if json else show(f"\n{result.assessment}")
             sys.stdout.flush()
 
         if plan is not None and settings != replace(asked, out=settings.out):
@@ -129,7 +129,7 @@ def train(
             watch=display.watch,
             answer=answer,
         )
-    if result.judgement is None and json:
+    if result.assessment is None and json:
         show_json(_summary(result))
     elif not json:
         show(_closing_lines(result))
@@ -140,14 +140,14 @@ def _summary(result: "TrainResult") -> dict[str, Any]:
     summary: dict[str, Any] = {"run": str(result.run), "step": result.step, "time_s": result.time_s}
     if result.best is not None:
         summary["best_step"] = result.best.step
-    if result.judgement is not None:
-        summary |= result.judgement.to_dict()
+    if result.assessment is not None:
+        summary |= result.assessment.to_dict()
     return summary | {"verdict": result.verdict, "interrupted": result.interrupted}
 
 
 def _closing_lines(result: "TrainResult") -> str:
     if result.interrupted:
-        doing = "" if result.judgement is None else " while its report was written"
+        doing = "" if result.assessment is None else " while its report was written"
         return (
             f"interrupted at step {result.step:,}{doing}; "
             f"go on with: lucidlm train --resume --out {result.run}"

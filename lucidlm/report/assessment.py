@@ -1,7 +1,7 @@
-"""All that can be said of a model on a text: evaluation, baselines, memorization, and a verdict."""
+"""All that is known of a model's quality on a text: evaluation, baselines, memorization and a verdict."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,33 +32,74 @@ from lucidlm.text.excerpts import Excerpt, as_excerpt, ids_of
 from lucidlm.text.tokenizer import Tokenizer
 
 WRITTEN_TEXTS = 4
-"""Texts that a model writes so that memorization can be counted."""
+"""Texts that the model generates for the search for memorized text."""
 WRITTEN_TOKENS = 256
-"""Their length; a quarter of it for a large model on a processor, which would write for minutes."""
+"""Their length. A large model on a CPU generates a quarter of it: the whole would take minutes."""
 LARGE = 50_000_000
 BASELINE_BYTES = 10_000_000
-"""Bytes of training text that the baselines are given: half a minute's worth."""
+"""Bytes of training text for the baselines: n-grams of 10 MB take half a minute."""
 PARAGRAPH_CHARACTERS = 500
-"""About so long is the held-out paragraph that is explained."""
+"""Approximate length of the held-out paragraph that is explained."""
 LONGEST_WORD = 30
 REFERENCE_TOKENS = 100_000
-"""Held-out tokens whose sequences are looked for in the training text, for comparison."""
+"""Held-out tokens that are searched for in the training text, as a reference for generated text."""
 COUNTED_AT_ONCE = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """What can be said of a model on a held-out text, knowing what it was trained on."""
+class HeldOut:
+    """The documents that a model is assessed on, and how they were chosen."""
+
+    documents: Iterable[np.ndarray | Excerpt]
+    """As `evaluate_documents` takes them."""
+    design: Design | None = None
+    fraction: float = 0.0
+    """As in `evaluate_documents`."""
+    sample_of: int | None = None
+    """Tokens of the whole held-out part, where the documents are a sample of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What is known of a model's training."""
+
+    corpus: Corpus | None = None
+    """What it was trained on; without it there are no baselines and no search for memorized text."""
+    history: History | None = None
+    """The history of the run, if the documents are its own held-out text."""
+    started_from: str | None = None
+    """The weights that the run started from."""
+    seen: Seen | None = None
+    """How much of the documents the model was trained on; None where that is not known."""
+    remarks: tuple[str, ...] = ()
+    """Sentences that come first in the verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is computed beside the evaluation."""
+
+    baseline_bytes: int = BASELINE_BYTES
+    """Bytes of training text for the baselines, at most."""
+    generated: float = 1.0
+    """Share of the usual length of generated text; a quarter at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """A model's quality on a held-out text, compared with what it was trained on."""
 
     evaluation: Evaluation
-    baselines: Baselines | None
-    ladder: Ladder | None
+    baselines: Baselines | None = None
+    ladder: Ladder | None = None
     """The model among the baselines."""
-    memorization: Memorization | None
-    explanation: Explanation | None
-    sentences: tuple[str, ...]
+    memorization: Memorization | None = None
+    explanation: Explanation | None = None
+    """Of a paragraph of the text."""
+    sentences: tuple[str, ...] = ()
+    """The verdict."""
     course: Course | None = None
-    """How the run went whose weights these are; None where its history is not at hand."""
+    """How the run of these weights went; None where its history is not known."""
     seen: Seen | None = None
     """How much of the text the model was trained on; None where that is not known."""
 
@@ -69,7 +110,7 @@ class Judgement:
 
     @property
     def warning(self) -> str:
-        """That the model was trained on this text, where it was: it belongs above every number."""
+        """That the model was trained on this text, or "": to be shown above every number."""
         return self.seen.sentence if self.seen else ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,16 +127,13 @@ class Judgement:
     def __str__(self) -> str:
         """The verdict, the evaluation, its place among the baselines, memorization."""
         parts = [self.warning, "\n".join(self.sentences), str(self.evaluation)]
-        if self.ladder is not None:
-            parts.append(str(self.ladder))
-        if self.memorization is not None:
-            parts.append(str(self.memorization))
+        parts += [str(part) for part in (self.ladder, self.memorization) if part is not None]
         return "\n\n".join(part for part in parts if part)
 
     def _repr_html_(self) -> str:
         """For a notebook: the verdict, and the numbers and baselines as tables."""
         return notebook(
-            "judgement_part.html",
+            "assessment_part.html",
             sentences=[self.warning, *self.sentences] if self.warning else self.sentences,
             rows=self.evaluation.rows(),
             no_interval=self.evaluation.no_interval,
@@ -104,176 +142,176 @@ class Judgement:
         )
 
 
-def judge(
+def assess(
     model: GPT,
     tokenizer: Tokenizer,
-    documents: Sequence[np.ndarray | Excerpt],
+    text: HeldOut,
+    background: Background,
     *,
-    corpus: Corpus,
-    history: History | None = None,
-    started_from: str | None = None,
-    remarks: Sequence[str] = (),
-    sample_of: int | None = None,
-    seen: Seen | None = None,
-    limit_bytes: int = BASELINE_BYTES,
-    effort: float = 1.0,
     protocol: Protocol = LUCID,
-    design: Design | None = None,
-    fraction: float = 0.0,
+    effort: Effort | None = None,
     progress: Progress = SILENT,
-) -> Judgement:
-    """All of it, for held-out documents, as `evaluate_documents` takes them, and the corpus learnt from.
+) -> Assessment:
+    """The assessment of a model on held-out documents; without a corpus, the evaluation and a paragraph.
 
-    `history` is that of a run whose own held-out text this is, and `started_from` names the weights that the
-    run went on from; `remarks` are sentences that come first; `sample_of` is the number of tokens of the
-    held-out part where the documents are a sample of it; `seen` says how much of them was trained on;
-    `limit_bytes` of training text are given to the baselines at most, which predict the text as its tokens
-    spell it; `effort` is the part of the usual length that the model generates; `protocol`, `design` and
-    `fraction` are those of `evaluate_documents`. Nothing in it looks at a clock: the same weights are judged
-    the same.
+    It never reads a clock: the same weights get the same assessment.
     """
-    evaluation = evaluate_documents(
-        model,
-        tokenizer,
-        documents,
-        protocol=protocol,
-        design=design,
-        fraction=fraction,
-        token_counts=count_tokens(corpus),
-        progress=progress,
-    )
-    whole_documents = history is not None and corpus.design == "documents"
-    if whole_documents:  # of a run's own text the way to an interval is another split
-        evaluation = replace(evaluation, no_interval=_by_another_split(evaluation.no_interval))
-    if sample_of is not None and evaluation.tokens_total < sample_of:
-        evaluation = replace(evaluation, sample_of=sample_of)
-    evaluation = _about_new_text(evaluation, seen)
-    prefix_id = model.document_prefix_id if evaluation.protocol.prefix != "none" else None
-    held_out = ids_of(documents)
+    seen, corpus = background.seen, background.corpus
+    if corpus is None:
+        text, first = _watched(text)
+        evaluation = _evaluated(model, tokenizer, text, None, seen, protocol, progress)
+        paragraph = explained_paragraph(model, tokenizer, first)
+        return Assessment(evaluation, explanation=paragraph, sentences=background.remarks, seen=seen)
+    effort = effort or Effort()
+    documents = list(text.documents)
+    text = replace(text, documents=documents)
+    evaluation = _evaluated(model, tokenizer, text, corpus, seen, protocol, progress)
     baselines = ladder = None
     if evaluation.bytes_scored >= FEWEST_BYTES:
+        prefix_id = model.document_prefix_id if evaluation.protocol.prefix != "none" else None
         baselines = measure_baselines(
             tokenizer,
             train_documents(corpus),
             documents,
             prefix_id=prefix_id,
-            limit_bytes=limit_bytes,
+            limit_bytes=effort.baseline_bytes,
             progress=progress,
         )
-        ladder = replace(
-            ladder_of(
-                evaluation.bits_per_byte,
-                evaluation.units,
-                evaluation.design,
-                baselines,
-                fraction=evaluation.fraction,
-                same=evaluation.same,
-                no_interval=NO_INTERVAL if seen is not None and seen.mostly else "",
-            ),
-            caution=evaluation.caution,
-            interval=evaluation.bits_interval,
-        )
-        if whole_documents:
-            ladder = replace(ladder, no_interval=_by_another_split(ladder.no_interval))
-    progress.stage("generating text")
-    # A text that was given may have been trained on: the run's own held-out text was not.
-    own = held_out if history is not None else [excerpt.ids for excerpt in validation_documents(corpus)]
-    reference = _first_tokens(own, REFERENCE_TOKENS)
-    memorization = measure_memorization(
-        tokenizer,
-        write_texts(model, tokenizer, effort=effort),
-        reference,
-        corpus.train,
-        continuation=measure_continuation(
-            model,
-            tokenizer,
-            reference,
-            corpus.train,
-            prompts=_part(PROMPTS, model, effort),
-        ),
-        progress=progress,
-    )
-    course = (
-        course_of(history, baselines=baselines, design=corpus.design)
-        if history is not None and history.validations
-        else None
-    )
-    longer = course is None or course.longer_helps
-    few = evaluation.tokens_scored < FEWEST_TOKENS
-    sentences = (
-        *remarks,
-        gain_sentence(history, started_from) if history is not None and started_from else "",
-        course_sentences(course) if course is not None else "",
-        too_little_text(evaluation.tokens_scored) if few else "",
-        too_few_bytes(evaluation.bytes_scored)
-        if ladder is None
-        else ""
-        if few
-        else _with_caution(
-            place_sentences(ladder, own=history is not None, longer=longer), evaluation.caution
-        ),
-        sentence_of(memorization, who="the best weights" if history is not None else "the model"),
-    )
-    told = tuple(dict.fromkeys(sentence for sentence in sentences if sentence))
-    return Judgement(
+        ladder = _ladder(evaluation, baselines, seen)
+    history = background.history
+    if history is not None and corpus.design == "documents":
+        evaluation = replace(evaluation, no_interval=_by_another_split(evaluation.no_interval))
+        ladder = ladder and replace(ladder, no_interval=_by_another_split(ladder.no_interval))
+    memorization = _memorization(model, tokenizer, text, background, effort.generated, progress)
+    course = None
+    if history is not None and history.validations:
+        course = course_of(history, baselines=baselines, design=corpus.design)
+    return Assessment(
         evaluation,
         baselines,
         ladder,
         memorization,
-        _paragraph(model, tokenizer, documents),
-        told,
+        explained_paragraph(model, tokenizer, documents),
+        _sentences(background, evaluation, ladder, memorization, course),
         course,
         seen,
     )
 
 
-def without_training_text(
-    model: GPT,
-    tokenizer: Tokenizer,
-    documents: Iterable[np.ndarray | Excerpt],
-    *,
-    remarks: Sequence[str] = (),
-    seen: Seen | None = None,
-    protocol: Protocol = LUCID,
-    design: Design | None = None,
-    fraction: float = 0.0,
-    progress: Progress = SILENT,
-) -> Judgement:
-    """What can be said without knowing what the model was trained on: its evaluation, and a paragraph."""
+def _watched(text: HeldOut) -> tuple[HeldOut, list[np.ndarray | Excerpt]]:
+    """The text, and a list that has its first document as soon as that is read."""
     first: list[np.ndarray | Excerpt] = []
 
-    def watched() -> Iterator[np.ndarray | Excerpt]:
-        for document in documents:
+    def documents() -> Iterator[np.ndarray | Excerpt]:
+        for document in text.documents:
             if not first:
                 first.append(document)
             yield document
 
+    return replace(text, documents=documents()), first
+
+
+def _evaluated(
+    model: GPT,
+    tokenizer: Tokenizer,
+    text: HeldOut,
+    corpus: Corpus | None,
+    seen: Seen | None,
+    protocol: Protocol,
+    progress: Progress,
+) -> Evaluation:
     evaluation = evaluate_documents(
-        model, tokenizer, watched(), protocol=protocol, design=design, fraction=fraction, progress=progress
+        model,
+        tokenizer,
+        text.documents,
+        protocol=protocol,
+        design=text.design,
+        fraction=text.fraction,
+        token_counts=count_tokens(corpus) if corpus is not None else None,
+        progress=progress,
     )
-    evaluation = _about_new_text(evaluation, seen)
-    paragraph = _paragraph(model, tokenizer, first)
-    return Judgement(evaluation, None, None, None, paragraph, tuple(remarks), seen=seen)
+    if text.sample_of is not None and evaluation.tokens_total < text.sample_of:
+        evaluation = replace(evaluation, sample_of=text.sample_of)
+    if seen is not None and seen.mostly:  # an interval is about text that was not trained on
+        evaluation = evaluation.without_intervals(NO_INTERVAL)
+    return evaluation
 
 
-def _about_new_text(evaluation: Evaluation, seen: Seen | None) -> Evaluation:
-    """Without intervals where the text was trained on: they would be of text that was not."""
-    return evaluation.without_intervals(NO_INTERVAL) if seen is not None and seen.mostly else evaluation
+def _ladder(evaluation: Evaluation, baselines: Baselines, seen: Seen | None) -> Ladder:
+    ladder = ladder_of(
+        evaluation.bits_per_byte,
+        evaluation.units,
+        evaluation.design,
+        baselines,
+        fraction=evaluation.fraction,
+        same=evaluation.same,
+        no_interval=NO_INTERVAL if seen is not None and seen.mostly else "",
+    )
+    return replace(ladder, caution=evaluation.caution)
+
+
+def _memorization(
+    model: GPT,
+    tokenizer: Tokenizer,
+    text: HeldOut,
+    background: Background,
+    generated: float,
+    progress: Progress,
+) -> Memorization:
+    """What the model has memorized, beside the run's own held-out text: other text may be trained on."""
+    corpus = background.corpus
+    assert corpus is not None
+    progress.stage("generating")
+    own = text.documents if background.history is not None else validation_documents(corpus)
+    reference = _first_tokens(ids_of(own), REFERENCE_TOKENS)
+    continuation = measure_continuation(
+        model, tokenizer, reference, corpus.train, prompts=_part(PROMPTS, model, generated)
+    )
+    written = write_texts(model, tokenizer, generated=generated)
+    return measure_memorization(
+        tokenizer, written, reference, corpus.train, continuation=continuation, progress=progress
+    )
+
+
+def _sentences(
+    background: Background,
+    evaluation: Evaluation,
+    ladder: Ladder | None,
+    memorization: Memorization,
+    course: Course | None,
+) -> tuple[str, ...]:
+    """The verdict: each sentence once."""
+    history, source = background.history, background.started_from
+    said = [*background.remarks]
+    if history is not None and source:
+        said.append(gain_sentence(history, source))
+    if course is not None:
+        said.append(course_sentences(course))
+    if evaluation.tokens_scored < FEWEST_TOKENS:
+        said.append(too_little_text(evaluation.tokens_scored))
+    if ladder is None:
+        said.append(too_few_bytes(evaluation.bytes_scored))
+    elif evaluation.tokens_scored >= FEWEST_TOKENS:
+        longer = course is None or course.longer_helps
+        said.append(place_sentences(ladder, own=history is not None, longer=longer))
+    who = "the best weights" if history is not None else "the model"
+    said.append(sentence_of(memorization, who=who))
+    return tuple(dict.fromkeys(sentence for sentence in said if sentence))
 
 
 def count_tokens(corpus: Corpus) -> np.ndarray:
-    """How often each id stands in the training text: (V,)."""
+    """How often each id occurs in the training text: (V,)."""
     counts = np.zeros(corpus.tokenizer.vocab_size, np.int64)
     for start in range(0, len(corpus.train), COUNTED_AT_ONCE):
         counts += np.bincount(corpus.train[start : start + COUNTED_AT_ONCE], minlength=len(counts))
     return counts
 
 
-def write_texts(model: GPT, tokenizer: Tokenizer, *, effort: float = 1.0) -> list[np.ndarray]:
-    """Texts as the model believes them: temperature 1, no prompt."""
+def write_texts(model: GPT, tokenizer: Tokenizer, *, generated: float = 1.0) -> list[np.ndarray]:
+    """Texts generated without a prompt from the model's own distribution (temperature 1)."""
     if tokenizer.end_of_text is None:
         return []
-    length = _part(WRITTEN_TOKENS, model, effort)
+    length = _part(WRITTEN_TOKENS, model, generated)
     decoding = Decoding(max_new_tokens=length, temperature=1.0)
     written = generate_batch(model, tokenizer, [""], decoding, num=WRITTEN_TEXTS, seed=0)
     return [
@@ -281,25 +319,18 @@ def write_texts(model: GPT, tokenizer: Tokenizer, *, effort: float = 1.0) -> lis
     ]
 
 
-def _part(count: int, model: GPT, effort: float) -> int:
-    """A quarter where generating all takes minutes; else as much as the effort, a quarter at least."""
-    return count // 4 if _slow(model) else max(count // 4, round(effort * count))
-
-
-def _slow(model: GPT) -> bool:
-    """Whether generating takes minutes."""
-    return model.device.type == "cpu" and model.n_parameters > LARGE
+def _part(count: int, model: GPT, share: float) -> int:
+    """This share of a count, at least a quarter; a quarter where generating all takes minutes."""
+    slow = model.device.type == "cpu" and model.n_parameters > LARGE
+    return count // 4 if slow else max(count // 4, round(share * count))
 
 
 def _by_another_split(reason: str) -> str:
+    """The reason with another way out: no documents can be added to a run's own held-out text."""
     return reason.replace(MORE_DOCUMENTS, f"{HOLD_OUT_MORE}, or pieces (--split pieces)")
 
 
-def _with_caution(sentence: str, caution: str) -> str:
-    return f"{sentence.removesuffix('.')} ({caution})." if caution else sentence
-
-
-def _first_tokens(documents: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
+def _first_tokens(documents: Iterable[np.ndarray], count: int) -> list[np.ndarray]:
     taken: list[np.ndarray] = []
     for ids in documents:
         if count <= 0:
@@ -309,10 +340,10 @@ def _first_tokens(documents: Sequence[np.ndarray], count: int) -> list[np.ndarra
     return taken
 
 
-def _paragraph(
-    model: GPT, tokenizer: Tokenizer, documents: Sequence[np.ndarray | Excerpt]
+def explained_paragraph(
+    model: GPT, tokenizer: Tokenizer, documents: Iterable[np.ndarray | Excerpt]
 ) -> Explanation | None:
-    """The first lines of the held-out text, in whole words, explained; None where it has too few tokens."""
+    """The first lines of the held-out text, in whole words, explained; None if it has too few tokens."""
     for excerpt in map(as_excerpt, documents):
         text = tokenizer.decode(excerpt.ids[: 2 * PARAGRAPH_CHARACTERS])[: 2 * PARAGRAPH_CHARACTERS]
         if len(excerpt.before) and not tokenizer.decode(excerpt.before[-8:])[-1:].isspace():

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from lucidlm.report.assessment import Judgement
+from lucidlm.report.assessment import Assessment
 from lucidlm.runs.history import Validation
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.files import write_atomically
@@ -27,14 +27,14 @@ class Trained:
     best: Validation | None
 
 
-def write_card(run: Trained, judgement: Judgement) -> None:
-    """README.md in the run's folder, from its plan, its corpus and the judgement of its best weights."""
-    write_atomically(run.folder / "README.md", card(run, judgement))
+def write_card(run: Trained, assessment: Assessment) -> None:
+    """README.md in the run's folder, from its plan, its corpus and the assessment of its best weights."""
+    write_atomically(run.folder / "README.md", card(run, assessment))
 
 
-def card(run: Trained, judgement: Judgement) -> str:
+def card(run: Trained, assessment: Assessment) -> str:
     """The text of the card, in the form that model hubs read."""
-    evaluation = judgement.evaluation
+    evaluation = assessment.evaluation
     plan, corpus, name = run.plan, run.corpus, run.folder.name
     quoted, argument = printable(json.dumps(name, ensure_ascii=False)), shlex.quote(one_line(name))
     shape, best = plan.model, run.best
@@ -59,9 +59,9 @@ trained from {in_code(run.config.from_) if run.config.from_ else "random weights
 | scored | {plural(evaluation.tokens_scored, "token")}, {plural(evaluation.bytes_scored, "byte")} |
 | counted | {evaluation.protocol} |
 
-{judgement.verdict}
+{assessment.verdict}
 
-{_ladder(judgement)}
+{_ladder(assessment)}
 
 ## Text and training
 {corpus.train_tokens:,} training tokens and {corpus.validation_tokens:,} held-out ones by the tokenizer \
@@ -97,11 +97,11 @@ def in_code(text: str) -> str:
     return f"{fence}{space}{text}{space}{fence}"
 
 
-def _ladder(judgement: Judgement) -> str:
+def _ladder(assessment: Assessment) -> str:
     """The comparison with the baselines, where there is text enough for one."""
-    if judgement.ladder is None:
+    if assessment.ladder is None:
         return ""
     return (
-        f"```text\n{judgement.ladder}\n```\n"
+        f"```text\n{assessment.ladder}\n```\n"
         "The baselines were given the same training text; `report.html` has the curves.\n"
     )

@@ -1,4 +1,4 @@
-"""One HTML page that says it all: a judgement and, of a run, its history in; verdict, curves and samples out.
+"""The report page: an assessment and, for a run, its history in; verdict, curves and samples out.
 
 The page holds its data, its script and the chart library, and fetches nothing.
 """
@@ -17,7 +17,7 @@ from lucidlm.measure.baselines import ADAPTS, STATIC
 from lucidlm.measure.diagnosis import FEW
 from lucidlm.measure.explanation import page_values
 from lucidlm.pages.page import in_script, write_page
-from lucidlm.report.assessment import Judgement
+from lucidlm.report.assessment import Assessment
 from lucidlm.report.curves import curves_of, finite
 from lucidlm.report.ladder import Rung
 from lucidlm.runs.history import SAMPLES, History, read_history
@@ -32,7 +32,7 @@ SHOWN_ABOVE = {"loss", "perplexity", "bits per byte", "first choice", "rank", "c
 
 def write_report(
     path: str | os.PathLike,
-    judgement: Judgement,
+    assessment: Assessment,
     *,
     title: str,
     subtitle: str = "",
@@ -43,20 +43,20 @@ def write_report(
     history = read_history(run) if run is not None else None
     if history is not None and not history.validations:
         history = None
-    explanation = judgement.explanation
+    explanation = assessment.explanation
     write_page(
         path,
         "report.html",
         title=title,
         subtitle=subtitle,
-        judgement=judgement,
-        evaluation=judgement.evaluation,
-        ladder=_ladder(judgement),
+        assessment=assessment,
+        evaluation=assessment.evaluation,
+        ladder=_ladder(assessment),
         few=FEW,
-        facts=[row[:2] for row in judgement.evaluation.rows() if row[0] not in SHOWN_ABOVE],
+        facts=[row[:2] for row in assessment.evaluation.rows() if row[0] not in SHOWN_ABOVE],
         history=history,
         validated=_validated_on(history) if history is not None else "",
-        charts=in_script(_charts(judgement, history, title)),
+        charts=in_script(_charts(assessment, history, title)),
         library=_library(),
         samples=_samples(run) if run is not None else [],
         explained=page_values(explanation) if explanation is not None else None,
@@ -87,9 +87,9 @@ def _library() -> str:
     return base64.b64encode(gzip.compress(get_plotlyjs().encode("utf-8"), mtime=0)).decode("ascii")
 
 
-def _ladder(judgement: Judgement) -> list[dict[str, Any]]:
+def _ladder(assessment: Assessment) -> list[dict[str, Any]]:
     """The baselines and the model, worst first, each difference as the page draws it."""
-    ladder = judgement.ladder
+    ladder = assessment.ladder
     if ladder is None:
         return []
     nearest = (ladder.best(STATIC), ladder.best(ADAPTS))
@@ -115,9 +115,9 @@ def _drawn(rung: Rung, reach: float) -> dict[str, Any]:
     return {"outcome": rung.outcome, "at": at, "low": low, "high": high, "beyond": beyond}
 
 
-def _charts(judgement: Judgement, history: History | None, name: str) -> dict[str, Any]:
+def _charts(assessment: Assessment, history: History | None, name: str) -> dict[str, Any]:
     """What charts.js draws: numbers in nats, and how to turn them into bits per byte."""
-    evaluation, diagnosis = judgement.evaluation, judgement.evaluation.diagnosis
+    evaluation, diagnosis = assessment.evaluation, assessment.evaluation.diagnosis
     bytes_per_token = (
         evaluation.bytes_scored / evaluation.tokens_scored if evaluation.bytes_scored else math.nan
     )
@@ -135,10 +135,10 @@ def _charts(judgement: Judgement, history: History | None, name: str) -> dict[st
     if history is not None:
         curves = replace(curves_of(history, name), bits_per_nat=charts["bits_per_nat"])
         charts["curves"] = [curves.to_dict()]
-        if judgement.baselines is not None and bytes_per_token:
+        if assessment.baselines is not None and bytes_per_token:
             charts["lines"] = [
                 [row.name, row.bits_per_byte * math.log(2) * bytes_per_token]
-                for row in judgement.baselines.rows
+                for row in assessment.baselines.rows
             ]
     return charts
 

@@ -199,11 +199,16 @@ def gain_sentence(history: History, source: str) -> str:
 
 
 def place_sentences(ladder: Ladder, *, own: bool, longer: bool = True) -> str:
-    """How the model compares with the baselines.
+    """How the model compares with the baselines, with the caution that belongs beside its number.
 
     `own`: the text is the run's own held-out text, so it can be said that the model has learnt nothing, if
     that text does not differ from the training text. `longer`: more steps on the same text may help.
     """
+    said = _place(ladder, own=own, longer=longer)
+    return f"{said.removesuffix('.')} ({ladder.caution})." if ladder.caution else said
+
+
+def _place(ladder: Ladder, *, own: bool, longer: bool) -> str:
     if not own or ladder.differs is not None:
         return " ".join(filter(None, (_likeness(ladder), _against_best(ladder, ""))))
     if ladder.learnt == "nothing":

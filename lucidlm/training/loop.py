@@ -1,6 +1,7 @@
 """The training function: train_steps yields a report a step and writes the run as it goes; train runs it."""
 
 import contextlib
+import html
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +13,7 @@ import torch
 from lucidlm.errors import RunError
 from lucidlm.measure.evaluated import Evaluation
 from lucidlm.model.gpt import GPT
-from lucidlm.report.assessment import Judgement, judge
+from lucidlm.report.assessment import Assessment, Background, Effort, HeldOut, assess
 from lucidlm.report.card import write_card
 from lucidlm.report.course import course_of
 from lucidlm.report.run_page import REPORT, write_report
@@ -69,7 +70,7 @@ class TrainResult:
     run: Path
     step: int
     best: Validation | None
-    judgement: Judgement | None
+    assessment: Assessment | None
     """The best weights on the validation text, beside its baselines; None if the run was interrupted."""
     verdict: str
     time_s: float
@@ -81,7 +82,11 @@ class TrainResult:
     @property
     def evaluation(self) -> Evaluation | None:
         """The best weights on the validation text."""
-        return self.judgement.evaluation if self.judgement else None
+        return self.assessment.evaluation if self.assessment else None
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the verdict, the numbers and the baselines as tables."""
+        return self.assessment._repr_html_() if self.assessment else f"<p>{html.escape(self.verdict)}</p>"
 
 
 def train(
@@ -180,19 +185,19 @@ def finish(
     for note in save(run):
         progress.note(note)
     problems = () if run.unsaved is None else (_unsaved(run),)
-    judgement = None
+    assessment = None
     if not interrupted and not run.validation_pending:
         try:
             with released():
-                judgement = _judge_best(run, progress)
+                assessment = _assess_best(run, progress)
         except Interrupted as signalled:
             interrupted = signalled.number
         except Exception as error:
             if not isinstance(error, OSError) and not is_out_of_memory(error):
                 raise
             problems += (_unjudged(run, error),)
-    result = _ended(run, judgement, interrupted=interrupted, problems=problems)
-    if judgement is None:
+    result = _ended(run, assessment, interrupted=interrupted, problems=problems)
+    if assessment is None:
         for problem in problems:
             progress.note(problem)
         return result
@@ -200,7 +205,7 @@ def finish(
         answer(result)
     try:
         with released():
-            pages = _write_pages(run, judgement)
+            pages = _write_pages(run, assessment)
     except Interrupted as signalled:
         pages, result = (), replace(result, interrupted=signalled.number)
     result = replace(result, problems=(*problems, *pages))
@@ -226,29 +231,29 @@ def _unjudged(run: TrainingRun, error: Exception) -> str:
 
 
 def _ended(
-    run: TrainingRun, judgement: Judgement | None, *, interrupted: int, problems: tuple[str, ...]
+    run: TrainingRun, assessment: Assessment | None, *, interrupted: int, problems: tuple[str, ...]
 ) -> TrainResult:
     """The end as metrics.jsonl has it, and the result."""
     end = {"step": run.step, "interrupted": interrupted, "time_s": run.clock.elapsed_s}
-    run.metrics.event("end", end | ({"final": asdict(_final(judgement.evaluation))} if judgement else {}))
+    run.metrics.event("end", end | ({"final": asdict(_final(assessment.evaluation))} if assessment else {}))
     return TrainResult(
         run=run.folder,
         step=run.step,
         best=run.best,
-        judgement=judgement,
-        verdict=judgement.verdict if judgement else course_sentences(course_of(read_history(run.folder))),
+        assessment=assessment,
+        verdict=assessment.verdict if assessment else course_sentences(course_of(read_history(run.folder))),
         time_s=run.clock.elapsed_s,
         interrupted=interrupted,
         problems=problems,
     )
 
 
-def _write_pages(run: TrainingRun, judgement: Judgement) -> tuple[str, ...]:
+def _write_pages(run: TrainingRun, assessment: Assessment) -> tuple[str, ...]:
     """Model card and report; a line for each that cannot be written."""
     problems = []
     for name, write in (("README.md", _write_card), (REPORT, _write_report)):
         try:
-            write(run, judgement)
+            write(run, assessment)
         except OSError as error:
             problems.append(
                 f"{run.folder / name} could not be written: {with_way_out(error)}; the run is whole without "
@@ -257,8 +262,8 @@ def _write_pages(run: TrainingRun, judgement: Judgement) -> tuple[str, ...]:
     return tuple(problems)
 
 
-def _write_card(run: TrainingRun, judgement: Judgement) -> None:
-    write_card(run.trained(), judgement)
+def _write_card(run: TrainingRun, assessment: Assessment) -> None:
+    write_card(run.trained(), assessment)
 
 
 def _final(evaluation: Evaluation) -> Final:
@@ -433,7 +438,7 @@ def _far_behind(run: TrainingRun, possible: int, *, share_of_time: float) -> boo
     return possible < run.plan.steps * (0.7 if share_of_time < 0.8 else 0.97)
 
 
-def _judge_best(run: TrainingRun, progress: Progress) -> Judgement:
+def _assess_best(run: TrainingRun, progress: Progress) -> Assessment:
     """The best weights, read back, on the validation text: all of it if there is time for that.
 
     With minutes to keep to, baselines and memorization get as much less as other programs leave of a core.
@@ -446,29 +451,26 @@ def _judge_best(run: TrainingRun, progress: Progress) -> Judgement:
         seconds = max(run.clock.left_s(reserve_s=run.judging_s), run.clock.deadline_s / 50)
         tokens = min(tokens, max(1024, int(seconds * run.evaluated_per_s)))
     history = read_history(run.folder)
-    limit_bytes, share = baseline_bytes(run.config), 1.0
-    if run.clock.deadline_s is not None and (found := min(core_share(), run.clock.core_share)) < QUIET:
-        limit_bytes, share = max(LEAST_CONTENDED_BYTES, int(limit_bytes * found)), found
+    effort = Effort(baseline_bytes(run.config))
+    if run.clock.deadline_s is not None and (share := min(core_share(), run.clock.core_share)) < QUIET:
+        fewer = max(LEAST_CONTENDED_BYTES, int(effort.baseline_bytes * share))
         progress.note(
-            f"CPU is contended ({share:.0%} of a core is left): baselines of {limit_bytes:,} bytes "
-            f"of text at most, instead of {baseline_bytes(run.config):,}, and less generated text; "
+            f"CPU is contended ({share:.0%} of a core is left): baselines of {fewer:,} bytes "
+            f"of text at most, instead of {effort.baseline_bytes:,}, and less generated text; "
             f"lucidlm evaluate {run.folder} does not hurry"
         )
-    judgement = judge(
-        model,
-        run.corpus.tokenizer,
+        effort = Effort(fewer, share)
+    text = HeldOut(
         sample_of(run.corpus, tokens=tokens),
-        design=design_of(run.corpus, sampled=tokens < total),
-        fraction=fraction_of(run.corpus, tokens=tokens),
-        corpus=run.corpus,
-        history=replace(history, kept=run.kept or history.kept),
+        design_of(run.corpus, sampled=tokens < total),
+        fraction_of(run.corpus, tokens=tokens),
         sample_of=run.corpus.heldout_tokens,
-        started_from=run.config.from_,
-        limit_bytes=limit_bytes,
-        effort=share,
-        progress=progress,
     )
-    return replace(judgement, seen=held_out_seen_by(str(run.folder), run.folder))
+    background = Background(
+        run.corpus, replace(history, kept=run.kept or history.kept), started_from=run.config.from_
+    )
+    result = assess(model, run.corpus.tokenizer, text, background, effort=effort, progress=progress)
+    return replace(result, seen=held_out_seen_by(str(run.folder), run.folder))
 
 
 def _best_model(run: TrainingRun) -> GPT:
@@ -484,11 +486,11 @@ def _best_model(run: TrainingRun) -> GPT:
     return model.eval()
 
 
-def _write_report(run: TrainingRun, judgement: Judgement) -> None:
+def _write_report(run: TrainingRun, assessment: Assessment) -> None:
     shape = run.plan.model
     write_report(
         run.folder / REPORT,
-        judgement,
+        assessment,
         title=run.folder.name,
         subtitle=f"{plural(shape.n_parameters, 'parameter')}, {plural(shape.n_layers, 'layer')}, "
         f"{shape.emb_dim} wide, context {shape.context_length:,}, tokenizer {run.corpus.tokenizer.name}; "

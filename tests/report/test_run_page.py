@@ -8,55 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from selectolax.lexbor import LexborHTMLParser
 
-from lucidlm.measure.baselines import FEWEST_BYTES, measure_baselines
-from lucidlm.measure.continuation import measure_continuation
-from lucidlm.measure.evaluation import evaluate_documents
-from lucidlm.measure.memorization import measure_memorization, sentence_of
-from lucidlm.model.config import GPTConfig
-from lucidlm.model.gpt import GPT
+from lucidlm.measure.baselines import FEWEST_BYTES
 from lucidlm.pages import page
-from lucidlm.report.assessment import count_tokens, judge, without_training_text, write_texts
-from lucidlm.report.ladder import ladder_of
 from lucidlm.report.run_page import MOST_SAMPLES, SHOWN_ABOVE, write_report
 from lucidlm.report.verdict import too_little_text
-from lucidlm.runs.history import METRICS, SAMPLES, History
+from lucidlm.runs.history import METRICS, SAMPLES
 from lucidlm.runtime.wording import plural
 from lucidlm.text import reasons
 from lucidlm.text.account import Account
-from lucidlm.text.corpus import train_documents, validation_documents
-from lucidlm.text.excerpts import ids_of
-from lucidlm.text.preparation import prepare
-
-LINES = [
-    "The tide came in.",
-    "Anna wrote it down.",
-    "Nobody on the quay looked up.",
-    "The lamp went out at nine.",
-]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("corpus")
-    draw = np.random.default_rng(0)
-    (folder / "book.txt").write_text("\n".join(LINES[draw.integers(4)] for _ in range(300)), encoding="utf-8")
-    return prepare([folder / "book.txt"], folder / "data", tokenizer="bytes")
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    model = GPT(GPTConfig(vocab_size=257, context_length=32, emb_dim=16, n_layers=1, n_heads=2)).eval()
-    model.config = model.config.changed(document_prefix_id=256)
-    return model
-
-
-@pytest.fixture(scope="module")
-def judgement(model, corpus):
-    return judge(model, corpus.tokenizer, [*validation_documents(corpus)], corpus=corpus)
+from lucidlm.text.corpus import validation_documents
 
 
 @pytest.fixture
@@ -84,102 +46,9 @@ def page_of(path) -> LexborHTMLParser:
     return LexborHTMLParser(path.read_text(encoding="utf-8"))
 
 
-# The judgement.
-
-
-@pytest.mark.parametrize("count", [1, FEWEST_BYTES - 1, FEWEST_BYTES])
-def test_a_text_of_few_bytes_is_compared_with_no_compressor_and_said_so(model, corpus, count, tmp_path):
-    text = np.frombuffer(("The tide came in. " * 30).encode()[:count], np.uint8).astype(np.uint16)
-    judged = judge(model, corpus.tokenizer, [text], corpus=corpus)
-    enough = count >= FEWEST_BYTES
-    assert (judged.ladder is not None) == (judged.baselines is not None) == enough
-    said = (
-        f"No comparison with baselines: {plural(count, 'scored byte')}, at least {FEWEST_BYTES} are needed."
-    )
-    assert (said in judged.verdict) != enough
-    assert len(judged.sentences) == len(set(judged.sentences))
-    assert not re.search(r"(?<![\d,.])1 (tokens|bytes|documents|pieces|blocks)\b", str(judged))
-    assert (judged.to_dict()["ladder"] is None) != enough
-    write_report(tmp_path / "page.html", judged, title="few", subtitle="")
-
-
-def test_each_part_is_what_its_own_module_says(model, corpus, judgement):
-    heldout, tokenizer = [*validation_documents(corpus)], corpus.tokenizer
-    counts = np.bincount(np.asarray(corpus.train[:]), minlength=257)
-    assert np.array_equal(count_tokens(corpus), counts)
-    assert judgement.evaluation == evaluate_documents(model, tokenizer, heldout, token_counts=counts)
-    assert judgement.baselines == measure_baselines(
-        tokenizer, train_documents(corpus), heldout, prefix_id=256
-    )
-    written = write_texts(model, tokenizer)
-    asked = measure_continuation(model, tokenizer, ids_of(heldout), corpus.train)
-    assert judgement.memorization == measure_memorization(
-        tokenizer, written, ids_of(heldout), corpus.train, continuation=asked
-    )
-    assert sentence_of(judgement.memorization) in judgement.verdict
-    assert judgement.baselines.heldout_bytes == judgement.evaluation.bytes_scored
-
-
-def test_the_same_weights_are_judged_the_same(model, corpus, judgement):
-    again = judge(model, corpus.tokenizer, [*validation_documents(corpus)], corpus=corpus)
-    assert again == judgement
-
-
-def test_judging_changes_no_generator_and_no_mode(model, corpus):
-    state = torch.get_rng_state()
-    judge(model.train(), corpus.tokenizer, [*validation_documents(corpus)], corpus=corpus)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert model.training
-    model.eval()
-
-
-def test_the_ladder_pairs_the_model_with_each_baseline_on_the_same_bytes(judgement):
-    evaluation, baselines = judgement.evaluation, judgement.baselines
-    assert judgement.ladder == ladder_of(
-        evaluation.bits_per_byte, evaluation.units, evaluation.design, baselines
-    )
-    assert evaluation.units[:, 2].sum() == baselines.heldout_bytes
-    assert evaluation.units[:, 0].sum() == pytest.approx(evaluation.nats)
-    assert {rung.outcome for rung in judgement.ladder.rungs if rung.baseline.bits is None} == {"not tested"}
-
-
-def test_its_dictionary_is_json(judgement):
-    values = json.loads(json.dumps(judgement.to_dict(), allow_nan=False))
-    assert values["loss_nats"] == judgement.evaluation.loss_nats
-    assert values["verdict"] == judgement.verdict
-    assert len(values["baselines"]["rows"]) == len(judgement.baselines.rows)
-    assert [rung["name"] for rung in values["ladder"]["rungs"]] == [
-        row["name"] for row in values["baselines"]["rows"]
-    ]
-    assert values["units"] == judgement.evaluation.units.tolist()
-
-
-def test_only_a_run_s_own_held_out_text_is_said_to_have_taught_nothing(model, corpus):
-    heldout = [*validation_documents(corpus)]
-    own = judge(model, corpus.tokenizer, heldout, corpus=corpus, history=History((), ()))
-    other = judge(model, corpus.tokenizer, heldout, corpus=corpus)
-    assert "learnt nothing yet" in own.verdict
-    assert "learnt" not in other.verdict
-
-
-def test_few_held_out_documents_of_a_run_are_told_the_split_that_has_an_interval(model, corpus):
-    documents = dataclasses.replace(corpus, manifest=corpus.manifest | {"split": {"design": "documents"}})
-    few = [*validation_documents(corpus)][:2]
-    own = judge(model, corpus.tokenizer, few, corpus=documents, history=History((), ()), design="documents")
-    way_out = "2 documents, under 5; hold out more (--val-fraction 0.2), or pieces (--split pieces)"
-    for reason in (own.evaluation.no_interval, own.ladder.no_interval):
-        assert way_out in reason
-    given = judge(model, corpus.tokenizer, few, corpus=documents, design="documents")
-    for reason in (given.evaluation.no_interval, given.ladder.no_interval):
-        assert "under 5; give 5 or more documents" in reason
-
-
-# The page.
-
-
-def test_the_report_of_a_run_holds_its_numbers_curves_and_samples(judgement, run):
+def test_the_report_of_a_run_holds_its_numbers_curves_and_samples(assessment, run):
     write_report(
-        run / "report.html", judgement, title="tide", run=run, environment={"torch": "2", "gpu": None}
+        run / "report.html", assessment, title="tide", run=run, environment={"torch": "2", "gpu": None}
     )
     page = page_of(run / "report.html")
     charts = json.loads(page.css_first("#charts").text())
@@ -188,23 +57,23 @@ def test_the_report_of_a_run_holds_its_numbers_curves_and_samples(judgement, run
     assert curves["validation"] == [[1, 5.5], [2000, 3.0], [4000, 3.6]]
     assert curves["training"] == [[1, 5.5], [2000, 2.5], [4000, 1.2]]
     lines = dict(charts["lines"])
-    nats_per_bit = math.log(2) * judgement.evaluation.bytes_scored / judgement.evaluation.tokens_scored
-    assert lines["xz"] == pytest.approx(judgement.baselines["xz"].bits_per_byte * nats_per_bit)
-    tokens = judgement.evaluation.tokens_scored
+    nats_per_bit = math.log(2) * assessment.evaluation.bytes_scored / assessment.evaluation.tokens_scored
+    assert lines["xz"] == pytest.approx(assessment.baselines["xz"].bits_per_byte * nats_per_bit)
+    tokens = assessment.evaluation.tokens_scored
     for name, place in (("position", 2), ("frequency", 2), ("reliability", 2)):
         assert sum(row[place] for row in charts[name]) == tokens
         few = [row[place] < 30 for row in charts[name]]
         assert [row[-1] for row in charts[name]] == few  # drawn hollow
     shown = page.body.text()
-    for part in ("tide", f"{judgement.evaluation.bits_per_byte:.4f}", "95 % interval", "this model", "xz"):
+    for part in ("tide", f"{assessment.evaluation.bits_per_byte:.4f}", "95 % interval", "this model", "xz"):
         assert part in shown
     ladder = [[cell.text() for cell in row.css("td")] for row in page.css("table.ladder tr")][1:]
     assert [[row["name"], f"{row['bits']:.4f}", row["gap"], row["kind"], row["sees"]]
-            for row in judgement.ladder.rows()] == [[*row[:2], *row[3:]] for row in ladder]  # fmt: skip
+            for row in assessment.ladder.rows()] == [[*row[:2], *row[3:]] for row in ladder]  # fmt: skip
     assert len(page.css("table.ladder tr.ours")) == 1
     drawn = [svg.attributes["class"].removeprefix("interval ") for svg in page.css("table.ladder svg")]
-    assert drawn == [judgement.ladder[row[0]].outcome for row in ladder if row[0] != "this model"]
-    for fact in judgement.memorization.facts():
+    assert drawn == [assessment.ladder[row[0]].outcome for row in ladder if row[0] != "this model"]
+    for fact in assessment.memorization.facts():
         assert fact in shown
     samples = page.css("details:not(.places)")
     assert 2 < len(samples) <= MOST_SAMPLES
@@ -214,10 +83,10 @@ def test_the_report_of_a_run_holds_its_numbers_curves_and_samples(judgement, run
     assert "gpu" not in [cell.text() for cell in page.css("table.facts th")]
 
 
-def test_the_page_brings_the_chart_library_and_fetches_nothing(judgement, tmp_path):
+def test_the_page_brings_the_chart_library_and_fetches_nothing(assessment, tmp_path):
     from plotly.offline import get_plotlyjs
 
-    write_report(tmp_path / "report.html", judgement, title="tide")
+    write_report(tmp_path / "report.html", assessment, title="tide")
     page = page_of(tmp_path / "report.html")
     packed = page.css_first("#library").text().strip()
     assert gzip.decompress(base64.b64decode(packed)).decode() == get_plotlyjs()
@@ -228,19 +97,10 @@ def test_the_page_brings_the_chart_library_and_fetches_nothing(judgement, tmp_pa
     assert page.css_first("#curves") is None
 
 
-def test_without_training_text_it_is_the_evaluation_alone(model, corpus, tmp_path):
-    documents = [*validation_documents(corpus)]
-    judged = without_training_text(model, corpus.tokenizer, iter(documents))
-    assert judged.evaluation == evaluate_documents(model, corpus.tokenizer, documents)
-    assert (judged.baselines, judged.ladder, judged.memorization, judged.sentences) == (None, None, None, ())
-    write_report(tmp_path / "report.html", judged, title="alone")
-    assert "What the number means" not in page_of(tmp_path / "report.html").body.text()
-
-
-def test_numbers_that_are_infinite_do_not_break_the_page(judgement, run):
+def test_numbers_that_are_infinite_do_not_break_the_page(assessment, run):
     text = (run / METRICS).read_text().replace('"validation_loss_nats": 5.5', '"validation_loss_nats": NaN')
     (run / METRICS).write_text(text)
-    write_report(run / "report.html", judgement, title="tide", run=run)
+    write_report(run / "report.html", assessment, title="tide", run=run)
 
     def refuse(name):
         raise AssertionError(f"{name} is no JSON")
@@ -249,12 +109,12 @@ def test_numbers_that_are_infinite_do_not_break_the_page(judgement, run):
     assert json.loads(charts, parse_constant=refuse)["curves"][0]["validation"][0] == [1, None]
 
 
-def test_a_page_has_every_row_that_the_terminal_has(judgement, tmp_path):
+def test_a_page_has_every_row_that_the_terminal_has(assessment, tmp_path):
     account = Account(read=4000, files=1, stored=4000)
     account.leave_out(reasons.CARRIAGE_RETURNS, 100)
     account.saw(reasons.SURROGATES, 3)
-    evaluation = dataclasses.replace(judgement.evaluation, account=account, bytes_spelled=7)
-    write_report(tmp_path / "r.html", dataclasses.replace(judgement, evaluation=evaluation), title="tide")
+    evaluation = dataclasses.replace(assessment.evaluation, account=account, bytes_spelled=7)
+    write_report(tmp_path / "r.html", dataclasses.replace(assessment, evaluation=evaluation), title="tide")
     shown = page_of(tmp_path / "r.html").body.text()
     rows = evaluation.rows()
     assert {"certainty", "scored", "left out", "read", "changed"} <= {name for name, _, _ in rows}
@@ -263,61 +123,24 @@ def test_a_page_has_every_row_that_the_terminal_has(judgement, tmp_path):
             assert value in shown
 
 
-def test_a_curve_of_a_sample_says_so(judgement, run):
-    write_report(run / "report.html", judgement, title="tide", run=run)
+def test_a_curve_of_a_sample_says_so(assessment, run):
+    write_report(run / "report.html", assessment, title="tide", run=run)
     assert "sample:" not in page_of(run / "report.html").body.text()
     lines = (run / METRICS).read_text().replace('"validation_tokens": 1.0', '"validation_tokens": 770')
     (run / METRICS).write_text(
         lines.replace('"event": "validation"', '"event": "validation", "heldout_tokens": 7700')
     )
-    write_report(run / "report.html", judgement, title="tide", run=run)
+    write_report(run / "report.html", assessment, title="tide", run=run)
     assert "(sample: 770 of 7,700 tokens)" in page_of(run / "report.html").body.text()
 
 
-def test_a_page_is_whole_or_not_there(judgement, tmp_path, monkeypatch):
+def test_a_page_is_whole_or_not_there(assessment, tmp_path, monkeypatch):
     (tmp_path / "report.html").write_text("before")
     monkeypatch.setattr("lucidlm.report.run_page._library", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write_report(tmp_path / "report.html", judgement, title="tide")
+        write_report(tmp_path / "report.html", assessment, title="tide")
     assert (tmp_path / "report.html").read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
-
-
-def test_a_sample_is_called_so_beside_each_number_and_on_the_ladder(model, corpus, tmp_path):
-    heldout = [*validation_documents(corpus)]
-    total = corpus.heldout_tokens
-    part = heldout[::2]
-    scored = sum(len(excerpt.ids) for excerpt in part)
-    result = judge(model, corpus.tokenizer, part, corpus=corpus, sample_of=total)
-    mark = f"sample: {scored:,} of {total:,} tokens"
-    assert result.evaluation.caution == mark
-    assert sum(mark in line for line in str(result.ladder).splitlines()) == 1
-    assert sum(mark in sentence for sentence in result.sentences) == 1
-    write_report(tmp_path / "report.html", result, title="part")
-    assert page_of(tmp_path / "report.html").css_first(".figures").text().count(mark) == 4
-    whole = judge(model, corpus.tokenizer, heldout, corpus=corpus, sample_of=total)
-    assert whole.evaluation.sample_of is None
-    assert whole.evaluation.tokens_total == total
-
-
-def test_a_handful_of_held_out_tokens_has_no_verdict_and_its_bars_are_marked(model, corpus, tmp_path):
-    first = next(iter(validation_documents(corpus)))
-    result = judge(model, corpus.tokenizer, [first.part(0, 20)], corpus=corpus)
-    assert too_little_text(20) in result.sentences
-    assert not any("bits per byte" in sentence for sentence in result.sentences)
-    write_report(tmp_path / "report.html", result, title="few")
-    charts = json.loads(page_of(tmp_path / "report.html").css_first("#charts").text())
-    for name in ("position", "frequency", "reliability"):
-        assert all(row[-1] for row in charts[name])
-
-
-def test_a_page_says_that_the_paragraph_is_read_alone_where_pieces_were_not(model, corpus, tmp_path):
-    documents = [*validation_documents(corpus)]
-    for design in ("strata", None):
-        judged = judge(model, corpus.tokenizer, documents, corpus=corpus, design=design)
-        write_report(tmp_path / "page.html", judged, title="a run")
-        noted = page_of(tmp_path / "page.html").css_first("p.alone") is not None
-        assert noted == judged.evaluation.protocol.in_pieces == (design == "strata")
 
 
 def test_no_rule_of_the_page_reaches_into_the_charts():
@@ -326,3 +149,56 @@ def test_no_rule_of_the_page_reaches_into_the_charts():
     of_charts = {"bars", "points", "point", "lines", "trace", "plot", "legend", "xaxis", "yaxis"}
     loose = re.findall(r"(?<![\w\])])\.([\w-]+)", re.sub(r"\{[^}]*\}", "", look))
     assert not of_charts.intersection(loose)
+
+
+@pytest.mark.parametrize("count", [1, FEWEST_BYTES - 1, FEWEST_BYTES])
+def test_a_text_of_few_bytes_is_compared_with_no_compressor_and_said_so(assessed, count, tmp_path):
+    text = np.frombuffer(("The tide came in. " * 30).encode()[:count], np.uint8).astype(np.uint16)
+    found = assessed([text])
+    enough = count >= FEWEST_BYTES
+    assert (found.ladder is not None) == (found.baselines is not None) == enough
+    said = (
+        f"No comparison with baselines: {plural(count, 'scored byte')}, at least {FEWEST_BYTES} are needed."
+    )
+    assert (said in found.verdict) != enough
+    assert len(found.sentences) == len(set(found.sentences))
+    assert not re.search(r"(?<![\d,.])1 (tokens|bytes|documents|pieces|blocks)\b", str(found))
+    assert (found.to_dict()["ladder"] is None) != enough
+    write_report(tmp_path / "page.html", found, title="few", subtitle="")
+
+
+def test_a_sample_is_called_so_beside_each_number_and_on_the_ladder(assessed, corpus, tmp_path):
+    heldout = [*validation_documents(corpus)]
+    total = corpus.heldout_tokens
+    part = heldout[::2]
+    scored = sum(len(excerpt.ids) for excerpt in part)
+    result = assessed(part, sample_of=total)
+    mark = f"sample: {scored:,} of {total:,} tokens"
+    assert result.evaluation.caution == mark
+    assert sum(mark in line for line in str(result.ladder).splitlines()) == 1
+    assert sum(mark in sentence for sentence in result.sentences) == 1
+    write_report(tmp_path / "report.html", result, title="part")
+    assert page_of(tmp_path / "report.html").css_first(".figures").text().count(mark) == 4
+    whole = assessed(heldout, sample_of=total)
+    assert whole.evaluation.sample_of is None
+    assert whole.evaluation.tokens_total == total
+
+
+def test_a_handful_of_held_out_tokens_has_no_verdict_and_its_bars_are_marked(assessed, corpus, tmp_path):
+    first = next(iter(validation_documents(corpus)))
+    result = assessed([first.part(0, 20)])
+    assert too_little_text(20) in result.sentences
+    assert not any("bits per byte" in sentence for sentence in result.sentences)
+    write_report(tmp_path / "report.html", result, title="few")
+    charts = json.loads(page_of(tmp_path / "report.html").css_first("#charts").text())
+    for name in ("position", "frequency", "reliability"):
+        assert all(row[-1] for row in charts[name])
+
+
+def test_a_page_says_that_the_paragraph_is_read_alone_where_pieces_were_not(assessed, corpus, tmp_path):
+    documents = [*validation_documents(corpus)]
+    for design in ("strata", None):
+        found = assessed(documents, design=design)
+        write_report(tmp_path / "page.html", found, title="a run")
+        noted = page_of(tmp_path / "page.html").css_first("p.alone") is not None
+        assert noted == found.evaluation.protocol.in_pieces == (design == "strata")

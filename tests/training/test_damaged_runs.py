@@ -17,7 +17,7 @@ import tomlkit
 from damage import CONFUSING, DEEP, places_in, with_odd
 from run_folders import EVALUATE, WEIGHTS, Said, without_hashes
 
-from lucidlm.report import assessment as judgement
+from lucidlm.report.assessment import Assessment
 from lucidlm.runs.folder import checkpoint_folders
 from lucidlm.runtime.manifest import MANIFEST
 from lucidlm.training import loop
@@ -251,19 +251,19 @@ def confuse(folder: Path, say: Callable[..., Said], *, whole: bool, every: int, 
 
 @pytest.fixture
 def few_steps(monkeypatch) -> None:
-    """However many steps a confused plan has, a few are made; all that follows is one judgement."""
-    steps, judge, made = loop.train_steps, loop.judge, []
+    """However many steps a confused plan has, a few are made; all that follows is one assessment."""
+    steps, assess, made = loop.train_steps, loop.assess, []
 
     def first_of(training, *, stop) -> Iterator[loop.Report]:
         count = itertools.count(1)
         yield from steps(training, stop=lambda: next(count) > 20 or stop())
 
-    def judge_once(*inputs: Any, **settings: Any) -> judgement.Judgement:
-        made.extend([] if made else [judge(*inputs, **settings)])
+    def assess_once(*inputs: Any, **settings: Any) -> Assessment:
+        made.extend([] if made else [assess(*inputs, **settings)])
         return made[0]
 
     monkeypatch.setattr(loop, "train_steps", first_of)
-    monkeypatch.setattr(loop, "judge", judge_once)
+    monkeypatch.setattr(loop, "assess", assess_once)
 
 
 @pytest.mark.usefixtures("few_steps")

@@ -16,7 +16,7 @@ from models import TINY
 from recorded import Recorded
 
 from lucidlm.errors import LucidError
-from lucidlm.report.assessment import without_training_text
+from lucidlm.report.assessment import Background, assess
 from lucidlm.runs.folder import SETTINGS, checkpoint_folders
 from lucidlm.training import loop, saving
 from lucidlm.training.loop import train
@@ -53,15 +53,15 @@ class Outcome:
 @pytest.fixture
 def trial(make_config, make_tiny_plan, monkeypatch, fingerprint, timeless):
     """trial(kind, at): what becomes of a run that fails there, checked, then resumed and compared."""
-    judgements = []
+    assessments = []
 
-    def judge(model, tokenizer, texts, **_):
+    def assess_once(model, tokenizer, text, background, **_):
         """Of the first run; the others have its weights bitwise, or fail."""
-        if not judgements:
-            judgements.append(without_training_text(model, tokenizer, texts))
-        return judgements[0]
+        if not assessments:
+            assessments.append(assess(model, tokenizer, text, Background()))
+        return assessments[0]
 
-    monkeypatch.setattr(loop, "judge", judge)
+    monkeypatch.setattr(loop, "assess", assess_once)
     monkeypatch.setattr(loop, "held_out_seen_by", lambda *_: None)
     sample = {"prompt": "", "text": "", "probe_ids": [], "probe_log_probabilities": []}
     monkeypatch.setattr(loop, "write_sample", lambda *_, step, **__: {"step": step} | sample)

@@ -301,16 +301,16 @@ def test_three_numbers_of_one_run_agree_or_say_that_they_are_of_samples(make_con
             pass
         sampled = loop.finish(run)
     heldout = run.corpus.heldout_tokens
-    evaluation = sampled.judgement.evaluation
+    evaluation = sampled.assessment.evaluation
     assert evaluation.tokens_scored < heldout == evaluation.sample_of
     assert sampled.best.heldout_tokens == heldout > sampled.best.validation_tokens
     card = (sampled.run / "README.md").read_text(encoding="utf-8")
     mark = f"({evaluation.caution})"
     assert card.count(mark) >= 4  # its three rows and the verdict
-    assert sampled.judgement.course.best.heldout_tokens == heldout
+    assert sampled.assessment.course.best.heldout_tokens == heldout
 
     whole = train(make_config(out="whole"), plan=replace(plan, validation_tokens=10**6))
-    evaluation = whole.judgement.evaluation
+    evaluation = whole.assessment.evaluation
     assert (evaluation.sample_of, evaluation.tokens_scored) == (None, heldout)
     assert whole.best.validation_tokens == whole.best.heldout_tokens == heldout
     assert evaluation.loss_nats == pytest.approx(whole.best.validation_loss_nats, rel=1e-9)
@@ -335,8 +335,8 @@ def test_training_stops_when_the_validation_loss_has_passed_its_best_for_good(
     assert result.best.step == 2
     assert result.interrupted == 0
     assert any("passed its best, of step 2" in note for note in reports[-1].notes)
-    assert result.judgement.course.best.step == 2
-    assert result.judgement.course.rise > 0.5
+    assert result.assessment.course.best.step == 2
+    assert result.assessment.course.rise > 0.5
 
 
 def test_no_early_stop_goes_to_the_end_of_the_plan(make_config, make_tiny_plan, monkeypatch):

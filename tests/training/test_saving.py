@@ -11,7 +11,7 @@ import torch
 from recorded import Recorded
 
 from lucidlm.errors import RunError
-from lucidlm.report.assessment import without_training_text
+from lucidlm.report.assessment import Background, assess
 from lucidlm.runs.folder import SETTINGS, bring_back, checkpoint_folders, set_aside, sweep
 from lucidlm.training import loop, saving, setup
 from lucidlm.training.loop import train
@@ -30,10 +30,10 @@ def _dead() -> int:
 
 @pytest.fixture(autouse=True)
 def _judged_in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    def judge(model, tokenizer, documents, **_):
-        return without_training_text(model, tokenizer, documents)
+    def assess_alone(model, tokenizer, text, background, **_):
+        return assess(model, tokenizer, text, Background())
 
-    monkeypatch.setattr(loop, "judge", judge)
+    monkeypatch.setattr(loop, "assess", assess_alone)
 
 
 @pytest.fixture
@@ -55,9 +55,9 @@ def test_a_page_that_cannot_be_written_loses_no_number_and_is_said(interrupted, 
     monkeypatch.setattr(loop, "write_report", full)
     told = []
     result = train(
-        make_config(), resume=True, answer=lambda each: told.append(each.judgement), progress=Recorded(told)
+        make_config(), resume=True, answer=lambda each: told.append(each.assessment), progress=Recorded(told)
     )
-    assert result.judgement in told
+    assert result.assessment in told
     lines = [line for line in told if isinstance(line, str) and "could not be written" in line]
     assert lines == list(result.problems) == told[-2:]
     assert "run/README.md could not be written: No space left on device (make room" in lines[0]
@@ -67,38 +67,38 @@ def test_a_page_that_cannot_be_written_loses_no_number_and_is_said(interrupted, 
 def test_memory_that_runs_out_while_judging_costs_no_run_and_resuming_judges(
     interrupted, make_config, monkeypatch
 ):
-    real = loop.judge
+    real = loop.assess
 
-    def judge(*arguments, **named):
+    def assess_alone(*arguments, **named):
         raise MemoryError
 
-    monkeypatch.setattr(loop, "judge", judge)
+    monkeypatch.setattr(loop, "assess", assess_alone)
     told = []
     result = train(make_config(), resume=True, progress=Recorded(told))
-    assert (result.interrupted, result.step, result.judgement) == (0, 2, None)
+    assert (result.interrupted, result.step, result.assessment) == (0, 2, None)
     assert result.problems == tuple(told[-1:])
     assert "lucidlm train --resume --out run" in told[-1]
-    monkeypatch.setattr(loop, "judge", real)
-    assert train(make_config(), resume=True).judgement is not None
+    monkeypatch.setattr(loop, "assess", real)
+    assert train(make_config(), resume=True).assessment is not None
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
 def test_a_signal_while_judging_ends_it_and_resuming_judges(interrupted, make_config, monkeypatch):
-    real = loop.judge
+    real = loop.assess
 
-    def judge(*arguments, **named):
+    def assess_alone(*arguments, **named):
         signal.raise_signal(signal.SIGHUP)
         raise AssertionError("judged on in spite of the signal")
 
-    monkeypatch.setattr(loop, "judge", judge)
+    monkeypatch.setattr(loop, "assess", assess_alone)
     result = train(make_config(), resume=True)
-    assert (result.interrupted, result.step, result.judgement) == (signal.SIGHUP, 2, None)
-    monkeypatch.setattr(loop, "judge", real)
+    assert (result.interrupted, result.step, result.assessment) == (signal.SIGHUP, 2, None)
+    monkeypatch.setattr(loop, "assess", real)
     monkeypatch.setattr(loop, "write_report", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     told = []
     result = train(make_config(), resume=True, answer=told.append)
-    assert (result.interrupted, told[0].judgement) == (signal.SIGINT, result.judgement)
-    assert result.judgement is not None
+    assert (result.interrupted, told[0].assessment) == (signal.SIGINT, result.assessment)
+    assert result.assessment is not None
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
@@ -126,7 +126,7 @@ def test_a_signal_in_a_validation_ends_it_and_resuming_begins_with_it(
 ):
     plan, real = make_tiny_plan(steps=4, validate_every=2), loop.write_sample
     # What the end says is not asked for here.
-    monkeypatch.setattr(loop, "judge", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(loop, "assess", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     train(make_config(out="whole"), plan=plan)
 
     def write_sample(*arguments, step, **named):
@@ -157,7 +157,7 @@ def test_where_memory_runs_out_the_last_checkpoint_stands_and_resuming_is_bitwis
 ):
     plan, config = make_tiny_plan(steps=3, validate_every=3), make_config(checkpoint_seconds=0)
     monkeypatch.setattr(saving, "SAVING_SHARE", 1e9)
-    monkeypatch.setattr(loop, "judge", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(loop, "assess", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     whole = train(make_config(out="whole"), plan=plan)
     real = getattr(loop, place)
 
