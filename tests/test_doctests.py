@@ -1,4 +1,4 @@
-"""Examples in docstrings are what the code does."""
+"""The examples in docstrings are true: doctest runs those of every module of the package."""
 
 import doctest
 import importlib
@@ -9,15 +9,14 @@ import pytest
 import lucidlm
 
 PACKAGE = Path(lucidlm.__file__).parent
-WITH_EXAMPLES = [
-    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
-    for path in sorted(PACKAGE.rglob("*.py"))
-    if ">>> " in path.read_text(encoding="utf-8")
-]
+EXAMPLES = sorted(file for file in PACKAGE.rglob("*.py") if ">>> " in file.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("module", WITH_EXAMPLES)
-def test_the_examples_in_docstrings_are_true(module):
-    failed, tried = doctest.testmod(importlib.import_module(module))
-    assert tried
-    assert not failed
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_the_examples_of_a_module_give_what_they_show(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    found = doctest.testmod(importlib.import_module(name), optionflags=flags)
+    assert found.attempted
+    assert not found.failed

@@ -109,11 +109,6 @@ def export_gguf(
         _compare(temporary, stored, progress)
 
 
-def read_gguf(path: str | Path) -> dict[str, np.ndarray]:
-    """Every tensor of a GGUF file by its name there, as float32; WeightsError for what is none."""
-    return {tensor.name: np.array(_dequantised(tensor)) for tensor in _open(Path(path)).tensors}
-
-
 def _check(config: GPTConfig, tokenizer: Tokenizer, kind: str) -> None:
     if kind not in get_args(Kind):
         raise ConfigError(f"kind is {kind!r}; GGUF files are written as {', '.join(get_args(Kind))}")

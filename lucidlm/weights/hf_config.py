@@ -3,18 +3,50 @@
 What our models cannot do is refused with the field that asks for it; nothing that a file names is ever run.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lucidlm.errors import ConfigError, WeightsError
-from lucidlm.model.config import DERIVED, GPTConfig
+from lucidlm.model.config import GPTConfig
 from lucidlm.weights.tensor_files import read_json
 
 CONFIG = "config.json"
 LARGEST_CONFIG = 1 << 20
 
+# Hugging Face's fields and ours, read in both directions.
+_FIELDS = {
+    "shared": {
+        "vocab_size": "vocab_size",
+        "tie_word_embeddings": "tied_head",
+        "document_prefix_id": "document_prefix_id",
+        "init": "init",
+    },
+    "gpt2": {
+        "n_positions": "context_length",
+        "n_embd": "emb_dim",
+        "n_layer": "n_layers",
+        "n_head": "n_heads",
+        "n_inner": "hidden_dim",
+        "resid_pdrop": "drop_rate",
+        "layer_norm_epsilon": "norm_eps",
+        "qkv_bias": "qkv_bias",
+    },
+    "modern": {
+        "max_position_embeddings": "context_length",
+        "hidden_size": "emb_dim",
+        "intermediate_size": "hidden_dim",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "num_key_value_heads": "n_kv_heads",
+        "head_dim": "head_dim",
+        "rms_norm_eps": "norm_eps",
+        "rope_theta": "rope_theta",
+        "drop_rate": "drop_rate",
+    },
+}
 # GELU by tanh has as many names as transformers has implementations of it; all are the same function.
 _TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate", "gelu_python_tanh")
 # Values that our models have without a choice, and others for which their numbers would be wrong.
@@ -104,68 +136,33 @@ class _Llama(_Modern):
 
 
 def config_of(
-    config: GPTConfig,
-    *,
-    begin_of_text: int | None,
-    end_of_text: int | None,
-    dtype: str = "float32",
+    config: GPTConfig, *, begin_of_text: int | None, end_of_text: int | None, dtype: str = "float32"
 ) -> dict[str, Any]:
-    """config.json of such a model."""
-    shared = {
-        "vocab_size": config.vocab_size,
-        "tie_word_embeddings": config.tied_head,
-        "bos_token_id": begin_of_text,
-        "eos_token_id": end_of_text,
-        "dtype": dtype,
-        "document_prefix_id": config.document_prefix_id,
-        "init": config.init,
-    }
+    """The config.json of such a model."""
+    values = {theirs: getattr(config, ours) for theirs, ours in _fields_of(config.family)}
+    values |= {"bos_token_id": begin_of_text, "eos_token_id": end_of_text, "dtype": dtype}
     if config.family == "gpt2":
-        return shared | {
-            "architectures": ["GPT2LMHeadModel"],
-            "model_type": "gpt2",
-            "n_positions": config.context_length,
-            "n_embd": config.emb_dim,
-            "n_layer": config.n_layers,
-            "n_head": config.n_heads,
-            "n_inner": config.hidden_dim,
-            "activation_function": "gelu_new",
-            "resid_pdrop": config.drop_rate,
-            "embd_pdrop": config.drop_rate,
-            "attn_pdrop": config.drop_rate,
-            "layer_norm_epsilon": config.norm_eps,
-            "qkv_bias": config.qkv_bias,
-        }
-    modern = shared | {
-        "max_position_embeddings": config.context_length,
-        "hidden_size": config.emb_dim,
-        "intermediate_size": config.hidden_dim,
-        "num_hidden_layers": config.n_layers,
-        "num_attention_heads": config.n_heads,
-        "num_key_value_heads": config.n_kv_heads,
-        "head_dim": config.head_dim,
+        dropout = dict.fromkeys(("embd_pdrop", "attn_pdrop"), config.drop_rate)
+        kind = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
+        return values | kind | {"activation_function": "gelu_new"} | dropout
+    values |= {
         "hidden_act": "silu",
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
+        # Two places for one number: transformers 5 reads rope_parameters, earlier versions rope_theta.
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         "attention_bias": False,
         "attention_dropout": 0.0,
-        "drop_rate": config.drop_rate,
     }
     if not config.qk_norm:
-        return modern | {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "mlp_bias": False,
-            "pretraining_tp": 1,
-        }
-    return modern | {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
-        "use_sliding_window": False,
-        "sliding_window": None,
-        "max_window_layers": config.n_layers,
-    }
+        kind = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+        return values | kind | {"mlp_bias": False, "pretraining_tp": 1}
+    kind = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
+    window = {"use_sliding_window": False, "sliding_window": None, "max_window_layers": config.n_layers}
+    return values | kind | window
+
+
+def _fields_of(family: str) -> Iterable[tuple[str, str]]:
+    """(theirs, ours) for each field of a family."""
+    return (_FIELDS["shared"] | _FIELDS[family]).items()
 
 
 def read_config(folder: str | Path) -> GPTConfig:
@@ -182,7 +179,8 @@ def read_config(folder: str | Path) -> GPTConfig:
     try:
         _check_fixed(values, "gpt2" if kind == "gpt2" else "modern")
         if kind == "gpt2":
-            return _from_gpt2(_GPT2(**_with_todays_names(values)))
+            found = _GPT2(**_with_todays_names(values))
+            return GPTConfig(**{ours: getattr(found, theirs) for theirs, ours in _fields_of("gpt2")})
         return _from_modern(_Qwen3(**values) if kind == "qwen3" else _Llama(**values))
     except ValidationError as error:
         first = error.errors()[0]
@@ -225,24 +223,6 @@ def _check_fixed(values: dict[str, Any], family: str) -> None:
             raise ConfigError(f"{field} is {value!r:.80}; our models have {' or '.join(map(repr, allowed))}")
 
 
-def _from_gpt2(found: _GPT2) -> GPTConfig:
-    return GPTConfig(
-        family="gpt2",
-        vocab_size=found.vocab_size,
-        context_length=found.n_positions,
-        emb_dim=found.n_embd,
-        n_layers=found.n_layer,
-        n_heads=found.n_head,
-        hidden_dim=DERIVED if found.n_inner is None else found.n_inner,
-        drop_rate=found.resid_pdrop,
-        qkv_bias=found.qkv_bias,
-        tied_head=found.tie_word_embeddings,
-        norm_eps=found.layer_norm_epsilon,
-        init=found.init,
-        document_prefix_id=found.document_prefix_id,
-    )
-
-
 def _from_modern(found: _Qwen3 | _Llama) -> GPTConfig:
     theta = found.rope_theta
     for field in ("rope_parameters", "rope_scaling"):
@@ -257,21 +237,6 @@ def _from_modern(found: _Qwen3 | _Llama) -> GPTConfig:
         raise ConfigError("rope_scaling and rope_parameters contradict each other; keep one")
     if other := set(found.layer_types or []) - {"full_attention"}:
         raise ConfigError(f"layer_types has {min(other)[:80]!r}; our models have full_attention alone")
-    return GPTConfig(
-        family="modern",
-        vocab_size=found.vocab_size,
-        context_length=found.max_position_embeddings,
-        emb_dim=found.hidden_size,
-        n_layers=found.num_hidden_layers,
-        n_heads=found.num_attention_heads,
-        n_kv_heads=found.num_key_value_heads or found.num_attention_heads,
-        head_dim=found.head_dim or found.hidden_size // found.num_attention_heads,
-        qk_norm=isinstance(found, _Qwen3),
-        hidden_dim=found.intermediate_size,
-        drop_rate=found.drop_rate,
-        tied_head=found.tie_word_embeddings,
-        rope_theta=theta or 10_000.0,
-        norm_eps=found.rms_norm_eps,
-        init=found.init,
-        document_prefix_id=found.document_prefix_id,
-    )
+    fields = {ours: getattr(found, theirs) for theirs, ours in _fields_of("modern")}
+    fields["rope_theta"] = theta or 10_000.0
+    return GPTConfig(family="modern", qk_norm=isinstance(found, _Qwen3), **fields)

@@ -19,7 +19,7 @@ from tokenizers import pre_tokenizers
 from lucidlm.errors import ConfigError, WeightsError
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
-from lucidlm.weights.gguf import _Written, export_gguf, read_gguf
+from lucidlm.weights.gguf import _Written, export_gguf
 from lucidlm.weights.names import TRANSPOSED, to_huggingface
 
 SHAPES = [
@@ -33,6 +33,12 @@ QWEN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+
+
+def read_gguf(path: Path) -> dict[str, np.ndarray]:
+    """Every tensor of a GGUF file by its name there, as float32, by gguf's own reader."""
+    tensors = gguf.GGUFReader(path).tensors
+    return {each.name: np.array(gguf.dequantize(each.data, each.tensor_type)) for each in tensors}
 
 
 def in_ggufs_names(model: GPT) -> dict[str, torch.Tensor]:
@@ -412,15 +418,6 @@ def test_the_smallest_and_largest_numbers_of_a_type_pass_the_comparison(path):
             for row, value in enumerate(values):
                 model.head.weight[row, 32 * (row % 2)] = value
         export_gguf(model, BYTES, path, kind=kind)
-
-
-@pytest.mark.parametrize("kept", [0, 3, 1000, -10_000])
-def test_a_file_that_is_cut_off_is_refused_with_its_path(path, kept):
-    export_gguf(a_model(), BYTES, path)
-    path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(WeightsError, match="not a whole GGUF file") as refusal:
-        read_gguf(path)
-    assert str(path) in str(refusal.value)
 
 
 def test_the_file_can_be_read_by_others_and_its_folder_is_made(tmp_path):

@@ -283,7 +283,7 @@ def test_a_control_token_without_a_row_is_left_out_and_said(tmp_path):
     ]
     note = {**pad, "content": "<note>", "special": False}
     (tmp_path / "tokenizer.json").write_text(json.dumps(document | {"added_tokens": [end, note]}))
-    assert "a text may hold '<note>'" in refusal(tmp_path)
+    assert "'<note>'" in refusal(tmp_path)
 
 
 def test_a_model_may_have_more_rows_than_its_tokenizer_has_tokens(tmp_path):

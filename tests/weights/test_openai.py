@@ -25,8 +25,9 @@ from oracles import attention, gelu_tanh, layer_norm
 from lucidlm.errors import WeightsError
 from lucidlm.model.config import GPTConfig
 from lucidlm.text.tokenizer import Tokenizer
-from lucidlm.weights import openai
-from lucidlm.weights.openai import is_openai_folder, load_openai, read_index, read_tokenizer
+from lucidlm.weights import openai, tf_bundle
+from lucidlm.weights.openai import is_openai_folder, load_openai, read_tokenizer
+from lucidlm.weights.tf_bundle import read_index
 
 FIXTURE = Path(__file__).parent / "fixtures" / "openai-gpt2-tiny"
 FILES = ("checkpoint", "hparams.json", "encoder.json", "vocab.bpe", openai.INDEX, openai.DATA)
@@ -316,7 +317,7 @@ def test_an_index_of_several_blocks_is_read(folder, blocks):
 
 @pytest.mark.parametrize("count", [4, 400, 100_000])
 def test_reading_in_pieces_gives_the_same(monkeypatch, count):
-    monkeypatch.setattr(openai, "_READ_BYTES", count)
+    monkeypatch.setattr(tf_bundle, "READ_BYTES", count)
     model, _ = load_openai(FIXTURE)
     assert_bitwise(model, arrays(), 3)
 
@@ -555,13 +556,13 @@ def test_one_bit_of_the_data_is_noticed_and_its_tensor_named(folder):
 
 
 def test_data_that_shrink_while_they_are_read_are_refused(folder, monkeypatch):
-    check = openai._check_contents
+    check = openai.check_contents
 
     def check_and_cut(file, tensors):
         check(file, tensors)
         os.truncate(folder / openai.DATA, 1000)
 
-    monkeypatch.setattr(openai, "_check_contents", check_and_cut)
+    monkeypatch.setattr(openai, "check_contents", check_and_cut)
     assert f"{folder / openai.DATA}: it was cut short" in refusal(folder)
 
 
