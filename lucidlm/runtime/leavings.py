@@ -1,4 +1,4 @@
-"""What killed processes leave: a file or a folder in, and the temporary files of the dead are deleted."""
+"""Temporary files of killed processes: a file or a folder in, they are deleted."""
 
 import contextlib
 import os
@@ -6,17 +6,17 @@ import re
 from pathlib import Path
 
 _TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp", re.DOTALL)
-"""Name of a file that is being written: its own, and its process."""
+"""Name of a file that is being written: final name, process id."""
 
 
 def name_of_temporary(name: str) -> str | None:
-    """The name of the file that a temporary one of this name was to become; None for other names."""
+    """The final name of a temporary file; None for other names."""
     found = _TEMPORARY.fullmatch(name)
     return found[1] if found else None
 
 
 def sweep_beside(path: Path) -> None:
-    """Deletes what killed processes left of writing this file; a process that lives may still be writing."""
+    """Deletes temporary files of killed processes for this file, not those of running processes."""
     with contextlib.suppress(OSError):
         for entry in os.scandir(path.parent):
             found = _TEMPORARY.fullmatch(entry.name)
@@ -25,9 +25,9 @@ def sweep_beside(path: Path) -> None:
 
 
 def sweep_folder(folder: Path) -> None:
-    """Deletes all that killed processes left of writing files in it: for a folder that this process holds.
+    """Deletes all temporary files in a folder that this process holds.
 
-    No process is asked whether it lives: in a container the next one often has the same number.
+    It does not look for their processes: in a container the next process often has the same number.
     """
     with contextlib.suppress(OSError):
         for entry in os.scandir(folder):
@@ -36,8 +36,8 @@ def sweep_folder(folder: Path) -> None:
 
 
 def process_lives(number: int) -> bool:
-    """Whether there is a process of this number."""
-    if os.name == "nt":  # where signal 0 is Ctrl-C
+    """Whether a process with this number runs."""
+    if os.name == "nt":  # there, signal 0 is Ctrl-C
         return True
     try:
         os.kill(number, 0)
@@ -49,6 +49,6 @@ def process_lives(number: int) -> bool:
 
 
 def _delete(entry: os.DirEntry) -> None:
-    """A file, or a folder with nothing in it."""
+    """Deletes a file, or an empty folder."""
     with contextlib.suppress(OSError):
         os.rmdir(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)

@@ -1,4 +1,4 @@
-"""Memory: the bytes that this process may still take, and the line for a need beyond them."""
+"""Memory: bytes that this process uses and may still use, and the line for a need beyond them."""
 
 import contextlib
 import errno
@@ -23,26 +23,28 @@ _MESSAGES = re.compile(
     r"|unable to allocate|failed to map segment|can't start new thread|os error 12\b",
     re.IGNORECASE,
 )
-"""What PyTorch (CPU, CUDA, MPS), Rust's libraries and the loader of shared libraries say in errors of kinds
-that mean other things too."""
+"""Messages of PyTorch (CPU, CUDA, MPS), Rust libraries and the loader of shared libraries.
+
+The classes of their errors mean other things too.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """What is left of the narrowest limit."""
+    """The free memory under one limit."""
 
     bytes: int
     limit: str
-    """What sets it, for a reader."""
+    """The name of the limit, for a person."""
 
 
 def free_memory() -> Free | None:
-    """The least that the machine and the limits of this process leave; None where the system does not say."""
+    """The least that the machine and the limits of this process leave; None if the system does not say."""
     return min(_all_free(), key=lambda each: each.bytes, default=None)
 
 
 def free_on(device: "torch.device | str") -> Free | None:
-    """What is free where a model computes: the device's own memory, or this process's."""
+    """The free memory for a model on this device: its own memory, or that of this process."""
     import torch
 
     device = torch.device(device)
@@ -54,7 +56,7 @@ def free_on(device: "torch.device | str") -> Free | None:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or the one that it came from, is that memory could not be had."""
+    """Whether an error, or its cause, means that memory could not be allocated."""
     while error is not None:
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             return True
@@ -67,21 +69,21 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def memory_left() -> str:
-    """What is free now, in brackets and after a space; "" where the system does not say."""
+    """The free memory in brackets, after a space; "" if the system does not say."""
     free = free_memory()
     return f" ({size(free.bytes)} left of {free.limit})" if free else ""
 
 
 def out_of_memory_line() -> str:
-    """What to say of an allocation that failed."""
+    """The line for an allocation that failed."""
     return (
-        f"out of memory{memory_left()}: take a smaller model or less at once (--batch-tokens, --micro-batch, "
-        "--batch-size, --num, --context-length, where the command has them), or make memory free"
+        f"out of memory{memory_left()}: use a smaller model or batch (--batch-tokens, --micro-batch, "
+        "--batch-size, --num, --context-length, if the command has them), or free some memory"
     )
 
 
 def check_weights(what: str, n_parameters: int, dtype: "torch.dtype", device: "torch.device | str") -> None:
-    """ConfigError for a model whose weights are more than is free, before one of them is read or drawn."""
+    """ConfigError for weights that do not fit into the free memory, before the first one is read or drawn."""
     import torch
 
     if torch.device(device).type == "meta":
@@ -90,12 +92,16 @@ def check_weights(what: str, n_parameters: int, dtype: "torch.dtype", device: "t
     if free is not None and need > free.bytes:
         raise ConfigError(
             f"{what}: {n_parameters:,} weights in {str(dtype).removeprefix('torch.')} need {size(need)} of "
-            f"memory, {size(free.bytes)} are free ({free.limit}); take a smaller model, or make memory free"
+            f"memory, {size(free.bytes)} are free ({free.limit}); use a smaller model, or free some memory"
         )
 
 
 def size(count: int) -> str:
-    """Bytes for a reader: 0.4 GB, 15.5 GB; under a tenth of one in MB."""
+    """Bytes for a person: 15.5 GB, 0.4 GB; below 0.1 GB in MB.
+
+    >>> size(15_500_000_000), size(4_200_000)
+    ('15.5 GB', '4 MB')
+    """
     return f"{max(0, count) / 1e9:,.1f} GB" if count >= 1e8 else f"{max(0, count) / 1e6:,.0f} MB"
 
 
@@ -112,7 +118,7 @@ def _all_free() -> Iterator[Free]:
 
 
 def _under_limits() -> Iterator[Free]:
-    """What ulimit or prlimit leave: address space, and what is private and writable of it."""
+    """What ulimit or prlimit leave: address space, and its private and writable part."""
     import resource
 
     process = _table(PROC / "self" / "status")
@@ -126,7 +132,7 @@ def _under_limits() -> Iterator[Free]:
 
 
 def _under_cgroups(own: str) -> Iterator[Free]:
-    """What containers and services leave: the group of this process and each above it, of both versions."""
+    """What cgroups (version 1 and 2) of containers and services leave: this process's group and all above."""
     for line in own.splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
@@ -138,7 +144,7 @@ def _under_cgroups(own: str) -> Iterator[Free]:
             )
         else:
             continue
-        # In a container the path may be the host's, of which only the root is seen here.
+        # In a container the path may be the host's, of which only the root is visible.
         group = root / path.lstrip("/")
         for folder in [each for each in (group, *group.parents) if each.is_relative_to(root)]:
             with contextlib.suppress(OSError, ValueError, KeyError):
@@ -147,16 +153,16 @@ def _under_cgroups(own: str) -> Iterator[Free]:
 
 def _left_in(folder: Path, limit: str, held: str, cache: str) -> Iterator[Free]:
     most = (folder / limit).read_text().strip()
-    if most == "max" or int(most) >= 1 << 60:  # version 1 says "no limit" by a number near 2^63
+    if most == "max" or int(most) >= 1 << 60:  # version 1 has a number near 2^63 for "no limit"
         return
     statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    # Pages of files that nobody used lately are given back when memory is wanted.
+    # The kernel frees cached pages of files that were not used lately.
     used = int((folder / held).read_text()) - int(statistics.get(cache, 0))
     yield Free(max(0, int(most) - used) + _swap(folder), "the limit of this container")
 
 
 def _swap(folder: Path) -> int:
-    """Swap that a group of version 2 may still use, where the machine has some."""
+    """Swap that a version 2 group may still use."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         free = _table(PROC / "meminfo")["SwapFree"]
         most = (folder / "memory.swap.max").read_text().strip()
@@ -167,7 +173,7 @@ def _swap(folder: Path) -> int:
 
 
 def _table(path: Path) -> dict[str, int]:
-    """Bytes by name, of the lines that have kB."""
+    """Bytes by name, from the lines with kB."""
     lines = (line.split() for line in path.read_text("ascii", "replace").splitlines())
     return {line[0].rstrip(":"): int(line[1]) * 1024 for line in lines if len(line) == 3 and line[2] == "kB"}
 

@@ -1,7 +1,7 @@
-"""Places to write to: a path and the flag that gave it in, a line that says why nothing can be written out.
+"""Places to write to: a path and its flag in, a line out that says why nothing can be written there.
 
-One rule for all verbs. A plain file is replaced as a whole, through links too; a device or a pipe is written
-to as it is; folders on the way are made. Anything else is refused before the work begins.
+One rule for all verbs. A plain file is replaced as a whole, also behind a link; a device or a pipe is written
+to directly; missing folders are made. Anything else is refused before the work begins.
 """
 
 import contextlib
@@ -18,19 +18,22 @@ from lucidlm.errors import PlaceError
 from lucidlm.runtime.leavings import sweep_beside
 
 PROBE = "lucidlm"
-"""What a folder is tried with: a temporary file of this name, which a killed process may leave."""
+"""Name of the temporary file that tests whether a folder can be written."""
 SPARE_NAME, SPARE_PATH = 24, 128
-"""Bytes that the temporary names beside a file need, and the names inside of a run's folder."""
+"""Bytes reserved for temporary names beside a file, and for names inside a run's folder."""
 
 _ESCAPED = re.compile(r"\\u(005c|dc[89a-f][0-9a-f])")
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
 
 def path_text(path: str | os.PathLike) -> str:
-    r"""A path as text that every UTF-8 file and stream holds; `path_from_text` brings the path back.
+    r"""A path as text for UTF-8 files and streams; `path_from_text` is the inverse.
 
-    A name that is UTF-8 is itself. Of others each byte that is none becomes \udcNN, as in JSON and on a
-    terminal, and each backslash \u005c, as it does in a name that would be taken for an escaped one.
+    A name in UTF-8 is unchanged. In other names each byte that is not UTF-8 becomes \udcNN, as in JSON and on
+    a terminal, and each backslash \u005c; the latter also in names that look like an escaped one.
+
+    >>> path_text(os.fsdecode(b"caf\xe9.txt"))
+    'caf\\udce9.txt'
     """
     text = os.fspath(path)
     if not _UNDECODED.search(text) and not _ESCAPED.search(text):
@@ -39,21 +42,21 @@ def path_text(path: str | os.PathLike) -> str:
 
 
 def path_from_text(text: str) -> str:
-    """The path that `path_text` made this of."""
+    """The path for which `path_text` returns this text."""
     return _ESCAPED.sub(lambda escape: chr(int(escape[1], 16)), text)
 
 
 def check_file_place(
     path: str | os.PathLike, flag: str, *, inputs: Iterable[str | os.PathLike] = (), need_bytes: int = 0
 ) -> None:
-    """PlaceError unless a file can be written there; nothing is changed.
+    """PlaceError unless a file can be written there. It changes nothing.
 
-    `inputs` are the files and folders that the same command reads: none of their files is replaced.
-    `need_bytes` is the size, where it is known.
+    `inputs` are files and folders that the same command reads: their files must not be replaced.
+    `need_bytes` is the size of the file, if it is known.
     """
     shown = _check_name(path, flag)
     if os.path.basename(os.fspath(path)) in ("", ".", ".."):
-        raise PlaceError(f"{flag} {shown}: that is a folder; give the name of a file in it")
+        raise PlaceError(f"{flag} {shown}: this is a folder; give the name of a file in it")
     with _naming(flag, shown):
         status = _status(path)
         if status is not None and stat.S_ISREG(status.st_mode):
@@ -69,39 +72,37 @@ def check_file_place(
 def check_folder_place(
     path: str | os.PathLike, flag: str, *, inputs: Iterable[str | os.PathLike] = (), need_bytes: int = 0
 ) -> None:
-    """PlaceError unless a folder can be made there, or be put in the place of one that is there.
+    """PlaceError unless a folder can be made there, or can replace the folder that is there.
 
-    Whether the folder that stands there may be replaced is its writer's to say. `inputs` are files and
-    folders that the same command reads: the folder must not hold one, as it would be deleted.
+    The writer decides whether the folder that is there may be replaced. `inputs` are files and folders that
+    the same command reads: the folder must not contain one, because it would be deleted.
     """
     shown = _check_name(path, flag, spare=SPARE_PATH)
     with _naming(flag, shown):
         status, real = _status(path), Path(os.path.realpath(path))
         if status is not None and not stat.S_ISDIR(status.st_mode):
-            raise PlaceError(
-                f"{flag} {shown}: {_kind(status)} is there; give the name of a folder that is not there yet"
-            )
+            raise PlaceError(f"{flag} {shown}: {_kind(status)} has this name; give the name of a new folder")
         if os.path.islink(path):
-            raise PlaceError(f"{flag} {shown}: that is a link; it is not followed: give the place itself")
+            raise PlaceError(f"{flag} {shown}: links to folders are not followed; give the folder itself")
         if real in (here := Path(os.path.realpath(os.curdir)), *here.parents):
             raise PlaceError(
-                f"{flag} {shown}: that is the current folder or one above it; give the name of a new folder"
+                f"{flag} {shown}: this is the current folder or one above it; give the name of a new folder"
             )
         for each in inputs:
             if "\0" in os.fspath(each):  # not a path: whoever reads it says so
                 continue
             if real in (source := Path(os.path.realpath(each)), *source.parents) and source.exists():
                 raise PlaceError(
-                    f"{flag} {shown}: it holds {path_text(each)}, which is read; give a folder elsewhere"
+                    f"{flag} {shown}: it contains {path_text(each)}, which is read; give another folder"
                 )
         _check_folder(real.parent, flag, shown)
         _check_space(path, need_bytes, flag, shown)
 
 
 def plain_target(path: str | os.PathLike) -> Path | None:
-    """The plain file that writing to `path` replaces, links followed; None for a device or a pipe.
+    """The plain file that writing to `path` replaces, behind links too; None for a device or a pipe.
 
-    OSError for what nothing can be written to.
+    OSError if nothing can be written there.
     """
     status = _status(path)
     real = Path(os.path.realpath(path))
@@ -111,40 +112,38 @@ def plain_target(path: str | os.PathLike) -> Path | None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if not stat.S_ISREG(status.st_mode):
         return None
-    # A descriptor's file that was deleted: what its link says is the name of nothing, or of another file.
+    # /dev/fd/N of a deleted file: its link has the name of nothing, or of another file.
     there = _status(real)
     return real if there is not None and os.path.samestat(status, there) else None
 
 
 def _check_name(path: str | os.PathLike, flag: str, *, spare: int = SPARE_NAME) -> str:
-    """The path as it is shown, if a system takes such a path at all."""
+    """The path for messages; PlaceError for a path that no system takes."""
     text = os.fspath(path)
     shown = path_text(text) if text.isprintable() and text else repr(path_text(text))
     if not text:
-        raise PlaceError(f"{flag} '': no name is given; give one")
+        raise PlaceError(f"{flag} '': the name is empty; give a name")
     if "\0" in text:
-        raise PlaceError(f"{flag} {shown}: a NUL is in the name; give one without")
+        raise PlaceError(f"{flag} {shown}: the name contains NUL; give another name")
     try:
         parts = [len(part) for part in os.fsencode(text).split(b"/")]
         whole = len(os.fsencode(os.path.abspath(text)))
     except UnicodeEncodeError:
-        raise PlaceError(f"{flag} {shown}: no file can have this name here; give another") from None
+        raise PlaceError(f"{flag} {shown}: files cannot have this name here; give another name") from None
     if (longest := max(parts)) > 255 - SPARE_NAME:
         raise PlaceError(
-            f"{flag} {shown[:60]}...: a name of {longest} bytes, at most {255 - SPARE_NAME} are possible; "
-            "give a shorter one"
+            f"{flag} {shown[:60]}...: a name of {longest} bytes, the limit is {255 - SPARE_NAME}; shorten it"
         )
     if whole > 4095 - spare:
         raise PlaceError(
-            f"{flag} {shown[:60]}...: a path of {whole:,} bytes, at most {4095 - spare:,} are possible; "
-            "give a shorter one"
+            f"{flag} {shown[:60]}...: a path of {whole:,} bytes, the limit is {4095 - spare:,}; shorten it"
         )
     return shown
 
 
 @contextlib.contextmanager
 def _naming(flag: str, shown: str) -> Generator[None]:
-    """What the system says of a place, in one line with the flag."""
+    """A context that turns the system's errors into a PlaceError with the flag."""
     try:
         yield
     except OSError as error:
@@ -154,7 +153,7 @@ def _naming(flag: str, shown: str) -> Generator[None]:
 
 
 def _status(path: str | os.PathLike) -> os.stat_result | None:
-    """What stands there, links followed; None for nothing, OSError where that cannot be said."""
+    """The status of what is there, behind links; None for nothing, OSError if that cannot be found out."""
     try:
         return os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -166,7 +165,7 @@ def _status(path: str | os.PathLike) -> os.stat_result | None:
 
 
 def _check_plain(real: Path, status: os.stat_result | None, flag: str, shown: str) -> None:
-    """A new file in the folder of `real`, and the right to put it in the place of the one that is there."""
+    """PlaceError unless a new file can be made in the folder of `real` and replace a file that is there."""
     folder = _check_folder(real.parent, flag, shown)
     if status is None:
         return
@@ -174,17 +173,17 @@ def _check_plain(real: Path, status: os.stat_result | None, flag: str, shown: st
     kept = about.st_mode & stat.S_ISVTX and os.name == "posix"
     others = kept and os.geteuid() not in (0, status.st_uid, about.st_uid)  # only its owner may replace it
     if others or not os.access(real, os.W_OK):
-        raise PlaceError(f"{flag} {shown}: the file is there and write-protected; give another name")
+        raise PlaceError(f"{flag} {shown}: the file exists and is write-protected; give another name")
 
 
 def _check_folder(folder: Path, flag: str, shown: str) -> Path:
-    """The folder, or the nearest above it that is there, if something can be made in it."""
+    """The folder, or the nearest existing one above it; PlaceError if nothing can be made in it."""
     missing = folder
     while _status(folder) is None and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
-        raise PlaceError(f"{flag} {shown}: {path_text(folder)} is no folder; give a place in a folder")
-    # Made and deleted again: permissions, read-only disks, quotas and /proc have no other common answer.
+        raise PlaceError(f"{flag} {shown}: {path_text(folder)} is not a folder; give another place")
+    # Only a trial covers permissions, read-only disks, quotas and /proc.
     sweep_beside(folder / PROBE)
     probe = folder / f".{PROBE}.{os.getpid()}.tmp"
     try:
@@ -194,7 +193,7 @@ def _check_folder(folder: Path, flag: str, shown: str) -> Path:
         else:
             os.mkdir(probe)
             os.rmdir(probe)
-    except FileExistsError:  # left by a killed process: it could be made
+    except FileExistsError:  # left by a killed process, so it could be made
         pass
     except OSError as error:
         raise PlaceError(
@@ -210,32 +209,31 @@ def _check_space(path: str | os.PathLike, need_bytes: int, flag: str, shown: str
         folder = folder.parent
     if need_bytes and (free := shutil.disk_usage(folder).free) < need_bytes:
         raise PlaceError(
-            f"{flag} {shown}: {free / 1e9:.1f} GB are free there, {need_bytes / 1e9:.1f} GB are needed; "
-            "make room or give another place"
+            f"{flag} {shown}: {need_bytes / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; "
+            "free some space or give another place"
         )
 
 
 def _check_special(path: str | os.PathLike, status: os.stat_result, flag: str, shown: str) -> None:
-    """Devices and pipes are written to as they are; what cannot be, or should not, is refused."""
+    """PlaceError unless it is a device or a pipe that can and should be written to."""
     mode = status.st_mode
     if not (stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)):
-        raise PlaceError(f"{flag} {shown}: {_kind(status)} is there; give the name of a file")
+        raise PlaceError(f"{flag} {shown}: {_kind(status)} has this name; give the name of a file")
     if stat.S_ISFIFO(mode):
         _check_stream(status, flag, shown)
     elif _is_terminal(path):
-        raise PlaceError(f"{flag} {shown}: that is a terminal; give the name of a file")
+        raise PlaceError(f"{flag} {shown}: this is a terminal; give the name of a file")
     if not os.access(path, os.W_OK):
         raise PlaceError(f"{flag} {shown}: {_kind(status)} that is write-protected; give the name of a file")
 
 
 def _check_stream(status: os.stat_result | None, flag: str, shown: str) -> None:
-    """The command's own streams have its answer and its notes: a file between them would be none."""
+    """PlaceError for the command's own streams: its result and notes would mix with the file."""
     for stream, name in ((sys.__stdout__, "standard output"), (sys.__stderr__, "standard error")):
         with contextlib.suppress(OSError, ValueError):  # closed
             if status and stream and os.path.samestat(status, os.fstat(stream.fileno())):
                 raise PlaceError(
-                    f"{flag} {shown}: that is this command's {name}, where its own lines go; "
-                    "give the name of another file"
+                    f"{flag} {shown}: this is the command's own {name}; give the name of another file"
                 )
 
 
@@ -246,15 +244,15 @@ def _check_inputs(
     flag: str,
     shown: str,
 ) -> None:
-    """What is read must outlive the command: the file, and all files of a model's or a text's folder."""
+    """PlaceError for a file that the command reads, or one in a folder that it reads."""
     real = Path(os.path.realpath(path))
     for each in inputs:
         with contextlib.suppress(OSError, ValueError):
             if os.path.samestat(status, os.stat(each)):
-                raise PlaceError(f"{flag} {shown}: that is the file that is read; give another name")
+                raise PlaceError(f"{flag} {shown}: the command reads this file; give another name")
             if Path(os.path.realpath(each)) in real.parents:
                 raise PlaceError(
-                    f"{flag} {shown}: a file of {path_text(each)}, which is read; give another name"
+                    f"{flag} {shown}: a file in {path_text(each)}, which the command reads; give another name"
                 )
 
 

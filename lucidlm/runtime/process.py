@@ -22,7 +22,7 @@ def set_threads(threads: int, *, recorded: bool = False) -> int:
     `recorded` means that the number comes from a file, perhaps of a machine with more cores.
     """
     if threads < 0:
-        raise ConfigError(f"--threads {threads}: must be 0 (all cores) or more")
+        raise ConfigError(f"--threads {threads}: it must be 0 (all cores) or more")
     if threads > (limit := thread_limit(recorded=recorded)):
         # PyTorch would start a hundred thousand, which takes all process ids of the machine.
         here = plural(os.cpu_count() or 1, "core")

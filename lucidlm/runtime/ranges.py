@@ -1,4 +1,4 @@
-"""Ranges of numbers that users give: a value and its limits come in, a line with the way out goes out."""
+"""Ranges of numbers that users give: a value and its limits in, a ConfigError with the limits out."""
 
 import math
 from dataclasses import dataclass
@@ -9,14 +9,18 @@ from lucidlm.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """From `least` to `most`; without the ends that are left out."""
+    """The numbers from `least` to `most`, with or without the ends.
+
+    >>> 0 in Range(0, 1), 0 in Range(0, 1, without_least=True)
+    (True, False)
+    """
 
     least: float
     most: float
     without_least: bool = False
     without_most: bool = False
     otherwise: str = ""
-    """What to do where more is needed."""
+    """Advice for a user who needs another value."""
 
     def __contains__(self, value: object) -> bool:
         if not isinstance(value, Real) or value != value:
@@ -33,7 +37,7 @@ class Range:
 
 
 SEEDS = Range(0, 2**63 - 1)
-"""What PyTorch takes as a seed, without those that are negative."""
+"""The seeds that PyTorch takes, without negative ones."""
 
 
 def is_whole(value: object, *, least: int, most: float = math.inf) -> bool:
@@ -42,7 +46,7 @@ def is_whole(value: object, *, least: int, most: float = math.inf) -> bool:
 
 
 def check_ranges(owner: object, ranges: dict[str, Range], *, table: str = "") -> None:
-    """ConfigError for the first field of `owner` that is neither None nor in its range."""
+    """ConfigError for the first field of `owner` that is not None and not in its range."""
     for name, range in ranges.items():
         value = getattr(owner, name)
         if value is not None and value not in range:

@@ -1,9 +1,9 @@
-"""What ran out, a disk or a limit: an error comes in, a line with the way out goes out."""
+"""Disks and limits that ran out: an error in, a line with the way out out."""
 
 import errno
 import os
 
-_FULL = "make room there, or give another place"
+_FULL = "free some space there, or give another place"
 _DESCRIPTORS = "raise the limit on open files (ulimit -n)"
 _WAYS_OUT = {
     errno.ENOSPC: _FULL,
@@ -15,21 +15,24 @@ _WAYS_OUT = {
 
 
 def way_out_of(error: BaseException) -> str:
-    """What to do where a system says that something ran out; "" for another error."""
+    """Advice for an error of the system that something ran out; "" for another error."""
     return _WAYS_OUT.get(error.errno or 0, "") if isinstance(error, OSError) else ""
 
 
 def with_way_out(error: Exception) -> str:
-    """Why something could not be written, and what to do about it: "a: No space left (make room)"."""
+    """Reason and advice for something that could not be written: "a: No space left (free some space)"."""
     if not isinstance(error, OSError):
-        return "no memory is left (make memory free)"
+        return "out of memory (free some memory)"
     reason = f"{_place(error)}{error.strerror}" if error.strerror else str(error)
     refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
     return f"{reason} ({way_out_of(error) or ('allow writing there' if refused else 'check the disk')})"
 
 
 def ran_out(error: BaseException) -> str:
-    """The line for an error that something ran out; "" for another. Some libraries say it in words only."""
+    """The line for an error that something ran out; "" for another error.
+
+    Some libraries have only the system's text in their errors, so that is what is looked for in them.
+    """
     if isinstance(error, OSError) and error.errno is not None:
         way_out = way_out_of(error)
         return f"{_place(error)}{error.strerror}; {way_out}" if way_out else ""

@@ -1,6 +1,6 @@
-"""Small files of others: a path and a limit go in, all bytes come out; nothing that is no plain file is read.
+"""Small files from others: a path and a limit in, all bytes out; only plain files are read.
 
-A config or a vocabulary may be linked to /dev/zero, which never ends, or be a FIFO, which never begins.
+A config or a vocabulary may be a link to /dev/zero, which never ends, or a FIFO, which never begins.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from lucidlm.runtime.run_out import way_out_of
 from lucidlm.runtime.wording import one_line, plural
 
 LARGEST_RECORD = 1 << 26
-"""Bytes of a manifest, or of a line of JSON: more than any run writes."""
+"""Maximum bytes of a manifest or of a line of JSON: more than any run writes."""
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a FIFO"),
@@ -27,26 +27,24 @@ _KINDS = (
 
 
 def read_small_file(path: Path, largest: int, error: type[LucidError]) -> bytes:
-    """The bytes of a plain file of at most `largest`, links followed; `error`, in one line, for another.
+    """The bytes of a plain file with at most `largest` bytes, behind links too; `error` for another file.
 
-    FileNotFoundError is left to the caller, who knows what a missing file means.
+    FileNotFoundError passes through: the caller knows what a missing file means.
     """
     with _opened(path, error) as file:
         try:
-            data = file.read(largest + 1)  # not what stat says: a file in /proc has no size, another may grow
+            data = file.read(largest + 1)  # not by its size: a file in /proc has none, another may grow
         except OSError as problem:
             raise error(f"{path}: {problem.strerror or problem}; copy or download it again") from None
         if len(data) > largest:
             size = max(os.fstat(file.fileno()).st_size, len(data))
-            raise error(
-                f"{path}: {plural(size, 'byte')}, such a file has at most {largest:,}; it is another file"
-            )
+            raise error(f"{path}: {plural(size, 'byte')}, the limit is {largest:,}; this is the wrong file")
     return data
 
 
 def _opened(path: Path, error: type[LucidError]) -> BinaryIO:
     try:
-        # Without O_NONBLOCK opening a FIFO waits for somebody who writes to it.
+        # Without O_NONBLOCK, opening a FIFO would wait for a program that writes to it.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         raise
@@ -54,26 +52,26 @@ def _opened(path: Path, error: type[LucidError]) -> BinaryIO:
         if way_out := way_out_of(problem):
             raise error(f"{path}: {getattr(problem, 'strerror', problem)}; {way_out}") from None
         reason = getattr(problem, "strerror", None) or problem
-        raise error(f"{path}: {reason}; give a file that can be read") from None
+        raise error(f"{path}: {reason}; give a readable file") from None
     mode = os.fstat(descriptor).st_mode
     if kind := next((name for is_kind, name in _KINDS if is_kind(mode)), None):
         os.close(descriptor)
-        raise error(f"{path}: {kind}, not a plain file; put the file itself there")
+        raise error(f"{path}: {kind}, not a plain file; put a copy of the file there")
     return os.fdopen(descriptor, "rb")
 
 
 def read_small_json(path: Path, error: type[LucidError], largest: int = LARGEST_RECORD) -> Any:
-    """What a file of JSON of at most `largest` bytes holds; ValueError for what is none."""
+    """The value in a JSON file with at most `largest` bytes; ValueError if it is not JSON."""
     try:
         return json.loads(read_small_file(path, largest, error))
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError("nested too deeply") from None
 
 
 def read_small_object(
     path: Path, error: type[LucidError], largest: int = LARGEST_RECORD, *, missing: str
 ) -> dict[str, Any]:
-    """The JSON object of a file; `error` for a file that is none; `missing` is the way out for no file."""
+    """The JSON object in a file; `error` for another file. `missing` is the advice if there is no file."""
     try:
         values = read_small_json(path, error, largest)
     except FileNotFoundError:
@@ -86,13 +84,13 @@ def read_small_object(
 
 
 def lines_of(path: Path, error: type[LucidError], longest: int = LARGEST_RECORD) -> Iterator[bytes]:
-    """The lines of a plain file that may grow; `error` for another kind of file or a longer line."""
+    """The lines of a plain file, which may grow; `error` for another kind of file or a longer line."""
     with _opened(path, error) as file:
         for number in itertools.count(1):
             line = file.readline(longest + 1)
             if len(line) > longest:
                 raise error(
-                    f"{path}:{number:,}: a line of more than {plural(longest, 'byte')}; it is another file"
+                    f"{path}:{number:,}: a line over {plural(longest, 'byte')}; this is the wrong file"
                 )
             if not line:
                 return

@@ -60,11 +60,10 @@ def test_files_and_folders_each_need_their_own_kind_of_place(tmp_path, monkeypat
     (tmp_path / "folder").mkdir()
     assert both("new") == [None, None]
     assert both("not/yet/there") == [None, None]
-    assert both("new/") == [both("new/")[0], None]
-    assert "a file in it" in both("new/")[0]
-    assert "a file is there" in both("file")[1]
-    assert "no folder" in both("file/inside")[0]
-    assert "a folder is there" in both("folder")[0]
+    for name, refused in {"new/": [0], "file": [1], "file/inside": [0, 1], "folder": [0]}.items():
+        found = both(name)
+        assert [n for n, line in enumerate(found) if line] == refused
+        assert all(line.startswith(f"--out {name}: ") for line in found if line)
     assert both("folder")[1] is None
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "folder"]
 
@@ -84,12 +83,12 @@ def test_links_devices_pipes_and_sockets(tmp_path, monkeypatch):
     listening = socket.socket(socket.AF_UNIX)
     listening.bind("socket")
     assert both("to-file")[0] is None
-    assert "link" in both("to-folder")[1]
+    assert both("to-folder")[1]
     assert all(both("to-nothing"))
     assert all(both("loop"))
     assert both("pipe")[0] is None
-    assert "a pipe is there" in both("pipe")[1]
-    assert "a socket is there" in both("socket")[0]
+    assert both("pipe")[1]
+    assert both("socket")[0]
     assert both("/dev/null")[0] is None
     assert all(both("/dev/null/x"))
     listening.close()
@@ -101,11 +100,11 @@ def test_a_place_that_holds_what_is_read_is_refused(tmp_path):
     book.touch()
     (tmp_path / "again").hardlink_to(book)
     for place in (book, tmp_path / "again", tmp_path / "texts" / ".." / "texts" / "book.txt"):
-        with pytest.raises(PlaceError, match="file that is read"):
+        with pytest.raises(PlaceError, match=f"--out {place}: "):
             check_file_place(place, "--out", inputs=[book])
-    with pytest.raises(PlaceError, match="which is read"):
+    with pytest.raises(PlaceError, match=str(book)):
         check_folder_place(tmp_path / "texts", "--out", inputs=[book])
-    with pytest.raises(PlaceError, match="a file of"):
+    with pytest.raises(PlaceError, match=f"--out {book}: "):
         check_file_place(book, "--out", inputs=[tmp_path / "texts"])
     check_file_place(tmp_path / "texts" / "new", "--out", inputs=[tmp_path / "texts"])
     check_folder_place(tmp_path / "texts" / "prepared", "--out", inputs=[tmp_path / "texts"])
@@ -113,7 +112,7 @@ def test_a_place_that_holds_what_is_read_is_refused(tmp_path):
 
 
 def test_more_than_the_disk_has_is_refused_with_both_figures(tmp_path):
-    with pytest.raises(PlaceError, match=r"GB are free there, 1000000000\.0 GB are needed"):
+    with pytest.raises(PlaceError, match=r"1000000000\.0 GB .* \d+\.\d GB"):
         check_file_place(tmp_path / "a" / "b", "--out", need_bytes=10**18)
 
 

@@ -10,7 +10,7 @@ from lucidlm.errors import DataError
 from lucidlm.runtime.run_out import ran_out, with_way_out
 from lucidlm.runtime.small_files import read_small_file
 
-WAYS_OUT = {errno.ENOSPC: "make room", errno.EFBIG: "ulimit -f", errno.EMFILE: "ulimit -n"}
+WAYS_OUT = {errno.ENOSPC: "space", errno.EFBIG: "ulimit -f", errno.EMFILE: "ulimit -n"}
 
 
 @pytest.mark.parametrize("number", WAYS_OUT)
@@ -43,6 +43,7 @@ def test_a_small_file_is_not_blamed_for_too_many_open_ones(tmp_path, monkeypatch
 
 def test_the_way_out_of_a_place_that_is_forbidden_is_not_more_room():
     line = with_way_out(PermissionError(errno.EACCES, "Permission denied", "run/model.safetensors"))
-    assert line == "run/model.safetensors: Permission denied (allow writing there)"
-    assert "make room" in with_way_out(OSError(errno.ENOSPC, "No space left on device"))
+    assert line.startswith("run/model.safetensors: Permission denied (")
+    assert "space" not in line
+    assert "free some space" in with_way_out(OSError(errno.ENOSPC, "No space left on device"))
     assert "memory" in with_way_out(MemoryError())

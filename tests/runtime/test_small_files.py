@@ -17,7 +17,7 @@ def test_a_plain_file_and_a_link_to_one_are_read(tmp_path):
     (tmp_path / "b").symlink_to(tmp_path / "a")
     assert read_small_file(tmp_path / "a", 5, DataError) == b"12345"
     assert read_small_file(tmp_path / "b", 5, DataError) == b"12345"
-    with pytest.raises(WeightsError, match="5 bytes, such a file has at most 4"):
+    with pytest.raises(WeightsError, match=r"b: 5 bytes, .*\b4\b"):
         read_small_file(tmp_path / "b", 4, WeightsError)
 
 
@@ -33,7 +33,7 @@ def test_what_never_ends_or_never_begins_is_refused_at_once(tmp_path):
     (tmp_path / "folder").mkdir()
     start = time.monotonic()
     for name, kind in (("fifo", "a FIFO"), ("zero", "a device"), ("folder", "a folder")):
-        with pytest.raises(DataError, match=f"{name}: {kind}, not a plain file"):
+        with pytest.raises(DataError, match=f"{name}: {kind}, "):
             read_small_file(tmp_path / name, 1 << 20, DataError)
     assert time.monotonic() - start < 5
 
@@ -43,14 +43,14 @@ def test_a_file_without_a_size_is_still_limited():
     path = "/proc/self/smaps"
     if not os.path.exists(path):
         pytest.skip("needs /proc")
-    with pytest.raises(DataError, match="at most 100"):
+    with pytest.raises(DataError, match=r"\b101 bytes, .*\b100\b"):
         read_small_file(path, 100, DataError)
 
 
 def test_lines_are_limited_one_by_one_and_json_in_depth(tmp_path):
     (tmp_path / "a").write_bytes(b"1\n22\n333")
     assert list(lines_of(tmp_path / "a", DataError)) == [b"1\n", b"22\n", b"333"]
-    with pytest.raises(DataError, match="a:2: a line of more than 2 bytes"):
+    with pytest.raises(DataError, match=r"a:2: .*\b2 bytes"):
         list(lines_of(tmp_path / "a", DataError, 2))
     (tmp_path / "b").write_bytes(b"[" * 100_000)
     with pytest.raises(ValueError):

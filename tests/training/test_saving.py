@@ -60,7 +60,7 @@ def test_a_page_that_cannot_be_written_loses_no_number_and_is_said(interrupted, 
     assert result.assessment in told
     lines = [line for line in told if isinstance(line, str) and "could not be written" in line]
     assert lines == list(result.problems) == told[-2:]
-    assert "run/README.md could not be written: No space left on device (make room" in lines[0]
+    assert "run/README.md could not be written: No space left on device (" in lines[0]
     assert "run/report.html" in lines[1]
 
 
