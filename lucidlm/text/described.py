@@ -19,8 +19,8 @@ _LEAKS = ("near_documents", "lines", "lines_total", "unchecked_documents")
 
 def check_described(folder: Path, manifest: dict[str, Any]) -> None:
     """DataError unless all fields that describe a corpus exist and have the right type."""
-    for place, sound in _fields(manifest):
-        if not sound:
+    for place, right in _fields(manifest):
+        if not right:
             raise DataError(f"{folder / MANIFEST}: {place} is damaged; prepare the text again")
 
 

@@ -303,11 +303,11 @@ def _is_folder(entry: os.DirEntry, *, follow: bool) -> bool:
 def _file_at_address(url: str, progress: Progress) -> File:
     path = fetch(url, cache_folder(), progress=progress)
     origin = origin_of(path)
-    told = (origin.content_type or "").partition(";")[0].strip().lower() if origin else ""
+    content_type = (origin.content_type or "").partition(";")[0].strip().lower() if origin else ""
     kind, packings = kind_of(urllib.parse.urlsplit(url).path, unknown="")
     if not kind:
-        kind = CONTENT_TYPES.get(told, "text")
-    elif told == "text/html" and kind != "html":
+        kind = CONTENT_TYPES.get(content_type, "text")
+    elif content_type == "text/html" and kind != "html":
         path.unlink()
         raise DataError(f"{url}: the server sent a web page instead; give the address of the file itself")
     packed = origin is not None and (origin.content_encoding or "").lower() in ("gzip", "x-gzip")

@@ -31,7 +31,7 @@ def inputs_and_targets(ids: _Ids) -> tuple[_Ids, _Ids]:
     if getattr(ids, "ndim", 0) < 1:
         raise DataError(f"{type(ids).__name__} has no tokens along an axis; give an array or a tensor of ids")
     if (tokens := ids.shape[-1]) < 2:
-        raise DataError(f"{plural(tokens, 'token')} give no input with a target; at least 2 are needed")
+        raise DataError(f"{plural(tokens, 'token')}: too few for an input and a target; give at least 2")
     return ids[..., :-1], ids[..., 1:]
 
 

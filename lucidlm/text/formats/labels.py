@@ -71,23 +71,23 @@ def declared_codec(page: bytes) -> str | None:
     head = page[:_HEAD]
     if head.startswith((b"<\0?\0x\0", b"\0<\0?\0x")):
         return "utf-16-le" if head[0] else "utf-16-be"
-    told = [_told_by_meta(head), _told_by_declaration(head)]
+    found = [_codec_in_meta(head), _codec_in_declaration(head)]
     if _XHTML in head:  # XML: its declaration counts first
-        told.reverse()
-    return next((codec for codec in told if codec), None)
+        found.reverse()
+    return next((codec for codec in found if codec), None)
 
 
-def _told_by_declaration(head: bytes) -> str | None:
+def _codec_in_declaration(head: bytes) -> str | None:
     declaration = _DECLARATION.match(head.lstrip())
-    return _codec_told(declaration[1] or declaration[2] or b"") if declaration else None
+    return _codec_declared(declaration[1] or declaration[2] or b"") if declaration else None
 
 
-def _told_by_meta(head: bytes) -> str | None:
+def _codec_in_meta(head: bytes) -> str | None:
     """The codec of the first meta element that names one. Comments and attribute values do not count."""
     place = 0
     while step := _STEP.search(head, place):
         attributes, place = _attributes(head, step.end()) if step["name"] else ({}, step.end())
-        if (step["name"] or b"").lower() == b"meta" and (codec := _told_by(attributes)):
+        if (step["name"] or b"").lower() == b"meta" and (codec := _codec_in_attributes(attributes)):
             return codec
     return None
 
@@ -101,16 +101,16 @@ def _attributes(head: bytes, place: int) -> tuple[dict[bytes, bytes], int]:
     return attributes, place
 
 
-def _told_by(attributes: dict[bytes, bytes]) -> str | None:
+def _codec_in_attributes(attributes: dict[bytes, bytes]) -> str | None:
     if b"charset" in attributes:
-        return _codec_told(attributes[b"charset"])
+        return _codec_declared(attributes[b"charset"])
     if attributes.get(b"http-equiv", b"").lower() == b"content-type":
         charset = _CHARSET.search(attributes.get(b"content", b""))
-        return _codec_told(charset[1] or charset[2] or charset[3] or b"") if charset else None
+        return _codec_declared(charset[1] or charset[2] or charset[3] or b"") if charset else None
     return None
 
 
-def _codec_told(label: bytes) -> str | None:
+def _codec_declared(label: bytes) -> str | None:
     codec = codec_of_label(label.decode("ascii", "replace"))
     if codec == "x-user-defined":
         return "cp1252"
