@@ -23,7 +23,7 @@ WHOLE = 0.8
 """A shorter passage counts if it is this share of its text, and the same share of it is unchanged."""
 COMMON = 16
 """Shingles and lines that occur more often belong to a template."""
-LARGEST = 32_000_000
+MOST_LETTERS = 32_000_000
 """Letters of text that are checked; of a longer text only the start is."""
 INDEXED = 2_000_000
 """Shingles that are kept: for a long text every second, fourth, ... one, chosen by hash."""
@@ -81,7 +81,7 @@ class Copies:
     sources: tuple[int, ...]
     """Numbers of all documents in which something was found."""
     unchecked: int
-    """Texts that were not checked, because the ones before already have LARGEST letters."""
+    """Texts that were not checked, because the ones before already have MOST_LETTERS letters."""
 
 
 ENTRY = np.dtype(
@@ -170,7 +170,7 @@ class CopySearch:
 
     def _counted(self, texts: Iterable[Iterable[str]]) -> Iterator[tuple[int, Iterable[str]]]:
         for number, blocks in enumerate(texts):
-            if sum(self._lengths) >= LARGEST:
+            if sum(self._lengths) >= MOST_LETTERS:
                 self._unchecked += 1
                 continue
             self._lengths.append(0)

@@ -83,7 +83,7 @@ def given_text(
     """A text that was given as a string, cleaned like a file with it, so that both have the same loss."""
     if not text:
         return ""  # the caller decides whether that is an error
-    document = _document(None, lambda own: [without_mark(text, own)], reading.raw, source=name)
+    document = _new_document(None, lambda own: [without_mark(text, own)], reading.raw, source=name)
     cleaned = document.text()
     document.add_to(account)
     return cleaned
@@ -175,7 +175,7 @@ def _documents_of(file: File, reading: Reading) -> Iterator[Document]:
             yield from _documents_in_archive(file, reading, around)
         case _:
             strings = partial(_strings, file, reading.encoding)
-            yield _document(file, strings, reading.raw, around=around)
+            yield _new_document(file, strings, reading.raw, around=around)
 
 
 def _account_of(file: File) -> Account:
@@ -190,7 +190,7 @@ def _account_of(file: File) -> Account:
     return account
 
 
-def _document(
+def _new_document(
     file: File | None,
     strings: Callable[[Account], Iterable[str]],
     raw: bool,
@@ -247,7 +247,7 @@ def _documents_in_records(file: File, reading: Reading, around: Account) -> Iter
         around.leave_out(frames, frame)
         if record.text:
             strings = partial(_the_string, record.text)
-            document = _document(file, strings, reading.raw, source=record.source, around=around)
+            document = _new_document(file, strings, reading.raw, source=record.source, around=around)
             may_be_frame = not reading.raw and names_gutenberg(record.text)
             if may_be_frame and _is_only_a_frame(document, around):
                 continue
@@ -316,7 +316,7 @@ def _documents_in_tokens(file: File, raw: bool, around: Account) -> Iterator[Doc
         def strings(account: Account, start: int = start, end: int = end) -> Iterator[str]:
             return token_text(file.path, file.name, start, end, account)
 
-        yield _document(file, strings, raw, source=f"{file.name}:{number}", around=around)
+        yield _new_document(file, strings, raw, source=f"{file.name}:{number}", around=around)
         around = Account()
 
 

@@ -12,7 +12,7 @@ MOSTLY = 0.5
 """If a smaller share of the sequences is distinct, pages are not independent evidence."""
 SAID = 0.8
 """A smaller share of distinct sequences is noted."""
-TOGETHER = 1 << 17
+SHORT_TOGETHER = 1 << 17
 """Characters of short documents that are processed together."""
 KEPT = 2_000_000
 """Sequences that are kept: for a long text every second, fourth, ... one, chosen by hash."""
@@ -95,7 +95,7 @@ class RepetitionCount:
         self._lines.append(np.fromiter(map(hash, lines), np.int64))
         self._waiting.append(text)
         self._size += len(text)
-        if self._size >= TOGETHER:
+        if self._size >= SHORT_TOGETHER:
             self._count_waiting()
 
     def repetition(self) -> Repetition:

@@ -77,7 +77,7 @@ def split(staged: StagedText, fraction: float, how: Split = "auto") -> Division:
         return _as_given(staged, index)
     if how == "auto":
         how = "pieces" if len(index) < SPLIT_BY_DOCUMENT else "documents"
-    divide = {"pieces": _by_pieces, "documents": _by_content, "end": _by_position}[how]
+    divide = {"pieces": _by_pieces, "documents": _by_hash, "end": _by_position}[how]
     return divide(staged, index, fraction)
 
 
@@ -97,11 +97,11 @@ def _as_given(staged: StagedText, index: np.ndarray) -> Division:
             f"{what} also in the validation text, word for word ({'' if one else 'first: '}{name}): "
             "removed from training"
         )
-    train, validation = _whole(index, ~held_out & ~known), _whole(index, held_out)
+    train, validation = _whole_documents(index, ~held_out & ~known), _whole_documents(index, held_out)
     return Division(train, validation, "given", "held out: the validation text that was given")
 
 
-def _by_content(staged: StagedText, index: np.ndarray, fraction: float) -> Division:
+def _by_hash(staged: StagedText, index: np.ndarray, fraction: float) -> Division:
     if len(index) == 1:
         raise DataError("there is only one document: use --split pieces or end, or give --val")
     # The hash depends only on the text: a document stays on its side when others are added.
@@ -118,7 +118,7 @@ def _by_content(staged: StagedText, index: np.ndarray, fraction: float) -> Divis
     if held_out.all() or not held_out.any():
         raise DataError(f"all {len(index):,} documents are the same text; give a validation text with --val")
     how = f"held out: {held_out.sum():,} of {len(index):,} documents, chosen by a hash of their content"
-    return Division(_whole(index, ~held_out), _whole(index, held_out), "documents", how)
+    return Division(_whole_documents(index, ~held_out), _whole_documents(index, held_out), "documents", how)
 
 
 def _by_position(staged: StagedText, index: np.ndarray, fraction: float) -> Division:
@@ -246,7 +246,7 @@ def _within_limit(index: np.ndarray, fraction: float) -> float:
     return fraction
 
 
-def _whole(index: np.ndarray, chosen: np.ndarray) -> Part:
+def _whole_documents(index: np.ndarray, chosen: np.ndarray) -> Part:
     rows = index[chosen]
     characters = int(rows["characters"].sum())
     return Part(np.flatnonzero(chosen), rows["offset"], rows["offset"] + rows["bytes"], characters)

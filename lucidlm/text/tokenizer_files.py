@@ -13,8 +13,8 @@ from lucidlm.text.byte_level import END_OF_TEXT, pieces_document
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
-ADDED, SPECIAL = "added_tokens.json", "special_tokens_map.json"
-TOKENIZER_FILES = (TOKENIZER, SETTINGS, VOCABULARY, MERGES, ADDED, SPECIAL)
+ADDED, SPECIAL_TOKENS = "added_tokens.json", "special_tokens_map.json"
+TOKENIZER_FILES = (TOKENIZER, SETTINGS, VOCABULARY, MERGES, ADDED, SPECIAL_TOKENS)
 """All files of a folder that may be read."""
 LARGEST_FILE = 1 << 26
 """Bytes of one file: twice what the largest vocabularies in use need."""
@@ -34,7 +34,7 @@ def document_of(path: Path) -> tuple[dict, object, Path]:
     settings = _object(folder / SETTINGS, missing={})
     older = path.name in (VOCABULARY, MERGES) or (path.is_dir() and not (path / TOKENIZER).exists())
     if older and any((folder / name).exists() for name in (VOCABULARY, MERGES)):
-        special = _object(folder / SPECIAL, missing={})
+        special = _object(folder / SPECIAL_TOKENS, missing={})
         end = settings.get("eos_token") or special.get("eos_token") or END_OF_TEXT
         return _older_document(folder, settings, special), end, folder / VOCABULARY
     file = path / TOKENIZER if path.is_dir() else path
@@ -56,7 +56,7 @@ def _instead(folder: Path) -> str:
 
 def _older_document(folder: Path, settings: dict, special: dict) -> dict:
     """vocab.json and merges.txt as one document; WeightsError for another kind of tokenizer."""
-    kind = _kind_of(folder, settings)
+    kind = _split_of(folder, settings)
     vocabulary = _object(folder / VOCABULARY)
     try:
         lines = read_small_file(folder / MERGES, LARGEST_FILE, WeightsError).decode("utf-8").split("\n")
@@ -88,7 +88,7 @@ def _older_document(folder: Path, settings: dict, special: dict) -> dict:
     )
 
 
-def _kind_of(folder: Path, settings: dict) -> str:
+def _split_of(folder: Path, settings: dict) -> str:
     """How the tokenizer splits text, "gpt2" or "qwen": its two files do not say it."""
     named = settings.get("tokenizer_class")
     found = named or _object(folder / "config.json", missing={}).get("model_type") or "gpt2"

@@ -258,7 +258,7 @@ def test_a_large_text_is_sampled_evenly_for_the_vocabulary(book, tmp_path, monke
     monkeypatch.setattr(staged_text, "BLOCK", 100)
     staged = staged_text.StagedText(tmp_path / "staged", SILENT, {})
     staged.fill([File(book, "book", "text")], READING)
-    part = split._whole(staged.index(), np.array([True]))
+    part = split._whole_documents(staged.index(), np.array([True]))
     sample = list(module._sample(staged, part))
     assert sum(map(len, sample)) == pytest.approx(2000, abs=150)
     places = [book.read_text("utf-8").index(text) for text in sample]

@@ -293,7 +293,7 @@ def test_where_templates_repeat_is_said(tmp_path, in_training, in_validation, wh
 
 
 def test_a_validation_text_that_is_too_long_is_checked_in_part_and_that_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(copies, "LARGEST", 5000)
+    monkeypatch.setattr(copies, "MOST_LETTERS", 5000)
     monkeypatch.setattr(letters, "TOGETHER", 1000)
     corpus = check(tmp_path, PIECES[20:], PIECES[:15])
     unchecked = corpus.manifest["leaks"]["unchecked_documents"]

@@ -24,7 +24,7 @@ from lucidlm.text.own_folders import own_kind
 
 ARCHIVES = ("zip", "tar")
 """The kinds that are archives."""
-LARGEST = 4 << 30
+LARGEST_ARCHIVE = 4 << 30
 """Bytes that all texts of an archive may unpack to."""
 _MOST = 100_000
 """Members of an archive that are read: a few compressed MB can list millions."""
@@ -138,7 +138,7 @@ def _unpacked(
                 found.append((None, member))
                 continue
             total += member.size
-            if total > LARGEST:
+            if total > LARGEST_ARCHIVE:
                 raise _too_much(name)
             found.append((_written(member, folder / f"{number}"), member))
         return found
@@ -152,13 +152,13 @@ def _unpacked(
 
 
 def _too_much(name: str) -> DataError:
-    return DataError(f"{name}: its texts are larger than {LARGEST >> 30} GiB; unpack it and give the folder")
+    return DataError(f"{name}: larger than {LARGEST_ARCHIVE >> 30} GiB; unpack it and give the folder")
 
 
 def _limited(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
     count = 0
     for block in blocks:
-        if (count := count + len(block)) > LARGEST:
+        if (count := count + len(block)) > LARGEST_ARCHIVE:
             raise _too_much(name)
         yield block
 
@@ -211,11 +211,11 @@ def _members_of_tar(path: Path) -> Iterator[_Member]:
                     info.isreg(),
                     False,
                     info.issym() or info.islnk(),
-                    functools.partial(_opened, archive, info),
+                    functools.partial(_opened_member, archive, info),
                 )
 
 
-def _opened(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+def _opened_member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
     opened = archive.extractfile(info)
     assert opened is not None, "a plain file"
     return opened

@@ -16,7 +16,7 @@ from lucidlm.text.account import Account, utf8_bytes
 from lucidlm.text.formats.guesses import reads_better_otherwise
 from lucidlm.text.formats.hints import other_encoding, refuse_no_text, wrong_byte
 from lucidlm.text.formats.labels import browser_errors, codec_of_label, codec_of_mark, declared_codec
-from lucidlm.text.formats.packed import unpacked
+from lucidlm.text.formats.packed import decompressed
 
 _BLOCK = 1 << 20
 _WIDE = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")
@@ -43,7 +43,7 @@ def read_blocks(file: File, account: Account) -> Iterator[bytes]:
     """A file's bytes, decompressed."""
     blocks = _stored_blocks(file)
     for packing in file.packings:
-        blocks = unpacked(blocks, packing, file.name, account)
+        blocks = decompressed(blocks, packing, file.name, account)
     return blocks
 
 

@@ -56,11 +56,11 @@ class _Package:
 
 def read_epub(file: File, encoding: str, account: Account) -> Iterator[str]:
     """The text of each page, in order. Encoding: UTF-8, else what the page declares, else `encoding`."""
-    with faults_of(file.name, "EPUB", *_FAULTS), _opened(file, account) as archive:
+    with faults_of(file.name, "EPUB", *_FAULTS), _archive_of(file, account) as archive:
         yield from _Book(archive, file.name, encoding, account).pages()
 
 
-def _opened(file: File, account: Account) -> zipfile.ZipFile:
+def _archive_of(file: File, account: Account) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(io.BytesIO(whole(file, account)) if file.packings else file.path)
     except zipfile.BadZipFile:

@@ -18,7 +18,7 @@ _START = {"gz": b"\x1f\x8b", "bz2": b"BZh", "xz": b"\xfd7zXZ\0"}
 """The first bytes of a member: a file may hold several."""
 
 
-def unpacked(blocks: Iterable[bytes], packing: str, name: str, account: Account) -> Iterator[bytes]:
+def decompressed(blocks: Iterable[bytes], packing: str, name: str, account: Account) -> Iterator[bytes]:
     """The decompressed bytes, in blocks of at most 1 MiB.
 
     A file may hold several members and zeros as padding. Other bytes after the last member are ignored, as

@@ -143,7 +143,7 @@ def cleaned(text: str, account: Account) -> str:
     """The text with plain letters, U+FFFD for glyphs without a character, and no soft hyphens."""
     if text.isascii() and text.isprintable():
         return text
-    text, forms = _FORMS.subn(lambda form: _letters(form[0]), text)
+    text, forms = _FORMS.subn(lambda form: _plain_letters(form[0]), text)
     text, unknown = _NO_CHARACTER.subn("\ufffd", text)
     text, hyphens = _SOFT_HYPHEN.subn("", text)
     account.saw(reasons.LETTER_FORMS, forms)
@@ -153,7 +153,7 @@ def cleaned(text: str, account: Account) -> str:
 
 
 @functools.cache
-def _letters(form: str) -> str:
+def _plain_letters(form: str) -> str:
     return unicodedata.normalize("NFKC", form)
 
 

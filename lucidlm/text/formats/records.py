@@ -13,7 +13,7 @@ from lucidlm.runtime.wording import plural
 from lucidlm.text import reasons
 from lucidlm.text.account import Account, utf8_bytes
 from lucidlm.text.formats.decoding import File, read_text, with_lf
-from lucidlm.text.formats.whole_files import LARGEST
+from lucidlm.text.formats.whole_files import LARGEST_FILE
 from lucidlm.text.reading import READING, Reading
 
 RECORDS = ("jsonl", "json", "csv", "tsv")
@@ -145,9 +145,9 @@ def _in_json(strings: Iterable[str], file: File, reading: Reading, account: Acco
     for string in strings:
         parts.append(string)
         size += utf8_bytes(string)
-        if size > LARGEST:
+        if size > LARGEST_FILE:
             raise DataError(
-                f"{name}: larger than {LARGEST >> 20} MiB, the limit for one .json file; "
+                f"{name}: larger than {LARGEST_FILE >> 20} MiB, the limit for one .json file; "
                 "write it as .jsonl, one text per line"
             )
     whole = "".join(parts)
@@ -205,7 +205,7 @@ def _in_rows(strings: Iterable[str], file: File, field: str) -> Iterator[Record]
 
     With a number (from 1) the first row is a record too, as in a table without a header.
     """
-    csv.field_size_limit(LARGEST)
+    csv.field_size_limit(LARGEST_FILE)
     lines = _with_ends(split_lines(strings))
     sample, size, told = list[str](), 0, None
     for line in lines:

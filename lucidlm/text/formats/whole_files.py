@@ -8,7 +8,7 @@ from lucidlm.text import reasons
 from lucidlm.text.account import Account
 from lucidlm.text.formats.decoding import File, cannot_read, read_blocks
 
-LARGEST = 256 << 20
+LARGEST_FILE = 256 << 20
 """Bytes that a file may decompress to: these formats cannot be read in pieces."""
 LARGEST_PAGE = 64 << 20
 """The same for markup: its parser takes up to thirty bytes of memory per byte."""
@@ -16,7 +16,7 @@ LARGEST_PAGE = 64 << 20
 
 def whole(file: File, account: Account, largest: int | None = None) -> bytes:
     """All bytes of a file, decompressed; DataError if it is too large."""
-    largest = largest or LARGEST
+    largest = largest or LARGEST_FILE
     data = bytearray()
     for block in read_blocks(file, account):
         data += block
@@ -28,7 +28,7 @@ def whole(file: File, account: Account, largest: int | None = None) -> bytes:
 def too_large(name: str, kind: str, largest: int | None = None) -> DataError:
     """The error for a file that is too large."""
     return DataError(
-        f"{name}: larger than {(largest or LARGEST) >> 20} MiB, the limit for one {kind} file; "
+        f"{name}: larger than {(largest or LARGEST_FILE) >> 20} MiB, the limit for one {kind} file; "
         "convert it to .txt or split it"
     )
 

@@ -116,7 +116,7 @@ def test_what_is_encrypted_damaged_or_linked_is_passed_over_and_said(tmp_path):
 
 
 def test_an_archive_that_holds_too_much_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "LARGEST", 1000)
+    monkeypatch.setattr(archives, "LARGEST_ARCHIVE", 1000)
     for name, data in (
         ("a.zip", zipped({"a.txt": "a" * 600, "b.txt": "b" * 600})),
         ("b.tar", tarred({"a.txt": "a" * 2000})),

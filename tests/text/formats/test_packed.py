@@ -12,7 +12,7 @@ from lucidlm.errors import DataError
 from lucidlm.text import reasons
 from lucidlm.text.account import Account
 from lucidlm.text.formats import packed
-from lucidlm.text.formats.packed import unpacked
+from lucidlm.text.formats.packed import decompressed
 
 PACK = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
 
@@ -21,7 +21,7 @@ def unpack(data: bytes, packing: str, block: int = 1 << 20) -> tuple[bytes, int]
     """The unpacked bytes, and how many behind them were passed over."""
     account = Account()
     blocks = (data[start : start + block] for start in range(0, len(data), block))
-    return b"".join(unpacked(blocks, packing, "a", account)), account.seen["bytes_behind_packed_files"]
+    return b"".join(decompressed(blocks, packing, "a", account)), account.seen["bytes_behind_packed_files"]
 
 
 @settings(max_examples=40)
@@ -53,7 +53,7 @@ def test_a_file_that_is_cut_off_or_damaged_is_refused(packing):
 @pytest.mark.parametrize("packing", PACK)
 def test_no_block_is_longer_than_its_share_whatever_is_packed(packing, monkeypatch):
     monkeypatch.setattr(packed, "_BLOCK", 1000)
-    blocks = list(unpacked([PACK[packing](b"a" * 100_000)], packing, "a", Account()))
+    blocks = list(decompressed([PACK[packing](b"a" * 100_000)], packing, "a", Account()))
     assert b"".join(blocks) == b"a" * 100_000
     assert max(map(len, blocks)) <= 1000
 

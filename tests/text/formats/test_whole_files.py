@@ -40,7 +40,7 @@ def test_a_page_an_epub_and_a_pdf_may_be_gzipped(tmp_path):
 def test_what_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
     for module in (markup, epub_reader):
         monkeypatch.setattr(module, "LARGEST_PAGE", 1 << 20)
-    monkeypatch.setattr(whole_files, "LARGEST", 1 << 20)
+    monkeypatch.setattr(whole_files, "LARGEST_FILE", 1 << 20)
     assert " 1 MiB" in refusal(written(tmp_path / "a.pdf.gz", gzip.compress(b"x" * (2 << 20))))
     assert " 1 MiB" in refusal(written(tmp_path / "a.html.gz", gzip.compress(b"x" * (2 << 20))))
     assert " 1 MiB" in refusal(written(tmp_path / "a.epub", epub({"a.xhtml": "x" * (2 << 20)})))
