@@ -59,8 +59,8 @@ def readme_commands() -> list[list[str]]:
 
 def quicker(command: list[str]) -> list[str]:
     """The same command in seconds instead of minutes."""
-    pairs = zip(["", *command], command, strict=False)
-    return ["0.05" if before == "--minutes" else word for before, word in pairs]
+    shorter = {"--minutes": "0.05", "--steps": "3"}
+    return [shorter.get(before, word) for before, word in zip(["", *command], command, strict=False)]
 
 
 @pytest.mark.slow
@@ -72,6 +72,14 @@ def test_every_command_of_the_readme_runs_as_it_stands(tmp_path):
     (tmp_path / "more.txt").write_text(BOOK[::-1])
     for command in commands:
         run(["-m", "lucidlm", *quicker(command)], tmp_path)
+
+
+def test_the_readme_is_narrow_and_names_tests_that_exist():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > 100] == []
+    named = re.findall(r"`(\w+/test_\w+\.py)`", "\n".join(lines))
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / "tests" / name).exists()] == []
 
 
 @pytest.mark.slow
