@@ -233,6 +233,15 @@ def _pattern(said: str) -> str:
 
 
 ELSEWHERE = {
+    "learn/page": "test_learn.py::test_the_command_of_a_step_is_one_that_the_program_takes",
+    'lucidlm explain lecture "{}"': "test_learn.py::test_the_command_of_a_step_is_one_that_the_program_takes",
+    "# Learn in twelve steps": "test_learn.py::test_the_page_tells_the_steps",
+    "Answer it with `lucidlm learn {}`": "test_learn.py::test_the_page_tells_the_steps",
+    "--json needs a step and --answer": "test_learn.py::test_the_verb_asks_checks_and_remembers",
+    "give the step that it answers": "test_learn.py::test_the_verb_asks_checks_and_remembers",
+    "Answer with: lucidlm learn {}": "test_learn.py::test_the_verb_asks_checks_and_remembers",
+    "lucidlm learn lists them": "test_learn.py::test_the_verb_asks_checks_and_remembers",
+    "Next: lucidlm learn {}": "test_learn.py::test_progress_is_kept_and_a_damaged_file_is_no_progress",
     "lucidlm train --resume --out {} judges it": "training/test_saving.py::test_memory_that_runs_out_while_judging_costs_no_run_and_resuming_judges",
     "then lucidlm train --resume --out {} goes on from it": "test_advice.py::test_where_memory_ran_out_in_a_step_both_ways_out_work",
     ", or start over with smaller batches: lucidlm train --config {} --micro-batch 1 --out NEW": "test_advice.py::test_where_memory_ran_out_in_a_step_both_ways_out_work",

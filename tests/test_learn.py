@@ -158,6 +158,7 @@ def test_progress_is_kept_and_a_damaged_file_is_no_progress(tmp_path):
 
 def test_the_verb_asks_checks_and_remembers(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Workshop, "lecture", property(lambda _: small_lecture()))
+    monkeypatch.setattr("sys.stdin", None)
     out = ["--out", str(tmp_path)]
     assert main(["learn", "1", *out]) == 0  # no terminal: the question alone
     assert path.STEPS[0].question in " ".join(capsys.readouterr().out.split())

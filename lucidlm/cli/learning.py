@@ -55,7 +55,7 @@ def learn(
     if not json:
         show("\n".join([*asked.given, "", *this.question_lines()]))
     if answer is None:
-        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
             show(f"\nAnswer with: lucidlm learn {step} --answer ANSWER")
             return 0
         answer = input("your answer: ")

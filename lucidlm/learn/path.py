@@ -63,7 +63,7 @@ STEPS = (
         "probabilities that add up to 1. Only one of them matters: that of the target. Take its logarithm,"
         " the mean over all targets, and the negative of that. This is the cross entropy, the loss.",
         f'lucidlm explain lecture "{SENTENCE}" --top-k 3',
-        "What is the loss in nats per token? (The natural logarithm of 0.00002 is -10.8.)",
+        "What is the mean of -ln p, the loss in nats per token? (The natural logarithm of 0.00002 is -10.8.)",
         "-ln p is the surprisal of a token: 0 for a certain token, and large for a token that was thought"
         " impossible. The mean makes texts of different length comparable.",
         work=questions.mean_of_surprisals,
@@ -72,7 +72,7 @@ STEPS = (
         "Perplexity",
         "The exponential of the loss is the perplexity. It says: the model is as uncertain as if it chose "
         "at random among that many equally likely tokens.",
-        "lucidlm evaluate lecture learn/page.txt --no-baselines",
+        "lucidlm evaluate lecture learn/page.txt",
         "What is the perplexity of this loss? (exp(11) is 59,874.)",
         "An untrained model is about as uncertain as its vocabulary is large. Training lowers this "
         "number; GPT-2's smallest model reaches 29 on WikiText-2 (Radford 2019).",
@@ -82,7 +82,7 @@ STEPS = (
         "The loss before training",
         "A model that gives each of V tokens the same probability has a loss of ln V. A new model has random "
         "weights, so its logits are small random numbers: almost equal, but not quite.",
-        "lucidlm evaluate lecture learn/page.txt --no-baselines",
+        "lucidlm evaluate lecture learn/page.txt",
         "Is the loss of the untrained model lower than ln V, equal to it (within 0.01), or higher?",
         "The logits of a new model vary a little. Where it is wrong by chance, it loses more than it "
         "gains where it is right: on average the loss is ln V plus half the variance of the logits. So "
@@ -93,7 +93,7 @@ STEPS = (
     ),
     Step(
         "Held-out text",
-        "A model can learn its training text by heart, so the loss on that text says little. A part of the"
+        "A model can memorize its training text, so the loss on that text says little. A part of the"
         " text is held out: it is never trained on. Its loss, the validation loss, says how well the model"
         " predicts new text of the same kind. This step trains on the first page of the story.",
         "lucidlm train learn/page.txt --out learn/page --steps 120 --preset modern-1m --tokenizer bytes "
@@ -133,7 +133,7 @@ STEPS = (
         "context length the windows do not overlap, and the first tokens of each have almost nothing "
         "before them. With a shorter stride windows overlap, and only the new tokens of each are scored: "
         "more context, more work.",
-        "lucidlm evaluate learn/page learn/story.txt --stride 64 --no-baselines",
+        "lucidlm evaluate learn/page learn/story.txt --stride 128 --no-baselines",
         "The stride becomes eight times shorter. What happens to the loss?",
         "With more context a prediction is easier, so the same model on the same text has a lower loss. A"
         " loss without its stride and context length cannot be compared.",
@@ -242,8 +242,8 @@ INTRODUCTION = """# Learn in twelve steps
 
 How is the quality of a language model measured? Each step takes a minute: read, predict, and then see the
 computed answer. `lucidlm learn` lists the steps, `lucidlm learn 1` asks the first question. All numbers are
-computed on your machine, from the story that comes with lucidlm. The files go to the folder `learn`: delete
-it when you are done.
+computed on your machine, from the story that comes with lucidlm, and the terminal shows those that a question
+needs. The files go to the folder `learn`: delete it when you are done.
 """
 
 
@@ -259,6 +259,6 @@ def _section(number: int, step: Step) -> str:
             f"```\n{step.command}\n```\n",
             question + ("\n" + choices if choices else "") + "\n",
             f"Answer it with `lucidlm learn {number}`.\n",
-            f"<details><summary>Why</summary>{textwrap.fill(step.why, 110)}</details>\n",
+            f"<details><summary>Why</summary>\n\n{textwrap.fill(step.why, 110)}\n\n</details>\n",
         )
     )
