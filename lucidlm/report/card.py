@@ -1,4 +1,4 @@
-"""The model card of a run: a README.md that says what the model is, how good it is and how to open it."""
+"""The model card of a run: plan, corpus and assessment in; a README.md out, in the form of model hubs."""
 
 import json
 import re
@@ -28,7 +28,7 @@ class Trained:
 
 
 def write_card(run: Trained, assessment: Assessment) -> None:
-    """README.md in the run's folder, from its plan, its corpus and the assessment of its best weights."""
+    """Writes README.md in the run's folder: what the model is, how good it is and how to open it."""
     write_atomically(run.folder / "README.md", card(run, assessment))
 
 
@@ -57,20 +57,20 @@ trained from {in_code(run.config.from_) if run.config.from_ else "random weights
 | perplexity | {fixed(evaluation.perplexity, 2)}{mark} |
 | bits per byte | {fixed(evaluation.bits_per_byte, 4)}{mark} |
 | scored | {plural(evaluation.tokens_scored, "token")}, {plural(evaluation.bytes_scored, "byte")} |
-| counted | {evaluation.protocol} |
+| measured by | {evaluation.protocol} |
 
 {assessment.verdict}
 
 {_ladder(assessment)}
 
 ## Text and training
-{corpus.train_tokens:,} training tokens and {corpus.validation_tokens:,} held-out ones by the tokenizer \
+{corpus.train_tokens:,} training tokens and {corpus.validation_tokens:,} held-out tokens; tokenizer \
 `{corpus.tokenizer.name}` ({plural(corpus.tokenizer.vocab_size, "token")}). {plural(run.step, "step")} of \
 {plural(plan.batch_tokens, "token")}, {run.epochs:.1f} epochs, \
-optimizer {plan.optim.name}, products in {plan.dtype}. \
-These weights are of step {best.step if best else run.step:,}, the best by validation loss. \
+optimizer {plan.optim.name}, matmuls in {plan.dtype}. \
+The weights are from step {best.step if best else run.step:,}, the best by validation loss. \
 `run.toml` repeats the run, \
-`env.json` says where it was made.
+`env.json` has the versions and the machine.
 
 ## Open it
 ```python
@@ -80,17 +80,17 @@ model, tokenizer = AutoModelForCausalLM.from_pretrained({quoted}), AutoTokenizer
 ```
 or {in_code(f'lucidlm generate {argument} "..."')}, {in_code(f"lucidlm evaluate {argument}")}.
 
-It knows its training text and little else: do not rely on what it says.
+It knows little beyond its training text: do not rely on what it writes.
 """
 
 
 def in_prose(text: str) -> str:
-    """A name in Markdown: none of its letters is markup, and none a terminal's command."""
+    """A name as Markdown text, its markup and control characters escaped."""
     return re.sub(r"[\\`*\[\]<>&~|$#]", r"\\\g<0>", one_line(text))
 
 
 def in_code(text: str) -> str:
-    """A name as code in a line of Markdown: between more backticks than it has itself."""
+    """A name as Markdown code, between more backticks than it contains."""
     text = one_line(text)
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     space = " " * (text[:1] in ("`", "") or text[-1:] == "`")
@@ -98,7 +98,7 @@ def in_code(text: str) -> str:
 
 
 def _ladder(assessment: Assessment) -> str:
-    """The comparison with the baselines, where there is text enough for one."""
+    """The comparison with the baselines; "" if the text is too short for one."""
     if assessment.ladder is None:
         return ""
     return (

@@ -27,7 +27,7 @@ from lucidlm.runtime.wording import plural
 REPORT = "report.html"
 MOST_SAMPLES = 12
 SHOWN_ABOVE = {"loss", "perplexity", "bits per byte", "first choice", "rank", "calibration", "certainty"}
-"""Rows of an evaluation that have a place of their own on the page."""
+"""Rows of an evaluation that the page shows in other places."""
 
 
 def write_report(
@@ -39,7 +39,7 @@ def write_report(
     run: Path | None = None,
     environment: Mapping[str, Any] | None = None,
 ) -> None:
-    """The page at `path`; with `run`, its curves and its samples are in it too."""
+    """Writes the page to `path`; with `run`, also the curves and samples of that run."""
     history = read_history(run) if run is not None else None
     if history is not None and not history.validations:
         history = None
@@ -116,7 +116,7 @@ def _drawn(rung: Rung, reach: float) -> dict[str, Any]:
 
 
 def _charts(assessment: Assessment, history: History | None, name: str) -> dict[str, Any]:
-    """What charts.js draws: numbers in nats, and how to turn them into bits per byte."""
+    """The numbers that charts.js draws: losses in nats, and the factor to bits per byte."""
     evaluation, diagnosis = assessment.evaluation, assessment.evaluation.diagnosis
     bytes_per_token = (
         evaluation.bytes_scored / evaluation.tokens_scored if evaluation.bytes_scored else math.nan
@@ -149,7 +149,7 @@ def _group(group: Any) -> list[Any]:
 
 
 def _validated_on(history: History) -> str:
-    """What the curve's points are of, where that is a part of the held-out text."""
+    """The number of tokens behind the points of the curve; "" if they come from the whole held-out text."""
     last = history.validations[-1]
     if last.heldout_tokens is None or last.validation_tokens >= last.heldout_tokens:
         return ""
@@ -157,14 +157,14 @@ def _validated_on(history: History) -> str:
 
 
 def _readable(value: Any) -> str:
-    """A value of env.json as a person would write it."""
+    """A value of env.json as text."""
     if isinstance(value, Mapping):
         return "; ".join(f"{name} {item}" for name, item in value.items())
     return "; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _samples(run: Path) -> Sequence[dict[str, Any]]:
-    """What the run wrote after some of its steps, the last one among them."""
+    """The samples of at most MOST_SAMPLES steps of the run, always with the last one."""
     samples = list(read_events(run / SAMPLES))
     every = -(-len(samples) // MOST_SAMPLES) if samples else 1
     return samples[::-1][::every][::-1]
