@@ -238,7 +238,7 @@ def _write_texts(here: Path) -> None:
 @pytest.fixture
 def place(pristine, tmp_path, monkeypatch, capsys) -> Iterator[Path]:
     """A copy of it as the current folder, without a network, where no probe takes long."""
-    from lucidlm.runtime import download
+    from lucidlm.runtime import web
     from lucidlm.training import setup
 
     def no_network(*arguments, **flags):
@@ -250,7 +250,7 @@ def place(pristine, tmp_path, monkeypatch, capsys) -> Iterator[Path]:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("LUCIDLM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
-    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(web.time, "sleep", lambda seconds: None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(setup, "fastest_exact_float32", lambda device: ("stock", "float32: stock"))
     monkeypatch.setattr("sys.stdin", None)
