@@ -1,20 +1,20 @@
-"""What a user can fix: one tree of errors, each a line that names the value, the limit and the way out."""
+"""Errors that a user can fix: one tree; each message is a line with the value, the limit and the way out."""
 
 
 class LucidError(Exception):
-    """Something the user can change: the command line prints its message without a traceback and exits 2."""
+    """An error that the user can fix: the command line prints its message without a traceback and exits 2."""
 
     exit_code = 2
 
 
 class ConfigError(LucidError):
-    """A setting that cannot work, or two that contradict each other."""
+    """A setting that cannot work, or two settings that contradict each other."""
 
 
 class DataError(LucidError):
     """A text, a token file or a prepared folder that cannot be used as it is.
 
-    `reason` is a key of text/account.py: a folder is read without such a file, and counts it there.
+    `reason` is a key in text/account.py: in a folder, such a file is skipped and counted under it.
     """
 
     def __init__(self, message: str, *, reason: str = "unfit") -> None:
@@ -31,28 +31,28 @@ class FetchError(DataError):
 
 
 class WeightsError(LucidError):
-    """A model folder that is damaged, unknown or does not fit."""
+    """A model folder that is damaged, of an unknown kind, or does not fit."""
 
 
 class NumbersError(WeightsError):
-    """A number that nobody should trust: logits that are NaN, an evaluation too good to be true."""
+    """A number that nobody should trust: NaN logits, or an evaluation that is too good to be true."""
 
     exit_code = 1
 
 
 class RunError(LucidError):
-    """A run folder that is in use, in the way, damaged or of another text."""
+    """A run folder that is in use, in the way, damaged, or belongs to another text."""
 
 
 class InUseError(RunError):
-    """A place that another process of lucidlm holds."""
+    """A place that another lucidlm process uses."""
 
 
 class PlaceError(RunError):
-    """A place where nothing can be written, or nothing should be."""
+    """A place where nothing can or should be written."""
 
 
 class OutputError(LucidError):
-    """Standard output that cannot be written: the work is done, its result is not shown."""
+    """Standard output that cannot be written: the work is done, but its result is lost."""
 
     exit_code = 1

@@ -1,7 +1,7 @@
-"""Signals that end the work: SIGINT, SIGTERM and SIGHUP come in; an exception or a note goes to what runs.
+"""SIGINT, SIGTERM and SIGHUP in, an exception or a note to the running work out.
 
-The first signal raises Interrupted wherever the main thread is; inside `held` it is only noted, for work that
-must come to a good point first, such as an optimizer step or a save. The second one ends the process at once.
+The first signal raises Interrupted in the main thread. Inside `held` it is only noted, for work that must
+reach a good point first, such as an optimizer step or a save. The second signal ends the process at once.
 """
 
 import contextlib
@@ -17,27 +17,27 @@ from dataclasses import dataclass, field
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 NAMES = {signal.SIGINT: "Ctrl-C (SIGINT)"}
 ONE_SIGNAL_S = 0.1
-"""The same signal twice within this time is one: timeout(1) sends it to the process and to its group."""
+"""The same signal twice within this time counts once: timeout(1) sends it to the process and to its group."""
 PATIENCE_S = 1.5
-"""Seconds that the main thread may take to see a signal: more, and it is deep in one call of C."""
+"""Seconds for the main thread to see a signal; after them it must be in a long call of C code."""
 
 NOTHING_LOST = "before there was anything to save: run the same command again"
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal that ends the work, raised where the main thread was."""
+    """A signal that ends the work, raised in the main thread."""
 
     def __init__(self, number: int, note: str = NOTHING_LOST) -> None:
         super().__init__(number)
         self.number, self.note = number, note
 
     def __str__(self) -> str:
-        """One line for a person: what was going on, and how to go on."""
+        """One line for a person: what was interrupted, and how to continue."""
         return f"interrupted by {name_of(self.number)} {self.note}"
 
 
 def name_of(number: int) -> str:
-    """What a person calls a signal."""
+    """The name of a signal for a person: "Ctrl-C (SIGINT)", "SIGTERM"."""
     try:
         return NAMES.get(signal.Signals(number), signal.Signals(number).name)
     except ValueError:
@@ -46,27 +46,27 @@ def name_of(number: int) -> str:
 
 @dataclass(slots=True)
 class Signalled:
-    """Which signal came, and what it may do now."""
+    """The signal that came, and what it may do now."""
 
     number: int = 0
-    """The first one; 0 before one came."""
+    """The first signal; 0 if none came yet."""
     holding: int = 0
-    """Over 0: a signal is noted and raises nothing."""
+    """If over 0, a signal is only noted."""
     seen: threading.Event = field(default_factory=threading.Event)
-    """Set when the main thread knows of it."""
+    """Set when the main thread has seen the signal."""
     note: str = NOTHING_LOST
-    """What is going on now, what a signal would lose, and how to go on."""
+    """What runs now, what a signal would lose, and how to continue."""
 
 
 _now: Signalled | None = None
-"""That of the process while a block of `ending` runs: handlers are the process's too."""
+"""The state of the process inside `ending`: signal handlers too belong to the process."""
 
 
 @contextlib.contextmanager
 def ending() -> Generator[Signalled]:
-    """Inside, signals end the work as the module says; off the main thread, which alone hears them, nothing.
+    """A context in which signals end the work as described above; without effect outside the main thread.
 
-    Blocks within each other are one. A SIGHUP that is ignored stays so: that is what nohup means.
+    Nested blocks count as one. An ignored SIGHUP stays ignored, as nohup requires.
     """
     global _now
     if _now is not None or threading.current_thread() is not threading.main_thread():
@@ -88,7 +88,7 @@ def ending() -> Generator[Signalled]:
 
 @contextlib.contextmanager
 def held() -> Generator[Signalled]:
-    """Inside, the first signal is only noted: what runs looks at `number`, or calls `check` afterwards."""
+    """A context in which the first signal is only noted: read `number` inside, or call `check` afterwards."""
     state = _own()
     state.holding += 1
     try:
@@ -99,7 +99,7 @@ def held() -> Generator[Signalled]:
 
 @contextlib.contextmanager
 def released() -> Generator[None]:
-    """Inside, a signal raises again though all around is `held`: for work that may be dropped half done."""
+    """A context inside `held` in which a signal raises again, for work that may be dropped half done."""
     state = _own()
     before, state.holding = state.holding, 0
     try:
@@ -111,7 +111,7 @@ def released() -> Generator[None]:
 
 @contextlib.contextmanager
 def doing(note: str) -> Generator[None]:
-    """What a signal's line says inside: "while ...", and how to go on."""
+    """A context in which the line of a signal is `note`: "while ...", and how to continue."""
     state = _own()
     before, state.note = state.note, note
     try:
@@ -121,25 +121,25 @@ def doing(note: str) -> Generator[None]:
 
 
 def check() -> None:
-    """Raises Interrupted if a signal came that nobody has acted on."""
+    """Raises Interrupted if a signal was noted."""
     state = _own()
     if state.number and not state.holding:
         raise Interrupted(state.number, state.note)
 
 
 def _own() -> Signalled:
-    """The process's, for the main thread inside of `ending`; elsewhere one that no signal reaches."""
+    """The state of the process, in the main thread inside `ending`; elsewhere one that no signal reaches."""
     main = threading.current_thread() is threading.main_thread()
     return _now if _now is not None and main else Signalled()
 
 
 def _noting(state: Signalled):
-    """What the main thread does when it sees a signal."""
+    """The signal handler, which runs in the main thread."""
 
     def handle(number: int, frame: object) -> None:
         state.seen.set()
         if state.number:
-            return  # a second one is the watcher's
+            return  # the watcher handles the second signal
         state.number = number
         if not state.holding:
             raise Interrupted(number, state.note)
@@ -149,10 +149,10 @@ def _noting(state: Signalled):
 
 @contextlib.contextmanager
 def _watched(state: Signalled) -> Generator[None]:
-    """A thread that hears of signals at once, while the main thread may be deep in a call of C for seconds.
+    """A thread that receives signals at once, while the main thread may be in C code for seconds.
 
-    It ends the process at the second signal, and at the first where the main thread does not come to see it
-    and nothing is to be saved. What is being written then are temporary files, which the next run sweeps.
+    It ends the process at the second signal, and at the first one if the main thread does not see it in time
+    and has nothing to save. Files that are being written then are temporary; the next run deletes them.
     """
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)

@@ -89,7 +89,7 @@ def test_a_full_standard_output_is_said_and_a_full_standard_error_stops_nothing(
             say("a note")
             sys.stderr.flush()
             show("x")
-            with pytest.raises(OutputError, match="standard output cannot be written"):
+            with pytest.raises(OutputError):
                 sys.stdout.flush()
             sys.stdout.flush()  # what is left of it goes nowhere
 
@@ -107,5 +107,6 @@ def test_closed_descriptors_are_never_taken_by_the_next_file(monkeypatch):
         patch.setattr(console.os, "open", lambda path, flags: opened.append((path, flags)))
         patch.setattr(sys, "__stdin__", None)
         patch.setattr(sys, "__stderr__", None)
-        console._fill_closed_descriptors()
+        with sound_streams():
+            pass
     assert opened == [(os.devnull, os.O_RDONLY), (os.devnull, os.O_WRONLY)]

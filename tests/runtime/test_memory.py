@@ -112,9 +112,7 @@ def test_weights_that_cannot_fit_are_refused_before_one_is_read(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda: memory.Free(GIB, "this machine"))
     check_weights("small", GIB // 4, torch.float32, "cpu")
     check_weights("huge", 1 << 60, torch.float32, "meta")
-    with pytest.raises(
-        ConfigError, match=r"huge: 1,073,741,824 weights in bfloat16 need 2\.1 GB .* 1\.1 GB are free"
-    ):
+    with pytest.raises(ConfigError, match=r"huge: 1,073,741,824 .*bfloat16 .*2\.1 GB .*1\.1 GB"):
         check_weights("huge", GIB, torch.bfloat16, "cpu")
     monkeypatch.setattr(memory, "free_memory", lambda: None)
     check_weights("huge", 1 << 60, torch.float32, "cpu")
