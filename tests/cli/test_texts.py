@@ -79,8 +79,8 @@ def test_a_run_that_is_given_as_a_text_is_refused_with_what_was_meant(call, home
      "lucidlm evaluate 'own run' TEXT --json > FILE"),
     (("train", "--config", "own run"), "give its settings: --config 'own run'/run.toml"),
     (("compress", "run", "own run", "--out", "x"), "own run is a run, not a file; give a file"),
-    (("evaluate", "run", "own run/data"), "is a prepared folder, whose text is tokens"),
-    (("train", "run/data", "own run/data"), "is a prepared folder, whose text is tokens"),
+    (("evaluate", "run", "own run/data"), "is a prepared folder"),
+    (("train", "run/data", "own run/data"), "is a prepared folder"),
 ])  # fmt: skip
 def test_a_run_where_a_file_is_expected_is_refused_with_what_was_meant(call, home, trained, command, told):
     if not (home / "own run").exists():
