@@ -129,17 +129,21 @@ def print_token_lines(explanation: "Explanation") -> None:
         for line in explanation.lines():
             show(line)
         return
+    from numpy import concatenate
+
     from lucidlm.measure.explanation import steps
-    from lucidlm.pages.page import colour_level
+    from lucidlm.pages.tokens import colour_edges
 
     colours = ("", "32", "36", "33", "33;1", "35", "31", "31;1")
-    most = math.log(explanation.vocab_size)
+    of_all = concatenate([text.tokens.nats for text in explanation.texts])
+    edges = colour_edges(of_all, math.log(explanation.vocab_size))  # the levels of the page
     for text in explanation.texts:
         lines = text.lines()
         for _ in range(2):
             show(next(lines))
-        for line, nats in zip(lines, text.tokens.nats.tolist(), strict=True):
-            print(f"\x1b[{colours[colour_level(nats, most)]}m{printable(line)}\x1b[0m")
+        levels = edges.searchsorted(text.tokens.nats, side="right").tolist()
+        for line, level in zip(lines, levels, strict=True):
+            print(f"\x1b[{colours[level]}m{printable(line)}\x1b[0m")
         show("")
     show("\n".join(steps(explanation)))
 

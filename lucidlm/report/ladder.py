@@ -70,8 +70,6 @@ class Ladder:
     """Why no difference has an interval; "" where those have one whose cost of each byte is known."""
     caution: str = field(default="", compare=False)
     """To be shown beside the model's number: that it is from a sample, or from few tokens."""
-    interval: Interval | None = field(default=None, compare=False)
-    """95 % interval of the model's own bits per byte."""
 
     def best(self, kind: Kind) -> Rung:
         """The best baseline of a kind."""
