@@ -267,12 +267,11 @@ def simulated(scenario: Scenario, n: int, texts: int, *, seed: int = 0) -> Cover
 
 def real_losses(path: str, order: int = 5, given: int = 100_000) -> np.ndarray:
     """Bits of each byte of a text behind its first `given`, by an n-gram model that was given those."""
-    from lucidlm.measure.ngrams import KneserNey
+    from lucidlm.measure.ngrams import fit_orders, nats_of_documents
 
     with open(path, "rb") as file:
         ids = np.frombuffer(file.read(), np.uint8).astype(np.int64)
-    model = KneserNey.fit(ids[:given], order, 256)
-    return model.nats(ids[given:]) / math.log(2)
+    return nats_of_documents(fit_orders(ids[:given], order, 256), [ids[given:]], 256) / math.log(2)
 
 
 def books(losses: np.ndarray, size: int, pieces: int, texts: int, *, seed: int = 0) -> Coverage:

@@ -2,10 +2,13 @@
 
 import importlib.resources
 import random
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
+from lucidlm.measure.ngrams import Order, fit_orders, nats_of_documents
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
@@ -80,3 +83,28 @@ def made_up_text(*, sentences: int = 60, seed: int = 1, words: int = 9) -> str:
     return "".join(
         " ".join(draw.choice(WORDS) for _ in range(words)).capitalize() + ".\n" for _ in range(sentences)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class KneserNey:
+    """A fitted model, its highest order first."""
+
+    orders: tuple[Order, ...]
+    vocab_size: int
+
+    @classmethod
+    def fit(
+        cls,
+        ids: np.ndarray,
+        order: int,
+        vocab_size: int,
+        *,
+        start_id: int | None = None,
+    ) -> "KneserNey":
+        """The model of a stream of ids; see `fit_orders`."""
+        orders = fit_orders(ids, order, vocab_size, start_id=start_id)
+        return cls(tuple(orders), vocab_size)
+
+    def nats(self, ids: np.ndarray, prefix_id: int | None = None) -> np.ndarray:
+        """-ln p of each id of a document given those before it, float64 (len(ids),)."""
+        return nats_of_documents(self.orders, [ids], self.vocab_size, prefix_id=prefix_id)

@@ -19,7 +19,8 @@ import numpy as np
 import pyppmd
 
 from lucidlm.errors import DataError
-from lucidlm.measure.ngrams import choose_order, fit_orders, nats_of_documents
+from lucidlm.measure.ngram_order import choose_order
+from lucidlm.measure.ngrams import fit_orders, nats_of_documents
 from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.wording import plural
 from lucidlm.text.excerpts import Excerpt, as_excerpt

@@ -5,12 +5,14 @@ decides what the interval can be of, and how its variance is found; docs/measure
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from lucidlm.measure.clusters import cluster_robust, variances_of
+from lucidlm.measure.quantiles import t_quantile
+from lucidlm.measure.skewness import lean_of, skew_by_model, skewness_of
 from lucidlm.runtime.wording import fixed, plural
 
 Design = Literal["strata", "strata of documents", "documents", "pages"]
@@ -32,17 +34,10 @@ UNLIKE = 20
 """Recipes whose seeds' variances differ by more than this factor vary by themselves each."""
 FEW_EFFECTIVE = 50
 """Effective documents; 100 with sizes of sigma 1 count as about 40, and what is rare may be missing."""
-LEVEL = 0.95
-NORMAL = 1.959964
-"""The normal distribution's quantile for LEVEL."""
 SLOW = 1.2
 """Waves are taken for power at frequency 0, which is above theirs where blocks depend on their neighbours."""
 SKEWED = 0.5
 """Losses of texts are skewed: so much for a document's at least, either way, whatever a few of them show."""
-LARGEST = 24
-"""Documents, those that count most, whose weights in the variance are kept apart."""
-NOISE = 1 - np.array([0, 0.003, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 0.99, 0.997, 1])
-"""Shares of the variance of documents that may be noise: what falls with a document's size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +206,9 @@ def _of_strata(
     variance = (1 - fraction) * n / (6 * m) * float(bends @ bends)
     # Second differences share pieces: those next to each other correlate by -2/3, the next ones by 1/6.
     degrees = m * m / (m + 8 / 9 * (m - 1) + (m - 2) / 18)
-    error, quantile, skew = math.sqrt(variance), t_quantile(degrees), _skew(residuals)
-    low = ratio - error * (quantile + _lean(max(0.0, -skew)))
-    high = ratio + error * (quantile + _lean(max(0.0, skew)))
+    error, quantile, skew = math.sqrt(variance), t_quantile(degrees), skewness_of(residuals)
+    low = ratio - error * (quantile + lean_of(max(0.0, -skew)))
+    high = ratio + error * (quantile + lean_of(max(0.0, skew)))
     caution = _outlier(residuals, "piece") or (
         f"{n} pieces may miss a short passage that is very unlike the rest; of a book with one it holds in "
         "80 to 93 of 100 cases"
@@ -244,15 +239,15 @@ def _of_documents(sums: np.ndarray, counts: np.ndarray) -> tuple[Interval | None
     method = "cluster-robust variance, CR2"
     if not residuals.any():
         return Interval(ratio, ratio, "documents", n, method, n - 1.0), ""
-    model = _variances(sums / counts, counts)
+    model = variances_of(sums / counts, counts)
     shares = counts / counts.sum()
-    robust = _cluster_robust(residuals, shares, model)
+    robust = cluster_robust(residuals, shares, model)
     quantile = robust.quantile
-    skew, all_alike = _skew(robust.corrected), _skew_by_model(sums / counts, shares, model)
+    skew, all_alike = skewness_of(robust.corrected), skew_by_model(sums / counts, shares, model)
     least = SKEWED / math.sqrt(effective)
     up, down = (max(least, sign * skew, sign * (skew + all_alike) / 2) for sign in (1, -1))
     error = math.sqrt(robust.variance)
-    low, high = ratio - error * (quantile + _lean(down)), ratio + error * (quantile + _lean(up))
+    low, high = ratio - error * (quantile + lean_of(down)), ratio + error * (quantile + lean_of(up))
     caution = _outlier(residuals, "document")
     if not caution and effective <= FEW_EFFECTIVE:
         caution = (
@@ -260,119 +255,6 @@ def _of_documents(sums: np.ndarray, counts: np.ndarray) -> tuple[Interval | None
             "large ones, of their kind; where such decide the number, it holds in fewer than 95 of 100 cases"
         )
     return Interval(low, high, "documents", n, method, robust.degrees, caution), ""
-
-
-def _variances(means: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """How the variances of documents' means compare (n,): a level of its own each, and noise / size.
-
-    The share of noise is that of NOISE with the largest restricted likelihood (Harville 1977).
-    """
-    n, best, found = len(means), -math.inf, np.ones(len(means))
-    noise = counts.mean() / counts
-    for share in NOISE:
-        model = (1 - share) + share * noise
-        precise = 1 / model
-        mean = float(means @ precise / precise.sum())
-        squares = float((means - mean) ** 2 @ precise)
-        # squares > 0, as the means differ; constants are left out.
-        likelihood = -((n - 1) * math.log(squares) + np.log(model).sum() + math.log(precise.sum()))
-        if likelihood > best:
-            best, found = likelihood, model
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Robust:
-    """A cluster-robust variance and what is known of its distribution."""
-
-    variance: float
-    degrees: float
-    """Satterthwaite's: those of the chi-square with the same mean and variance."""
-    roots: np.ndarray
-    """(K + 1, K + 1) Root of the covariance of the mean's error, first, and the K largest terms of the
-    variance, in units of the mean's."""
-    rest: float
-    """What all other terms add to the variance in the mean, as a share, and their degrees of freedom."""
-    rest_degrees: float
-    corrected: np.ndarray
-    """(n,) Residuals that are as large as the errors of documents, leverage taken out."""
-
-    @property
-    def quantile(self) -> float:
-        """What |error of the mean| / sqrt(variance) stays under with probability LEVEL if errors are normal.
-
-        |error| > q sqrt(variance) where a quadratic form of them is over 0: one weight is above 0, that of
-        the error, all others below. The error of a large document is in both, so they go together, which t
-        with its degrees of freedom does not know.
-        """
-
-        def beyond(q: float) -> float:
-            signs = np.full(len(self.roots), -q * q)
-            signs[0] = 1.0
-            values = np.linalg.eigvalsh(self.roots * signs @ self.roots)
-            weights = np.append(-values[:-1].clip(max=0), q * q * self.rest / self.rest_degrees) / values[-1]
-            return _exceeding(weights, np.append(np.ones(len(values) - 1), self.rest_degrees))
-
-        return _root(beyond, 1 - LEVEL)
-
-
-def _cluster_robust(residuals: np.ndarray, shares: np.ndarray, model: np.ndarray) -> _Robust:
-    """The variance of a mean weighted by `shares` (n,), if documents vary as `model` (n,), up to a factor.
-
-    residuals (n,): shares * (mean of each - weighted mean). The mean's own error is in each of them, mostly
-    in that of a large document, so that squares are too small; what they are under `model` is known, and
-    each is corrected by it. All pairs of residuals in closed form: O(n), so 100,000 documents cost nothing.
-    """
-    parts = shares * model
-    whole = float(shares @ parts)  # variance of the weighted mean
-    expected = model - 2 * parts + whole  # variance of each distance from it
-    factors = shares**2 * model / expected
-    corrected = residuals * np.sqrt(model / expected)
-    # Satterthwaite: 2 E^2 / Var of sum a e^2; covariance of distances i != j: whole - parts_i - parts_j.
-    zero, one, two = (float(factors @ parts**power) for power in (0, 1, 2))
-    pairs = whole**2 * zero**2 + 2 * zero * two + 2 * one**2 - 4 * whole * zero * one
-    same = float(factors**2 @ (expected**2 - (whole - 2 * parts) ** 2))
-    degrees = whole**2 / (pairs + same)
-    top = np.argsort(-factors * expected, kind="stable")[:LARGEST]
-    scales = np.append(1.0, np.sqrt(factors[top]))
-    covariance = np.empty((len(top) + 1, len(top) + 1))
-    covariance[0, 0] = whole
-    covariance[0, 1:] = covariance[1:, 0] = parts[top] - whole
-    covariance[1:, 1:] = whole - parts[top][:, None] - parts[top]
-    covariance[1:, 1:][np.diag_indices(len(top))] = expected[top]
-    values, vectors = np.linalg.eigh(scales[:, None] * covariance * scales / whole)
-    roots = vectors * np.sqrt(values.clip(0)) @ vectors.T
-    # All terms together have mean 1 and variance 2 / degrees.
-    inside = (scales[:, None] * covariance * scales / whole)[1:, 1:]
-    rest = max(0.0, 1 - float(np.trace(inside))) if len(residuals) > LARGEST else 0.0
-    squares = max(1 / degrees - float((inside**2).sum()), rest**2 / len(residuals))
-    rest_degrees = rest**2 / squares if rest > 1e-9 else 1.0
-    return _Robust(float(corrected @ corrected), degrees, roots, rest, rest_degrees, corrected)
-
-
-def _skew(errors: np.ndarray) -> float:
-    """Skewness of the sum of independent errors (n,)."""
-    squares = float(errors @ errors)
-    return float((errors * errors) @ errors) / squares**1.5 if squares else 0.0
-
-
-def _skew_by_model(means: np.ndarray, shares: np.ndarray, model: np.ndarray) -> float:
-    """Skewness of the weighted mean if all documents' errors, in units of `model`, are skewed alike.
-
-    Small documents tell as much of that as large ones: an outlier among them could have been large.
-    """
-    mean = float((means / model).sum() / (1 / model).sum())
-    scaled = (means - mean) / np.sqrt(model)
-    return _skew(scaled) * math.sqrt(len(means)) * _skew(shares * np.sqrt(model))
-
-
-def _lean(skew: float) -> float:
-    """What an end is moved out for skewness on its side, in standard errors.
-
-    The inverse of Hall's (1992) transformation of t to second order: the cubic itself has a pole at 0.5.
-    """
-    z = NORMAL
-    return skew * (1 / 6 + z**2 / 3) + skew**2 * (z / 9 + 5 * z**3 / 27)
 
 
 def _outlier(residuals: np.ndarray, unit: str) -> str:
@@ -403,43 +285,3 @@ def _of_pages(sums: np.ndarray, counts: np.ndarray) -> tuple[Interval | None, st
     caution = "real texts change slowly; where they do, it holds in 75 to 92 of 100 cases"
     method = f"{waves} equal-weighted cosines"
     return Interval(ratio - half, ratio + half, "pages", n, method, float(waves), caution), ""
-
-
-def t_quantile(degrees: float, level: float = LEVEL) -> float:
-    """What |t| with these degrees of freedom stays under with probability `level`; from 1 on, to 6 digits."""
-    many = np.array([float(degrees)])
-    return _root(lambda q: _exceeding(q * q / many, many), 1 - level)
-
-
-def _exceeding(weights: np.ndarray, degrees: np.ndarray) -> float:
-    """P(z^2 > sum of chi-squares (k,) with these weights and degrees of freedom), z normal.
-
-    P(|z| > sqrt(v)) is 2/pi times the integral over (0, pi/2) of E exp(-v / 2 sin^2) (Craig 1991), and that
-    mean is a product of (1 + weight / sin^2)^(-degrees / 2).
-    """
-    logs = degrees[:, None] * np.log1p(weights[:, None] / _SQUARED_SINES)
-    return float(_NODE_WEIGHTS @ np.exp(-0.5 * logs.sum(0))) / 2
-
-
-def _root(falling: Callable[[float], float], target: float) -> float:
-    """Where a function that falls from 1 at 0 to 0 is `target`, to 1e-9: false position in logarithms."""
-    low, high = 1.0, 2.0
-    while falling(low) <= target:
-        low /= 2
-    while falling(high) > target:
-        low, high = high, 2 * high
-    left, right = (math.log(falling(end) / target) for end in (low, high))
-    while high - low > 1e-9 * high:
-        middle = min(max(low + (high - low) * left / (left - right), low + 1e-10 * high), high - 1e-10 * high)
-        value = math.log(falling(middle) / target)
-        if value > 0:
-            low, left, right = middle, value, right / 2  # halved: an end that stays must not hold it up
-        else:
-            high, right, left = middle, value, left / 2
-        if abs(value) < 1e-10:
-            return middle
-    return (low + high) / 2
-
-
-_NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(48)
-_SQUARED_SINES = np.sin((_NODES + 1) * math.pi / 4) ** 2

@@ -15,7 +15,7 @@ import numpy as np
 from lucidlm.measure.continuation import CONTINUED_BYTES, SPAN, Continuation
 from lucidlm.measure.copies import ANCHOR, BORDER, Chunk, Counted, Longest, Spans, Spelling, Text
 from lucidlm.measure.near_copies import WINDOW, NearCopies, normalized, windows_of
-from lucidlm.measure.ngrams import ngram_keys
+from lucidlm.measure.ngram_counts import ngram_keys
 from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.wording import plural, whole_words
 from lucidlm.text.hashing import Keys

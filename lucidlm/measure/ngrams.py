@@ -9,40 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lucidlm.measure.ngram_counts import (
+    CHUNK,
+    Counts,
+    count_ngrams,
+    first_places,
+    id_bits_of,
+    keys_of,
+    starts_of,
+)
 from lucidlm.runtime.progress import SILENT, Progress
-from lucidlm.text.hashing import splitmix64
-
-CHUNK = 1 << 22
-"""Places that are hashed, sorted or looked up at a time: it bounds the memory beside the result."""
-
-_ODD = np.uint64(0xD6E8FEB86659FD93)
-
-
-def ngram_keys(ids: np.ndarray, n: int) -> np.ndarray:
-    """A hash of each n ids in a row, uint64 (len(ids) - n + 1,): equal n-grams have equal keys.
-
-    Each doubling of the length is one mixing, and the last two halves may overlap, so that long n-grams cost
-    little more than short ones. Different n-grams share a key as rarely as random numbers of 64 bits do: 10^8
-    different ones hold a pair that does with a probability of 0.03 %.
-    """
-    if len(ids) < n:
-        return np.empty(0, np.uint64)
-    keys = splitmix64(np.asarray(ids).astype(np.uint64))
-    length = 1
-    while length < n:
-        shift = min(length, n - length)
-        keys = splitmix64(keys[:-shift] * _ODD + keys[shift:])
-        length += shift
-    return keys
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """The n-grams of one order that were seen: sorted keys, counts, and one place of each in the stream."""
-
-    keys: np.ndarray  # (K,) uint64
-    counts: np.ndarray  # (K,) uint32
-    places: np.ndarray  # (K,) uint32
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,32 +37,6 @@ class Order:
     totals: np.ndarray  # (C,)
     left: np.ndarray  # (C,)
     """The share of a context's total that its discounts leave to the order below."""
-
-
-@dataclass(frozen=True, slots=True)
-class KneserNey:
-    """A fitted model, its highest order first."""
-
-    orders: tuple[Order, ...]
-    vocab_size: int
-
-    @classmethod
-    def fit(
-        cls,
-        ids: np.ndarray,
-        order: int,
-        vocab_size: int,
-        *,
-        start_id: int | None = None,
-        progress: Progress = SILENT,
-    ) -> "KneserNey":
-        """The model of a stream of ids; see `fit_orders`."""
-        orders = fit_orders(ids, order, vocab_size, start_id=start_id, progress=progress)
-        return cls(tuple(orders), vocab_size)
-
-    def nats(self, ids: np.ndarray, prefix_id: int | None = None) -> np.ndarray:
-        """-ln p of each id of a document given those before it, float64 (len(ids),)."""
-        return nats_of_documents(self.orders, [ids], self.vocab_size, prefix_id=prefix_id)
 
 
 def fit_orders(
@@ -110,9 +60,9 @@ def fit_orders(
     progress.stage("counting n-grams", order)
     counted = np.ones(len(ids), bool)
     for n in range(order, 0, -1):
-        counts = _count(ids, n, counted, _id_bits(vocab_size))
-        counted = _first_places(ids, counts, n, start_id)
-        fitted = [_discounted(counts, n, _id_bits(vocab_size))]
+        counts = count_ngrams(ids, n, counted, id_bits_of(vocab_size))
+        counted = first_places(ids, counts, n, start_id)
+        fitted = [discounted(counts, n, id_bits_of(vocab_size))]
         del counts  # no name here holds what was yielded while the next order is counted
         yield fitted.pop()
         progress.advance()
@@ -131,18 +81,18 @@ def nats_of_documents(
     `before` holds the ids that stand before each document: they are context in place of the prefix, and are
     not scored. The orders come highest first, and below the lowest all V ids are equally likely.
     """
-    ids, depth, scored = _sequences(documents, before, prefix_id)
+    ids, depth, scored = sequences_of(documents, before, prefix_id)
     # From the highest order down: what an order leaves is shared out by those below it.
     probabilities, left = np.zeros(len(ids)), np.ones(len(ids))
     for order in orders:
-        for places, share, rest in _looked_up(order, ids, depth):
+        for places, share, rest in looked_up(order, ids, depth):
             probabilities[places] += left[places] * share
             left[places] *= rest
         del order  # the next is fitted while this name would hold it in memory
     return -np.log(probabilities + left / vocab_size)[scored]
 
 
-def _sequences(
+def sequences_of(
     documents: Sequence[np.ndarray], before: Sequence[np.ndarray] | None, prefix_id: int | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Documents in a row behind what stands before them: ids, how many stand before each, which to score."""
@@ -156,14 +106,14 @@ def _sequences(
     return ids, depth, depth >= np.repeat(skipped, lengths)
 
 
-def _looked_up(
+def looked_up(
     order: Order, ids: np.ndarray, depth: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Where an order has seen the context: the places, each id's share there, what is left to the rest."""
     for start in range(0, len(ids), CHUNK):
         end = min(start + CHUNK, len(ids))
         first = max(0, start - order.n + 1)
-        keys = _keys(ids[first:end], order.n, order.id_bits)
+        keys = keys_of(ids[first:end], order.n, order.id_bits)
         places = np.arange(end - len(keys), end)
         inside = depth[places] >= order.n - 1
         places = places[inside]
@@ -171,193 +121,10 @@ def _looked_up(
         yield places[seen], share, rest
 
 
-# Choosing the order
-
-CHOOSING_IDS = 1 << 20
-"""Of a longer stream, the order is chosen on so many ids, in stretches from all over it."""
-STRETCHES = 8
-PIECES = 40
-"""Held-out pieces, one in the middle of each of so many equal parts of the stream."""
-PIECES_SHARE = 0.2
-"""Of the stream: pieces of a tenth of a short text are too few to choose by."""
-AS_GOOD = 0.002
-"""A lower order within this share of the best loss is taken: what lies between them is chance."""
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """An order, and what each candidate needed for held-out pieces of the training text."""
-
-    order: int
-    nats_per_id: dict[int, float]
-    """By order; empty where the stream is too short to hold out pieces of it."""
-    sampled: bool
-    """Whether the stream was longer than what the choice looked at."""
-
-
-def choose_order(
-    ids: np.ndarray,
-    candidates: Sequence[int],
-    vocab_size: int,
-    *,
-    start_id: int | None = None,
-    progress: Progress = SILENT,
-) -> Choice:
-    """The order that predicts held-out pieces of a stream best when it is fitted to the rest of it.
-
-    The orders share the work: one sort an order gives its plain counts, for the model whose highest it is,
-    and its counts of different ids before, for the models above it.
-    """
-    candidates = sorted(candidates)
-    whole = len(ids)
-    if whole > CHOOSING_IDS:
-        size, step = CHOOSING_IDS // STRETCHES, whole // STRETCHES
-        ids = np.concatenate([ids[i * step : i * step + size] for i in range(STRETCHES)])
-    part = len(ids) // PIECES
-    size = int(part * PIECES_SHARE)
-    if size == 0:
-        return Choice(candidates[0], {}, False)
-    starts = np.arange(PIECES) * part + (part - size) // 2
-    held = np.zeros(len(ids), bool)
-    held[(starts[:, None] + np.arange(size)).ravel()] = True
-    nats = _nats_by_order(
-        ids[~held],
-        [ids[start : start + size] for start in starts],
-        [ids[max(0, start - candidates[-1] + 1) : start] for start in starts],
-        candidates,
-        vocab_size,
-        start_id,
-        progress,
-    )
-    means = {order: float(of.mean()) for order, of in nats.items()}
-    enough = min(means.values()) * (1 + AS_GOOD)
-    return Choice(min(order for order in means if means[order] <= enough), means, whole > len(ids))
-
-
-def _nats_by_order(
-    ids: np.ndarray,
-    documents: Sequence[np.ndarray],
-    before: Sequence[np.ndarray],
-    candidates: Sequence[int],
-    vocab_size: int,
-    start_id: int | None,
-    progress: Progress,
-) -> dict[int, np.ndarray]:
-    """-ln p of each id of the documents but `start_id`, by the model of each order."""
-    sequence, depth, scored = _sequences(documents, before, None)
-    if start_id is not None:
-        scored &= sequence != start_id
-    highest = min(candidates[-1], len(ids))
-    progress.stage("choosing the order of the n-grams", highest)
-    id_bits = _id_bits(vocab_size)
-    # Of each model under way: what its orders so far gave each id, and what they left.
-    models: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    counted = np.ones(len(ids), bool)
-    for n in range(highest, 0, -1):
-        counts, before_it = _both_counts(ids, n, counted, id_bits)
-        below = _discounted(before_it, n, id_bits)
-        for places, share, rest in _looked_up(below, sequence, depth):
-            for probabilities, left in models.values():
-                probabilities[places] += left[places] * share
-                left[places] *= rest
-        if n in candidates or (n == highest and n < candidates[0]):
-            probabilities, left = np.zeros(len(sequence)), np.ones(len(sequence))
-            for places, share, rest in _looked_up(_discounted(counts, n, id_bits), sequence, depth):
-                probabilities[places] = share
-                left[places] = rest
-            models[n] = probabilities, left
-        counted = _first_places(ids, counts, n, start_id)
-        progress.advance()
-    return {n: -np.log(p + left / vocab_size)[scored] for n, (p, left) in sorted(models.items())}
-
-
-def _both_counts(ids: np.ndarray, n: int, counted: np.ndarray, id_bits: int) -> tuple[Counts, Counts]:
-    """All n-grams with how often each was seen, and with how many of its places the mask `counted` has."""
-    keys = _keys(ids, n, id_bits)
-    order = np.argsort(keys)
-    keys = keys[order]
-    starts = _starts(keys)
-    keys, places = keys[starts], order[starts].astype(np.uint32)
-    seen = np.diff(starts, append=len(order)).astype(np.uint32)
-    different = np.add.reduceat(counted[order], starts, dtype=np.uint32) if len(starts) else seen
-    return Counts(keys, seen, places), Counts(keys, different, places)
-
-
-def _first_places(ids: np.ndarray, counts: Counts, n: int, start_id: int | None) -> np.ndarray:
-    """Where the order below n counts: one place of each different n-gram, what stands behind its first id."""
-    counted = np.zeros(len(ids), bool)
-    if n > 1:
-        counted[counts.places + 1] = True
-        counted[0] = True
-        if start_id is not None and n > 2:
-            counted |= ids == start_id
-    return counted
-
-
-def _id_bits(vocab_size: int) -> int:
-    return max(1, (vocab_size - 1).bit_length())
-
-
-def _keys(ids: np.ndarray, n: int, id_bits: int) -> np.ndarray:
-    """A key of each n-gram, uint64: the hash of its context above, its last id as it is below.
-
-    Sorted, they stand context by context. Contexts have 64 bits less the id's: with GPT-2's vocabulary, 20
-    million different contexts hold about one pair that shares its counts, with bytes 0.01 pairs.
-    """
-    last = ids[n - 1 :].astype(np.uint64)
-    return last if n == 1 else ngram_keys(ids[:-1], n - 1) << np.uint64(id_bits) | last
-
-
-def _count(ids: np.ndarray, n: int, counted: np.ndarray, id_bits: int) -> Counts:
-    """The n-grams that start at the places of the mask `counted`, in bounded memory."""
-    pieces, end = [], len(ids) - n + 1
-    for start in range(0, end, CHUNK):
-        stop = min(start + CHUNK, end)
-        places = np.flatnonzero(counted[start:stop])
-        keys = _keys(ids[start : stop + n - 1], n, id_bits)[places]
-        ones = np.ones(len(places), np.uint32)
-        pieces.append(_grouped(Counts(keys, ones, (places + start).astype(np.uint32))))
-    return pieces[0] if len(pieces) == 1 else _merged(pieces)
-
-
-def _grouped(each: Counts) -> Counts:
-    """The same n-grams sorted, the counts of equal ones added."""
-    order = np.argsort(each.keys)
-    keys = each.keys[order]
-    starts = _starts(keys)
-    counts = np.add.reduceat(each.counts[order], starts, dtype=np.uint32) if len(starts) else each.counts
-    return Counts(keys[starts], counts, each.places[order[starts]])
-
-
-def _merged(pieces: list[Counts]) -> Counts:
-    """Sorted pieces as one, a range of keys at a time."""
-    size = sum(len(piece.keys) for piece in pieces)
-    ranges = max(1, size // CHUNK)
-    bounds = np.arange(1, ranges, dtype=np.uint64) * np.uint64(((1 << 64) - 1) // ranges)
-    cuts = [[0, *np.searchsorted(piece.keys, bounds).tolist(), len(piece.keys)] for piece in pieces]
-    merged = Counts(*(np.empty(size, dtype) for dtype in (np.uint64, np.uint32, np.uint32)))
-    end = 0
-    for i in range(ranges):
-        parts = [_cut(piece, cut[i], cut[i + 1]) for piece, cut in zip(pieces, cuts)]
-        part = _grouped(Counts(*map(np.concatenate, zip(*map(_columns, parts)))))
-        start, end = end, end + len(part.keys)
-        for column, values in zip(_columns(merged), _columns(part)):
-            column[start:end] = values
-    return _cut(merged, 0, end)
-
-
-def _columns(counts: Counts) -> tuple[np.ndarray, ...]:
-    return counts.keys, counts.counts, counts.places
-
-
-def _cut(counts: Counts, start: int, end: int) -> Counts:
-    return Counts(*(column[start:end] for column in _columns(counts)))
-
-
-def _discounted(counts: Counts, n: int, id_bits: int) -> Order:
+def discounted(counts: Counts, n: int, id_bits: int) -> Order:
     """Counts with what their contexts' totals and discounts come to."""
     contexts = counts.keys >> np.uint64(id_bits)
-    starts = _starts(contexts)
+    starts = starts_of(contexts)
     contexts = contexts[starts]
     totals = np.add.reduceat(counts.counts, starts, dtype=np.float64)
     discounts = np.array([0.0, *discounts_of(counts.counts)])
@@ -366,11 +133,6 @@ def _discounted(counts: Counts, n: int, id_bits: int) -> Order:
         left += discounts[k] * np.add.reduceat(are(counts.counts, k), starts, dtype=np.uint32)
     left /= totals
     return Order(n, id_bits, counts.keys, counts.counts, discounts, contexts, totals, left)
-
-
-def _starts(sorted_keys: np.ndarray) -> np.ndarray:
-    """Where each different key starts."""
-    return np.flatnonzero(np.concatenate(([len(sorted_keys) > 0], sorted_keys[1:] != sorted_keys[:-1])))
 
 
 def discounts_of(counts: np.ndarray) -> tuple[float, float, float]:

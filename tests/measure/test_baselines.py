@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 import pyppmd
 import pytest
+from models import KneserNey
 from recorded import Recorded
 
 from lucidlm.errors import DataError
@@ -23,7 +24,7 @@ from lucidlm.measure.baselines import (
     Baselines,
     measure_baselines,
 )
-from lucidlm.measure.ngrams import KneserNey, choose_order
+from lucidlm.measure.ngram_order import choose_order
 from lucidlm.text.excerpts import Excerpt
 from lucidlm.text.tokenizer import Tokenizer
 

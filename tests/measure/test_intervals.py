@@ -7,24 +7,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lucidlm.measure.clusters import LARGEST, NOISE, cluster_robust, variances_of
 from lucidlm.measure.intervals import (
     FEWEST_BLOCKS,
     FEWEST_DOCUMENTS,
     FEWEST_PIECES,
-    LARGEST,
-    NOISE,
     SKEWED,
     SLOW,
     Interval,
-    _cluster_robust,
-    _lean,
-    _skew,
-    _skew_by_model,
-    _variances,
     interval_of_ratio,
     interval_of_recipes,
-    t_quantile,
 )
+from lucidlm.measure.quantiles import t_quantile
+from lucidlm.measure.skewness import lean_of, skew_by_model, skewness_of
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DESIGNS = ("strata", "documents", "pages")
@@ -122,7 +117,7 @@ def test_documents_have_cr2_and_bell_mccaffrey_as_explicit_matrices_give_them(n)
     adjusted = [distances[i] * math.sqrt(model[i] / covariance[i, i]) for i in range(n)]
     expected = math.fsum((shares[i] * adjusted[i]) ** 2 for i in range(n))
     form = np.diag([shares[i] ** 2 * model[i] / covariance[i, i] for i in range(n)]) @ covariance
-    found = _cluster_robust(shares * distances, shares, model)
+    found = cluster_robust(shares * distances, shares, model)
     assert found.variance == pytest.approx(expected, rel=1e-10)
     assert found.degrees == pytest.approx(np.trace(form) ** 2 / np.trace(form @ form), rel=1e-9)
 
@@ -135,7 +130,7 @@ def test_the_quantile_is_that_of_draws_with_documents_as_the_model_says(n):
     means = errors @ shares
     distances = shares * (errors - means[:, None])
     factor = model / (model - 2 * shares * model + shares**2 @ model)
-    beyond = np.abs(means) > _cluster_robust(distances[0], shares, model).quantile * np.sqrt(
+    beyond = np.abs(means) > cluster_robust(distances[0], shares, model).quantile * np.sqrt(
         distances**2 @ factor
     )
     assert beyond.mean() == pytest.approx(0.05, abs=0.005)  # three sigmas of the draws
@@ -143,7 +138,7 @@ def test_the_quantile_is_that_of_draws_with_documents_as_the_model_says(n):
 
 def test_of_equal_documents_the_quantile_is_students():
     for n in (5, 20, LARGEST, 200):
-        equal = _cluster_robust(np.ones(n), np.full(n, 1 / n), np.ones(n))
+        equal = cluster_robust(np.ones(n), np.full(n, 1 / n), np.ones(n))
         assert equal.quantile == pytest.approx(stats.t.ppf(0.975, n - 1), rel=1e-5)
 
 
@@ -153,7 +148,7 @@ def test_the_variance_is_right_in_the_mean_where_documents_vary_as_the_model_say
     values = np.sqrt(model) * draw.standard_normal((20_000, 12))
     ratios = values @ shares
     found = [
-        _cluster_robust(shares * (each - ratio), shares, model).variance
+        cluster_robust(shares * (each - ratio), shares, model).variance
         for each, ratio in zip(values[:4000], ratios, strict=False)
     ]
     assert np.mean(found) == pytest.approx(shares**2 @ model, rel=0.05)
@@ -179,7 +174,7 @@ def test_documents_variances_are_those_of_the_largest_restricted_likelihood():
         )
     share = NOISE[int(np.argmax(found))]
     assert 0 < share < 1
-    assert _variances(means, counts) == pytest.approx((1 - share) + share * counts.mean() / counts)
+    assert variances_of(means, counts) == pytest.approx((1 - share) + share * counts.mean() / counts)
 
 
 def test_skewness_moves_an_end_as_the_inverse_of_halls_transformation_does():
@@ -187,20 +182,22 @@ def test_skewness_moves_an_end_as_the_inverse_of_halls_transformation_does():
         x = -stats.norm.ppf(0.975)
         return -3 / skew * (np.cbrt(1 + skew * (x - skew / 6)) - 1) + x
 
-    assert _lean(0.0) == 0
+    assert lean_of(0.0) == 0
     for skew in (0.001, 0.01):
-        assert _lean(skew) == pytest.approx(ends(skew), rel=0.01)
-    assert [_lean(skew) for skew in (0.1, 0.2, 0.3)] == pytest.approx(
+        assert lean_of(skew) == pytest.approx(ends(skew), rel=0.01)
+    assert [lean_of(skew) for skew in (0.1, 0.2, 0.3)] == pytest.approx(
         [ends(s) for s in (0.1, 0.2, 0.3)], rel=0.2
     )
 
 
 def test_the_skewness_of_a_sum_is_that_of_its_errors():
     errors = np.random.default_rng(0).gamma(1.0, 1.0, 4000) - 1
-    assert _skew(errors) * math.sqrt(4000) == pytest.approx(stats.skew(errors), abs=0.1)
+    assert skewness_of(errors) * math.sqrt(4000) == pytest.approx(stats.skew(errors), abs=0.1)
     # Documents of equal variance and size: by the model it is the same number.
     shares, model = np.full(4000, 1 / 4000), np.ones(4000)
-    assert _skew_by_model(errors, shares, model) == pytest.approx(_skew(errors - errors.mean()), rel=1e-9)
+    assert skew_by_model(errors, shares, model) == pytest.approx(
+        skewness_of(errors - errors.mean()), rel=1e-9
+    )
 
 
 def test_an_interval_of_documents_leans_to_the_side_of_an_outlier():
@@ -234,8 +231,8 @@ def test_equal_documents_have_the_t_interval_of_their_means_and_lean_by_their_sk
     found, _ = interval_of_ratio(values * 64, np.full(40, 64.0), design="documents")
     low, high = stats.t.interval(0.95, 39, values.mean(), stats.sem(values))
     skew, least = stats.skew(values) / math.sqrt(40), SKEWED / math.sqrt(40)
-    assert found.low == pytest.approx(low - stats.sem(values) * _lean(max(least, -skew)), rel=1e-5)
-    assert found.high == pytest.approx(high + stats.sem(values) * _lean(max(least, skew)), rel=1e-5)
+    assert found.low == pytest.approx(low - stats.sem(values) * lean_of(max(least, -skew)), rel=1e-5)
+    assert found.high == pytest.approx(high + stats.sem(values) * lean_of(max(least, skew)), rel=1e-5)
     assert found.degrees == pytest.approx(39)
 
 

@@ -4,17 +4,13 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
+from models import KneserNey
 from recorded import Recorded
 
-from lucidlm.measure import ngrams
-from lucidlm.measure.ngrams import (
-    KneserNey,
-    choose_order,
-    discounts_of,
-    fit_orders,
-    nats_of_documents,
-    ngram_keys,
-)
+from lucidlm.measure import ngram_counts, ngram_order, ngrams
+from lucidlm.measure.ngram_counts import ngram_keys
+from lucidlm.measure.ngram_order import choose_order
+from lucidlm.measure.ngrams import discounts_of, fit_orders, nats_of_documents
 
 # The textbook: dictionaries and loops, after Chen and Goodman 1999, section 3.
 
@@ -98,7 +94,8 @@ CASES = [
 def chunk(request, monkeypatch):
     """Texts are counted and looked up at once, or in chunks that are merged."""
     if request.param:
-        monkeypatch.setattr(ngrams, "CHUNK", request.param)
+        for module in (ngram_counts, ngrams):
+            monkeypatch.setattr(module, "CHUNK", request.param)
 
 
 @pytest.mark.parametrize(("seed", "length", "vocab_size", "order"), CASES)
@@ -171,12 +168,12 @@ def test_what_stands_before_a_document_is_context_in_place_of_the_prefix(chunk):
 
 @pytest.mark.parametrize("start_id", [None, 5])
 def test_each_candidate_costs_what_its_own_model_of_the_rest_needs_for_the_pieces(monkeypatch, start_id):
-    monkeypatch.setattr(ngrams, "PIECES", 4)
+    monkeypatch.setattr(ngram_order, "PIECES", 4)
     rng = np.random.default_rng(4)
     stream = text_like(rng, 400, 9)
     if start_id is not None:
         stream[::37] = [5] * len(stream[::37])
-    size = int(100 * ngrams.PIECES_SHARE)
+    size = int(100 * ngram_order.PIECES_SHARE)
     pieces = [range(100 * i + (100 - size) // 2, 100 * i + (100 - size) // 2 + size) for i in range(4)]
     rest = [id for place, id in enumerate(stream) if not any(place in piece for piece in pieces)]
     choice = choose_order(np.array(stream), [2, 3, 5], 10, start_id=start_id)
@@ -203,7 +200,7 @@ def test_the_lowest_order_that_is_as_good_as_the_best_is_chosen():
 
 
 def test_of_a_long_stream_the_choice_looks_at_stretches(monkeypatch):
-    monkeypatch.setattr(ngrams, "CHOOSING_IDS", 4_000)
+    monkeypatch.setattr(ngram_order, "CHOOSING_IDS", 4_000)
     ids = np.random.default_rng(6).integers(0, 4, 50_000)
     seen = choose_order(ids, [2, 3], 4)
     assert seen.sampled
@@ -231,7 +228,7 @@ def test_of_no_text_every_id_is_equally_likely():
 
 def test_each_order_reports_its_progress():
     seen = Recorded()
-    KneserNey.fit(np.arange(20), 4, 20, progress=seen)
+    list(fit_orders(np.arange(20), 4, 20, progress=seen))
     assert (seen.stages, seen.steps) == ([["counting n-grams", 4, 4]], 4)
 
 
@@ -284,7 +281,8 @@ def test_a_text_shorter_than_n_has_no_keys():
 
 
 def test_memory_is_bounded_by_the_number_of_different_n_grams(monkeypatch):
-    monkeypatch.setattr(ngrams, "CHUNK", 1 << 14)
+    for module in (ngram_counts, ngrams):
+        monkeypatch.setattr(module, "CHUNK", 1 << 14)
     ids = np.random.default_rng(0).integers(0, 50_000, 300_000).astype(np.uint16)  # nearly all different
     tracemalloc.start()
     try:
