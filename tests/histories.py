@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from lucidlm.measure.baselines import Baseline, Baselines
+from lucidlm.measure.baseline import Baseline, Baselines
 from lucidlm.runs.history import History, Step, Validation
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lucidlm.measure.baselines import ADAPTS, STATIC, Baseline, Baselines
+from lucidlm.measure.baseline import ADAPTS, STATIC, Baseline, Baselines
 from lucidlm.report.ladder import Ladder, ladder_of
 
 PIECES, SIZE = 40, 250

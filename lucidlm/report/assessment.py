@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lucidlm.measure.baselines import FEWEST_BYTES, Baselines, measure_baselines, too_few_bytes
+from lucidlm.measure.baseline import Baselines
+from lucidlm.measure.baselines import FEWEST_BYTES, measure_baselines, too_few_bytes
 from lucidlm.measure.continuation import PROMPTS, measure_continuation
 from lucidlm.measure.evaluated import Evaluation
 from lucidlm.measure.evaluation import evaluate_documents

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lucidlm.measure.baselines import Baselines
+from lucidlm.measure.baseline import Baselines
 from lucidlm.runs.history import History, Validation
 from lucidlm.runs.trend import (
     CERTAIN_RISE,

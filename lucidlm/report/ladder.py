@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lucidlm.measure.baselines import STATIC, Baseline, Baselines, Kind, joined
+from lucidlm.measure.baseline import STATIC, Baseline, Baselines, Kind, joined
 from lucidlm.measure.intervals import Design, Interval, interval_of_ratio
 
 Outcome = Literal["better", "worse", "open", "not tested"]

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lucidlm.measure.baselines import ADAPTS, STATIC
+from lucidlm.measure.baseline import ADAPTS, STATIC
 from lucidlm.measure.diagnosis import FEW
 from lucidlm.measure.explanation import page_values
 from lucidlm.pages.page import in_script, write_page

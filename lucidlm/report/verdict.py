@@ -3,7 +3,7 @@
 Each sentence is made from a record; the rules behind the records are in docs/verdicts.md.
 """
 
-from lucidlm.measure.baselines import ADAPTS, STATIC
+from lucidlm.measure.baseline import ADAPTS, STATIC
 from lucidlm.report.course import FEWEST_TOKENS, Course
 from lucidlm.report.ladder import NGRAM, Ladder, Rung
 from lucidlm.runs.history import History, Validation

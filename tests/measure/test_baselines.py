@@ -13,17 +13,9 @@ from models import KneserNey
 from recorded import Recorded
 
 from lucidlm.errors import DataError
-from lucidlm.measure import baselines as module
-from lucidlm.measure.baselines import (
-    ADAPTS,
-    BYTE_ORDERS,
-    LONG_BYTE_ORDERS,
-    STATIC,
-    TOKEN_ORDERS,
-    Baseline,
-    Baselines,
-    measure_baselines,
-)
+from lucidlm.measure import compressors
+from lucidlm.measure.baseline import ADAPTS, STATIC, Baseline, Baselines
+from lucidlm.measure.baselines import BYTE_ORDERS, LONG_BYTE_ORDERS, TOKEN_ORDERS, measure_baselines
 from lucidlm.measure.ngram_order import choose_order
 from lucidlm.text.excerpts import Excerpt
 from lucidlm.text.tokenizer import Tokenizer
@@ -163,23 +155,23 @@ NOISE = DRAW.integers(97, 123, 300_000, np.uint8).tobytes()
 
 @pytest.mark.parametrize("filler", [NOISE, b"abcdeeee" * 30_000, NOISE[:50_000] + b"ab" + b" " * 200_000])
 def test_bzip2_can_have_as_much_training_text_as_shares_a_block_with_the_held_out_text(monkeypatch, filler):
-    monkeypatch.setattr(module, "BZIP2_LEVEL", 1)
+    monkeypatch.setattr(compressors, "BZIP2_LEVEL", 1)
     training, heldout = NOISE[:100_000] + filler, b"xyzzzz" * 3_000
-    tail = module._one_block(training, heldout)
+    tail = compressors.one_block(training, heldout)
     assert training.endswith(tail)
     assert n_blocks(tail + heldout) == 1
     assert n_blocks(training[-len(tail) - 200 :] + heldout) == 2
 
 
 def test_bzip2_has_nothing_of_it_where_the_held_out_text_fills_a_block_and_all_where_all_fits(monkeypatch):
-    monkeypatch.setattr(module, "BZIP2_LEVEL", 1)
-    assert module._one_block(NOISE, NOISE[:100_000]) is None
-    assert module._one_block(NOISE[:60_000], NOISE[60_000:99_000]) is None
-    assert module._one_block(b"", b"a") is None
+    monkeypatch.setattr(compressors, "BZIP2_LEVEL", 1)
+    assert compressors.one_block(NOISE, NOISE[:100_000]) is None
+    assert compressors.one_block(NOISE[:60_000], NOISE[60_000:99_000]) is None
+    assert compressors.one_block(b"", b"a") is None
 
 
 def test_bzip2_gets_the_amount_of_training_text_that_is_best_for_it(monkeypatch):
-    monkeypatch.setattr(module, "BZIP2_LEVEL", 1)
+    monkeypatch.setattr(compressors, "BZIP2_LEVEL", 1)
     vocabulary = DRAW.integers(97, 123, (300, 7), np.uint8)
     vocabulary[:, -1] = 32
     for size, best_is_tail in ((110_000, True), (195_000, False)):
@@ -187,7 +179,7 @@ def test_bzip2_gets_the_amount_of_training_text_that_is_best_for_it(monkeypatch)
         training, heldout = text[:-20_000], text[-20_000:]
         costs = [
             len(bz2.compress(part + heldout, 1)) - len(bz2.compress(part, 1))
-            for part in (training, module._one_block(training, heldout))
+            for part in (training, compressors.one_block(training, heldout))
         ]
         row = measured_bytes(training, heldout)["bzip2"]
         assert row.bits_per_byte == 8 * min(costs) / 20_000

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from ladders import BYTES, PIECES, SIZE, ladder, ladder_of_few, table, units_of
 
-from lucidlm.measure.baselines import Baseline, Baselines
+from lucidlm.measure.baseline import Baseline, Baselines
 from lucidlm.measure.intervals import interval_of_ratio
 from lucidlm.report.ladder import DIFFERENT, UNLIKE, ladder_of
 
