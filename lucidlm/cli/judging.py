@@ -28,7 +28,7 @@ from lucidlm.text.account import Account
 from lucidlm.text.reading import READING, Reading
 
 if TYPE_CHECKING:
-    from lucidlm.measure.comparison import Comparison
+    from lucidlm.measure.compared import Comparison
     from lucidlm.measure.explanation import Explanation
     from lucidlm.model.gpt import GPT
     from lucidlm.text.tokenizer import Tokenizer

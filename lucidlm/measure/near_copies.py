@@ -30,7 +30,7 @@ def normalized(text: bytes) -> bytes:
     return " ".join(text.decode("utf-8", "replace").casefold().split()).encode()
 
 
-def windows_of(texts: Sequence[bytes], *, most: int | None = None) -> list[bytes]:
+def passages_of(texts: Sequence[bytes], *, most: int | None = None) -> list[bytes]:
     """Windows of normalized texts, each text's last one flush with its end; `most` of them, evenly taken."""
     windows = []
     for text in texts:

@@ -15,7 +15,8 @@ from lucidlm.measure.evaluated import Evaluation
 from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.measure.explanation import Explanation, explain_texts
 from lucidlm.measure.intervals import HOLD_OUT_MORE, MORE_DOCUMENTS, Design
-from lucidlm.measure.memorization import Memorization, measure_memorization, sentence_of
+from lucidlm.measure.memorization import measure_memorization
+from lucidlm.measure.memorized import Memorization, sentence_of
 from lucidlm.measure.protocol import LUCID, Protocol
 from lucidlm.measure.seen import NO_INTERVAL, Seen
 from lucidlm.model.decoding import Decoding

@@ -9,15 +9,8 @@ from scipy.stats import fisher_exact
 
 from lucidlm.measure import copies, memorization
 from lucidlm.measure.continuation import Continuation
-from lucidlm.measure.memorization import (
-    LongestRun,
-    Memorization,
-    NearShare,
-    Repeated,
-    Share,
-    measure_memorization,
-    sentence_of,
-)
+from lucidlm.measure.memorization import measure_memorization
+from lucidlm.measure.memorized import LongestRun, Memorization, NearShare, Repeated, Share, more, sentence_of
 from lucidlm.text.token_file import TokenFile, write_tokens
 from lucidlm.text.tokenizer import Tokenizer
 
@@ -404,7 +397,7 @@ def test_two_shares_differ_as_the_exact_test_of_fisher_says():
     for count, n, heldout_count, heldout_n in ((5, 9, 1, 32), (2, 9, 3, 32), (12, 32, 4, 32), (7, 32, 4, 32)):
         table = [[count, n - count], [heldout_count, heldout_n - heldout_count]]
         wanted = fisher_exact(table, alternative="greater").pvalue <= 0.05
-        assert memorization._more(count, n, heldout_count, heldout_n) == wanted
+        assert more(count, n, heldout_count, heldout_n) == wanted
 
 
 def test_what_goes_on_from_a_beginning_is_said_with_both_counts():

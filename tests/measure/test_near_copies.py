@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lucidlm.measure import near_copies
-from lucidlm.measure.near_copies import NearCopies, edit_distance, normalized, windows_of
+from lucidlm.measure.near_copies import NearCopies, edit_distance, normalized, passages_of
 
 
 def table(pattern, text):
@@ -79,10 +79,10 @@ def test_case_and_white_space_do_not_count():
 
 def test_windows_cover_a_text_to_its_end():
     text = bytes(np.random.default_rng(0).integers(256, size=470, dtype=np.uint8))
-    assert windows_of([text]) == [text[0:200], text[100:300], text[200:400], text[270:470]]
-    assert windows_of([text[:99]]) == []
-    assert windows_of([text[:100], text[:199]]) == [text[:100], text[:199]]
-    assert len(windows_of([text] * 10, most=3)) == 3
+    assert passages_of([text]) == [text[0:200], text[100:300], text[200:400], text[270:470]]
+    assert passages_of([text[:99]]) == []
+    assert passages_of([text[:100], text[:199]]) == [text[:100], text[:199]]
+    assert len(passages_of([text] * 10, most=3)) == 3
 
 
 def test_without_a_window_nothing_is_compared():
