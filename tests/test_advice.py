@@ -100,6 +100,10 @@ FOLLOWED = [
     Advised(f"train words {TRAIN} --out l", "prepare it with --tokenizer {}", f"train again {TRAIN} --out l"),
     Advised(f"train prepared {TRAIN} --val-fraction 0.3 --out m", "was chosen when it was prepared; ", f"train prepared {TRAIN} --out m"),
     Advised("export run --out nothing2", "it is not overwritten: choose another --out", "export run --out exported"),
+    Advised("export run --kind f32 --out g", "only --format gguf has it; --dtype is the dtype of --format {}", "export run --dtype float32 --out g"),
+    Advised("evaluate base more.txt --baselines", "--baselines: they need a run and --protocol lucid, not {}", "evaluate run more.txt --baselines"),
+    Advised("report", "no run was given; lucidlm runs lists them", "runs ."),
+    Advised("report run", "nothing to write; give --svg FILE, --csv FILE or --html FILE", "report run --svg curves.svg --csv curves.csv --html curves.html"),
     Advised("evaluate changed", "lucidlm train --config {} --out NEW repeats the run", "train --config changed/run.toml --out repeated"),
 ]
 """One line each, so that they can be read as a table."""
@@ -250,6 +254,10 @@ ELSEWHERE = {
     "lucidlm train --resume --out {} begins again where it was": "training/test_saving.py::test_a_signal_in_a_validation_ends_it_and_resuming_begins_with_it",
     "lucidlm train --resume --out {} goes on from step {}": "training/test_loop.py::test_after_a_last_save_that_fails_the_result_is_told_then_what_is_lost_and_the_advice_works",
     "lucidlm train --resume --out {} judges it again and writes it": "training/test_saving.py::test_a_signal_while_judging_ends_it_and_resuming_judges",
+    "hidden at this width: {}; --csv FILE and --json have all columns": "cli/test_listing.py",
+    "lucidlm learn": "test_learn.py",
+    "learn/page": "test_learn.py",
+    "lucidlm explain lecture": "test_learn.py",
     "lucidlm train --config run.toml --out NEW repeats it": "cli/test_training.py::test_a_run_is_repeated_by_its_run_toml_and_changed_by_a_flag_over_it",
     "omit --encoding": "text/formats/test_hints.py::test_the_advised_encoding_reads_what_was_written",
     "add --encoding {}": "text/formats/test_hints.py::test_the_advised_encoding_reads_what_was_written",

@@ -15,7 +15,7 @@ def report(
     svg: str | None = None,
     csv: str | None = None,
     html: str | None = None,
-    unit: Literal["nats", "bits", "perplexity"] = "nats",
+    unit: Literal["nats", "bits", "perplexity"] | None = None,
 ) -> None:
     """Save the loss curves of one or several runs as a picture, a table or a page.
 
@@ -32,7 +32,7 @@ def report(
     html
         Write the curves as one page that needs no other file, with buttons that save SVG, PNG and CSV.
     unit
-        Unit of the picture: nats per token, bits per byte (comparable between tokenizers) or perplexity.
+        Unit of --svg: nats per token (default), bits per byte (comparable between tokenizers) or perplexity.
     """
     from lucidlm.report.curves import curves_of, write_csv, write_svg
     from lucidlm.report.run_page import write_runs
@@ -42,6 +42,8 @@ def report(
         raise RunError("no run was given; lucidlm runs lists them")
     if svg is csv is html is None:
         raise RunError("nothing to write; give --svg FILE, --csv FILE or --html FILE")
+    if unit is not None and svg is None:
+        raise RunError(f"--unit {unit}: it is the unit of --svg; the table and the page have all units")
     check_places([str(Path(run) / METRICS) for run in runs], svg=svg, csv=csv, html=html)
     histories = {}
     for run in runs:
@@ -54,7 +56,7 @@ def report(
             say(remark)
     curves = [curves_of(history, name) for name, history in histories.items()]
     if svg is not None:
-        write_svg(svg, curves, unit=unit)
+        write_svg(svg, curves, unit=unit or "nats")
         say(f"{svg}: the curves as a picture")
     if csv is not None:
         write_csv(csv, curves)

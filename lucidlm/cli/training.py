@@ -3,11 +3,12 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from lucidlm.cli.inputs import refuse_models
+from lucidlm.cli.inputs import check_reading, refuse_models
 from lucidlm.cli.options import DEFAULTS, HowToRead, app
 from lucidlm.errors import LucidError
 from lucidlm.runs.settings import TrainConfig
@@ -24,7 +25,7 @@ def prepare(
     *texts: str,
     out: str,
     tokenizer: str = "auto",
-    val: tuple[str, ...] = (),
+    val: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     val_fraction: float = 0.1,
     split: Literal["auto", "pieces", "documents", "end"] = "auto",
     reading: HowToRead = READING,
@@ -72,7 +73,7 @@ def prepare(
 @app.command
 def train(
     *texts: str,
-    settings: Annotated[TrainConfig, Parameter(name="*")] = DEFAULTS,
+    settings: Annotated[TrainConfig, Parameter(name="*", negative_iterable=())] = DEFAULTS,
     config: str | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
@@ -99,7 +100,12 @@ def train(
 
     if resume and (texts or config is not None or settings != replace(DEFAULTS, out=settings.out)):
         raise LucidError("--resume takes everything from the run's run.toml: give --out and nothing else")
+    asked, plan = read_settings(Path(config)) if config is not None and not resume else (settings, None)
     if texts:
+        if settings.text != (asked.text if config is not None else ()):
+            raise LucidError(
+                f"--text {quote(settings.text[0])}: the texts are given without it; leave it out"
+            )
         settings = replace(settings, text=texts)
         refuse_models(
             texts,
@@ -108,7 +114,8 @@ def train(
             "lucidlm train TEXT --from {0}",
             prepared=len(texts) == 1,
         )
-    asked, plan = read_settings(Path(config)) if config is not None and not resume else (settings, None)
+    if not resume:
+        check_reading(settings.reading, (*settings.text, *settings.val))
 
     with Display() as display:
 

@@ -20,8 +20,8 @@ def test_evaluating_a_run_without_a_text_takes_its_own_validation_text_and_says_
 
 
 def test_evaluate_prints_the_numbers_that_json_has(answer):
-    values = shown(answer("evaluate", "run", "other.txt", "--json").out)
-    printed = answer("evaluate", "run", "other.txt").out
+    values = shown(answer("evaluate", "run", "other.txt", "--no-baselines", "--json").out)
+    printed = answer("evaluate", "run", "other.txt", "--no-baselines").out
     assert f"{values['loss_nats']:.4f}" in printed
     assert f"{values['perplexity']:,.2f}" in printed
     assert f"{values['bits_per_byte']:.4f}" in printed
@@ -103,14 +103,18 @@ def test_a_gate_that_cannot_be_is_one_line_and_exit_code_2(call, trained, home, 
 
 
 def test_evaluate_takes_stride_prefix_protocol_and_batch_size(answer):
-    by_default = shown(answer("evaluate", "run", "other.txt", "--json").out)
-    alone = shown(answer("evaluate", "run", "other.txt", "--json", "--batch-size", "1").out)
+    by_default = shown(answer("evaluate", "run", "other.txt", "--no-baselines", "--json").out)
+    alone = shown(answer("evaluate", "run", "other.txt", "--no-baselines", "--json", "--batch-size", "1").out)
     assert alone["loss_nats"] == pytest.approx(by_default["loss_nats"], abs=1e-6)
-    exact = shown(answer("evaluate", "run", "other.txt", "--json", "--stride", "1").out)
+    exact = shown(answer("evaluate", "run", "other.txt", "--no-baselines", "--json", "--stride", "1").out)
     assert exact["protocol"]["stride"] == 1
-    left_out = shown(answer("evaluate", "run", "other.txt", "--json", "--prefix", "none").out)
+    left_out = shown(
+        answer("evaluate", "run", "other.txt", "--no-baselines", "--json", "--prefix", "none").out
+    )
     assert left_out["tokens_scored"] == by_default["tokens_scored"] - 1
-    lecture = shown(answer("evaluate", "run", "other.txt", "--json", "--protocol", "batch-mean").out)
+    lecture = shown(
+        answer("evaluate", "run", "other.txt", "--no-baselines", "--json", "--protocol", "batch-mean").out
+    )
     assert lecture["protocol"]["name"] == "batch-mean"
 
 
@@ -189,7 +193,12 @@ def test_a_text_that_was_trained_on_is_called_so_above_the_number(answer, home):
 def test_a_text_of_ones_own_and_a_model_of_unknown_text_need_no_such_line(answer, home):
     own = answer("evaluate", "run", "other.txt", "--no-baselines").out
     assert own.startswith("loss")
-    assert shown(answer("evaluate", "run", "other.txt", "--json").out)["seen_in_training"]["share"] == 0
+    assert (
+        shown(answer("evaluate", "run", "other.txt", "--no-baselines", "--json").out)["seen_in_training"][
+            "share"
+        ]
+        == 0
+    )
     elsewhere = shown(answer("evaluate", "modern-1m", "book.txt", "--json").out)
     assert elsewhere["seen_in_training"] is None
 
