@@ -103,6 +103,7 @@ FOLLOWED = [
     Advised("export run --kind f32 --out g", "only --format gguf has it; --dtype is the dtype of --format {}", "export run --dtype float32 --out g"),
     Advised("evaluate base more.txt --baselines", "--baselines: they need a run and --protocol lucid, not {}", "evaluate run more.txt --baselines"),
     Advised("report", "no run was given; lucidlm runs lists them", "runs ."),
+    Advised("report run --html c.html --unit bits", "give --svg FILE, or leave --unit out", "report run --svg c.svg --unit bits"),
     Advised("report run", "nothing to write; give --svg FILE, --csv FILE or --html FILE", "report run --svg curves.svg --csv curves.csv --html curves.html"),
     Advised("evaluate changed", "lucidlm train --config {} --out NEW repeats the run", "train --config changed/run.toml --out repeated"),
 ]

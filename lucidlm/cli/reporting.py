@@ -43,7 +43,7 @@ def report(
     if svg is csv is html is None:
         raise RunError("nothing to write; give --svg FILE, --csv FILE or --html FILE")
     if unit is not None and svg is None:
-        raise RunError(f"--unit {unit}: it is the unit of --svg; the table and the page have all units")
+        raise RunError(f"--unit {unit}: only a picture has one unit; give --svg FILE, or leave --unit out")
     check_places([str(Path(run) / METRICS) for run in runs], svg=svg, csv=csv, html=html)
     histories = {}
     for run in runs:
