@@ -18,7 +18,7 @@ SETTLED_NS = 2_000_000_000
 """A hash is remembered only of files unchanged for this long: some disks have clocks that tick every 2 s."""
 
 _HASHES: dict[tuple[int, ...], str] = {}
-"""Hashes by identity, size and times of a file: a command needs that of one file several times."""
+"""Hashes by identity, size and times of a file: a command asks for the hash of one file several times."""
 
 
 def sha256_of(path: str | os.PathLike) -> str:

@@ -1,6 +1,5 @@
 """A file on its way to the cache: blocks of bytes in, a whole file with the right size and hash out."""
 
-import hashlib
 import json
 import os
 import time
@@ -9,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lucidlm.errors import DataError, FetchError
+from lucidlm.runtime.manifest import sha256_of
 from lucidlm.runtime.progress import Progress
 from lucidlm.runtime.small_files import read_small_json
 from lucidlm.runtime.wording import plural
@@ -147,11 +147,8 @@ class PartFile:
         have = self.path.stat().st_size
         if size is not None and have != size:
             self._refuse(f"it has {plural(have, 'byte')}, expected {size:,}")
-        if sha256 is not None:
-            with self.path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != sha256.lower():
-                self._refuse(f"its SHA-256 is {found}, expected {sha256.lower()}")
+        if sha256 is not None and (found := sha256_of(self.path)) != sha256.lower():
+            self._refuse(f"its SHA-256 is {found}, expected {sha256.lower()}")
         os.replace(beside(self.path, ".json"), beside(self.target, ".json"))
         os.replace(self.path, self.target)
 
