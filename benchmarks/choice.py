@@ -19,7 +19,7 @@ from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.runs.settings import TrainConfig
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.training.loop import train_steps
-from lucidlm.training.setup import start_run
+from lucidlm.training.start import start_run
 
 PIECE, HALVES = 500, 2000
 

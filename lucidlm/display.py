@@ -15,7 +15,7 @@ from lucidlm.runtime.wording import fixed, printable
 
 if TYPE_CHECKING:
     from lucidlm.measure.explanation import Explanation
-    from lucidlm.training.loop import Report
+    from lucidlm.training.state import Report
 
 TRAINING = "training"
 SECONDS_BEFORE_BAR = 1.0

@@ -184,9 +184,9 @@ def _write_texts(here: Path) -> None:
 
 def _make_quick(patch: pytest.MonkeyPatch) -> None:
     from lucidlm.report import assessment
-    from lucidlm.training import setup
+    from lucidlm.training import start
 
-    patch.setattr(setup, "fastest_exact_float32", lambda device: ("stock", "float32: stock"))
+    patch.setattr(start, "fastest_exact_float32", lambda device: ("stock", "float32: stock"))
     patch.setattr(assessment, "PROMPTS", 2)
     patch.setattr(assessment, "WRITTEN_TEXTS", 1)
     patch.setattr(assessment, "WRITTEN_TOKENS", 32)

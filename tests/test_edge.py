@@ -124,7 +124,7 @@ def test_the_perplexity_of_a_diverged_loss_is_a_power_of_ten_in_every_line(monke
 
     from lucidlm.display import Display
     from lucidlm.runs.history import Step, Validation
-    from lucidlm.training.loop import Report
+    from lucidlm.training.state import Report
 
     step = Step(
         step=3, epoch=0.1, tokens=10, loss_nats=900.0, learning_rate_factor=1.0, grad_norm=1.0,

@@ -239,7 +239,7 @@ def _write_texts(here: Path) -> None:
 def place(pristine, tmp_path, monkeypatch, capsys) -> Iterator[Path]:
     """A copy of it as the current folder, without a network, where no probe takes long."""
     from lucidlm.runtime import web
-    from lucidlm.training import setup
+    from lucidlm.training import start
 
     def no_network(*arguments, **flags):
         raise socket.gaierror(-2, "Name or service not known")
@@ -252,7 +252,7 @@ def place(pristine, tmp_path, monkeypatch, capsys) -> Iterator[Path]:
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
     monkeypatch.setattr(web.time, "sleep", lambda seconds: None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(setup, "fastest_exact_float32", lambda device: ("stock", "float32: stock"))
+    monkeypatch.setattr(start, "fastest_exact_float32", lambda device: ("stock", "float32: stock"))
     monkeypatch.setattr("sys.stdin", None)
     return here
 

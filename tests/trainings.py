@@ -27,8 +27,8 @@ from lucidlm.report.assessment import Assessment, Background, assess
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.text.corpus import Corpus
 from lucidlm.text.preparation import prepare
-from lucidlm.training import loop
-from lucidlm.training.clock import Clock
+from lucidlm.training import finish, loop, start
+from lucidlm.training.pace import Pace
 from lucidlm.training.plan import Planned, make_plan
 from lucidlm.training.schedule import trapezoid
 from lucidlm.training.speed import Machine
@@ -52,7 +52,7 @@ def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     from lucidlm.training import setup
 
     monkeypatch.setattr(setup, "probe_matmul", lambda device, dtype: Probe(str(dtype), 1e9, 0.0))
-    monkeypatch.setattr(setup, "fastest_exact_float32", lambda device: ("stock", "float32: stock"))
+    monkeypatch.setattr(start, "fastest_exact_float32", lambda device: ("stock", "float32: stock"))
 
 
 @pytest.fixture
@@ -171,9 +171,9 @@ def run(here, quick_probes, shelf, make_config, make_tiny_plan, monkeypatch) -> 
     def page(path: Path, *words: Any, **others: Any) -> None:
         path.write_text("a page")
 
-    monkeypatch.setattr(loop, "assess", assess_alone)
+    monkeypatch.setattr(finish, "assess", assess_alone)
     monkeypatch.setattr(loop, "write_sample", write_sample)
-    monkeypatch.setattr(loop, "write_report", page)
+    monkeypatch.setattr(finish, "write_report", page)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
@@ -263,7 +263,12 @@ def plan_for(plan_corpus: Corpus) -> Callable[..., Planned]:
         defaults = {"threads": 1, "dtype": "float32", "preset": "modern-1m"}
         asked = TrainConfig(**(defaults | settings))
         return make_plan(
-            asked, text, torch.device("cpu"), clock=Clock(), machine=machine or KnownMachine(), base=base
+            asked,
+            text,
+            torch.device("cpu"),
+            pace=Pace(deadline_s=asked.seconds),
+            machine=machine or KnownMachine(),
+            base=base,
         )
 
     return make

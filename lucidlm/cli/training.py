@@ -17,7 +17,7 @@ from lucidlm.runtime.wording import plural
 from lucidlm.text.reading import READING
 
 if TYPE_CHECKING:
-    from lucidlm.training.loop import TrainResult
+    from lucidlm.training.finish import TrainResult
 
 
 @app.command

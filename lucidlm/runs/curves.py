@@ -1,4 +1,4 @@
-"""TensorBoard's files: numbers and texts of a run come in, one event file of them goes out.
+"""Numbers and texts of a run in, an event file of TensorBoard out.
 
 TensorBoard's own writer has a thread, whose error on a full disk is a traceback. Here each record is written
 at once, whole or not at all, and an OSError goes to the caller.
@@ -7,12 +7,10 @@ at once, whole or not at all, and an OSError goes to the caller.
 import io
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from lucidlm.errors import ConfigError
 from lucidlm.runtime.files import append_whole
 
 FOLDER = "tensorboard"
@@ -20,18 +18,21 @@ VERSION = "brain.Event:2"
 """What TensorBoard expects in the first record."""
 
 
+def has_tensorboard() -> bool:
+    """Whether the package tensorboard is installed."""
+    # TensorBoard looks for TensorFlow: where that is installed, it costs seconds and lines of log.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 class Curves:
     """The event file of one process that trains a run."""
 
     def __init__(self, run: Path) -> None:
-        # TensorBoard looks for TensorFlow: where that is installed, it costs seconds and lines of log.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        try:
-            import torch.utils.tensorboard  # noqa: F401
-        except ImportError:
-            raise ConfigError(
-                f"--tensorboard needs the package tensorboard: {sys.executable} -m pip install tensorboard"
-            ) from None
         began = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
         number = 0
         while (path := run / FOLDER / f"{began}.{number}").exists():
@@ -39,13 +40,13 @@ class Curves:
         self.path = path
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
-        """A point of each of these curves."""
+        """A point at this step on each of these curves."""
         from torch.utils.tensorboard.summary import scalar
 
         self._write(step, [scalar(name, value) for name, value in values.items()])
 
     def text(self, step: int, name: str, text: str) -> None:
-        """A text."""
+        """A text at this step."""
         from torch.utils.tensorboard.summary import text as summary
 
         self._write(step, [summary(name, text)])

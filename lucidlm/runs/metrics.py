@@ -1,16 +1,13 @@
-"""What a run writes down while it trains: metrics.jsonl, samples.jsonl and, if asked, TensorBoard's files.
+"""Numbers and texts of a run in, lines of metrics.jsonl and samples.jsonl out.
 
-A full disk must not cost a training run: the first line that cannot be written is reported, none stops it.
+A full disk must not cost a training: the first line that cannot be written is noted, and none stops it.
 """
 
-import contextlib
-from collections.abc import Collection, Generator
-from dataclasses import asdict
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from lucidlm.runs.curves import Curves
-from lucidlm.runs.history import METRICS, SAMPLES, Step, Validation
+from lucidlm.runs.history import METRICS, SAMPLES
 from lucidlm.runs.records import checked_line, read_lines
 from lucidlm.runtime.files import append_whole, write_atomically
 from lucidlm.runtime.progress import Progress
@@ -19,66 +16,35 @@ from lucidlm.runtime.progress import Progress
 class Metrics:
     """The open metrics of one run."""
 
-    def __init__(self, run: Path, *, tensorboard: bool, progress: Progress) -> None:
+    def __init__(self, run: Path, *, progress: Progress) -> None:
         self.run, self.progress = run, progress
-        self.failed: set[Path] = set()
-        """What could not be written once, and was said to be so."""
+        self.failed: set[str] = set()
+        """Files that could not be written once, which was noted."""
         self.count()
-        self.curves = Curves(run) if tensorboard else None
 
     def count(self) -> None:
-        """Counts the lines that are there: the next one has the number after theirs."""
+        """Counts the lines that are there: the next line has the number after theirs."""
         self.lines = {name: len(read_lines(self.run / name).events) for name in (METRICS, SAMPLES)}
 
-    def step(self, step: Step) -> None:
-        """One line, and the curves that change with every step."""
-        self.event("step", asdict(step))
-        names = ("loss_nats", "learning_rate_factor", "grad_norm", "tokens_per_s")
-        self._draw(step.step, {f"step/{name}": getattr(step, name) for name in names})
-
-    def validation(self, validation: Validation) -> None:
-        """One line, and the two losses that are compared."""
-        self.event("validation", asdict(validation))
-        pairs = [
-            (name, side)
-            for side in ("validation", "training")
-            for name in ("loss_nats", "perplexity", "bits_per_byte")
-        ]
-        values = {f"{name}/{side}": getattr(validation, f"{side}_{name}") for name, side in pairs}
-        self._draw(validation.step, values)
-
     def event(self, kind: str, values: dict[str, Any]) -> None:
-        """Any other line of metrics.jsonl."""
+        """A line of metrics.jsonl: a step, a validation, a change of the plan, the end."""
         self._append(METRICS, {"event": kind} | values)
 
     def sample(self, values: dict[str, Any]) -> None:
-        """One line of samples.jsonl."""
+        """A line of samples.jsonl."""
         self._append(SAMPLES, values)
-        if self.curves is not None:
-            with self._told(self.curves.path.parent):
-                self.curves.text(values["step"], "sample", values["prompt"] + values["text"])
-
-    def _draw(self, step: int, values: dict[str, float]) -> None:
-        if self.curves is not None:
-            with self._told(self.curves.path.parent):
-                self.curves.numbers(step, values)
 
     def _append(self, name: str, values: dict[str, Any]) -> None:
-        self.lines[name] += 1  # counted where it cannot be written too: then it is missing, and that is known
-        with self._told(self.run / name):
-            append_whole(self.run / name, checked_line(values, self.lines[name]).encode("utf-8"))
-
-    @contextlib.contextmanager
-    def _told(self, path: Path) -> Generator[None]:
-        """An OSError inside is said, once a file."""
+        self.lines[name] += 1  # also where it cannot be written: then a number is missing, and that is seen
         try:
-            yield
+            append_whole(self.run / name, checked_line(values, self.lines[name]).encode("utf-8"))
         except OSError as error:
-            if path not in self.failed:
+            if name not in self.failed:
+                reason = error.strerror or error
                 self.progress.note(
-                    f"{path} cannot be written ({error.strerror or error}); training goes on without it"
+                    f"{self.run / name} cannot be written ({reason}); training goes on without it"
                 )
-            self.failed.add(path)
+            self.failed.add(name)
 
 
 def forget_after(run: Path, step: int, *, validated: Collection[int]) -> None:

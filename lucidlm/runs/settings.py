@@ -103,6 +103,8 @@ class TrainConfig:
     """Compile the model with torch.compile; if that fails, train without and say so."""
     tensorboard: bool = False
     """Write TensorBoard's event files into the run too."""
+    track: Literal["wandb", "trackio"] | None = None
+    """Send losses and speeds to Weights & Biases, or to Trackio on this machine (docs/tracking.md)."""
 
     @property
     def reading(self) -> Reading:

@@ -19,8 +19,8 @@ from lucidlm.runtime.memory import peak_memory_bytes, resident_bytes
 from lucidlm.runtime.process import set_threads
 from lucidlm.text.corpus import FEW_TOKENS, Corpus
 from lucidlm.text.windows import Windows
-from lucidlm.training.clock import Clock
 from lucidlm.training.footprint import check_fits, judging_bytes, memory_bytes
+from lucidlm.training.pace import Pace
 from lucidlm.training.prediction import Compressibility, Prediction, compressibility, predict
 from lucidlm.training.schedule import trapezoid
 from lucidlm.training.shapes import block_weights, shape_for, trainable_flops
@@ -115,15 +115,15 @@ def make_plan(
     corpus: Corpus,
     device: torch.device,
     *,
-    clock: Clock,
+    pace: Pace,
     float32: Literal["stock", "onednn"] = "stock",
     base: GPTConfig | None = None,
     machine: Machine | None = None,
 ) -> Planned:
     """All that the request leaves open, chosen for this text on this machine; takes a few seconds.
 
-    `base` is the shape of the weights that the run starts from, if it does. Raises ConfigError where what was
-    asked for is impossible.
+    `pace` has the deadline, and `base` is the shape of the weights that the run starts from, if it does.
+    Raises ConfigError where what was asked for is impossible.
     """
     machine = machine or Machine()
     model, size_limit = _model(config, corpus, device, base=base, machine=machine)
@@ -140,7 +140,7 @@ def make_plan(
         steps = _steps_of(config.epochs, n_windows, draft)
     elif config.seconds is not None:
         share = 1 - VALIDATING_SHARE - FINAL_SHARE - SAVING_SHARE
-        steps = min(most_steps, int(share * clock.left_until(config.seconds) / speed.seconds_per_step))
+        steps = min(most_steps, int(share * pace.left_s() / speed.seconds_per_step))
         steps = max(1, steps)
     epochs = steps * draft.batch_size / n_windows
     if config.drop_rate is None and config.preset is None:
@@ -163,7 +163,7 @@ def make_plan(
         plan=plan,
         deadline_s=config.seconds,
         most_steps=most_steps,
-        final_tokens=final_tokens,
+        final_tokens=min(final_tokens, corpus.validation_tokens),
         text=text,
         speed=speed,
         epochs=epochs,

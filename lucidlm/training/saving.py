@@ -24,7 +24,7 @@ SAVING_SHARE = 0.05
 def checkpoint_due(run: TrainingRun) -> bool:
     """Whether it is time for the next one: by the clock, and by what the last one took."""
     since = time.perf_counter() - run.saved_at
-    return since >= max(run.config.checkpoint_seconds, run.saving_s / SAVING_SHARE)
+    return since >= max(run.config.checkpoint_seconds, run.pace.saving_s / SAVING_SHARE)
 
 
 def save_first(run: TrainingRun) -> None:
@@ -82,7 +82,7 @@ def _try(run: TrainingRun) -> str | None:
         return with_way_out(error)
     finally:
         run.saved_at = time.perf_counter()
-        run.saving_s = run.saved_at - started
+        run.pace.saving_s = run.saved_at - started
     return None
 
 

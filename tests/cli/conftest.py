@@ -63,9 +63,9 @@ def call(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         if arguments[0] in ("evaluate", "explain", "generate", "compare", "compress", "decompress"):
             arguments = (*arguments, "--threads", "1")
         if arguments[:1] == ("train",):
-            from lucidlm.training import setup
+            from lucidlm.training import start
 
-            monkeypatch.setattr(setup, "fastest_exact_float32", lambda device: ("stock", "float32: stock"))
+            monkeypatch.setattr(start, "fastest_exact_float32", lambda device: ("stock", "float32: stock"))
         try:
             code = main(arguments)
         except SystemExit as stopped:

@@ -151,7 +151,7 @@ def test_debug_prints_the_traceback_and_still_fails(home):
 def test_no_color_holds_on_a_terminal(monkeypatch):
     from lucidlm.display import Display
     from lucidlm.runs.history import Step
-    from lucidlm.training.loop import Report
+    from lucidlm.training.state import Report
 
     step = Step(
         step=3, epoch=0.1, tokens=10, loss_nats=2.0, learning_rate_factor=1.0, grad_norm=1.0,

@@ -51,6 +51,7 @@ REQUESTS = {
         dtype="bfloat16",
         threads=2,
         tensorboard=True,
+        track="trackio",
     ),
     "minutes": TrainConfig(minutes=1.5),
     "epochs": TrainConfig(epochs=0.5),

@@ -20,7 +20,7 @@ from run_folders import EVALUATE, WEIGHTS, Said, without_hashes
 from lucidlm.report.assessment import Assessment
 from lucidlm.runs.folder import checkpoint_folders
 from lucidlm.runtime.manifest import MANIFEST
-from lucidlm.training import loop
+from lucidlm.training import finish, loop
 
 pytestmark = pytest.mark.usefixtures("quick_commands")
 VERBS = ("evaluate", "info", "runs", "evaluate checkpoint", "resume")
@@ -252,7 +252,7 @@ def confuse(folder: Path, say: Callable[..., Said], *, whole: bool, every: int, 
 @pytest.fixture
 def few_steps(monkeypatch) -> None:
     """However many steps a confused plan has, a few are made; all that follows is one assessment."""
-    steps, assess, made = loop.train_steps, loop.assess, []
+    steps, assess, made = loop.train_steps, finish.assess, []
 
     def first_of(training, *, stop) -> Iterator[loop.Report]:
         count = itertools.count(1)
@@ -263,7 +263,7 @@ def few_steps(monkeypatch) -> None:
         return made[0]
 
     monkeypatch.setattr(loop, "train_steps", first_of)
-    monkeypatch.setattr(loop, "assess", assess_once)
+    monkeypatch.setattr(finish, "assess", assess_once)
 
 
 @pytest.mark.usefixtures("few_steps")

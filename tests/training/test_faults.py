@@ -18,7 +18,7 @@ from recorded import Recorded
 from lucidlm.errors import LucidError
 from lucidlm.report.assessment import Background, assess
 from lucidlm.runs.folder import SETTINGS, checkpoint_folders
-from lucidlm.training import loop, saving
+from lucidlm.training import finish, loop, saving
 from lucidlm.training.loop import train
 
 pytestmark = [
@@ -61,11 +61,11 @@ def trial(make_config, make_tiny_plan, monkeypatch, fingerprint, timeless):
             assessments.append(assess(model, tokenizer, text, Background()))
         return assessments[0]
 
-    monkeypatch.setattr(loop, "assess", assess_once)
-    monkeypatch.setattr(loop, "held_out_seen_by", lambda *_: None)
+    monkeypatch.setattr(finish, "assess", assess_once)
+    monkeypatch.setattr(finish, "held_out_seen_by", lambda *_: None)
     sample = {"prompt": "", "text": "", "probe_ids": [], "probe_log_probabilities": []}
     monkeypatch.setattr(loop, "write_sample", lambda *_, step, **__: {"step": step} | sample)
-    monkeypatch.setattr(loop, "write_report", lambda path, *_, **__: path.write_text("page"))
+    monkeypatch.setattr(finish, "write_report", lambda path, *_, **__: path.write_text("page"))
     monkeypatch.setattr(saving, "SAVING_SHARE", 1e9)
     plan = make_tiny_plan(
         steps=2,

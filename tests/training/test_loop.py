@@ -22,7 +22,8 @@ from lucidlm.runs.folder import checkpoint_folders, save_checkpoint
 from lucidlm.runs.history import read_history
 from lucidlm.runs.run_toml import read_settings, write_settings
 from lucidlm.runs.settings import Plan
-from lucidlm.training import loop, saving, setup
+from lucidlm.runtime.progress import SILENT
+from lucidlm.training import finish, loop, saving, start
 from lucidlm.training.loop import train
 from lucidlm.training.prediction import Compressibility, predict
 from lucidlm.training.schedule import learning_rate_factor, trapezoid
@@ -295,11 +296,11 @@ def _made_up_validations(monkeypatch: pytest.MonkeyPatch, losses) -> None:
 def test_three_numbers_of_one_run_agree_or_say_that_they_are_of_samples(make_config, make_tiny_plan):
     plan = make_tiny_plan(steps=2, validate_every=1, validation_tokens=128)
     with contextlib.ExitStack() as stack:
-        run = setup.start_run(make_config(), plan, stack, lambda line: None, overwrite=False)
-        run.final_tokens = 230
+        run = start.start_run(make_config(), stack, SILENT, plan=plan)
+        run.pace.final_tokens = 230
         for _ in loop.train_steps(run):
             pass
-        sampled = loop.finish(run)
+        sampled = finish.finish(run)
     heldout = run.corpus.heldout_tokens
     evaluation = sampled.assessment.evaluation
     assert evaluation.tokens_scored < heldout == evaluation.sample_of
@@ -413,7 +414,7 @@ def test_after_a_last_save_that_fails_the_result_is_told_then_what_is_lost_and_t
     result = train(
         make_config(checkpoint_seconds=0), plan=make_tiny_plan(), progress=Recorded(told), answer=told.append
     )
-    answered = next(place for place, each in enumerate(told) if isinstance(each, loop.TrainResult))
+    answered = next(place for place, each in enumerate(told) if isinstance(each, finish.TrainResult))
     assert told[answered].evaluation == result.evaluation
     assert told[answered + 1 :] == list(result.problems)
     assert len(result.problems) == 1
@@ -562,7 +563,7 @@ def test_a_run_that_fails_before_its_first_step_leaves_no_folder(make_config, ma
     def fail(*arguments: object, **named: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(setup, "_assemble", fail)
+    monkeypatch.setattr(start, "assemble", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         train(make_config(), plan=make_tiny_plan())
     assert [path.name for path in Path().iterdir()] == ["book.txt"]
@@ -580,7 +581,7 @@ def test_a_run_is_never_overwritten_unasked(make_config, make_tiny_plan, fingerp
 def test_a_disk_too_small_for_the_checkpoints_is_refused_before_the_first_step(
     make_config, make_tiny_plan, monkeypatch
 ):
-    monkeypatch.setattr(setup, "free_bytes", lambda path: 1000)
+    monkeypatch.setattr(start, "free_bytes", lambda path: 1000)
     with pytest.raises(RunError, match=r" are free, this run needs"):
         train(make_config(), plan=make_tiny_plan())
     assert not Path("run").exists()
@@ -614,7 +615,7 @@ def test_too_little_time_shortens_the_plan_and_run_toml_has_it_so_that_repeating
         )
     assert result.time_s < 10
     assert 1 < result.step < 100_000
-    moved = [note for note in notes if "slower than the plan" in note]
+    moved = [note for note in notes if "slower than planned" in note]
     config, plan = read_settings(Path("run"))
     assert str(predict(text, plan)) in moved[-1]
     assert predict(text, plan).middle > predict(text, make_tiny_plan(steps=100_000)).middle
@@ -628,11 +629,11 @@ def _hurry(
     monkeypatch: pytest.MonkeyPatch, *, deadline_s: float, text: Compressibility | None = None
 ) -> None:
     """A given plan has no deadline and has measured nothing of the text: this one has."""
-    real = setup.start_run
+    real = start.start_run
 
     def start_run(*arguments, **named):
         run = real(*arguments, **named)
-        run.clock.deadline_s, run.text = deadline_s, text
+        run.pace.deadline_s, run.pace.text = deadline_s, text
         return run
 
     monkeypatch.setattr(loop, "start_run", start_run)
@@ -702,7 +703,7 @@ import os, random, signal, sys, time
 from dataclasses import replace
 from pathlib import Path
 import torch
-from lucidlm.training import saving, setup
+from lucidlm.training import saving, setup, start
 from lucidlm.training.loop import train
 from lucidlm.training.prediction import Compressibility, predict
 from lucidlm.runs.folder import checkpoint_folders
@@ -713,7 +714,7 @@ from lucidlm.runtime import files
 torch.set_num_threads(1)
 saving.SAVING_SHARE = 1e9
 setup.probe_matmul = lambda device, dtype: Probe("float32", 1e9, 0.0)
-setup.fastest_exact_float32 = lambda device: ("stock", "float32: as PyTorch has it")
+start.fastest_exact_float32 = lambda device: ("stock", "float32: as PyTorch has it")
 config, plan = read_settings(Path("settings/run.toml"))
 draw, inside = random.Random(int(sys.argv[1])), int(sys.argv[3])
 
@@ -788,11 +789,11 @@ def test_killed_at_random_moments_and_resumed_a_run_is_bitwise_the_uninterrupted
 def test_a_constant_rate_keeps_to_the_minutes_and_stays_constant(
     make_config, make_tiny_plan, monkeypatch, warmup_steps
 ):
-    real = setup.start_run
+    real = start.start_run
 
     def hurried(*arguments, **named):
         run = real(*arguments, **named)
-        run.clock.deadline_s = 2.0
+        run.pace.deadline_s = 2.0
         return run
 
     monkeypatch.setattr(loop, "start_run", hurried)
@@ -894,11 +895,14 @@ def test_a_run_toml_with_another_optimizer_is_refused_by_name(make_config, make_
 def test_threads_that_stall_are_left_for_one_and_run_toml_has_it(
     make_config, make_tiny_plan, monkeypatch, fingerprint
 ):
-    real = setup.start_run
+    real = start.start_run
 
     def stalled(*arguments, **named):
         run = real(*arguments, **named)
-        run.clock.deadline_s, run.alone_s = 600.0, 1e-9  # whatever a step takes, one thread would be faster
+        run.pace.deadline_s, run.pace.one_thread_s = (
+            600.0,
+            1e-9,
+        )  # whatever a step takes, one thread would be faster
         return run
 
     monkeypatch.setattr(loop, "start_run", stalled)
@@ -907,7 +911,7 @@ def test_threads_that_stall_are_left_for_one_and_run_toml_has_it(
         make_config(), plan=make_tiny_plan(threads=2), watch=lambda report: told.extend(report.notes)
     )
     assert result.step == 8
-    assert [note for note in told if "one thread from step 3 on" in note]
+    assert [note for note in told if "using 1 thread from step 3" in note]
     plan = read_settings(Path("run"))[1]
     assert plan.threads_from == ((3, 1),)
     assert [plan.threads_at(step) for step in (0, 2, 3, 7)] == [2, 2, 1, 1]
@@ -920,7 +924,7 @@ def test_without_minutes_no_probe_of_speed_changes_the_weights(make_config, monk
     chosen = {}
     for faster, seconds in (("stock", 0.1), ("onednn", 0.2)):
         probe = (faster, "float32: the faster one")
-        monkeypatch.setattr(setup, "fastest_exact_float32", lambda device, probe=probe: probe)
+        monkeypatch.setattr(start, "fastest_exact_float32", lambda device, probe=probe: probe)
         monkeypatch.setattr(Machine, "seconds_per_step", lambda *_, s=seconds, **__: s)
         out = f"run-{faster}"
         small = {"preset": "modern-1m", "context_length": 16, "batch_tokens": 32}

@@ -13,7 +13,7 @@ from recorded import Recorded
 from lucidlm.errors import RunError
 from lucidlm.report.assessment import Background, assess
 from lucidlm.runs.folder import SETTINGS, bring_back, checkpoint_folders, set_aside, sweep
-from lucidlm.training import loop, saving, setup
+from lucidlm.training import finish, loop, saving, start
 from lucidlm.training.loop import train
 
 pytestmark = pytest.mark.usefixtures("here", "quick_probes", "quick_judging")
@@ -33,7 +33,7 @@ def _judged_in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     def assess_alone(model, tokenizer, text, background, **_):
         return assess(model, tokenizer, text, Background())
 
-    monkeypatch.setattr(loop, "assess", assess_alone)
+    monkeypatch.setattr(finish, "assess", assess_alone)
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def test_a_page_that_cannot_be_written_loses_no_number_and_is_said(interrupted, 
     def full(*arguments, **named):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(loop, "write_card", full)
-    monkeypatch.setattr(loop, "write_report", full)
+    monkeypatch.setattr(finish, "write_card", full)
+    monkeypatch.setattr(finish, "write_report", full)
     told = []
     result = train(
         make_config(), resume=True, answer=lambda each: told.append(each.assessment), progress=Recorded(told)
@@ -67,34 +67,34 @@ def test_a_page_that_cannot_be_written_loses_no_number_and_is_said(interrupted, 
 def test_memory_that_runs_out_while_judging_costs_no_run_and_resuming_judges(
     interrupted, make_config, monkeypatch
 ):
-    real = loop.assess
+    real = finish.assess
 
     def assess_alone(*arguments, **named):
         raise MemoryError
 
-    monkeypatch.setattr(loop, "assess", assess_alone)
+    monkeypatch.setattr(finish, "assess", assess_alone)
     told = []
     result = train(make_config(), resume=True, progress=Recorded(told))
     assert (result.interrupted, result.step, result.assessment) == (0, 2, None)
     assert result.problems == tuple(told[-1:])
     assert "lucidlm train --resume --out run" in told[-1]
-    monkeypatch.setattr(loop, "assess", real)
+    monkeypatch.setattr(finish, "assess", real)
     assert train(make_config(), resume=True).assessment is not None
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
 def test_a_signal_while_judging_ends_it_and_resuming_judges(interrupted, make_config, monkeypatch):
-    real = loop.assess
+    real = finish.assess
 
     def assess_alone(*arguments, **named):
         signal.raise_signal(signal.SIGHUP)
         raise AssertionError("judged on in spite of the signal")
 
-    monkeypatch.setattr(loop, "assess", assess_alone)
+    monkeypatch.setattr(finish, "assess", assess_alone)
     result = train(make_config(), resume=True)
     assert (result.interrupted, result.step, result.assessment) == (signal.SIGHUP, 2, None)
-    monkeypatch.setattr(loop, "assess", real)
-    monkeypatch.setattr(loop, "write_report", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(finish, "assess", real)
+    monkeypatch.setattr(finish, "write_report", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     told = []
     result = train(make_config(), resume=True, answer=told.append)
     assert (result.interrupted, told[0].assessment) == (signal.SIGINT, result.assessment)
@@ -102,19 +102,19 @@ def test_a_signal_while_judging_ends_it_and_resuming_judges(interrupted, make_co
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
-@pytest.mark.parametrize("place", ["_corpus_of", "_apply", "write_settings", "save_first"])
+@pytest.mark.parametrize("place", ["corpus_for", "apply", "write_settings", "save_first"])
 def test_a_signal_before_the_first_step_leaves_nothing_that_blocks(
     make_config, make_tiny_plan, monkeypatch, place
 ):
     from lucidlm.runtime.signals import Interrupted
 
-    real = getattr(setup, place)
+    real = getattr(start, place)
 
     def signalled(*arguments, **named):
         real(*arguments, **named)
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(setup, place, signalled)
+    monkeypatch.setattr(start, place, signalled)
     with pytest.raises(Interrupted, match="nothing was trained: run the same command again"):
         train(make_config(), plan=make_tiny_plan())
     assert os.listdir() == ["book.txt"]
@@ -126,7 +126,7 @@ def test_a_signal_in_a_validation_ends_it_and_resuming_begins_with_it(
 ):
     plan, real = make_tiny_plan(steps=4, validate_every=2), loop.write_sample
     # What the end says is not asked for here.
-    monkeypatch.setattr(loop, "assess", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(finish, "assess", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     train(make_config(out="whole"), plan=plan)
 
     def write_sample(*arguments, step, **named):
@@ -157,7 +157,7 @@ def test_where_memory_runs_out_the_last_checkpoint_stands_and_resuming_is_bitwis
 ):
     plan, config = make_tiny_plan(steps=3, validate_every=3), make_config(checkpoint_seconds=0)
     monkeypatch.setattr(saving, "SAVING_SHARE", 1e9)
-    monkeypatch.setattr(loop, "assess", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(finish, "assess", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     whole = train(make_config(out="whole"), plan=plan)
     real = getattr(loop, place)
 
@@ -257,7 +257,7 @@ def test_a_run_that_was_to_be_overwritten_comes_back_unless_its_successor_has_a_
 def test_a_limit_on_the_size_of_files_is_found_before_the_first_step(
     make_config, make_tiny_plan, monkeypatch
 ):
-    monkeypatch.setattr(setup, "largest_file_bytes", lambda: 20_000)
+    monkeypatch.setattr(start, "largest_file_bytes", lambda: 20_000)
     with pytest.raises(RunError, match=r"run: files of at most 20,000 bytes .*ulimit -f.*; raise the limit"):
         train(make_config(), plan=make_tiny_plan())
     assert os.listdir() == ["book.txt"]

@@ -1,0 +1,118 @@
+"""The folder of a run in, the run as its last whole checkpoint left it out."""
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+
+from lucidlm.errors import ConfigError, RunError, WeightsError
+from lucidlm.model.gpt import GPT
+from lucidlm.runs.data import corpus_of_run
+from lucidlm.runs.folder import OPTIMIZER, Checkpoint, bring_back, last_checkpoint, sweep
+from lucidlm.runs.history import lowest, read_history
+from lucidlm.runs.metrics import forget_after
+from lucidlm.runs.run_toml import fault_of_settings, read_settings
+from lucidlm.runs.settings import Plan
+from lucidlm.runtime.locks import lock
+from lucidlm.runtime.places import check_file_place
+from lucidlm.runtime.progress import Progress
+from lucidlm.training.footprint import check_fits
+from lucidlm.training.optim import load_optimizer_tensors
+from lucidlm.training.pace import Pace
+from lucidlm.training.setup import apply, assemble, settle, with_prefix
+from lucidlm.training.state import TrainingRun
+from lucidlm.training.tracking import check_trackers
+from lucidlm.weights.huggingface import load_model
+from lucidlm.weights.tensor_files import find_tensors, read_tensors
+from lucidlm.weights.whole import MODEL_FILES, SETTINGS, Whole, weights_of, whole_of
+
+
+def resume_run(out: str | None, stack: contextlib.ExitStack, progress: Progress) -> TrainingRun:
+    """The run in the folder `out`, whose run.toml has everything else; `stack` lets go of the folder."""
+    folder = _folder_of(out)
+    stack.enter_context(lock(folder))
+    sweep(folder)
+    whole = _whole_of_run(folder)
+    config, plan = read_settings(folder)
+    if plan is None:
+        raise RunError(f"{folder / SETTINGS} has no plan: the run never began; train again with --overwrite")
+    check_trackers(config)
+    config = replace(config, out=str(folder))
+    id = whole.run if whole is not None else ""
+    checkpoint = last_checkpoint(folder, id=id)
+    for note in (*checkpoint.notes, *read_history(folder).remarks):
+        progress.note(note)
+    device, _ = settle(config)
+    apply(plan)
+    corpus = corpus_of_run(folder)
+    check_fits(config, plan, device, resumed=True)
+    plan = with_prefix(plan, corpus)  # run.toml of former versions lacks the field
+    model = _model_of(checkpoint, plan, device=str(device))
+    run = assemble(config, plan, corpus, model, id=id, pace=Pace(), progress=progress)
+    load_optimizer_tensors(model, run.optimizers, read_tensors(checkpoint.folder / OPTIMIZER))
+    if fault := fault_of_settings(folder, whole):
+        raise RunError(
+            f"{fault}; restore it, or begin a new run with it: "
+            f"lucidlm train --config {folder / SETTINGS} --out NEW"
+        )
+    # Nothing is written before all is known to fit together.
+    run.validations = checkpoint.state["validations"]
+    forget_after(folder, checkpoint.step, validated={each.step for each in run.validations})
+    run.metrics.count()
+    run.step, run.tokens = checkpoint.step, checkpoint.state["tokens"]
+    run.validation_pending = checkpoint.state.get("validation_pending", False)
+    run.saved = run.step, len(run.validations)
+    _find_best(run, whole, progress)
+    run.stopped_early = run.has_passed_its_best
+    progress.note(f"resuming {folder} at step {run.step:,} of {plan.steps:,}")
+    return run
+
+
+def _folder_of(out: str | None) -> Path:
+    """The folder of a run that can be resumed; ConfigError or RunError where `out` is none."""
+    if not out:
+        raise ConfigError("--resume needs --out RUN: the folder of the run to go on with")
+    folder = Path(out)
+    if folder.name in ("", ".."):  # the current folder or one above it: a run has a name
+        folder = folder.resolve()
+    bring_back(folder)
+    if not (folder / SETTINGS).exists():
+        raise RunError(
+            f"{folder} holds no run: {SETTINGS} is not there; lucidlm runs lists the runs below a folder"
+        )
+    check_file_place(folder / SETTINGS, "--out")
+    return folder
+
+
+def _whole_of_run(folder: Path) -> Whole | None:
+    """The manifest of a run whose model's files are as they were, or WeightsError."""
+    if (whole := whole_of(folder)) is not None:
+        for name in MODEL_FILES:
+            whole.check(name)
+    return whole
+
+
+def _model_of(checkpoint: Checkpoint, plan: Plan, *, device: str) -> GPT:
+    """The weights of a checkpoint; RunError where they are not of the plan's shape."""
+    model = load_model(checkpoint.folder, device=device)
+    if model.config != plan.model:
+        raise RunError(
+            f"{checkpoint.folder}: its model is {model.config}, run.toml says {plan.model}; "
+            "restore the run.toml of this run"
+        )
+    return model
+
+
+def _find_best(run: TrainingRun, whole: Whole | None, progress: Progress) -> None:
+    """The best weights are those in the folder, if they are there and whole; else those of the checkpoint."""
+    if whole is None:
+        run.kept = lowest(run.validations)
+    try:
+        if whole is not None:
+            weights_of(whole)
+            run.kept = read_history(run.folder).kept
+        else:
+            find_tensors(run.folder)
+    except WeightsError as error:
+        fault = str(error).partition("; ")[0]
+        progress.note(f"{fault}: from now on the weights of step {run.step:,} are the best")
+        run.keep_weights(next((each for each in run.validations if each.step == run.step), None))
