@@ -7,7 +7,7 @@ MINUTES ?= 3
 JOBS ?= 2
 BIN := .venv/bin
 
-.PHONY: demo test lint check coverage docs bench torture interop wheel clean
+.PHONY: demo test lint check coverage docs man bench torture interop wheel clean
 
 demo: .venv/ready
 	$(BIN)/lucidlm train --minutes $(MINUTES)
@@ -29,6 +29,11 @@ coverage: .venv/ready-check
 docs: .venv/ready-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open site/index.html in a browser"
+
+man: .venv/ready
+	@mkdir -p build
+	$(BIN)/lucidlm --man > build/lucidlm.1
+	@echo "man ./build/lucidlm.1 shows it"
 
 bench: .venv/ready-test  # make bench TEXT=a-book.txt
 	$(BIN)/python benchmarks/budget.py $(TEXT)

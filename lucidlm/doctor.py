@@ -18,14 +18,14 @@ from lucidlm.runtime.probes import fastest_exact_float32, probe_matmul
 from lucidlm.runtime.process import available_processors, keep_freed_memory, set_threads
 
 LIMITS = {"float32": 1e-4, "bfloat16": 3e-2}
-"""Largest difference of a loss in nats that rounding explains; a wrong kernel is off by far more."""
+"""Largest difference of a loss in nats that rounding explains; a wrong kernel differs by much more."""
 
 PACKAGES = ("torch", "numpy", "tiktoken", "tokenizers", "safetensors", "transformers")
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One computation on the device against the same on a CPU in float32."""
+    """The loss of a small model on the device, compared with the same on a CPU in float32."""
 
     what: str
     difference: float
@@ -33,19 +33,19 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the difference is no more than rounding."""
+        """Whether rounding explains the difference."""
         return self.difference <= self.limit  # False for NaN too
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """All that the doctor found."""
+    """What the doctor found."""
 
     versions: dict[str, str]
     machine: dict[str, str]
     choices: tuple[str, ...]
     speeds: dict[str, float]
-    """GFLOP/s of a product of two 1024 x 1024 matrices, by number type."""
+    """GFLOP/s of a matmul of two 1024 x 1024 matrices, by dtype."""
     checks: tuple[Check, ...]
 
     @property
@@ -59,23 +59,23 @@ class Findings:
         return values | {"checks": [asdict(check) | {"passed": check.passed} for check in self.checks]}
 
     def __str__(self) -> str:
-        """A line a finding, the judgement last."""
+        """One line per finding; the last one says whether the device is right."""
         lines = [f"{name:<22} {value}" for name, value in (self.versions | self.machine).items()]
         lines += [f"{name:<22} {rest}" for name, _, rest in (line.partition(": ") for line in self.choices)]
         lines += [f"{f'speed of {name}':<22} {speed:,.0f} GFLOP/s" for name, speed in self.speeds.items()]
         lines += [
-            f"{'check':<22} {check.what}: differs by {check.difference:.1e} nats, "
-            f"{check.limit:.0e} is allowed: {'ok' if check.passed else 'WRONG'}"
+            f"{'check':<22} {check.what}: difference {check.difference:.1e} nats, "
+            f"limit {check.limit:.0e}: {'ok' if check.passed else 'WRONG'}"
             for check in self.checks
         ]
-        judgement = "this device computes what it should" if self.sound else (
+        judgement = "this device computes correctly" if self.sound else (
             "this device computes wrong numbers: use --device cpu --dtype float32, and report it to PyTorch"
         )  # fmt: skip
         return "\n".join([*lines, judgement])
 
 
 def examine(device_name: str = "auto") -> Findings:
-    """Looks at this machine and computes on it for a second or two."""
+    """Findings of this machine; it computes for about two seconds."""
     device = choose_device(device_name)
     threads = set_threads(0)
     choices = (
@@ -97,7 +97,7 @@ def _versions() -> dict[str, str]:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed (it is needed only to open runs with it)"
+            found[package] = "not installed (only needed to open runs in it)"
     return found
 
 

@@ -27,19 +27,19 @@ from lucidlm.runtime.run_out import ran_out
 from lucidlm.runtime.signals import Interrupted
 
 FLAG = re.compile(r"--?[A-Za-z][\w.-]*(=.*)?", re.DOTALL)
-"""What is meant as a flag; any other argument that begins with a dash is a text: "- item one", "---", "-"."""
+"""A flag. Any other argument that begins with a dash is a text: "- item one", "---", "-"."""
 END_OF_FLAGS = "--"
 PLACES = ("out", "html", "csv", "svg")
-"""Flags that say where to write."""
+"""Flags that name a file or folder to write."""
 
 WRONG_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
 WRONG_PATH |= {errno.ELOOP, errno.EROFS, errno.EEXIST, errno.ENOTEMPTY, errno.EINVAL}
-"""What a system answers to a path that the user can change."""
+"""Errors of the operating system that another path avoids."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Arguments:
-    """A command line as the parser takes it: texts that begin with a dash have names in their place."""
+    """A command line for the parser, which takes a text with a dash first for a flag: a name replaces it."""
 
     parsed: list[str]
     texts: dict[str, str]
@@ -47,7 +47,7 @@ class Arguments:
     given: list[str]
 
     def restored(self, value: Any) -> Any:
-        """The value, or the values in it, with the texts in place of their names."""
+        """The value with the texts in place of their names, also inside tuples, lists and dataclasses."""
         if isinstance(value, str):
             return self.texts.get(value, value)
         if isinstance(value, tuple | list):
@@ -76,7 +76,7 @@ def restore_docstrings(module: ModuleType) -> None:
 
 
 def protected(given: list[str]) -> Arguments:
-    """To a parser whatever begins with a dash is a flag: those that are none are hidden from it."""
+    """The command line with names in place of texts that begin with a dash and are not flags."""
     end = given.index(END_OF_FLAGS) if END_OF_FLAGS in given else len(given)
     texts: dict[str, str] = {}
     parsed = list(given)
@@ -99,7 +99,7 @@ def _is_number(argument: str) -> bool:
 
 
 def refuse_dash_as_place(values: dict[str, Any]) -> None:
-    """A dash is standard input where a text is read, and no place to write."""
+    """LucidError for a dash as the file to write: it means standard input, where a text is read."""
     for name, value in values.items():
         group = dataclasses.is_dataclass(value) and not isinstance(value, type)
         fields = (
@@ -108,7 +108,8 @@ def refuse_dash_as_place(values: dict[str, Any]) -> None:
         for flag, place in ({name: value} | fields).items():
             if flag in PLACES and place == "-":
                 raise LucidError(
-                    f"--{flag} -: a dash is no place to write; give a name (./- for one that is called so)"
+                    f"--{flag} -: a dash means standard input, which cannot be written; give a file name "
+                    "(./- for a file called -)"
                 )
 
 
@@ -156,7 +157,7 @@ def leave_at_once(code: int) -> None:
 
 
 def _line_and_code(error: Exception, arguments: Arguments) -> tuple[str, int]:
-    """What to say of an error, and the exit code."""
+    """The line about an error, and the exit code."""
     if isinstance(error, CycloptsError):
         return _parser_line(error, arguments), 2
     if isinstance(error, LucidError):
@@ -175,12 +176,12 @@ def _line_and_code(error: Exception, arguments: Arguments) -> tuple[str, int]:
 
 
 def shortened(name: str, *, most: int = 200) -> str:
-    """The name; of one that is too long for a line its beginning."""
+    """The name, cut after `most` characters."""
     return name if len(name) <= most else f"{name[:most]}... ({len(name):,} characters)"
 
 
 def refuse_fractions(app: object, commands: object, arguments: ArgumentCollection) -> None:
-    """LucidError for a fraction where a whole number is meant: the parser would round it without a word."""
+    """LucidError for a fraction where a whole number is expected; the parser would round it silently."""
     for argument in arguments:
         if argument.hint not in (int, int | None):
             continue
@@ -201,7 +202,7 @@ def check_current_folder() -> None:
 
 
 def _parser_line(error: CycloptsError, arguments: Arguments) -> str:
-    """What the parser says, as one line, and how to give what begins with a dash."""
+    """The parser's message in one line, and how to give a value that begins with a dash."""
     line = " ".join(str(error).split())
     verb = next((argument for argument in arguments.given if not argument.startswith("-")), "VERB")
     given = arguments.given
@@ -215,14 +216,14 @@ def _parser_line(error: CycloptsError, arguments: Arguments) -> str:
         follows = [after for before, after in itertools.pairwise(given[:end]) if before == flag]
         if any(after.startswith("-") for after in follows):
             line += f" A value that begins with a dash is given with =: {flag}={follows[0]}."
-    return f"{line} (lucidlm {verb} --help lists what there is)"
+    return f"{line} (lucidlm {verb} --help lists verbs and flags)"
 
 
 def _internal(error: Exception) -> str:
-    """What is our own fault, as one line; the traceback goes to a file, for a report."""
+    """One line about our own fault; the traceback goes to a file that the user can send."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     what = (str(error).strip().splitlines() or [""])[0][:300]
-    line = f"internal error, a fault of lucidlm: {type(error).__name__}: {what}"
+    line = f"internal error in lucidlm: {type(error).__name__}: {what}"
     line += f" ({Path(last.filename).name}:{last.lineno}); "
     try:
         with tempfile.NamedTemporaryFile(

@@ -55,7 +55,7 @@ FOLLOWED = [
     Advised("runs nothing", "no runs in {}; lucidlm train BOOK makes one", "runs ."),
     Advised(f'train book.txt {TRAIN} --out c --config ""', "give a .toml file or leave it out", f"train book.txt {TRAIN} --out c"),
     Advised("compare run,run run2 more.txt", "give each run once (lucidlm train --seed N makes others)", "compare run,run3 run2 more.txt"),
-    Advised("evaluate run --strid 5", "(lucidlm {} --help lists what there is)", "evaluate --help"),
+    Advised("evaluate run --strid 5", "(lucidlm {} --help lists verbs and flags)", "evaluate --help"),
     Advised("compare run run2 more.txt", "compare recipes: lucidlm compare A1,A2 B1,B2 TEXT", "compare run,run3 run2,run4 more.txt"),
     Advised("evaluate run many.jsonl --by document", "... {} more: --csv FILE and --json have all", "evaluate run many.jsonl --by document --csv t.csv --json"),
     Advised("evaluate run more.txt --protocol lm-eval --stride 5", "leave --stride out", "evaluate run more.txt --protocol lm-eval"),
@@ -395,7 +395,7 @@ def test_each_flag_that_a_message_names_is_one():
     assert {(place, flag) for place, flag in named if flag not in flags | OTHERS} == set()
 
 
-OTHERS = {"--help", "--version", "--debug"}
+OTHERS = {"--help", "--version", "--debug", "--completion", "--man"}
 """Flags of the command itself."""
 
 

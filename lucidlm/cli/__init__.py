@@ -4,7 +4,17 @@ Nothing here imports torch before a verb runs, so that --help answers at once.
 """
 
 # Importing a module registers its verbs.
-from lucidlm.cli import evaluation, judging, learning, listing, models, reporting, training, writing  # noqa: F401
+from lucidlm.cli import (  # noqa: F401
+    evaluation,
+    judging,
+    learning,
+    listing,
+    manual,
+    models,
+    reporting,
+    training,
+    writing,
+)
 from lucidlm.cli.entry import main
 from lucidlm.cli.options import app
 

@@ -1,4 +1,4 @@
-"""The verbs around a training: prepare, train, runs, doctor."""
+"""The verbs around a training: prepare, train, doctor."""
 
 import sys
 from dataclasses import replace
@@ -30,7 +30,7 @@ def prepare(
     split: Literal["auto", "pieces", "documents", "end"] = "auto",
     reading: HowToRead = READING,
 ) -> None:
-    """Turn texts into token files that several runs can train on.
+    """Write the tokens of texts to a folder that several runs can train on.
 
     Parameters
     ----------
@@ -41,9 +41,9 @@ def prepare(
     tokenizer
         auto, gpt2, bytes, or bpe:N for N tokens learnt from the text.
     val
-        Validation texts of your own.
+        Validation texts (default: a part of the texts is held out).
     val_fraction
-        The part that is held out where no validation text is given.
+        Part of the texts that is held out, without --val.
     split
         What is held out: pieces from all over the text, whole documents, or the end of each document
         (auto: documents where there are 20 or more, else pieces).
@@ -79,18 +79,18 @@ def train(
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Train a model on a text and say how good it became.
+    """Train a model on a text and measure how good it is.
 
     Parameters
     ----------
     texts
-        Files, folders, patterns, URLs, - for standard input, or a folder of `lucidlm prepare`; none: a story.
+        Files, folders, patterns, URLs, - for standard input, or one prepared folder; none: the story.
     config
-        A .toml file of these settings; a run's own run.toml repeats the run. Other flags stand over it.
+        Settings from a .toml file; a run's run.toml repeats the run. Flags override it.
     resume
-        Go on with the run at --out from its last checkpoint; everything else comes from its run.toml.
+        Continue the run at --out from its last checkpoint, with the settings of its run.toml.
     overwrite
-        Delete the run that stands at --out and begin again.
+        Delete the run at --out and start again.
     json
         Print the result as JSON.
     """
@@ -170,7 +170,7 @@ def _closing_lines(result: "TrainResult") -> str:
 
 @app.command
 def doctor(*, device: str = "auto", json: Annotated[bool, Parameter(negative="")] = False) -> int:
-    """Say what this machine can do, and check that its device computes what a CPU in float32 computes.
+    """Show versions, device and speeds of this machine, and check its results against a CPU in float32.
 
     Parameters
     ----------
