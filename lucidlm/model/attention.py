@@ -1,7 +1,7 @@
-"""Causal self-attention: from (B, T, C) to (B, T, C), each token looking at itself and at what came before.
+"""Causal self-attention: (B, T, C) in, (B, T, C) out; each token sees itself and the tokens before it.
 
-B texts, T new tokens, S tokens seen (cached and new), C channels, H heads, G heads of keys and values,
-D head size.
+B texts, T new tokens, S tokens so far (cached and new), C channels, H heads of queries, G heads of keys and
+values, D head size.
 """
 
 import math
@@ -14,22 +14,31 @@ from lucidlm.model.config import GPTConfig
 
 
 def textbook_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention written out: (B, H, T, D), keys and values (B, G, T, D) -> (B, H, T, D).
+    """Causal attention written out: queries (B, H, T, D), keys and values (B, G, T, D) -> (B, H, T, D).
 
-    softmax(q k^T / sqrt(D), later tokens masked) v (Vaswani 2017, 3.2.1). It holds all T x T weights: the
-    model runs PyTorch's fused kernel instead, and the tests compare the two.
+    softmax(q k^T / sqrt(D), later tokens masked) v (Vaswani 2017, 3.2.1). It holds all T x T weights in
+    memory. The model runs PyTorch's fused kernel instead, and the tests compare the two.
+
+    >>> q = k = v = torch.ones(1, 1, 3, 4)
+    >>> textbook_attention(q, k, v).shape
+    torch.Size([1, 1, 3, 4])
     """
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    # A dot product of D random numbers has a variance of D. Without the root, softmax would saturate and its
+    # gradient vanish (Vaswani 2017, 3.2.1).
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, T, T)
+    # -inf before softmax, not 0 after it: the remaining weights then add up to 1.
     later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
     return scores.masked_fill(later, -torch.inf).softmax(-1) @ v
 
 
 class KVCache:
-    """The keys and values of the tokens seen so far, a row a text; rows may have different lengths.
+    """The keys and values of the tokens so far, one row a text; rows may have different lengths.
 
-    It is written in place, so it goes with torch.no_grad or inference_mode.
+    A token never sees later tokens, so its keys and values do not change when the text goes on. With them, a
+    new token costs a forward pass of one token, not of the whole text. The cache is written in place: use it
+    in torch.no_grad or inference_mode.
     """
 
     def __init__(
@@ -41,7 +50,7 @@ class KVCache:
         dtype: torch.dtype,
         capacity: int | None = None,
     ) -> None:
-        """An empty cache of so many tokens a row, at most and by default of config.context_length."""
+        """An empty cache with room for `capacity` tokens a row (default and maximum: the context length)."""
         length = min(capacity or config.context_length, config.context_length)
         shape = (batch_size, config.n_kv_heads, length, config.head_dim)
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layers)]
@@ -50,7 +59,7 @@ class KVCache:
 
     @property
     def capacity(self) -> int:
-        """Tokens that one row can hold."""
+        """Maximum number of tokens in a row."""
         return self.keys[0].shape[2]
 
     @property
@@ -59,13 +68,13 @@ class KVCache:
         return len(set(self.lengths)) > 1
 
     def positions(self, count: int) -> Tensor:
-        """Where the next `count` tokens of each row stand: (B, count)."""
+        """Positions of the next `count` tokens of each row: (B, count)."""
         starts = torch.tensor(self.lengths, device=self.keys[0].device)
         return starts[:, None] + torch.arange(count, device=starts.device)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores new keys and values (B, G, T, D) of a layer; returns all of them so far, (B, G, S, D)."""
-        assert k.shape[0] == len(self.lengths), "one row of the cache a text"
+        """Stores new keys and values (B, G, T, D) of a layer; returns all so far, (B, G, S, D), as views."""
+        assert k.shape[0] == len(self.lengths), "the cache has one row for each text"
         count, end = k.shape[2], max(self.lengths) + k.shape[2]
         keys, values = self.keys[layer], self.values[layer]
         if self.ragged:
@@ -78,19 +87,19 @@ class KVCache:
         return keys[:, :, :end], values[:, :, :end]
 
     def advance(self, count: int) -> None:
-        """Counts `count` more tokens in every row, once all layers have stored theirs."""
+        """Adds `count` tokens to the length of every row, after all layers have stored theirs."""
         self.lengths = [length + count for length in self.lengths]
 
     def truncate(self, lengths: list[int]) -> None:
-        """Forgets what lies beyond these lengths: padding after a ragged prompt, say."""
-        assert len(lengths) == len(self.lengths), "one length a row"
+        """Forgets the tokens beyond these lengths, such as the padding of shorter prompts."""
+        assert len(lengths) == len(self.lengths), "one length for each row"
         assert all(0 <= new <= old for new, old in zip(lengths, self.lengths)), (
-            "only what is held can be forgotten"
+            "a length can only become smaller"
         )
         self.lengths = list(lengths)
 
     def replace_row(self, row: int, other: "KVCache") -> None:
-        """Takes the only row of another cache in the place of a row."""
+        """Replaces a row by the only row of another cache."""
         for mine, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
             mine[row] = theirs[0]
         self.lengths[row] = other.lengths[0]
@@ -100,14 +109,17 @@ class KVCache:
         assert len(rows) <= len(self.lengths), "rows are dropped, not added"
         self.lengths = [self.lengths[row] for row in rows]
         used = max(self.lengths, default=0)
-        # In place, and only what is held: a copy of the whole capacity costs the time of several tokens.
+        # In place, and only the used part: copying the whole capacity takes as long as several tokens.
         for tensors in (self.keys, self.values):
             for layer, held in enumerate(tensors):
                 held[: len(rows), :, :used] = held[rows, :, :used]
                 tensors[layer] = held[: len(rows)]
 
     def mask(self, count: int) -> Tensor | None:
-        """Which of S keys each of the next `count` tokens may see: (B or 1, 1, count, S); None for all."""
+        """Which of S keys each of the next `count` tokens may see: (B or 1, 1, count, S); None for all.
+
+        In a ragged batch it also hides what lies between a shorter row's end and S.
+        """
         if count == 1 and not self.ragged:
             return None
         positions = self.positions(count) if self.ragged else self.positions(count)[:1]
@@ -116,15 +128,18 @@ class KVCache:
 
 
 class RMSNorm(nn.Module):
-    """x scaled to a root mean square of 1 over its last dimension, then by a learnt weight (Zhang 2019)."""
+    """x divided by its root mean square over the last dimension, times a learned weight (Zhang 2019).
+
+    LayerNorm without the mean and the bias: comparable results, and cheaper.
+    """
 
     def __init__(self, size: int, *, eps: float) -> None:
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., size) -> (..., size), in the type of x."""
-        # One type for both, as the fused kernel wants it; it adds up in float32 in any case.
+        """(..., size) -> (..., size), in the dtype of x."""
+        # The fused kernel needs one dtype for both. It sums in float32 in any case.
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
@@ -136,13 +151,14 @@ class CausalSelfAttention(nn.Module):
         self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
         inner, inner_kv = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
         modern = config.family == "modern"
-        # One matrix for query, key and value: without a bias it draws the numbers that three in a row draw.
+        # One matrix for query, key and value: one large matmul is faster than three small ones. Without a
+        # bias, it draws the same random numbers as three layers one after the other, as the course has them.
         self.qkv = nn.Linear(config.emb_dim, inner + 2 * inner_kv, bias=config.qkv_bias)
         self.out = nn.Linear(inner, config.emb_dim, bias=not modern)
-        # Normed queries and keys bound the logits of attention, so that no head can saturate (Henry 2020).
+        # Norms of queries and keys bound the attention scores, so that no head can saturate (Henry 2020).
         self.q_norm = RMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else None
-        # GPT-2 alone: others have no dropout on attention's weights, and the fused CPU kernel none at all.
+        # Dropout on attention weights is GPT-2's alone: Qwen3 and Llama train without it.
         self.drop_rate = 0.0 if modern else config.drop_rate
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -162,14 +178,14 @@ class CausalSelfAttention(nn.Module):
         mask: Tensor | None,
         layer: int,
     ) -> Tensor:
-        """x (B, T, C) -> (B, T, C). With a cache, x holds the tokens after those that it holds."""
+        """x (B, T, C) -> (B, T, C). With a cache, x has only the tokens that come after the cached ones."""
         q, k, v = self.split(x)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
-        q, k = (
-            q.to(v.dtype),
-            k.to(v.dtype),
-        )  # under autocast the norms give float32, and the kernel wants one type
+        # Under autocast the norms return float32, and the kernel needs one dtype.
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        # Without cached tokens the mask is the plain triangle: the kernel then needs no mask tensor, and
+        # skips the half of the scores that it hides.
         causal = cache is None or (mask is not None and max(cache.lengths) == 0)
         if cache is not None:
             k, v = cache.append(layer, k, v)
@@ -191,7 +207,8 @@ def rotation_table(
 ) -> tuple[Tensor, Tensor]:
     """Cosine and sine of every position's angles, each (..., D), for positions (...): RoPE (Su 2021, 3.2.2).
 
-    At least in float32, whatever the model computes in: bfloat16 cannot tell neighbouring positions apart.
+    Pair i turns by position * theta^(-2i/D): from one radian a token to almost none. At least in float32:
+    bfloat16 has 8 bits, so it cannot tell positions 256 and 257 apart.
     """
     dtype = torch.promote_types(dtype, torch.float32)
     pairs = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=dtype)
@@ -201,7 +218,10 @@ def rotation_table(
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """x (B, heads, T, D), each pair (i, i + D/2) turned by its position's angle: Qwen's order of pairs."""
+    """x (B, heads, T, D) with each pair (i, i + D/2) turned by its position's angle, as Qwen and Llama do.
+
+    Turning both q and k makes their dot product depend on the distance of two tokens, not on their positions.
+    """
     cos, sin = rotation
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin

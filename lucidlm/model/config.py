@@ -6,12 +6,19 @@ from typing import Any, Literal
 from lucidlm.errors import ConfigError
 
 DERIVED: Any = None
-"""Stands for a field that is to be derived; Any as the field's type is that of the finished configuration."""
+"""Default of a field that is derived from others. Any, because a finished config has the field's type."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GPTConfig:
-    """The shape of a GPT, in the course's names; what is None is derived from the rest on construction."""
+    """The shape of a GPT, in the course's names. Fields that are None are derived from the rest.
+
+    >>> config = GPTConfig(family="modern", vocab_size=257, emb_dim=128, n_layers=4, n_heads=2)
+    >>> config.head_dim, config.hidden_dim, config.n_parameters
+    (64, 384, 919424)
+    >>> config.changed(emb_dim=256).head_dim
+    128
+    """
 
     family: Literal["gpt2", "modern"] = "gpt2"
     """gpt2: learned positions, LayerNorm, GELU. modern (Qwen3, Llama): RoPE, RMSNorm, SwiGLU, no bias."""
@@ -21,21 +28,21 @@ class GPTConfig:
     n_layers: int = 12
     n_heads: int = 12
     n_kv_heads: int = DERIVED
-    """Heads of keys and values, each for n_heads / n_kv_heads queries (modern only; default: n_heads)."""
+    """Heads of keys and values: each serves n_heads / n_kv_heads queries (modern only; default: n_heads)."""
     head_dim: int = DERIVED
     """Channels of one head (default: emb_dim / n_heads)."""
     qk_norm: bool = DERIVED
-    """Queries and keys are normed (modern only, and its default: Qwen3; without it: Llama)."""
+    """Norm of queries and keys (modern only, where it is the default: Qwen3; without it: Llama)."""
     hidden_dim: int = DERIVED
-    """Width inside the feed-forward (default: 4 emb_dim; modern: 8/3 emb_dim, to a multiple of 64)."""
+    """Width inside the feed-forward (default: 4 emb_dim; modern: 8/3 emb_dim, up to a multiple of 64)."""
     drop_rate: float = 0.0
     qkv_bias: bool = False
     tied_head: bool = False
-    """The output head is the token embedding, transposed."""
+    """The output head shares the matrix of the token embedding."""
     rope_theta: float = 10_000.0
     norm_eps: float = DERIVED
     init: Literal["torch", "scaled"] = "scaled"
-    """torch: PyTorch's defaults, as in the course. scaled: small normal numbers, residual branches damped."""
+    """torch: PyTorch's defaults, as in the course. scaled: GPT-2's, small normal numbers."""
     document_prefix_id: int | None = None
     """The id before each document in training, if any: with it, a text's first token can be scored too."""
 
@@ -51,7 +58,7 @@ class GPTConfig:
 
     @property
     def n_parameters(self) -> int:
-        """Trainable numbers, by counting on paper: a test compares it with the model."""
+        """Number of weights, counted from the shape alone; a test compares it with the model."""
         width, inner = self.emb_dim, self.n_heads * self.head_dim
         inner_kv = self.n_kv_heads * self.head_dim
         embedding = self.vocab_size * width
@@ -69,22 +76,22 @@ class GPTConfig:
 
     @property
     def matmul_parameters(self) -> int:
-        """Weights that every token meets: all but the embeddings, of which it looks up one row."""
+        """Weights that every token is multiplied with: all but the embeddings, which are looked up."""
         looked_up = self.vocab_size * self.emb_dim if not self.tied_head else 0
         positions = self.context_length * self.emb_dim if self.family == "gpt2" else 0
         return self.n_parameters - looked_up - positions
 
     def flops_per_token(self, context_length: int | None = None) -> int:
-        """Floating-point operations of one trained token, forward and backward.
+        """Floating-point operations to train on one token, forward and backward.
 
-        6 per weight that multiplies, and 12 C per earlier token and layer for attention's two products
-        (Chowdhery 2022, appendix B), halved because the mask leaves half of the pairs.
+        6 for each weight of a matmul (2 forward, 4 backward), and 12 C for each earlier token and layer for
+        attention's two matmuls (Chowdhery 2022, appendix B), halved, as the mask leaves half of the pairs.
         """
         context = context_length or self.context_length
         return 6 * self.matmul_parameters + 6 * self.n_layers * self.n_heads * self.head_dim * context
 
     def changed(self, **changes: Any) -> "GPTConfig":
-        """This configuration with other values; what width and heads decide is derived again unless given."""
+        """This configuration with other values. Fields that follow width and heads are derived again."""
         follows: tuple[str, ...] = ()
         if {"emb_dim", "n_heads"} & changes.keys():
             follows = ("n_kv_heads", "head_dim", "hidden_dim")
@@ -99,7 +106,7 @@ class GPTConfig:
 
 def _derive(config: GPTConfig, field: str, value: float) -> None:
     if getattr(config, field) is None:
-        object.__setattr__(config, field, value)  # frozen: this is the one place that completes a config
+        object.__setattr__(config, field, value)  # frozen; completed here and nowhere else
 
 
 def _check_counts(config: GPTConfig, *fields: str) -> None:

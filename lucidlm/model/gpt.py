@@ -1,4 +1,7 @@
-"""GPT: token ids (B, T) in, logits (B, T, V) out, always; blocks of GPT-2 or modern, as the config says."""
+"""GPT: token ids (B, T) in, logits (B, T, V) out, always. The config chooses blocks of GPT-2 or modern ones.
+
+B texts, T tokens, C channels, D head size, V vocabulary. The model knows no loss, optimizer or file.
+"""
 
 import math
 from typing import Any
@@ -15,7 +18,7 @@ from lucidlm.runtime.process import settle_vector_math
 
 
 class FeedForward(nn.Module):
-    """GPT-2's two layers around a GELU: each token alone, (B, T, C) -> (B, T, C)."""
+    """Two linear layers with a GELU between, for each token alone: (B, T, C) -> (B, T, C), as in GPT-2."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -23,12 +26,15 @@ class FeedForward(nn.Module):
         self.out = nn.Linear(config.hidden_dim, config.emb_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """GELU by its tanh approximation, as GPT-2 was trained with (Hendrycks 2016)."""
+        """GELU by its tanh approximation (Hendrycks 2016), with which GPT-2 was trained."""
         return self.out(F.gelu(self.inner(x), approximate="tanh"))
 
 
 class GatedFeedForward(nn.Module):
-    """SwiGLU (Shazeer 2020): one half of the inner channels opens and closes the other."""
+    """SwiGLU (Shazeer 2020): a gate, made from the token itself, scales each inner channel.
+
+    Three matrices instead of two, so hidden_dim is 8/3 of emb_dim instead of 4: the same number of weights.
+    """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -42,7 +48,11 @@ class GatedFeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward, each normed before and added to the stream."""
+    """Attention, then feed-forward; each reads a normed copy of the residual stream and adds to it.
+
+    The norm comes before (GPT-2; Xiong 2020): the stream itself is never normed, so gradients reach every
+    layer directly, and deep models train without a long warm-up.
+    """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -59,13 +69,18 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A GPT of the given shape; its modules are made in the order in which the course makes them.
+    """A GPT of the given shape.
 
-    `hidden` and `head` are apart so that a loss may run over the head in pieces; `forward` is both.
+    Its modules are made in the course's order, so that a seed gives the course's weights. `hidden` and `head`
+    are separate so that a loss can apply the head in pieces; `forward` is both.
+
+    >>> model = GPT(GPTConfig(vocab_size=257, context_length=16, emb_dim=32, n_layers=2, n_heads=2))
+    >>> model(torch.zeros(1, 5, dtype=torch.int64)).shape
+    torch.Size([1, 5, 257])
     """
 
     def __init__(self, config: GPTConfig) -> None:
-        """Random weights, drawn from PyTorch's generator: torch.manual_seed before decides them."""
+        """Random weights, drawn from PyTorch's global generator: call torch.manual_seed before."""
         super().__init__()
         settle_vector_math()
         self.config = config
@@ -76,14 +91,14 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.final_norm = _norm(config)
         self.head = nn.Linear(config.emb_dim, config.vocab_size, bias=False)
-        if config.tied_head:
+        if config.tied_head:  # one matrix in both places (Press 2017): fewer weights, better small models
             self.head.weight = self.token_embedding.weight
         if config.init == "scaled":
             _draw_scaled_weights(self)
 
     @classmethod
     def empty(cls, config: GPTConfig) -> "GPT":
-        """The model without memory for its weights, on PyTorch's device "meta": for those that are read."""
+        """The model on PyTorch's device "meta", without memory for its weights, which are to be read."""
         with torch.device("meta"), _NothingDrawn():
             return cls(config)
 
@@ -99,7 +114,7 @@ class GPT(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device that holds the weights."""
         return self.token_embedding.weight.device
 
     @property
@@ -109,15 +124,18 @@ class GPT(nn.Module):
 
     @property
     def n_parameters(self) -> int:
-        """Trainable numbers; a tied head counts once."""
+        """Number of weights; a tied head counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Logits of the next token at each place: ids (B, T) -> (B, T, V)."""
+        """Logits of the next token at each position: ids (B, T) -> (B, T, V)."""
         return self.head(self.hidden(ids, cache))
 
     def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """What the head multiplies: ids (B, T) -> (B, T, C). A cache is read and filled."""
+        """The final hidden states, from which the head makes logits: ids (B, T) -> (B, T, C).
+
+        With a cache, ids are the tokens after the cached ones; their keys and values are added to it.
+        """
         count, seen = ids.shape[1], 0 if cache is None else max(cache.lengths)
         if seen + count > self.config.context_length:
             raise ConfigError(
@@ -128,7 +146,6 @@ class GPT(nn.Module):
         x = self.token_embedding(ids)  # (B, T, C)
         rotation = None
         if self.position_embedding is not None:
-            # Rows that are padded past the context while others are not: their surplus is never looked at.
             x = x + self.position_embedding(positions)
         else:
             cos, sin = rotation_table(self.config, positions, self.token_embedding.weight.dtype)
@@ -148,7 +165,7 @@ class GPT(nn.Module):
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Leaves nn.init's functions out: on "meta" they draw nothing, but import a second's worth of PyTorch."""
+    """Skips the functions of nn.init: on "meta" they draw nothing, but take a second to import."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -164,8 +181,9 @@ def _norm(config: GPTConfig) -> nn.Module:
 
 @torch.no_grad()
 def _draw_scaled_weights(model: GPT) -> None:
-    """Small normal numbers for matrices and embeddings, zeros for biases."""
-    # 1/sqrt(2 n_layers): two residual additions a block (Radford 2019, 2.3).
+    """Normal numbers of standard deviation 0.02 for matrices and embeddings, zeros for biases (GPT-2)."""
+    # Each block adds to the residual stream twice. 1/sqrt(2 n_layers) keeps the stream's variance independent
+    # of the depth (Radford 2019, 2.3).
     damped = 0.02 / math.sqrt(2 * model.config.n_layers)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):

@@ -1,7 +1,7 @@
 """From logits to a number: softmax, cross entropy, perplexity, bits; and cross entropy in little memory.
 
-B texts, T tokens, N = B T rows, C channels, V vocabulary. Every loss is in nats and in float32 or better,
-whatever the model computed in.
+B texts, T tokens, N = B T rows, C channels, V vocabulary. Every loss is in nats and in at least float32,
+whatever dtype the model computes in.
 """
 
 import math
@@ -16,9 +16,12 @@ from lucidlm.text.windows import IGNORE_INDEX
 
 
 def softmax(logits: Tensor) -> Tensor:
-    """Probabilities (..., V) from logits (..., V): exp(logit), shared out so that they add up to 1.
+    """Probabilities (..., V) from logits (..., V): exp(logit), divided by their sum.
 
-    The largest logit is taken off first, so that exp cannot overflow: it cancels out.
+    The largest logit is subtracted first, so that exp cannot overflow. It cancels out in the division.
+
+    >>> softmax(torch.tensor([0.0, 0.0])).tolist()
+    [0.5, 0.5]
     """
     logits = _at_least_float32(logits)
     exponentials = (logits - logits.amax(-1, keepdim=True)).exp()
@@ -26,7 +29,7 @@ def softmax(logits: Tensor) -> Tensor:
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """Log-probabilities (..., V), at least float32; exact where the probability is too small to hold."""
+    """Log-probabilities (..., V) in at least float32; exact where the probability itself rounds to 0."""
     logits = _at_least_float32(logits)
     shifted = logits - logits.amax(-1, keepdim=True)
     return shifted - shifted.exp().sum(-1, keepdim=True).log()
@@ -37,27 +40,34 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
     -log softmax(logits)[target], Shannon's surprisal. Ignored targets (-100) cost 0:
     divide the sum by the number of kept targets, not by B T.
+
+    >>> logits = torch.zeros(1, 2, 50257)  # every token equally likely
+    >>> cross_entropy(logits, torch.tensor([[464, -100]]))  # ln 50257, and an ignored target
+    tensor([[10.8249,  0.0000]])
     """
     kept = targets != IGNORE_INDEX
     logits = _at_least_float32(logits)
-    # 0 times NaN is NaN: an ignored row of NaN or infinity would hand it to the gradient. The copy costs half
-    # as much again as the loss, so it is made only where there is such a row and a gradient is wanted.
+    # 0 times NaN is NaN: an ignored row with NaN or infinity would put NaN into the gradient. The copy takes
+    # half as long as the loss, so it is made only if there is an ignored row and a gradient is needed.
     if torch.is_grad_enabled() and logits.requires_grad and _known(kept.all()) is not True:
         logits = logits.masked_fill(~kept[..., None], 0)
-    # The largest off first: it cancels out, and logits near -100 would leave their differences fewer digits.
+    # Without the largest logit, which cancels out: differences of logits near -100 would lose digits.
     logits = logits - logits.amax(-1, keepdim=True).detach()
     of_target = logits.gather(-1, targets.where(kept, 0)[..., None])[..., 0]
-    # -log(e^target / sum e^logit): without the (..., V) tensor of probabilities that one number is wanted of.
+    # -log(e^target / sum e^logit), without the (..., V) tensor of probabilities: one of V is needed.
     return (logits.exp().sum(-1).log() - of_target).where(kept, 0.0)
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Loss of each yes (1) or no (0) in nats: logits (...), targets (...) -> (...), float32.
 
-    -(y ln p + (1 - y) ln(1 - p)) with p = 1 / (1 + e^-logit), so that ln p = -ln(1 + e^-logit): no logit is
-    too large for that. With two classes it is the cross entropy of the logits (0, x). A target between 0 and
-    1 is a probability of yes. Any other is a DataError, but not inside vmap and torch.compile, which allow no
-    look at the data.
+    -(y ln p + (1 - y) ln(1 - p)) with p = 1 / (1 + e^-logit). ln p is computed as -ln(1 + e^-logit), which is
+    exact for every logit. It equals the cross entropy of two classes with the logits (0, x). A target between
+    0 and 1 is a probability of yes. Any other is a DataError, except inside vmap and torch.compile, where
+    code cannot depend on data.
+
+    >>> binary_cross_entropy(torch.tensor([0.0, 2.0]), torch.tensor([1, 1]))  # -ln 0.5, -ln 0.8808
+    tensor([0.6931, 0.1269])
     """
     logits = _at_least_float32(logits)
     targets = targets.to(logits.dtype)
@@ -68,14 +78,18 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
             "yes, 0 for no, or a number between them"
         )
     zero = torch.zeros_like(logits)
-    # What has no weight is left out, not multiplied by 0: its logarithm may be infinite.
+    # A term without weight is left out, not multiplied by 0: its logarithm may be infinite.
     of_yes = torch.where(targets > 0, targets * torch.logaddexp(-logits, zero), zero)
     of_no = torch.where(targets < 1, (1 - targets) * torch.logaddexp(logits, zero), zero)
     return of_yes + of_no
 
 
 def perplexity(loss_nats: float | Tensor) -> float:
-    """exp(loss): as uncertain as a fair choice among this many tokens."""
+    """exp(loss): the model is as uncertain as a fair choice among this many tokens.
+
+    >>> round(perplexity(10.8249), -1)
+    50260.0
+    """
     try:
         return math.exp(_number(loss_nats))
     except OverflowError:
@@ -83,16 +97,21 @@ def perplexity(loss_nats: float | Tensor) -> float:
 
 
 def bits(nats: float | Tensor) -> float:
-    """The same surprise counted in halvings: nats / ln 2."""
+    """nats / ln 2: how often the probability 1 has to be halved.
+
+    >>> bits(math.log(8))
+    3.0
+    """
     return _number(nats) / math.log(2)
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int = 1024) -> Tensor:
     """Sum of nats over the kept targets: hidden (N, C), head weight (V, C), targets (N,) -> scalar, float32.
 
-    The same number as cross_entropy(hidden @ weight.T, targets).sum(), but the N x V logits are never all
-    held: they are made `chunk` rows at a time, and their gradients at once, in the forward pass. The products
-    multiply in the type that autocast asks for and come out in float32, the weight's gradient adds up there.
+    The same number as cross_entropy(hidden @ weight.T, targets).sum(), without all N x V logits in memory:
+    with GPT-2's vocabulary they take 200 KB a token. They are made `chunk` rows at a time, with their
+    gradients in the same forward pass. Matmuls use autocast's dtype and return float32; the gradient of the
+    weight is summed in float32.
     """
     if hidden.dim() != 2 or targets.shape != hidden.shape[:1] or chunk < 1:
         raise ConfigError(
@@ -102,7 +121,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, chu
     multiply = torch.promote_types(hidden.dtype, weight.dtype)
     if torch.is_autocast_enabled(hidden.device.type) and multiply != torch.float64:
         multiply = torch.get_autocast_dtype(hidden.device.type)
-    # Inside the Function all tensors look as if they wanted a gradient, under no_grad too.
+    # Looked up here, because inside the Function every tensor has requires_grad, under no_grad too.
     wants = (
         torch.is_grad_enabled() and hidden.requires_grad,
         torch.is_grad_enabled() and weight.requires_grad,
@@ -112,7 +131,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, chu
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """The logits' gradient, softmax - one_hot(target), is known as soon as they are: nothing need be kept."""
+    """The gradient of the logits is softmax - one_hot(target): known with them, so no logits are kept."""
 
     @staticmethod
     def forward(
@@ -134,7 +153,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             part = slice(start, start + chunk)
             target = targets[part]
             kept = target != IGNORE_INDEX
-            # What stands in a row that does not count must not count, be it NaN.
+            # An ignored row must not count, even if it holds NaN.
             h = _operand(hidden[part].masked_fill(~kept[:, None], 0), multiply)
             logits = _product(h, head.T, multiply)  # (chunk, V)
             normaliser = logits.logsumexp(-1)
@@ -142,7 +161,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             total += (normaliser - logits.gather(1, index)[:, 0]).where(kept, 0.0).sum()
             if not (wants_hidden or wants_weight):
                 continue
-            grad = logits.sub_(normaliser[:, None]).exp_()  # softmax, in the place of the logits
+            grad = logits.sub_(normaliser[:, None]).exp_()  # softmax, in the memory of the logits
             grad.scatter_add_(1, index, torch.full_like(index, -1, dtype=exact))
             grad = _operand(grad.masked_fill_(~kept[:, None], 0), multiply)
             if grad_hidden is not None:
@@ -165,14 +184,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _operand(x: Tensor, multiply: torch.dtype) -> Tensor:
-    """x as _product wants it: a GPU reads the short type, a CPU float32, which it shortens on the way."""
+    """x in the dtype that _product reads: `multiply` on a GPU; float32 on a CPU, which shortens it itself."""
     return x.to(multiply if x.is_cuda or multiply == torch.float64 else torch.float32)
 
 
 def _product(left: Tensor, right: Tensor, multiply: torch.dtype) -> Tensor:
-    """left @ right, multiplied in that type, added up and returned in float32 (or float64).
+    """left @ right, multiplied in dtype `multiply`, summed and returned in float32 (or float64).
 
-    A bfloat16 result would keep 8 bits of each logit: an error of 0.01 nats in a token's loss.
+    A bfloat16 result has 8 bits for each logit: an error of 0.01 nats in a token's loss.
     """
     if multiply in (torch.float32, torch.float64):
         return left @ right
@@ -183,12 +202,12 @@ def _product(left: Tensor, right: Tensor, multiply: torch.dtype) -> Tensor:
 
 
 def _known(fact: Tensor) -> bool | None:
-    """A fact that decides what is computed; None inside vmap and torch.compile: one graph serves any data."""
+    """The value of a condition; None inside vmap and torch.compile, where one graph serves all data."""
     if torch.compiler.is_compiling():
         return None
     try:
         return bool(fact)
-    except RuntimeError:  # vmap: no branch on data; PyTorch has no public way to ask beforehand
+    except RuntimeError:  # vmap allows no branch on data, and PyTorch has no public way to ask for it before
         return None
 
 

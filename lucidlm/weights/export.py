@@ -1,4 +1,4 @@
-"""A model leaves for other programs: model and tokenizer in, a folder or a file out, opened and compared."""
+"""A model for other programs: model and tokenizer in; a folder or a file out, read again and compared."""
 
 import glob
 from pathlib import Path
@@ -21,7 +21,7 @@ from lucidlm.weights.huggingface import StoredModel, open_model, save_model
 Format = Literal["hf", "gguf"]
 
 FIXED_TEXT = "The tide came in, and nobody on the quay wrote it down: 3,141 times, größer & 🙂.\n"
-"""What both sides of an export read, so that their logits can be compared."""
+"""The text on which the logits before and after an export are compared."""
 
 
 def export(
@@ -33,7 +33,7 @@ def export(
     kind: Literal["f32", "f16", "bf16", "q8_0"] = "f16",
     progress: Progress = SILENT,
 ) -> None:
-    """Writes the model for other programs; what was written is opened again and compared before it is there.
+    """Writes the model for other programs. The result is read again and compared before it gets its name.
 
     "hf": a folder for transformers, vLLM and all that reads Hugging Face models; its logits must be equal to
     the last bit. "gguf": a file for llama.cpp and Ollama, its matrices stored as `kind`; each tensor comes
@@ -44,7 +44,7 @@ def export(
     out = Path(out)
     try:
         with lock(out):
-            check_place(out, format)  # another process may have been first
+            check_place(out, format)  # another process may have written it meanwhile
             if format == "gguf":
                 from lucidlm.weights.gguf import export_gguf
 
@@ -55,7 +55,7 @@ def export(
             with replacing_folder(out) as folder:
                 save_model(model, tokenizer, folder, progress=progress)
                 _check_same(model, tokenizer, folder, progress)
-    except OSError as error:  # which names a hidden file beside `out`, or none
+    except OSError as error:  # it names a hidden file beside `out`, or no file
         way_out = way_out_of(error) or "give another --out"
         raise RunError(
             f"{out}: {error.strerror or error}, {size(free_bytes(out))} are free there; nothing was written: "
@@ -64,7 +64,7 @@ def export(
 
 
 def check_place(out: str | Path, format: Format) -> None:
-    """RunError for a place where something is already, ConfigError for a format that is not known."""
+    """PlaceError if something is there already; ConfigError for an unknown format."""
     if format not in get_args(Format):
         raise ConfigError(f"--format {format}: not known; there are {', '.join(get_args(Format))}")
     (check_folder_place if format == "hf" else check_file_place)(out, "--out")
@@ -76,7 +76,7 @@ def check_place(out: str | Path, format: Format) -> None:
 
 
 def _check_same(model: GPT, tokenizer: Tokenizer, folder: Path, progress: Progress) -> None:
-    """WeightsError unless the folder's model and tokenizer are these."""
+    """WeightsError unless the folder's model and tokenizer give the same ids and logits."""
     ids = tokenizer.encode(FIXED_TEXT)[: model.config.context_length]
     if Tokenizer.load(folder).encode(FIXED_TEXT)[: len(ids)] != ids:
         raise WeightsError(
@@ -102,9 +102,9 @@ def logits_of(
     dtype: torch.dtype | None = None,
     progress: Progress = SILENT,
 ) -> Tensor:
-    """The stored model's logits, ids (B, T) -> (B, T, V), where there is no memory for a second model.
+    """The stored model's logits, ids (B, T) -> (B, T, V), without memory for a second model.
 
-    Each module's weights are read when it is their turn, and dropped when it is done.
+    Each module's weights are read before it runs and dropped after it.
     """
     model = GPT.empty(stored.config).to(dtype or stored.dtype).eval()
     progress.stage("comparing tensors", sum(map(len, stored.parameters.values())))

@@ -1,7 +1,7 @@
 """One GGUF file for llama.cpp and what is built on it: a model and its tokenizer in, a checked file out.
 
-GPT-2 is written as llama.cpp's "gpt2", the modern family as its "qwen3", or as "llama" where queries and keys
-are not normed. What GGUF has no words for is refused with the field in the way.
+GPT-2 is written as llama.cpp's "gpt2"; the modern family as its "qwen3", or as "llama" if queries and keys
+have no norms. A field that GGUF cannot express is refused by its name.
 """
 
 import re
@@ -23,14 +23,14 @@ from lucidlm.runtime.wording import plural
 from lucidlm.text.tokenizer import Tokenizer
 
 Kind = Literal["f32", "f16", "bf16", "q8_0"]
-"""How matrices are stored; norms, biases and learned positions are always float32, as llama.cpp has them."""
+"""How matrices are stored. Norms, biases and learned positions are always float32, as in llama.cpp."""
 
 MOST_LAYERS = 512
 """LLAMA_MAX_LAYERS."""
 Q8_BLOCK = 32
-"""Numbers of a row that share a scale."""
+"""So many numbers of a row share a scale."""
 CHECKED_AT_ONCE = 1 << 22
-"""Numbers that are compared in one piece."""
+"""Numbers compared at once, to limit memory."""
 
 NAMES = {
     "token_embedding": "token_embd",
@@ -49,8 +49,8 @@ NAMES = {
 }
 """Our modules and llama.cpp's; a matrix is [out, in] on both sides."""
 
-# How a tokenizer.json splits text, whether it takes whole words from the vocabulary, and llama.cpp's name for
-# both. The patterns stand in llama.cpp's code: a split that has no name there would give other ids.
+# How a tokenizer.json splits text, whether it takes whole words from the vocabulary (ignore_merges), and
+# llama.cpp's name for both. llama.cpp has its patterns in its code: with any other split, ids would differ.
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SPLITS: dict[tuple[tuple[str, ...], bool], str] = {
@@ -60,7 +60,7 @@ _SPLITS: dict[tuple[tuple[str, ...], bool], str] = {
     ((_CONTRACTIONS + r"\p{N}{1,3}" + _REST,), False): "dbrx",
     ((_CONTRACTIONS + r"\p{N}{1,3}" + _REST,), True): "llama-bpe",
 }
-# llama.cpp refuses a vocabulary without merges. This one never applies, as nothing makes its left half.
+# llama.cpp refuses a vocabulary without merges. This one never applies: no merge makes its left half.
 _NO_MERGES = ["ĀĀ Ā"]
 
 
@@ -72,7 +72,7 @@ class _Stored:
     values: Tensor
     kind: Kind
     rotated_heads: int = 0
-    """Heads whose rows are to stand in the order of llama.cpp's "llama"."""
+    """Heads whose rows are reordered for llama.cpp's "llama"; 0: none."""
 
 
 def export_gguf(
@@ -84,7 +84,7 @@ def export_gguf(
     name: str | None = None,
     progress: Progress = SILENT,
 ) -> None:
-    """Writes model and tokenizer to one .gguf, which gets its name once every tensor was read and compared.
+    """Writes model and tokenizer to one .gguf, which gets its name after every tensor was read and compared.
 
     `name` is what programs show (default: the file's name). ConfigError for a model, tokenizer or kind that
     GGUF cannot express; WeightsError for weights that the kind cannot hold.
@@ -143,7 +143,7 @@ def _architecture(config: GPTConfig) -> str:
 
 
 def _tensors(model: GPT, architecture: str, kind: Kind) -> Iterator[_Stored]:
-    """What the file holds, in the model's order; a tied head too, as some programs look for output.weight."""
+    """The file's tensors, in the model's order; also a tied head, as some programs look for output.weight."""
     config = model.config
     heads = {"q": config.n_heads, "k": config.n_kv_heads, "v": config.n_kv_heads}
     rows = [count * config.head_dim for count in heads.values()]
@@ -157,7 +157,7 @@ def _tensors(model: GPT, architecture: str, kind: Kind) -> Iterator[_Stored]:
             continue
         yield _Stored(theirs, values, stored_as)
         if theirs.endswith("attn_qkv.weight") and not config.qkv_bias:
-            # llama.cpp's gpt2 has no switch for it: a bias of zeros is none.
+            # llama.cpp's gpt2 always has this bias: zeros change nothing.
             yield _Stored(theirs.replace("weight", "bias"), torch.zeros(sum(rows)), "f32")
 
 
@@ -193,7 +193,7 @@ def _describe_model(writer: Any, config: GPTConfig, kind: Kind, name: str) -> No
 
 @dataclass(frozen=True, slots=True)
 class _Vocabulary:
-    """A tokenizer in GGUF's words."""
+    """A tokenizer in GGUF's fields."""
 
     split: str
     tokens: list[str]
@@ -204,11 +204,11 @@ class _Vocabulary:
 
 
 def _vocabulary(tokenizer: Tokenizer, size: int) -> _Vocabulary:
-    """The tokenizer, with tokens that stand for nothing up to the model's size."""
+    """The tokenizer, with unused tokens up to the model's vocabulary size."""
     assert tokenizer.end_of_text is not None, "checked before"
     kinds = _library().TokenType
     document = tokenizer.document()
-    # No token of a text holds a blank (it is written Ġ), so a name with one is free.
+    # No token contains a space (it is written Ġ), so these names cannot clash.
     tokens = [f"[PAD {id}]" for id in range(size)]
     types = [int(kinds.UNUSED)] * size
     for token, id in document["model"]["vocab"].items():
@@ -226,7 +226,7 @@ def _vocabulary(tokenizer: Tokenizer, size: int) -> _Vocabulary:
 def _split(document: dict[str, Any], name: str) -> str:
     """llama.cpp's name for how a tokenizer.json splits text.
 
-    It normalises nothing: of Qwen's NFC the ids of decomposed letters differ there.
+    llama.cpp does not normalize: with Qwen's NFC, decomposed letters get other ids there.
     """
     steps = document.get("pre_tokenizer") or {}
     described = []
@@ -257,7 +257,7 @@ def _describe_tokenizer(writer: Any, vocabulary: _Vocabulary) -> None:
     begin = vocabulary.begin_of_text
     writer.add_bos_token_id(vocabulary.end_of_text if begin is None else begin)
     writer.add_eos_token_id(vocabulary.end_of_text)
-    writer.add_add_bos_token(begin is not None)  # as transformers does by the same tokenizer.json
+    writer.add_add_bos_token(begin is not None)  # as transformers does with the same tokenizer.json
     writer.add_add_eos_token(False)
 
 
@@ -277,14 +277,14 @@ def _write(writer: Any, stored: list[_Stored], progress: Progress) -> None:
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for tensor in counted(stored, progress, "writing tensors"):
-        # What is too large for the type becomes infinite, and is found when the file is compared.
+        # A number too large for the dtype becomes infinite; the comparison finds it.
         with np.errstate(all="ignore"):
             data = library.quantize(_numbers(tensor), _type(tensor.kind))
         writer.write_tensor_data(data.view(_Written))
 
 
 class _Written(np.ndarray):
-    """An array that goes through the file's own write: numpy's tofile says how much failed, and never why."""
+    """An array written by the file's own write: numpy's tofile does not say why a write failed."""
 
     def tofile(self, fid: Any, /, sep: str = "", format: str = "%s") -> None:
         fid.write(np.ascontiguousarray(self).data)
@@ -307,7 +307,7 @@ def _compare_rows(tensor: _Stored, wanted: np.ndarray, read: np.ndarray) -> None
         raise WeightsError(
             f"{tensor.name}: the model's weights hold NaN or infinity; take another checkpoint"
         )
-    # Not "any > allowed": NaN, which a scale too large for float16 gives, is larger than nothing.
+    # Not "any > allowed": a scale too large for float16 gives NaN, and no comparison with NaN is true.
     if wanted.shape == read.shape and (np.abs(read - wanted) <= _allowed(wanted, tensor.kind)).all():
         return
     largest = np.abs(wanted).max()
@@ -318,7 +318,7 @@ def _compare_rows(tensor: _Stored, wanted: np.ndarray, read: np.ndarray) -> None
 
 
 def _allowed(values: np.ndarray, kind: Kind) -> np.ndarray | float:
-    """How far each number may be from what is stored for it: half of the type's step there."""
+    """Largest allowed difference of each number from its stored value: half a step of the dtype there."""
     if kind == "f32":
         return 0.0
     sizes = np.abs(values)
@@ -328,7 +328,7 @@ def _allowed(values: np.ndarray, kind: Kind) -> np.ndarray | float:
         return np.maximum(sizes * 2.0**-8, 2.0**-134)
     blocks = sizes.reshape(-1, Q8_BLOCK)
     scales = blocks.max(1, keepdims=True) / 127
-    # Half a scale and a little for the division, and 127 times what the scale itself loses as a float16.
+    # Half a scale (and a little for the division), plus 127 times the rounding of the scale to float16.
     allowed = 0.501 * scales + 127 * np.maximum(scales * 2.0**-11, 2.0**-25)
     return np.broadcast_to(allowed, blocks.shape).reshape(values.shape)
 
@@ -337,7 +337,7 @@ def _numbers(tensor: _Stored, rows: slice = slice(None)) -> np.ndarray:
     """These rows as float32, in the file's order."""
     values = tensor.values[rows].detach().to("cpu", torch.float32)
     if tensor.rotated_heads:
-        # "llama" turns channels 2i and 2i + 1 of a head by one angle, where we and Qwen turn i and i + D/2.
+        # llama.cpp's "llama" rotates channels 2i and 2i + 1 of a head together; we and Qwen, i and i + D/2.
         values = values.unflatten(0, (tensor.rotated_heads, 2, -1)).transpose(1, 2).flatten(0, 2)
     return values.contiguous().numpy()
 

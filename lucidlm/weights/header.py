@@ -1,7 +1,7 @@
-"""What stands before the tensors of a safetensors file: whose weights they are, and a hash of all of it.
+"""The header of a safetensors file: which run and step its weights are from, and a hash of the whole file.
 
-A file is eight bytes of length, a JSON header and the tensors' bytes (the format's README). Free words of
-ours are in the header's __metadata__, which other programs leave alone. No torch here.
+A file is eight bytes of length, a JSON header and the tensors' bytes (the format's README). Our entries are
+in the header's __metadata__, which other programs ignore. No torch here.
 """
 
 import hashlib
@@ -21,24 +21,24 @@ _OURS = "lucidlm."
 _RUN, _STEP, _VALIDATION, _CHECK = (f"{_OURS}{name}" for name in ("run", "step", "validation", "check"))
 SEAL = f"{_OURS}sha256"
 UNSEALED = "0" * 64
-"""In the place of the seal while the file is hashed."""
+"""Replaces the seal while the file is hashed."""
 _SEALED: set[tuple[int, ...]] = set()
-"""Files as they stood when their seal was right."""
+"""Files whose seal was right, by inode, size and times: they are not hashed again."""
 AGAIN = "copy or download it again"
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Whose weights a file holds, as its header says."""
+    """Which run and step the weights of a file are from, as its header says."""
 
     run: str
-    """What names the run; "" of weights that belong to none."""
+    """The run's id; "" for weights of no run."""
     step: int
     validation: dict[str, Any] | None = None
-    """The losses after that step, where it was validated."""
+    """The losses after that step, if it was validated."""
 
     def to_metadata(self) -> dict[str, str]:
-        """Strings, as the format wants them."""
+        """As strings: the format allows nothing else."""
         found = {_RUN: self.run, _STEP: str(self.step)}
         if self.validation is not None:
             found[_VALIDATION] = json.dumps(self.validation)
@@ -46,13 +46,13 @@ class Origin:
 
 
 def _check_of(words: dict[str, str]) -> str:
-    """A hash of the origin alone: to list a hundred runs not every byte of their weights is read."""
+    """A hash of the origin only: listing a hundred runs must not read all their weights."""
     told = json.dumps([words.get(name) for name in (_RUN, _STEP, _VALIDATION)])
     return hashlib.sha256(told.encode("ascii")).hexdigest()[:16]
 
 
 def origin_of(path: Path) -> Origin | None:
-    """Whose weights a file holds; None where its header does not say, WeightsError for a damaged one."""
+    """The origin of a file's weights; None if the header has none; WeightsError if it is damaged."""
     metadata = _metadata_of(_start_of(path), path)
     if not {_RUN, _STEP, _VALIDATION, _CHECK} & metadata.keys():
         return None
@@ -66,7 +66,7 @@ def origin_of(path: Path) -> Origin | None:
 
 
 def check_seal(path: Path) -> bool:
-    """Whether a file has a seal, the SHA-256 of all else in it; WeightsError where that is another."""
+    """Whether a file has a seal, the SHA-256 of the rest of the file; WeightsError if it is wrong."""
     start = _start_of(path)
     metadata = _metadata_of(start, path)
     seal = metadata.get(SEAL)
@@ -97,7 +97,7 @@ def _unsealed_sha256(path: Path, start: bytes, seal: str) -> str:
 
 
 def _start_of(path: Path) -> bytes:
-    """The bytes before the tensors: length and header, as much as is there of a file that is cut off."""
+    """The bytes before the tensors, length and header; fewer if the file is cut off."""
     if path.exists() and not path.is_file():
         raise WeightsError(f"{path}: not a plain file; {AGAIN}")
     try:
@@ -109,7 +109,7 @@ def _start_of(path: Path) -> bytes:
 
 
 def _metadata_of(start: bytes, path: Path) -> dict[str, str]:
-    """The header's own words; WeightsError where it is no header, none where it has no words."""
+    """The header's __metadata__, empty if it has none; WeightsError if this is no header."""
     try:
         metadata = json.loads(start[8:].decode("utf-8")).get("__metadata__") or {}
         if all(isinstance(value, str) for value in metadata.values()):

@@ -1,6 +1,6 @@
-"""Hugging Face's config.json: our shape in its words and back, for GPT2, Qwen3 and Llama.
+"""Hugging Face's config.json, written and read for GPT2, Qwen3 and Llama: a GPTConfig in and out.
 
-What our models cannot do is refused with the field that asks for it; nothing that a file names is ever run.
+A field that our models cannot follow is refused by its name. Code that a file names is never run.
 """
 
 from collections.abc import Iterable
@@ -47,9 +47,9 @@ _FIELDS = {
         "drop_rate": "drop_rate",
     },
 }
-# GELU by tanh has as many names as transformers has implementations of it; all are the same function.
+# transformers has several implementations of GELU by tanh, each with a name; all are the same function.
 _TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate", "gelu_python_tanh")
-# Values that our models have without a choice, and others for which their numbers would be wrong.
+# Fields that our models cannot change, and their allowed values: with any other, the logits would be wrong.
 _FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
     "gpt2": {
         "activation_function": _TANH_GELU,
@@ -69,7 +69,7 @@ _FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
         "quantization_config": (None,),
     },
 }
-# Second names of sizes, which transformers lets win.
+# Second names of sizes; in transformers they win over the first.
 _ALIASES = {
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
@@ -81,7 +81,7 @@ _Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class _Shared(BaseModel):
-    """Fields of all kinds of config.json; what is not listed is left unread."""
+    """Fields that every kind of config.json has; other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
     vocab_size: _Size
@@ -125,7 +125,7 @@ class _Modern(_Shared):
 
 
 class _Qwen3(_Modern):
-    # Its own defaults for these two fit one size of it only, so a file must say them.
+    # The defaults for these two fit only one size of Qwen3, so a file must have them.
     num_key_value_heads: _Size
     head_dim: _Size
 
@@ -166,13 +166,11 @@ def _fields_of(family: str) -> Iterable[tuple[str, str]]:
 
 
 def read_config(folder: str | Path) -> GPTConfig:
-    """The shape that a folder's config.json describes; WeightsError for what we have no such shape for."""
+    """The shape in a folder's config.json; WeightsError if we have no such model."""
     path = Path(folder) / CONFIG
     values = read_json(path, LARGEST_CONFIG)
     if "auto_map" in values:
-        raise WeightsError(
-            f"{path}: auto_map asks for code of its own to be run; lucidlm runs no code of a model folder"
-        )
+        raise WeightsError(f"{path}: auto_map names code to run; lucidlm never runs code from a model folder")
     kind = _kind_of(values)
     if kind not in ("gpt2", "llama", "qwen3"):
         raise WeightsError(f"{path}: model_type {kind!r:.80} is not known; there are gpt2, llama and qwen3")
@@ -190,7 +188,7 @@ def read_config(folder: str | Path) -> GPTConfig:
 
 
 def _kind_of(values: dict[str, Any]) -> object:
-    """model_type; of a file from before there was one, what its architecture or GPT-2's own fields say."""
+    """model_type; in older files without it, from the architecture or from GPT-2's fields."""
     if values.get("model_type") is not None:
         return values["model_type"]
     architectures = values.get("architectures")
@@ -198,7 +196,7 @@ def _kind_of(values: dict[str, Any]) -> object:
         for kind in ("gpt2", "llama", "qwen3"):
             if str(name).lower().startswith(kind):
                 return kind
-    # Files of GPT, GPT-J and CTRL have these too, and one of their own. Weights of other names are refused.
+    # GPT, GPT-J and CTRL have GPT-2's fields too, and one of their own each.
     of_others = values.keys() & {"afn", "rotary_dim", "dff"}
     if not architectures and not of_others and values.keys() >= {"n_embd", "n_layer", "n_head"}:
         return "gpt2"
@@ -206,7 +204,7 @@ def _kind_of(values: dict[str, Any]) -> object:
 
 
 def _with_todays_names(values: dict[str, Any]) -> dict[str, Any]:
-    """A GPT-2 config.json of 2019 names the vocabulary's size otherwise, and has the context as n_ctx too."""
+    """The values of a GPT-2 config.json of 2019 under today's names."""
     older = {"vocab_size_or_config_json_file": "vocab_size", "n_ctx": "n_positions"}
     return {older[name]: values[name] for name in older if name in values} | values
 

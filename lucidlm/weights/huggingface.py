@@ -1,7 +1,7 @@
 """Model folders as transformers has them: config.json, model.safetensors and the tokenizer, written and read.
 
-Written for GPT2LMHeadModel, Qwen3ForCausalLM and LlamaForCausalLM, so that every tool that knows these opens
-our models. Tensors go in and out one by one: besides the model, one of them is in memory.
+Models are written as GPT2LMHeadModel, Qwen3ForCausalLM or LlamaForCausalLM: every program that knows these
+opens them. Tensors are read and written one by one: beside the model, one tensor is in memory.
 """
 
 import json
@@ -28,17 +28,17 @@ from lucidlm.weights.tensor_files import StoredTensor, find_tensors, write_tenso
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """The model of a folder, checked and not read: its shape, and where each parameter stands."""
+    """The model of a folder, checked but not read: its shape, and where each parameter is stored."""
 
     config: GPTConfig
     parameters: dict[str, list[StoredTensor]]
-    """Our name -> what it is made of."""
+    """Our name -> the stored tensors that make it."""
     left_out: tuple[str, ...] = ()
-    """Tensors of heads for other tasks, which are not read."""
+    """Names of tensors of heads for other tasks, which are not read."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type that holds what is stored: that of all tensors, or the widest."""
+        """The smallest dtype that holds all stored tensors."""
         return reduce(
             torch.promote_types, (each.dtype for stored in self.parameters.values() for each in stored)
         )
@@ -46,9 +46,9 @@ class StoredModel:
     def read(
         self, name: str, *, device: str = "cpu", dtype: torch.dtype | None = None, copy: bool = True
     ) -> Tensor:
-        """One parameter, contiguous; WeightsError for NaN and infinity. dtype None: as it is stored.
+        """One parameter, contiguous; WeightsError for NaN and infinity. dtype None: the stored one.
 
-        Without a copy it may be the mapped file itself, and change when the file does.
+        Without a copy it may be the memory-mapped file itself, which changes when the file does.
         """
         found = assemble(self.parameters[name])
         found = found.to(device=device, dtype=dtype, copy=copy, memory_format=torch.contiguous_format)
@@ -64,7 +64,7 @@ def save_model(
     origin: Origin | None = None,
     progress: Progress = SILENT,
 ) -> None:
-    """Writes the model's folder, each file whole or not at all. `state`: other weights for the same model.
+    """Writes the model's folder; each file is complete or not there. `state`: other weights for this model.
 
     `origin` says whose weights they are.
     """
@@ -84,7 +84,7 @@ def save_weights(
     origin: Origin | None = None,
     progress: Progress = SILENT,
 ) -> None:
-    """Writes model.safetensors alone, whole or not at all."""
+    """Writes model.safetensors only; it is complete or not there."""
     with replacing_file(folder / WEIGHTS) as temporary:
         write_tensors(temporary, to_huggingface(state, model.config), progress, origin=origin)
 
@@ -96,7 +96,7 @@ def describe_model(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Writes what stands beside the weights: the shape in Hugging Face's words, and the tokenizer."""
+    """Writes the files beside the weights: config.json, generation_config.json and the tokenizer."""
     begin = tokenizer.end_of_text if tokenizer.begin_of_text is None else tokenizer.begin_of_text
     config = config_of(
         shape,
@@ -116,11 +116,11 @@ def describe_model(
 
 
 def open_model(folder: str | Path) -> StoredModel:
-    """A folder's model, its tensors' names and shapes compared with config.json, or WeightsError."""
+    """A folder's model. WeightsError unless names and shapes of its tensors are those of config.json."""
     folder = Path(folder)
     config = read_config(folder)
     stored = find_tensors(folder)
-    if config.n_layers > len(stored):  # before so many are made
+    if config.n_layers > len(stored):  # before a model of that many layers is made
         raise WeightsError(
             f"{folder / CONFIG}: {plural(config.n_layers, 'layer')}, but "
             f"{plural(len(stored), 'tensor')} in the folder; "
@@ -143,7 +143,7 @@ def load_model(
     dtype: torch.dtype | None = torch.float32,
     progress: Progress = SILENT,
 ) -> GPT:
-    """The model of a folder, in eval mode; WeightsError with path and reason for one that cannot be used.
+    """The model of a folder, in eval mode. WeightsError with path and reason if it cannot be used.
 
     dtype None: as it is stored; float32 for a mixture that neither type holds. `progress` gets a note where
     tensors are left out.

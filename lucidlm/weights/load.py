@@ -1,4 +1,4 @@
-"""The one resolver: MODEL, as every verb takes it, in; a Source, then a model and its tokenizer, out."""
+"""The one resolver: MODEL, as every verb takes it, in; a Source out, then its model and tokenizer."""
 
 import difflib
 import shlex
@@ -35,27 +35,27 @@ Kind = Literal["run", "checkpoint", "huggingface", "openai", "published", "prese
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a MODEL is, as `resolve` found it: where its weights come from, and the run that wrote them."""
+    """What a MODEL is: where its weights come from, and the run that wrote them."""
 
     name: str
-    """As it was given."""
+    """MODEL, as the user gave it."""
     kind: Kind
     path: Path | None = None
     """The model's folder; None for a preset, and for a published model, whose folder `load` fetches."""
     run: Path | None = None
-    """The folder of the run that the weights belong to: the source itself, or the run of a checkpoint."""
+    """The folder of the run that wrote the weights: the model's folder, or that of the checkpoint's run."""
 
     @property
     def has_weights(self) -> bool:
-        """Whether the weights can be read; a run has none before its first checkpoint."""
+        """Whether there are weights to read; a run has none before its first checkpoint."""
         return self.kind != "run" or (self.path is not None and (self.path / WEIGHTS).exists())
 
 
 def resolve(model: str | Path) -> Source:
-    """The Source that MODEL means: nothing is loaded or fetched, only names of files are looked at.
+    """The Source that MODEL means. Nothing is loaded or fetched; only names of files are read.
 
-    A preset's or a published model's name always means that, also beside a folder of the same name: ./NAME
-    and a Path mean the folder. WeightsError says what was found where it is no model.
+    The name of a preset or of a published model always means that, even if there is a folder of this name:
+    ./NAME and a Path mean the folder. WeightsError says what was found if it is no model.
 
     >>> resolve("modern-1m")
     Source(name='modern-1m', kind='preset', path=None, run=None)
@@ -97,8 +97,7 @@ def load(
 
     A run gives its best weights. A preset gives random weights, drawn from `seed`. gpt2, gpt2-medium,
     gpt2-large, gpt2-xl and owner/name of the Hugging Face hub are fetched once. dtype None keeps the dtype in
-    which the weights are stored. `progress` gets a note where a person should know
-    something. WeightsError says what was found where it is no model.
+    which the weights are stored. WeightsError says what was found if it is no model.
 
     >>> model, tokenizer = load("modern-1m")  # random weights; also "gpt2", or a folder: "runs/verdict"
     >>> tokenizer.encode("Once")
@@ -138,7 +137,7 @@ def _load_huggingface(
     if source.kind == "run":
         progress.note(f"{folder}: the best weights of this run")
     elif is_run_without_settings(run_of(folder)):
-        progress.note(f"{run_of(folder) / SETTINGS}: not there; {folder} is read as a model alone")
+        progress.note(f"{run_of(folder) / SETTINGS}: not there; {folder} is read as a model, not as a run")
     check_model(folder)
     model = load_model(folder, device=device, dtype=dtype, progress=progress)
     tokenizer, beyond = Tokenizer.load(folder).within(model.config.vocab_size, str(folder))
@@ -173,14 +172,14 @@ def _random(name: str, *, seed: int, device: str, dtype: torch.dtype) -> tuple[G
 
 
 def _no_model(folder: Path) -> str:
-    """What a folder without a config is, and what to give."""
+    """What a folder without config.json is, and what to give instead."""
     if own_folder(folder) == PREPARED:
         train = f"lucidlm train {shlex.quote(str(folder))}"
         return f"{PREPARED}, which has no weights; give the run that {train} makes"
     below = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
-    inside = f"; {below[-1]} in it is a model" if below else ""
+    inside = f"; {below[-1]} is a model" if below else ""
     return (
-        f"no {CONFIG} in it, but {_contents(folder)}{inside}; give a run, a Hugging Face folder "
+        f"it has no {CONFIG}, but {_contents(folder)}{inside}; give a run, a Hugging Face folder "
         f"({CONFIG}, {WEIGHTS}) or an OpenAI folder (hparams.json, model.ckpt.index)"
     )
 

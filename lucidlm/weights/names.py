@@ -1,7 +1,7 @@
-"""One table of parameter names: ours on one side, transformers' on the other, read in both directions.
+"""Tables of parameter names, ours and transformers', read in both directions.
 
 C channels, H heads, G heads of keys and values, D head size. Our query, key and value are one matrix
-((H + 2G) D, C); GPT-2's file has it transposed, that of Qwen3 and Llama has three.
+((H + 2G) D, C). GPT-2's files have it transposed; those of Qwen3 and Llama have three matrices.
 """
 
 import math
@@ -55,42 +55,42 @@ MODERN = {
     "final_norm.weight": "model.norm.weight",
     "head.weight": "lm_head.weight",
 }
-"""Qwen3's names, and Llama's, who has all of them but q_norm and k_norm."""
+"""Qwen3's names. Llama's are the same, without q_norm and k_norm."""
 
 TRANSPOSED = re.compile(r"\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight$")
-"""GPT-2's four matrices of a block are stored [in, out]: OpenAI's Conv1D."""
+"""The four matrices of a GPT-2 block are stored as [in, out], the layout of OpenAI's Conv1D."""
 NO_WEIGHT = re.compile(
     r"(^|\.)(attn\.(masked_)?bias|rotary_emb\.(original_)?(inv_freq|cos_cached|sin_cached)|position_ids)$"
 )
-"""Older files hold the causal mask and the angles of positions as if they were weights, in any dtype."""
+"""Buffers that older files store like weights, in any dtype: the causal mask and the rotary angles."""
 OTHER_HEAD = re.compile(r"(score|classifier|qa_outputs|multiple_choice_head|v_head|value_head)\.[\w.]+")
-"""Heads that transformers and trl put beside a language model's, for other tasks: its logits need none."""
+"""Heads for other tasks that transformers and trl store beside a language model; its logits need none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One of our parameters, and the tensors that it is on the other side."""
+    """One of our parameters, and transformers' tensors for it."""
 
     ours: str
     theirs: tuple[str, ...]
     sizes: tuple[int, ...]
-    """Rows of each of theirs, where there are several."""
+    """Rows of each of their tensors."""
     shape: tuple[int, ...]
-    """Ours."""
+    """Shape of our parameter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """What a folder's tensors are to a model."""
+    """Which of a folder's tensors make which parameter of a model."""
 
     parameters: dict[str, list[StoredTensor]]
-    """Of each of ours the tensors that it is made of; a tied head has those of the embedding."""
+    """Our name -> the stored tensors that make it; a tied head has those of the embedding."""
     left_out: tuple[str, ...]
     """Names of the tensors of heads for other tasks."""
 
 
 def entries(config: GPTConfig, shapes: dict[str, tuple[int, ...]]) -> list[Entry]:
-    """The table for this model: `shapes` are those of model.state_dict(). A tied head has no entry."""
+    """The table for a model with these shapes (of model.state_dict()). A tied head has no entry."""
     table = MODERN if config.family == "modern" else GPT2
     query, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     found = []
@@ -107,13 +107,13 @@ def entries(config: GPTConfig, shapes: dict[str, tuple[int, ...]]) -> list[Entry
 
 
 def to_huggingface(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
-    """Our state under transformers' names, in its layout: views of it, nothing is copied."""
+    """Our state under transformers' names and in its layout, as views: nothing is copied."""
     written: dict[str, Tensor] = {}
     for entry in entries(config, {name: tuple(tensor.shape) for name, tensor in state.items()}):
         for name, part in zip(entry.theirs, state[entry.ours].split(entry.sizes), strict=True):
             written[name] = part.T if TRANSPOSED.search(name) else part
     if config.family == "gpt2" and not config.qkv_bias:
-        for layer in range(config.n_layers):  # transformers has no switch for it: a bias of zeros is none
+        for layer in range(config.n_layers):  # transformers always has this bias: zeros change nothing
             name = GPT2["blocks.{}.attention.qkv.bias"].format(layer)
             written[name] = torch.zeros(3 * config.emb_dim, dtype=state["token_embedding.weight"].dtype)
     return written
@@ -122,11 +122,11 @@ def to_huggingface(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, 
 def match(
     stored: Mapping[str, StoredTensor], config: GPTConfig, shapes: dict[str, tuple[int, ...]]
 ) -> Matched:
-    """The stored tensors that each of our parameters is made of.
+    """The stored tensors that make each of our parameters.
 
-    WeightsError for one that is missing, misshapen, of a dtype that no weight has, or left over. Of a tensor
-    that may be there and says nothing new (a second copy of the tied matrix, a bias of zeros) the numbers are
-    read and compared.
+    WeightsError for a tensor that is missing, left over, or of another shape or dtype than a weight has. A
+    tensor that may be there but adds nothing (a second copy of the tied matrix, a bias of zeros) is read and
+    compared.
     """
     left = _by_canonical_name(stored, config)
     other_heads = tuple(name for name in left if OTHER_HEAD.fullmatch(name))
@@ -134,7 +134,7 @@ def match(
         del left[name]
     table = MODERN if config.family == "modern" else GPT2
     if config.tied_head and table["token_embedding.weight"] not in left and "lm_head.weight" in left:
-        # safetensors' own save_model keeps one name of a matrix that has two: the last.
+        # safetensors' own save_model keeps one name of a matrix that has two: the last one.
         left[str(table["token_embedding.weight"])] = left.pop("lm_head.weight")
     matched: dict[str, list[StoredTensor]] = {}
     for entry in entries(config, shapes):
@@ -143,7 +143,7 @@ def match(
             if name not in left:
                 raise _missing(name, stored, left, other_heads)
             tensor = left.pop(name)
-            tensor.check_dtype()  # of the weights alone, before anything is read
+            tensor.check_dtype()  # only for weights, and before anything is read
             expected = (rows, *entry.shape[1:])
             expected = expected[::-1] if TRANSPOSED.search(name) else expected
             if tensor.shape != expected:
@@ -164,7 +164,7 @@ def _missing(
     left: Mapping[str, StoredTensor],
     other_heads: tuple[str, ...],
 ) -> WeightsError:
-    """The error for a tensor that is not there, with what is there in its place."""
+    """The error for a missing tensor, with what is stored instead."""
     where = next(iter(stored.values())).path if stored else "the folder"
     if name == "lm_head.weight" and other_heads:
         return WeightsError(
@@ -184,21 +184,24 @@ def _missing(
 
 
 def assemble(stored: list[StoredTensor]) -> Tensor:
-    """One of our parameters, read from what `match` found for it; WeightsError for NaN and infinity.
+    """One of our parameters, read from the tensors that `match` found; WeightsError for NaN and infinity.
 
-    It may be a view of a mapped file: copy it.
+    It may be a view of a memory-mapped file: copy it.
     """
     parts = []
     for tensor in stored:
         part = tensor.read()
-        if not all(map(math.isfinite, torch.stack(torch.aminmax(part)).tolist())):  # NaN is passed on
+        if not all(map(math.isfinite, torch.stack(torch.aminmax(part)).tolist())):  # aminmax passes NaN on
             raise WeightsError(f"{tensor.path}: {tensor.name} holds NaN or infinity; take another checkpoint")
         parts.append(part.T if TRANSPOSED.search(tensor.name) else part)
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _by_canonical_name(stored: Mapping[str, StoredTensor], config: GPTConfig) -> dict[str, StoredTensor]:
-    """Without what is no weight; a model that was saved without its head lacks the prefix of all names."""
+    """The stored tensors by their usual names, without buffers.
+
+    A model saved without its head lacks the prefix of all names; one saved inside a wrapper has one more.
+    """
     prefix, starts = ("transformer.", ("wte", "wpe", "h", "ln_f"))
     embedding = "wte.weight"
     if config.family == "modern":
@@ -220,7 +223,7 @@ def _by_canonical_name(stored: Mapping[str, StoredTensor], config: GPTConfig) ->
 
 
 def _wrapper_of(names: Iterable[str], known: tuple[str, ...]) -> str:
-    """What stands before all names of a model that was saved inside another module, such as "module."."""
+    """The extra prefix of all names if the model was saved inside another module, such as "module."."""
     names = set(names)
     for end in known:
         if before := [name.removesuffix(end) for name in names if name == end or name.endswith("." + end)]:
@@ -229,7 +232,7 @@ def _wrapper_of(names: Iterable[str], known: tuple[str, ...]) -> str:
 
 
 def _check_left(left: Mapping[str, StoredTensor], embedding: StoredTensor, config: GPTConfig) -> None:
-    """WeightsError where a tensor that no parameter is made of is neither known nor a repetition."""
+    """WeightsError for a tensor that belongs to no parameter and does not repeat one."""
     unknown = [each for name, each in left.items() if not _says_nothing_new(name, each, embedding, config)]
     if not unknown:
         return
@@ -242,7 +245,7 @@ def _check_left(left: Mapping[str, StoredTensor], embedding: StoredTensor, confi
 
 
 def _says_nothing_new(name: str, tensor: StoredTensor, embedding: StoredTensor, config: GPTConfig) -> bool:
-    """Whether a tensor beside the parameters repeats what is known; WeightsError where it denies it."""
+    """Whether a surplus tensor repeats a parameter; WeightsError if it contradicts one."""
     if config.tied_head and name == "lm_head.weight":
         if tensor.shape == embedding.shape and torch.equal(_numbers(tensor), _numbers(embedding)):
             return True
@@ -255,6 +258,6 @@ def _says_nothing_new(name: str, tensor: StoredTensor, embedding: StoredTensor, 
 
 
 def _numbers(tensor: StoredTensor) -> Tensor:
-    """What a tensor holds, in the widest dtype: two copies may be stored in two."""
+    """A tensor's numbers in float64: two copies may be stored in two dtypes."""
     tensor.check_dtype()
     return tensor.read().to(torch.float64)

@@ -53,7 +53,7 @@ FIELDS = {
 
 
 def is_openai_folder(folder: Path) -> bool:
-    """Whether this is a folder of OpenAI's release, whole or not: `load_openai` says what it lacks."""
+    """Whether this is a folder of OpenAI's release, complete or not: `load_openai` names missing files."""
     return (folder / INDEX).is_file() or (folder / HPARAMS).is_file()
 
 
@@ -66,8 +66,8 @@ def load_openai(
 ) -> tuple[GPT, Tokenizer]:
     """Model, in eval mode, and tokenizer of such a folder.
 
-    WeightsError with path and reason for one that is damaged: everything is checked, each tensor's checksum
-    too, before memory for the weights is taken.
+    WeightsError with path and reason if it is damaged. All of it is checked, also each tensor's checksum,
+    before memory for the weights is allocated.
     """
     folder = Path(folder)
     _check_files(folder)
@@ -80,7 +80,7 @@ def load_openai(
             f"{config.vocab_size:,}; they do not belong together, download the folder again"
         )
     check_weights(str(folder), config.n_parameters, dtype, device)
-    # Read, not mapped: mapped pages count as memory, and a mapped file that shrinks ends the process.
+    # Read, not memory-mapped: mapped pages count as memory, and a mapped file that shrinks kills the process.
     with blaming(folder / DATA), open(folder / DATA, "rb") as file:
         stored = sorted(tensors.values(), key=lambda tensor: tensor.offset)
         check_contents(file, counted(stored, progress, "checking tensors"))
@@ -98,7 +98,7 @@ def load_openai(
 
 
 def read_hparams(path: Path) -> GPTConfig:
-    """The shape that hparams.json describes."""
+    """The shape in hparams.json."""
     with blaming(path):
         values = _json_object(path)
         if odd := sorted(values.keys() ^ FIELDS.keys()):
@@ -114,10 +114,10 @@ def read_hparams(path: Path) -> GPTConfig:
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """The byte-level BPE of encoder.json and vocab.bpe, which must say the same.
+    """The byte-level BPE of encoder.json and vocab.bpe, which must agree.
 
-    As in the release, the ids are the 256 bytes in the order of their characters, one for each merge, and
-    end-of-text: so each of the two files vouches for the other.
+    As in the release, ids are the 256 bytes in the order of their characters, then one for each merge, then
+    end-of-text: so each of the two files can be checked by the other.
     """
     path = folder / MERGES
     with blaming(path):
@@ -191,7 +191,7 @@ def _layout(config: GPTConfig) -> Iterator[tuple[str, str, tuple[int, ...]]]:
 
 
 def _tensors_of(config: GPTConfig, stored: dict[str, StoredTensor], index: Path) -> dict[str, StoredTensor]:
-    """The stored tensors by our names: all of the model's, no other, the data file to its end."""
+    """The stored tensors by our names: all of the model's and no others, together the whole data file."""
     tensors = {}
     for ours, theirs, shape in _layout(
         config

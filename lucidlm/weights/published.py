@@ -1,4 +1,4 @@
-"""Published weights by their names: gpt2 or owner/name in, a folder on this machine out, fetched once.
+"""Published weights by name: gpt2 or owner/name in, a folder on this machine out, fetched once.
 
 OpenAI's four releases come from OpenAI's server; a broken transfer is resumed and each file is checked. If
 that server cannot be reached, and for owner/name, huggingface_hub fetches the copy on the Hugging Face hub.

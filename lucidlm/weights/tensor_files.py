@@ -1,7 +1,7 @@
 """Safetensors files: tensors written one after another, and found by name in one file or in several.
 
-The library reads them; its writer wants all tensors at once, twice the memory of a model that is stored
-transposed.
+The library reads them. Its writer needs all tensors at once: twice the memory for a model that is stored
+transposed, so the writer is our own.
 """
 
 import contextlib
@@ -27,15 +27,15 @@ from lucidlm.weights.header import SEAL, UNSEALED, WEIGHTS, Origin, check_seal
 
 INDEX = "model.safetensors.index.json"
 LARGEST_INDEX = 1 << 24
-"""Bytes: more than 100,000 tensors need."""
+"""Bytes: enough for 100,000 tensors."""
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-# Beside the index, under a plain name: no path leads elsewhere. (The hub's cache has links under such names.)
+# A plain name beside the index, so that no path leads elsewhere. (In the hub's cache such names are links.)
 _SHARD = re.compile(r"[A-Za-z0-9_][\w.-]*\.safetensors", re.ASCII)
 
-# Run by whoever wants it: torch's reader of plain tensors, and a copy of each, as the writer refuses two
-# names of one matrix. Both libraries are here.
+# A command for the user to run: torch's reader of plain tensors (weights_only), and a copy of each tensor,
+# because safetensors' writer refuses two names of one matrix.
 _CONVERSION = (
     "import glob, torch, safetensors.torch as s; s.save_file({k: v.clone().contiguous() "
     'for f in glob.glob("pytorch_model*.bin") '
@@ -52,16 +52,16 @@ class StoredTensor:
     path: Path
     shape: tuple[int, ...]
     stored_as: str
-    """safetensors' name of its dtype, which may be one that no weight has."""
+    """safetensors' name of its dtype; it may be one that weights cannot have."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """WeightsError for one that no weight has."""
+        """The dtype; WeightsError if weights cannot have it."""
         self.check_dtype()
         return DTYPES[self.stored_as]
 
     def check_dtype(self) -> None:
-        """WeightsError for a dtype that no weight has: what is no weight may be of any."""
+        """WeightsError for a dtype that weights cannot have. Buffers may have any."""
         if self.stored_as not in DTYPES:
             raise WeightsError(
                 f"{self.path}: {self.name[:80]!r} is stored as {self.stored_as}; weights are read as "
@@ -69,8 +69,8 @@ class StoredTensor:
             )
 
     def read(self) -> Tensor:
-        """The tensor, mapped: a copy of it is the caller's, and soon, as the file may change."""
-        # Opened for each again: what was read of a mapping counts as memory while the mapping is there.
+        """The tensor, memory-mapped: the caller copies it soon, because the file may change."""
+        # Opened for each tensor: pages that were read count as memory as long as the mapping exists.
         with _opened(self.path) as file:
             return file.get_tensor(self.name)
 
@@ -82,10 +82,10 @@ def write_tensors(
     *,
     origin: Origin | None = None,
 ) -> None:
-    """Writes one safetensors file, a tensor in memory at a time, whatever their layout and device.
+    """Writes one safetensors file, one tensor in memory at a time, from any layout and device.
 
-    Its header holds whose weights these are and a seal, the SHA-256 of the whole file: one rename puts
-    weights and hash in place together.
+    Its header has the weights' origin and a seal, the SHA-256 of the whole file: one rename puts weights and
+    hash in place together.
     """
     about = {} if origin is None else origin.to_metadata()
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **about, SEAL: UNSEALED}}
@@ -95,13 +95,13 @@ def write_tensors(
         shape = list(tensor.shape)
         header[name] = {"dtype": _NAMES[tensor.dtype], "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode("ascii")
-    text += b" " * (-len(text) % 8)  # readers that map the file want numbers at multiples of their size
+    text += b" " * (-len(text) % 8)  # readers that map the file need numbers at multiples of their size
     start = len(text).to_bytes(8, "little") + text
     seal = hashlib.sha256(start)
     with naming(path), open(path, "wb") as file:
         file.write(start)
         for tensor in counted(tensors.values(), progress, "writing tensors"):
-            # In one row: a single number has no other view as bytes.
+            # Flat, because a tensor without dimensions cannot be viewed as bytes.
             data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
             file.write(data)
             seal.update(data)
@@ -110,15 +110,15 @@ def write_tensors(
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of one file by name; WeightsError for a file that is none, or not whole."""
+    """All tensors of one file by name; WeightsError if it is not a complete safetensors file."""
     with _opened(path) as file:
         return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
 
 
 def find_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """The tensors of a folder by name: of model.safetensors, or of the files that the index beside it names.
+    """The tensors of a folder by name: of model.safetensors, or of the files that its index names.
 
-    WeightsError where there is neither, where a file is not whole, or index and files contradict each other.
+    WeightsError if there is neither, if a file is not complete, or if index and files contradict each other.
     """
     single = folder / WEIGHTS
     if single.exists():
@@ -151,7 +151,7 @@ def find_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def read_json(path: Path, largest: int) -> dict[str, Any]:
-    """A JSON object of a model folder; WeightsError for a file that is none, or that is too large."""
+    """A JSON object of a model folder; WeightsError if the file has none or is too large."""
     return read_small_object(path, WeightsError, largest, missing=f"{path.parent} is no model folder")
 
 
@@ -167,7 +167,7 @@ def _tensors_of(path: Path) -> dict[str, StoredTensor]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Generator[Any]:
-    """A safetensors file, mapped; WeightsError for what is none, or not whole."""
+    """A safetensors file, memory-mapped; WeightsError if it is not a complete one."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():  # opening a FIFO would wait for somebody who writes to it
@@ -186,7 +186,7 @@ def _opened(path: Path) -> Generator[Any]:
 
 @contextlib.contextmanager
 def _utf8_name(path: Path) -> Generator[str | Path]:
-    """A name for the library, which takes UTF-8 alone: of a file with another one, that of its descriptor."""
+    """A name for the library, which takes only UTF-8: for other names, that of an open file descriptor."""
     if path_text(path) == str(path) or not Path("/dev/fd").exists():
         yield path
         return
@@ -195,7 +195,7 @@ def _utf8_name(path: Path) -> Generator[str | Path]:
 
 
 def what_else(folder: Path) -> str:
-    """What to do about a folder without safetensors: how to convert the pickled weights in it, if any are."""
+    """What to do about a folder without safetensors: how to convert its pickled weights, if it has any."""
     if pickled := sorted(folder.glob("pytorch_model*.bin")):
         return (
             f"pickled weights ({pickled[0].name}) are never read; if you trust their source, convert them in "

@@ -1,9 +1,9 @@
-"""A run or a checkpoint as a whole: its folder in, nothing out, or the error that names what is not of it.
+"""Whether a run or checkpoint is complete: its folder in; nothing out, or an error that names the wrong file.
 
-A run's manifest is written once, when the run begins, and lists what never changes. Weights carry their own
-hash and the run's name in their header, a checkpoint has a manifest of all its files: no two files have to be
-written together, so that no kill between two writes makes a sound run look broken. Folders of former versions
-and of others have none of it, and nothing is asked of them.
+A run's manifest is written once, when the run begins, and lists the files that never change. Weights have
+their own hash and the run's id in their header, and a checkpoint has a manifest of all its files. So no two
+files have to be written together, and a kill between two writes cannot make a sound run look broken. Folders
+of older versions and of other programs have no manifest and are not checked.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from lucidlm.weights.header import WEIGHTS, Origin, check_seal, origin_of
 from lucidlm.weights.hf_config import CONFIG
 
 RUN, CHECKPOINT = "lucidlm run", "lucidlm checkpoint"
-"""What a manifest is of."""
+"""What a manifest describes."""
 SETTINGS, STATE = "run.toml", "state.json"
 MODEL_FILES = (CONFIG, "tokenizer.json", "tokenizer_config.json")
-"""Beside the weights, what a number hangs on."""
+"""The files beside the weights that change a model's numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,11 @@ class Whole:
     folder: Path
     kind: str
     run: str
-    """What names the run."""
+    """The run's id."""
     manifest: dict[str, Any]
 
     def check(self, name: str) -> None:
-        """WeightsError unless a file of the folder is as it was when the manifest was written."""
+        """WeightsError if a file of the folder changed since the manifest was written."""
         if fault := fault_of(self.folder, name, self.manifest):
             raise WeightsError(f"{fault}; {self._way_out(name)}")
 
@@ -48,30 +48,30 @@ class Whole:
 
 
 def way_out(folder: Path) -> str:
-    """What to do about a folder's file that is not as it was."""
+    """What to do about a file of a folder that changed."""
     run = run_of(folder)
     return f"restore it from a copy; lucidlm train --config {run / SETTINGS} --out NEW repeats the run"
 
 
 def run_of(folder: Path) -> Path:
-    """The run that a checkpoint's folder is of; else the folder itself."""
+    """The run's folder if this is a checkpoint in one; else the folder itself."""
     return folder.parent.parent if folder.parent.name == "checkpoints" else folder
 
 
 def checkpoints_in(run: Path) -> list[Path]:
-    """The run's checkpoints, the newest first; what is called otherwise is none."""
+    """The run's checkpoints, the newest first, by their names."""
     numbers = {folder: folder.name.removeprefix("step_") for folder in (run / "checkpoints").glob("step_*")}
     found = [folder for folder, number in numbers.items() if number.isascii() and number.isdecimal()]
     return sorted(found, key=lambda folder: int(numbers[folder]), reverse=True)
 
 
 def begin_whole(folder: Path, run: str, names: list[str]) -> None:
-    """Writes the manifest of a run that begins, of the files that never change."""
+    """Writes the manifest of a new run: the files that never change."""
     write_manifest(folder, {"kind": RUN, "version": 1, "run": run}, names=names)
 
 
 def whole_of(folder: Path) -> Whole | None:
-    """What a run's or a checkpoint's manifest says, None where there is none; WeightsError if damaged."""
+    """The manifest of a run or a checkpoint; None if there is none; WeightsError if it is damaged."""
     if not (folder / MANIFEST).exists():
         if _had_manifest(folder):
             raise WeightsError(f"{folder / MANIFEST}: not there, and this run had one; {way_out(folder)}")
@@ -80,11 +80,11 @@ def whole_of(folder: Path) -> Whole | None:
         manifest = read_manifest(folder, way_out=way_out(folder))
     except DataError as error:
         if not _is_ours(folder):
-            return None  # something else that is called so
+            return None  # another program's file of that name
         raise WeightsError(str(error)) from None
     kind, run = manifest.get("kind"), manifest.get("run", "")
     if kind is None and "step" in manifest and (folder / STATE).exists():
-        kind = CHECKPOINT  # of a former version
+        kind = CHECKPOINT  # of an older version
     if kind not in (RUN, CHECKPOINT):
         return None
     if not isinstance(run, str):
@@ -93,9 +93,9 @@ def whole_of(folder: Path) -> Whole | None:
 
 
 def check_model(folder: Path) -> None:
-    """WeightsError unless the weights in a folder and what belongs to them are as they were written.
+    """WeightsError if the weights of a run or checkpoint, or the files beside them, have changed.
 
-    Of a run and of a checkpoint. The weights' own seal is checked where they are read.
+    The seal of the weights themselves is checked where they are read.
     """
     whole = whole_of(folder)
     if whole is None:
@@ -111,13 +111,13 @@ def check_model(folder: Path) -> None:
 
 
 def is_run_without_settings(folder: Path) -> bool:
-    """Whether a folder that is a run by its manifest lacks its run.toml."""
+    """Whether a folder has the manifest of a run and no run.toml."""
     whole = whole_of(folder)
     return whole is not None and whole.kind == RUN and not (folder / SETTINGS).exists()
 
 
 def weights_of(whole: Whole) -> Origin:
-    """Whose step the weights are; WeightsError where they are damaged or another run's."""
+    """The origin of the weights; WeightsError if they are damaged or from another run."""
     path = whole.folder / WEIGHTS
     try:
         check_seal(path)
@@ -140,10 +140,10 @@ def _other_weights(whole: Whole) -> str:
 
 
 def _check_of_run(whole: Whole) -> None:
-    """WeightsError where a checkpoint lies in another run than the one that wrote it."""
+    """WeightsError if a checkpoint is in the folder of another run than the one that wrote it."""
     run = run_of(whole.folder)
     if run == whole.folder or not (run / SETTINGS).exists():
-        return  # a copy of a checkpoint stands alone
+        return  # a copy of a checkpoint belongs to no run
     of = whole_of(run)
     if of is not None and of.run != whole.run:
         raise WeightsError(
@@ -157,7 +157,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _had_manifest(folder: Path) -> bool:
-    """Whether weights that name their run lie where a manifest should be, too."""
+    """Whether the weights name a run, so that there must have been a manifest."""
     if not _is_ours(folder) or not (folder / WEIGHTS).is_file():
         return False
     origin = origin_of(folder / WEIGHTS)
