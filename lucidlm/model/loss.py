@@ -122,12 +122,12 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, chu
     if torch.is_autocast_enabled(hidden.device.type) and multiply != torch.float64:
         multiply = torch.get_autocast_dtype(hidden.device.type)
     # Looked up here, because inside the Function every tensor has requires_grad, under no_grad too.
-    wants = (
+    needs = (
         torch.is_grad_enabled() and hidden.requires_grad,
         torch.is_grad_enabled() and weight.requires_grad,
     )
     with torch.autocast(hidden.device.type, enabled=False):
-        return _LinearCrossEntropy.apply(hidden, weight, targets, chunk, multiply, wants)
+        return _LinearCrossEntropy.apply(hidden, weight, targets, chunk, multiply, needs)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -141,14 +141,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         chunk: int,
         multiply: torch.dtype,
-        wants: tuple[bool, bool],
+        needs: tuple[bool, bool],
     ) -> Tensor:
         exact = torch.float64 if multiply == torch.float64 else torch.float32
         head = _operand(weight, multiply)
         total = torch.zeros((), dtype=exact, device=hidden.device)
-        wants_hidden, wants_weight = wants
-        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=exact) if wants_weight else None
+        needs_hidden, needs_weight = needs
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=exact) if needs_weight else None
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
             target = targets[part]
@@ -159,7 +159,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             normaliser = logits.logsumexp(-1)
             index = target.where(kept, 0)[:, None]
             total += (normaliser - logits.gather(1, index)[:, 0]).where(kept, 0.0).sum()
-            if not (wants_hidden or wants_weight):
+            if not (needs_hidden or needs_weight):
                 continue
             grad = logits.sub_(normaliser[:, None]).exp_()  # softmax, in the memory of the logits
             grad.scatter_add_(1, index, torch.full_like(index, -1, dtype=exact))

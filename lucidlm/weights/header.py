@@ -47,8 +47,8 @@ class Origin:
 
 def _check_of(words: dict[str, str]) -> str:
     """A hash of the origin only: listing a hundred runs must not read all their weights."""
-    told = json.dumps([words.get(name) for name in (_RUN, _STEP, _VALIDATION)])
-    return hashlib.sha256(told.encode("ascii")).hexdigest()[:16]
+    text = json.dumps([words.get(name) for name in (_RUN, _STEP, _VALIDATION)])
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
 
 def origin_of(path: Path) -> Origin | None:

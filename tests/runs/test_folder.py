@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from models import BYTES
 from recorded import Recorded
 
 from lucidlm.errors import RunError
@@ -326,6 +328,16 @@ def test_an_interrupted_run_says_where_how_and_what_goes_on_with_it():
     assert "was interrupted at step 7 by SIGTERM:" in told
     assert "at step 7 by Ctrl-C (SIGINT):" in dataclasses.replace(state, signal=2).sentence(run)
     assert "lucidlm train --resume --out run" in told
+
+
+def test_the_name_of_a_run_is_that_of_former_versions_whose_plan_had_no_document_prefix(
+    make_tiny_plan, make_config
+):
+    plan, corpus = make_tiny_plan(), SimpleNamespace(manifest={"files": {}}, tokenizer=BYTES)
+    now = dataclasses.replace(plan, model=plan.model.changed(document_prefix_id=256))
+    assert runs.run_id(make_config(), now, corpus) == runs.run_id(make_config(), plan, corpus)
+    other = dataclasses.replace(plan, steps=plan.steps + 1)
+    assert runs.run_id(make_config(), other, corpus) != runs.run_id(make_config(), plan, corpus)
 
 
 def test_a_row_of_the_list_has_status_dtype_and_threads(make_tiny_plan, make_config):
