@@ -86,7 +86,7 @@ def test_an_evaluation_is_a_gate(call, trained, home):
         (("book.txt", "--baseline", "missing.json"), "cannot be read"),
         (("book.txt", "--max-bits", "-1"), "--max-bits -1.0"),
         (("book.txt", "--csv", "a.csv"), "--by document"),
-        (("book.txt", "--by", "document", "--csv", "book.txt"), "the file that is read"),
+        (("book.txt", "--by", "document", "--csv", "book.txt"), "--csv book.txt: "),
         (("book.txt", "--max-bits", "2", "--protocol", "hf-guide"), "counts no bytes"),
     ],
 )
