@@ -61,7 +61,7 @@ FOLLOWED = [
     Advised("evaluate run more.txt --protocol lm-eval --stride 5", "leave --stride out", "evaluate run more.txt --protocol lm-eval"),
     Advised("evaluate run more.txt --protocol lm-eval --prefix none", "leave --prefix none out", "evaluate run more.txt --protocol lm-eval"),
     Advised("evaluate run more.txt --baseline no.json", "cannot be read ({}); store a result with: lucidlm evaluate MODEL TEXT --json > {}", "evaluate run more.txt --baseline stored.json"),
-    Advised("evaluate run more.txt --baseline broken.json", "no stored result ({}); make one with: lucidlm evaluate MODEL TEXT --json > FILE", "evaluate run more.txt --baseline stored.json"),
+    Advised("evaluate run more.txt --baseline broken.json", "not a stored result ({}); make one with: lucidlm evaluate MODEL TEXT --json > FILE", "evaluate run more.txt --baseline stored.json"),
     Advised("evaluate run more.txt --baseline run2", "store its result first: lucidlm evaluate {0} TEXT --json > FILE", "evaluate run more.txt --baseline stored.json"),
     Advised("evaluate run more.txt --max-bits 9 --protocol hf-guide", "use --protocol lucid or lm-eval", "evaluate run more.txt --max-bits 99 --protocol lm-eval"),
     Advised("evaluate run more.txt --baseline more.txt", "evaluate MODEL TEXT --json > FILE", "evaluate run more.txt --baseline stored.json"),

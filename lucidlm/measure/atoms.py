@@ -23,7 +23,7 @@ BEFORE_CONTEXTS = 16
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A text to score, and what stands before it: a piece of a book is read as in its place."""
+    """A text to score, and the text before it: a piece of a book is read as in its place."""
 
     data: bytes
     excerpt: Excerpt | None = None
@@ -89,7 +89,7 @@ class Judge:
                 )
             self.read_tokens += len(excerpt.ids)
             self.read_bytes += len(passage.data)
-        # The first token is scored where something stands before it: the prefix, or the text before a piece.
+        # The first token is scored only after something: the prefix, or the text before a piece.
         unscored = self.scorer.prefix_id is None
         skipped = [int(unscored and len(each.before) == 0) for each in excerpts]
         nats = [np.empty(max(0, len(each.ids) - skip)) for each, skip in zip(excerpts, skipped, strict=True)]
@@ -139,7 +139,7 @@ def equal_weights(one: Predictor, other: Predictor) -> bool:
 
 
 def common_atoms(data: bytes, tokens: list[Tokens], of_a: int) -> Atoms | None:
-    """The document from the first byte on at which scored tokens of all start; None where there is none."""
+    """The document from the first byte at which scored tokens of all models start; None without one."""
     starts = tokens[0].starts
     for each in tokens[1:]:
         starts = np.intersect1d(starts, each.starts)

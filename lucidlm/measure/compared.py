@@ -258,7 +258,7 @@ def places_of(value: float) -> int:
 
 
 def shown_number(value: float, places: int, sign: Literal["", "+"] = "") -> str:
-    """A number to so many decimals; zero has no sign."""
+    """A number with this many decimals; zero has no sign."""
     shown = f"{value:{sign},.{places}f}"
     return shown if shown.strip("+-0.") else f"{0:.{places}f}"
 

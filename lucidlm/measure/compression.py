@@ -38,7 +38,7 @@ SPARE_BITS = 8 * 128
 
 @dataclass(frozen=True, slots=True)
 class Compressed:
-    """A file, and what the evaluation said that it would take."""
+    """A compressed file, and how many bits the evaluation predicts for it."""
 
     file: bytes
     evaluated_bits: float
@@ -131,11 +131,10 @@ def compress(
     source: str | None = None,
     progress: Progress = SILENT,
 ) -> Compressed:
-    """`data` coded with the model's own probabilities, window for window as `evaluate` asks for them.
+    """`data` coded with the model's probabilities, in the same windows as `evaluate`.
 
-    `source` is the file that holds it, whose name tells what `evaluate` reads in it (None: plain text).
-
-    NumbersError where the file comes out larger than the evaluated bits allow: then the evaluation was wrong.
+    `source` is the file that holds the data: its name says how `evaluate` reads it (None: plain text).
+    NumbersError if the file is larger than the evaluated bits allow: then the evaluation was wrong.
     """
     if protocol.name != "lucid":
         raise ConfigError(f"--protocol {protocol.name}: compress codes every token once; use lucid")
@@ -238,7 +237,7 @@ def predictions(
     """Logits (V,) of each next token, float64: it is sent the token that came, and answers with the next.
 
     Encoder and decoder both run this, one forward pass a token through the same shapes, so that their
-    probabilities are equal to the last bit. It wants `evaluating` around it.
+    probabilities are equal to the last bit. Call it inside `evaluating`.
     """
     sequence = [] if prefix_id is None else [prefix_id]
     if prefix_id is None and n_tokens:
@@ -316,7 +315,7 @@ def _explained(made: Arithmetic | None, here: Arithmetic) -> DataError:
     ]
     if not differ:
         return DataError(
-            f"{_NOT_THE_SAME}: threads, kernels, PyTorch and processor are equal ({here}), so the file is "
+            f"{_NOT_THE_SAME}: threads, kernels, PyTorch and CPU are equal ({here}), so the file is "
             "damaged or of another machine; decompress where it was compressed"
         )
     way_out = "decompress where it was compressed"

@@ -1,6 +1,6 @@
 """Which bytes of some texts occur verbatim in a training text: chunks of it in, spans, runs and counts out.
 
-A unit is a byte, or `BORDER` where a control token stands: no span holds one. The keys of ANCHOR units in a
+A unit is a byte, or `BORDER` for a control token: no span contains one. The keys of ANCHOR units in a
 row find the places in the training text that can matter; longer spans are looked for at those alone.
 """
 
@@ -204,7 +204,7 @@ class Counted:
         self._number_at = dict(zip(self.places.tolist(), self.numbers.tolist()))
 
     def look(self, chunk: Chunk, before: int) -> None:
-        """Counts the anchors of a chunk that has so many units of the training text before it."""
+        """Counts the anchors of a chunk; `before` is the number of units of the training text before it."""
         starts = chunk.starts(ANCHOR)
         where, numbers = self._keys.find(chunk.hashes.keys(starts, ANCHOR))
         order = np.argsort(numbers, kind="stable")
@@ -222,7 +222,7 @@ class Counted:
         return Occurrences(len(found[0]), found[1])
 
     def repeated(self, times: int) -> list[tuple[Run, Occurrences]]:
-        """Sequences of the text, as long as they can be, that occur so many times in the training text."""
+        """The longest sequences of the text that occur `times` times or more in the training text."""
         often = self.places[self.counts[self.numbers] >= times]
         runs: list[tuple[Run, Occurrences]] = []
         end = -1  # of the last sequence: what lies inside it is part of it
@@ -246,6 +246,6 @@ class Counted:
         return kept, bool(len(kept) < self.counts[number])
 
     def _common(self, found: tuple[np.ndarray, bool], place: int, offset: int) -> tuple[np.ndarray, bool]:
-        """Those of the starts found that have the anchor of that place so many units behind them."""
+        """Those of the starts found that have the anchor of that place `offset` units after them."""
         kept, cut = self._starts(place)
         return np.intersect1d(found[0], kept - offset, assume_unique=True), found[1] or cut

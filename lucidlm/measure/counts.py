@@ -59,7 +59,7 @@ class Counts:
             self.bytes_total += size
             self.bytes_spelled += spelled
             self.bytes_a_spelled.append(size / spelled if spelled else 1.0)
-            # An empty text is one word to the harness: what white space parts, not what it surrounds.
+            # The harness splits at white space, so that an empty text is one word.
             self.words += len(re.split(r"\s+", text))
             self.repetition.add(text)
             yield excerpt

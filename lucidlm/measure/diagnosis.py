@@ -1,4 +1,4 @@
-"""What stands behind a loss: logits and targets in, accuracy, ranks, calibration and losses by group out.
+"""Beside the loss: logits and targets in, accuracy, ranks, calibration and losses by group out.
 
 N scored tokens of a piece, V vocabulary, T context length.
 """
@@ -11,23 +11,21 @@ from torch import Tensor
 
 BINS = 15
 """Bins of confidence, equally wide, as in Guo 2017."""
-
-
 FEW = 30
 """A mean over fewer tokens is marked wherever it is shown: its error is a fifth of their spread or more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Tokens whose likeliest alternative was held about equally likely."""
+    """Tokens whose most likely alternative has a probability in the same range."""
 
     low: float
     high: float
     tokens: int
     confidence: float
-    """Mean probability of the likeliest alternative."""
+    """Mean probability of the most likely alternative."""
     accuracy: float
-    """How often it was the one that came."""
+    """How often that alternative was the next token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +40,21 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What stands behind a loss."""
+    """Accuracy, ranks and calibration of a model on a text, and its losses by group."""
 
     accuracy_at_1: float
-    """Share of the tokens that the model held likeliest of all."""
+    """Share of the tokens that the model gave the largest probability (top-1 accuracy)."""
     accuracy_at_5: float
     mean_rank: float
-    """1 where the model's first choice is right each time."""
+    """Mean rank of the next token; 1 if the most likely token is always right."""
     median_rank: float
     calibration_error: float
-    """Expected calibration error: how far confidence and accuracy lie apart, in the mean over tokens."""
+    """Expected calibration error: mean difference between confidence and accuracy, over the tokens."""
     reliability: tuple[Bin, ...]
     by_position: tuple[Group, ...]
     """By the number of tokens that the model saw before the one it was judged by, the prefix included."""
     by_frequency: tuple[Group, ...]
-    """By how often the token stands in a text: `frequency_of` says which."""
+    """By how often the token occurs in a text: `frequency_of` says which."""
     frequency_of: str
     padding_mass: float
     """Mean probability that went to ids beyond the tokenizer's vocabulary; nothing can come of it."""
@@ -65,8 +63,8 @@ class Diagnosis:
 def ranks_of(logits: Tensor, targets: Tensor) -> Tensor:
     """Place of each target in the order of the logits, 1 for the first: (N, V), (N,) -> (N,).
 
-    Of equal logits the lower id stands first, as in argmax: a model that holds all tokens equally likely is
-    not right each time.
+    Of equal logits the lower id comes first, as in argmax: a model that gives all tokens the same probability
+    must not be right each time.
     """
     of_target = logits.gather(1, targets[:, None])  # (N, 1)
     # Written as numbers, not as truth values: adding those up takes ten times as long.
@@ -93,7 +91,7 @@ class Findings:
 
     def __init__(self, *, vocab_size: int, known_ids: int, context_length: int) -> None:
         self.vocab_size, self.known_ids = vocab_size, known_ids
-        # On the processor, as not every accelerator has float64.
+        # On the CPU, as not every accelerator has float64.
         self.rank_counts = torch.zeros(vocab_size + 1, dtype=torch.int64)
         self.nats_of_id, self.count_of_id = torch.zeros(2, vocab_size, dtype=torch.float64)
         self.context_length = context_length
@@ -125,7 +123,7 @@ class Findings:
             self.bins[row].index_add_(0, bins, values)
 
     def diagnosis(self, token_counts: np.ndarray | None) -> Diagnosis:
-        """All of it, divided; `token_counts` (V,) says how often each id stands in the training text."""
+        """All of it, divided; `token_counts` (V,) says how often each id occurs in the training text."""
         counts = self.rank_counts.numpy()
         tokens = counts.sum()
         ranks = np.arange(len(counts))
@@ -153,7 +151,7 @@ class Findings:
 
 
 def _padded(counts: np.ndarray, size: int) -> np.ndarray:
-    """Ids beyond the tokenizer's stand in no text."""
+    """Counts of all ids of the model: those beyond the tokenizer's occur in no text."""
     return np.concatenate((counts, np.zeros(max(0, size - len(counts)), counts.dtype)))[:size]
 
 

@@ -54,7 +54,7 @@ class DocumentScore:
 def score_documents(sums: np.ndarray, names: Sequence[str], *, by_bytes: bool = True) -> list[DocumentScore]:
     """Each document's score, the worst first: sums (n, 3) of nats, tokens and bytes, in the order of names.
 
-    Worst is by bits per byte, or by loss where bytes do not count; what was not scored stands last.
+    Worst is by bits per byte, or by loss where bytes do not count; what was not scored comes last.
     """
     assert len(sums) == len(names), "a name a document"
     # The name of a file may hold bytes that are no UTF-8, which JSON and CSV cannot.
@@ -115,5 +115,5 @@ def _number(value: float) -> str:
 
 
 def _printable(name: str) -> str:
-    """A name that cannot break the line it stands in."""
+    """A name without characters that could break its line."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)

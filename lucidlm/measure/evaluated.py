@@ -22,7 +22,7 @@ MOST_UNITS = 5000
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How well a model predicts a text: sums, divided only when asked."""
+    """How well a model predicts a text: sums, which the properties divide."""
 
     nats: float
     """Sum over the scored tokens of -ln p(token), added in float64."""
@@ -63,7 +63,7 @@ class Evaluation:
 
     @property
     def caution(self) -> str:
-        """What must stand beside each number: that it is of a sample, or of few tokens; "" for neither."""
+        """What is shown beside each number if it is of a sample or of few tokens; else ""."""
         if self.sample_of is not None:
             return f"sample: {self.tokens_scored:,} of {plural(self.sample_of, 'token')}"
         return f"only {plural(self.tokens_scored, 'token')}" if self.tokens_scored < FEW_TOKENS else ""
@@ -80,7 +80,7 @@ class Evaluation:
         return f"{said} ({interval.caution})" if interval.caution else said
 
     def without_intervals(self, reason: str) -> "Evaluation":
-        """The same numbers, of which nothing is said but for this text; `reason` says why."""
+        """The same numbers, which hold for this text only; `reason` says why."""
         return replace(self, loss_interval=None, bits_interval=None, no_interval=reason)
 
     @property
@@ -145,7 +145,7 @@ class Evaluation:
         )
 
     def rows(self) -> list[tuple[str, str, Interval | None]]:
-        """The numbers a person wants: name, value, interval."""
+        """The table of the numbers: name, value, interval."""
         of = self.diagnosis
         mark = f" ({self.caution})" if self.caution else ""
         kind = "piece" if self.design in STRATA else "document"
@@ -155,10 +155,9 @@ class Evaluation:
             ("perplexity", f"{fixed(self.perplexity, 2)}{mark}", self.perplexity_interval),
             ("bits per byte", f"{fixed(self.bits_per_byte, 4)}{mark}" if self.bytes_scored
              else "not counted by this protocol", self.bits_interval),
-            ("first choice", f"right for {of.accuracy_at_1:.1%} of the tokens, one of the first five for "
-                             f"{of.accuracy_at_5:.1%}{mark}", None),
+            ("accuracy", f"top-1 {of.accuracy_at_1:.1%}, top-5 {of.accuracy_at_5:.1%}{mark}", None),
             ("rank", f"median {of.median_rank:g}, mean {of.mean_rank:,.1f} of {self.vocab_size:,}", None),
-            ("calibration", f"confidence and accuracy lie {of.calibration_error:.1%} apart{mark}", None),
+            ("calibration", f"confidence and accuracy differ by {of.calibration_error:.1%}{mark}", None),
             ("scored", f"{self.tokens_scored:,} of {plural(self.tokens_total, 'token')}, "
                        f"{self.bytes_scored:,} of "
                        f"{plural(self.bytes_total, 'byte')}, {plural(self.documents, kind)}", None),

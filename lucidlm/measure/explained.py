@@ -13,7 +13,7 @@ from lucidlm.runtime.wording import fixed
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """A token that could have come, and how likely the model held it."""
+    """A token that could have been next, and its probability."""
 
     id: int
     text: str
@@ -22,7 +22,7 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedToken:
-    """One target: what the model thought of the token that did come."""
+    """One target: how the model predicted the token that was next."""
 
     given_id: int
     """The token before it, the last that the model had read."""
@@ -32,9 +32,9 @@ class ExplainedToken:
     probability: float
     log_probability: float
     rank: int
-    """1 for the token held most likely; of equals the lower id stands first."""
+    """1 for the most likely token; of equal ones the lower id comes first."""
     entropy: float
-    """Nats that the model expected to pay here: -sum p ln p over the vocabulary."""
+    """Expected loss of this place in nats: -sum p ln p over the vocabulary."""
     running_loss_nats: float
     """Mean loss of its text up to here."""
     alternatives: tuple[Alternative, ...]
@@ -111,7 +111,7 @@ class ExplainedText:
 
     text: str
     left_out: str
-    """What was not scored: the first token, where no prefix stands before it."""
+    """What was not scored: the first token of a text without a prefix."""
     tokens: ExplainedTokens
 
     @property
@@ -120,13 +120,13 @@ class ExplainedText:
         return math.fsum(self.tokens.nats) / len(self.tokens)
 
     def first(self) -> str:
-        """What stood before the first scored token: another prefix gives another loss."""
+        """What is before the first scored token: another prefix gives another loss."""
         if self.left_out:
-            return f"first token {quoted(self.left_out)} not scored: nothing stands before it"
+            return f"first token {quoted(self.left_out)} not scored: nothing is before it"
         return f"first token scored after {self.tokens[0].given}"
 
     def lines(self) -> Iterator[str]:
-        """Two of heading, then one a token: its probability and surprise, and what would have been said."""
+        """Two lines of heading, then one per token: its probability, its surprisal, likely alternatives."""
         shown = repr(self.text if len(self.text) <= 80 else self.text[:77] + "...")
         yield f"text {shown} ({self.first()})"
         tokens = self.tokens
@@ -154,7 +154,7 @@ def quoted(text: str) -> str:
 
 
 DIGITS = {"probability": 4, "nats": 4, "bits": 3, "perplexity": 1}
-"""Behind the point, of each quantity wherever it stands: the page's panel reads them from here too."""
+"""Digits after the decimal point, the same in the table and on the page."""
 
 
 def written(quantity: str, value: float) -> str:

@@ -1,4 +1,4 @@
-"""An evaluation as a gate in CI: a result and what it must keep come in, a yes or no and one line go out."""
+"""An evaluation as a gate in CI: a result and a limit or an older result come in, pass or fail goes out."""
 
 import json
 import math
@@ -68,7 +68,7 @@ class Verdict:
 
 
 def check_limit(max_bits: float) -> float:
-    """The limit; ConfigError for what is none."""
+    """The limit; ConfigError for a number that cannot be one."""
     if not (math.isfinite(max_bits) and max_bits > 0):
         raise ConfigError(f"--max-bits {max_bits}: it must be a number of bits per byte over 0, such as 2.5")
     return max_bits
@@ -181,7 +181,7 @@ def _joint(evaluation: Evaluation, stored: StoredResult) -> float | None:
 
 
 def read_result(path: str | os.PathLike) -> StoredResult:
-    """A stored result; DataError where the file is none."""
+    """A stored result; DataError for a file that is not one."""
     try:
         with open(path, "rb") as file:  # a pipe too: --against <(lucidlm evaluate ...)
             data = file.read(LARGEST_RECORD)
@@ -196,7 +196,8 @@ def read_result(path: str | os.PathLike) -> StoredResult:
         empty = "it is empty: a shell empties the file that output goes to before the command runs"
         reason = empty if not data.strip() else _reason(problem)
         raise DataError(
-            f"{path}: no stored result ({reason}); make one with: lucidlm evaluate MODEL TEXT --json > FILE"
+            f"{path}: not a stored result ({reason}); make one with: "
+            "lucidlm evaluate MODEL TEXT --json > FILE"
         ) from problem
 
 

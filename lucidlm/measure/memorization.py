@@ -38,7 +38,7 @@ def measure_memorization(
     sizes: Sequence[int] = SIZES,
     progress: Progress = SILENT,
 ) -> Memorization:
-    """What of the generated and the held-out texts stands in the training tokens.
+    """What of the generated and the held-out texts occurs in the training tokens.
 
     The training text is read once, in chunks: it may be larger than memory. Shares and counts go by hashes of
     64 bits; the longest run is compared byte by byte. `continuation` is what `measure_continuation` gave.
@@ -146,13 +146,13 @@ class _Search:
 
 
 def _personal(sequence: bytes) -> bool:
-    """Whether it may be what nobody wants repeated: a number of six digits or more, an address."""
+    """Whether it may be personal: a number of six digits or more, an address."""
     return sum(byte in b"0123456789" for byte in sequence) >= 6 or b"@" in sequence
 
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """Texts in a row, and how many borders stand before each place."""
+    """Texts in a row, and the number of borders before each place."""
 
     ids: np.ndarray
     borders: np.ndarray  # (len(ids) + 1,)

@@ -14,9 +14,9 @@ NEAR = 0.2
 MORE = 0.05
 """A share of copied spans so far above the held-out text's is memorization."""
 RUN_FACTOR = 1.5
-"""A run of SPAN bytes or more is memorized if it is so many times as long as the held-out text's longest."""
+"""A run of SPAN bytes or more is memorized if it is 1.5 times as long as the held-out text's longest."""
 SAME = 0.5
-"""Where more of the held-out text's spans occur in the training text, copy and kind cannot be told apart."""
+"""If more of the held-out text's spans occur in the training text, a copy may be text of the same kind."""
 CHANCE = 0.05
 """The probability by which two shares may differ if they are of one kind."""
 LEAST_CONTINUED = 2
@@ -34,7 +34,7 @@ Code = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How many of a text's n-grams stand verbatim in the training text, as a share of 1."""
+    """How many of a text's n-grams occur verbatim in the training text, as a share of 1."""
 
     n: int
     generated: float | None

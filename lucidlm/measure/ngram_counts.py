@@ -67,7 +67,7 @@ def both_counts(ids: np.ndarray, n: int, counted: np.ndarray, id_bits: int) -> t
 
 
 def first_places(ids: np.ndarray, counts: Counts, n: int, start_id: int | None) -> np.ndarray:
-    """Where the order below n counts: one place of each different n-gram, what stands behind its first id."""
+    """Where the order below n counts: one place of each different n-gram, after its first id."""
     counted = np.zeros(len(ids), bool)
     if n > 1:
         counted[counts.places + 1] = True
@@ -85,8 +85,8 @@ def id_bits_of(vocab_size: int) -> int:
 def keys_of(ids: np.ndarray, n: int, id_bits: int) -> np.ndarray:
     """A key of each n-gram, uint64: the hash of its context above, its last id as it is below.
 
-    Sorted, they stand context by context. Contexts have 64 bits less the id's: with GPT-2's vocabulary, 20
-    million different contexts hold about one pair that shares its counts, with bytes 0.01 pairs.
+    Sorted, they are in the order of their contexts. Contexts have 64 bits less the id's: with GPT-2's
+    vocabulary, 20 million different contexts hold about one pair that shares its counts, with bytes 0.01.
     """
     last = ids[n - 1 :].astype(np.uint64)
     return last if n == 1 else ngram_keys(ids[:-1], n - 1) << np.uint64(id_bits) | last

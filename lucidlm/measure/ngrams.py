@@ -50,12 +50,12 @@ def fit_orders(
     """The orders of a model of a stream of ids, the highest first: a text is scored while they are fitted.
 
     The highest order counts how often an n-gram was seen, those below how many different ids were seen before
-    it, the stream's beginning being one more. With `start_id`, which stands before each document of the
+    it, the stream's beginning being one more. With `start_id`, the id before each document of the
     stream, n-grams that begin with it keep their plain counts in every order but the first, since nothing
     comes before a document. N-grams run across documents; that costs a little mass and no correctness.
     """
     assert len(ids) < 1 << 32, "places are kept in 32 bits"
-    assert len(ids) == 0 or int(ids.max()) < vocab_size, "an id's bits stand beside its context's"
+    assert len(ids) == 0 or int(ids.max()) < vocab_size, "an id's bits are stored below its context's"
     order = min(order, len(ids))
     progress.stage("counting n-grams", order)
     counted = np.ones(len(ids), bool)
@@ -78,7 +78,7 @@ def nats_of_documents(
 ) -> np.ndarray:
     """-ln p of each id of all documents, joined, float64; each document alone, behind `prefix_id` if given.
 
-    `before` holds the ids that stand before each document: they are context in place of the prefix, and are
+    `before` holds the ids before each document: they are context instead of the prefix, and are
     not scored. The orders come highest first, and below the lowest all V ids are equally likely.
     """
     ids, depth, scored = sequences_of(documents, before, prefix_id)
@@ -95,7 +95,7 @@ def nats_of_documents(
 def sequences_of(
     documents: Sequence[np.ndarray], before: Sequence[np.ndarray] | None, prefix_id: int | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Documents in a row behind what stands before them: ids, how many stand before each, which to score."""
+    """Documents in a row, each after its context: ids, the number of ids before each, which to score."""
     prefix = np.array([] if prefix_id is None else [prefix_id], np.int64)
     heads = [part if len(part) else prefix for part in before or [prefix] * len(documents)]
     parts = [part for pair in zip(heads, documents, strict=True) for part in pair]
@@ -139,7 +139,7 @@ def discounts_of(counts: np.ndarray) -> tuple[float, float, float]:
     """What n-grams seen once, twice, and more often lose: k - (k + 1) Y n_{k+1} / n_k, Y = n1 / (n1 + 2 n2).
 
     n_k n-grams have count k (Chen and Goodman 1999, equation 26). Where one of these is 0, or the discount is
-    under 0, k / 2 stands in: a discount of 0 would leave unseen ids no probability.
+    under 0, k / 2 replaces it: a discount of 0 would leave unseen ids no probability.
     """
     n1, n2, n3, n4 = (int(np.count_nonzero(counts == k)) for k in (1, 2, 3, 4))
     discounts = []

@@ -29,15 +29,15 @@ NO_INTERVAL = "no 95 % interval: it was trained on"
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """How much of a text stands in the training texts of a model."""
+    """How much of a text occurs in the training texts of a model."""
 
     share: float | None
     """Share of the text's letters; None for a text that is too short to tell."""
     documents: int
-    """Documents that stand there wholly, of `documents_total`."""
+    """Whole documents that occur there, of `documents_total`."""
     documents_total: int
     lines: int
-    """Lines of 24 letters or more that stand there word for word, of `lines_total`."""
+    """Lines of 24 letters or more that occur there word for word, of `lines_total`."""
     lines_total: int
     searched: tuple[str, ...]
     """The runs in whose training texts it was looked for."""
@@ -97,7 +97,7 @@ def find_seen(
     unknown: Sequence[str] = (),
     progress: Progress = SILENT,
 ) -> Seen:
-    """How much of the texts, each in blocks, stands in the training texts of these runs.
+    """How much of the texts, each in blocks, occurs in the training texts of these runs.
 
     By the thresholds of text/copies.py: what is changed more, or is shorter, than they say is not seen.
     """

@@ -26,7 +26,7 @@ from lucidlm.runtime.wording import plural
 
 REPORT = "report.html"
 MOST_SAMPLES = 12
-SHOWN_ABOVE = {"loss", "perplexity", "bits per byte", "first choice", "rank", "calibration", "certainty"}
+SHOWN_ABOVE = {"loss", "perplexity", "bits per byte", "accuracy", "rank", "calibration", "certainty"}
 """Rows of an evaluation that the page shows in other places."""
 
 

@@ -82,7 +82,7 @@ def test_an_evaluation_is_a_gate(call, trained, home):
     [
         (("other.txt", "--baseline", "base.json"), "another text"),
         (("book.txt", "--baseline", "base.json", "--stride", "4"), "give --stride 16"),
-        (("book.txt", "--baseline", "book.txt"), "no stored result"),
+        (("book.txt", "--baseline", "book.txt"), "not a stored result"),
         (("book.txt", "--baseline", "missing.json"), "cannot be read"),
         (("book.txt", "--max-bits", "-1"), "--max-bits -1.0"),
         (("book.txt", "--csv", "a.csv"), "--by document"),

@@ -446,9 +446,7 @@ def test_what_does_not_change_predictions_does_not_change_the_hash(gpt):
 
 def test_other_probabilities_are_told_and_never_give_other_bytes(gpt, file, monkeypatch):
     elsewhere(monkeypatch)
-    with pytest.raises(
-        DataError, match=r"kernels, PyTorch and processor are equal .*damaged.*decompress where"
-    ):
+    with pytest.raises(DataError, match=r"kernels, PyTorch and CPU are equal .*damaged.*decompress where"):
         decompress(gpt, BYTES, file)
 
 

@@ -501,7 +501,7 @@ def test_few_tokens_are_said_beside_each_number_and_a_sample_with_its_size(gpt):
     assert sample.to_dict()["sample_of"] == 5000
     for result in (few, sample):
         rows = {name: value for name, value, _ in result.rows()}
-        for name in ("loss", "perplexity", "bits per byte", "first choice", "calibration"):
+        for name in ("loss", "perplexity", "bits per byte", "accuracy", "calibration"):
             assert rows[name].endswith(f"({result.caution})")
     assert "(" not in dict(row[:2] for row in enough.rows())["loss"]
 

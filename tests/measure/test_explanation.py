@@ -485,4 +485,4 @@ def test_both_ways_of_beginning_a_text_say_what_stood_first(gpt):
         str(explain(gpt, BYTES, "ab c", protocol=Protocol(prefix=prefix))) for prefix in ("auto", "none")
     )
     assert "text 'ab c' (first token scored after <|endoftext|>)" in with_prefix
-    assert "text 'ab c' (first token 'a' not scored: nothing stands before it)" in without
+    assert "text 'ab c' (first token 'a' not scored: nothing is before it)" in without

@@ -239,7 +239,7 @@ def test_a_missing_file_says_how_to_make_one(tmp_path):
     ],
 )
 def test_a_damaged_result_is_refused(result, store, damage):
-    with pytest.raises(DataError, match="no stored result"):
+    with pytest.raises(DataError, match="not a stored result"):
         store(result, **damage)
 
 
