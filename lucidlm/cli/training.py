@@ -77,6 +77,8 @@ def train(
     config: str | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
+    seeds: int | None = None,
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Train a model on a text and measure how good it is.
@@ -91,12 +93,17 @@ def train(
         Continue the run at --out from its last checkpoint, with the settings of its run.toml.
     overwrite
         Delete the run at --out and start again.
+    seeds
+        Train this many runs, OUT-seed123, OUT-seed124 ..., by one plan; print mean and standard deviation.
+    verbose
+        Print the details of the plan too.
     json
         Print the result as JSON.
     """
     from lucidlm.display import Display
     from lucidlm.runs.run_toml import read_settings
     from lucidlm.training.loop import train as run_training
+    from lucidlm.training.seeds import train_seeds
 
     if resume and (texts or config is not None or settings != replace(DEFAULTS, out=settings.out)):
         raise LucidError("--resume takes everything from the run's run.toml: give --out and nothing else")
@@ -127,11 +134,30 @@ def train(
         if plan is not None and settings != replace(asked, out=settings.out):
             display.note(f"{config} is changed by the flags given, so the plan is made again")
             plan = None
+        if seeds is not None:
+            spread = train_seeds(
+                settings,
+                seeds,
+                plan=plan,
+                resume=resume,
+                overwrite=overwrite,
+                verbose=verbose,
+                progress=display,
+                watch=display.watch,
+            )
+            display.close()
+            if json:
+                runs = [_summary(each) for each in spread.results]
+                show_json({"runs": runs} | spread.to_dict())
+            else:
+                show(spread)
+            return max(map(_code, spread.results))
         result = run_training(
             settings,
             plan=plan,
             resume=resume,
             overwrite=overwrite,
+            verbose=verbose,
             progress=display,
             watch=display.watch,
             answer=answer,
@@ -140,6 +166,11 @@ def train(
         show_json(_summary(result))
     elif not json:
         show(_closing_lines(result))
+    return _code(result)
+
+
+def _code(result: "TrainResult") -> int:
+    """Exit code of a training."""
     return 128 + result.interrupted if result.interrupted else 1 if result.problems else 0
 
 
