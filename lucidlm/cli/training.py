@@ -17,6 +17,7 @@ from lucidlm.runtime.wording import plural
 from lucidlm.text.reading import READING
 
 if TYPE_CHECKING:
+    from lucidlm.runs.settings import Plan
     from lucidlm.training.finish import TrainResult
 
 
@@ -96,18 +97,32 @@ def train(
     seeds
         Train this many runs, OUT-seed123, OUT-seed124 ..., by one plan; print mean and standard deviation.
     verbose
-        Print the details of the plan too.
+        Show every line of the plan: tokenizer, shape, optimizer, speed, memory.
     json
         Print the result as JSON.
     """
-    from lucidlm.display import Display
-    from lucidlm.runs.run_toml import read_settings
-    from lucidlm.training.loop import train as run_training
-    from lucidlm.training.seeds import train_seeds
-
     if resume and (texts or config is not None or settings != replace(DEFAULTS, out=settings.out)):
         raise LucidError("--resume takes everything from the run's run.toml: give --out and nothing else")
-    asked, plan = read_settings(Path(config)) if config is not None and not resume else (settings, None)
+    plan = None
+    if not resume:
+        settings, plan = _requested(texts, settings, config)
+    if verbose and (resume or plan is not None):
+        raise LucidError(
+            "--verbose: run.toml has the plan already, and it is not made again; leave --verbose out"
+        )
+    how = {"plan": plan, "resume": resume, "overwrite": overwrite, "verbose": verbose}
+    if seeds is not None:
+        return _train_seeds(settings, seeds, how, json=json)
+    return _train_one(settings, how, json=json)
+
+
+def _requested(
+    texts: tuple[str, ...], settings: TrainConfig, config: str | None
+) -> "tuple[TrainConfig, Plan | None]":
+    """The settings with the texts, and the plan of --config unless a flag changes its settings."""
+    from lucidlm.runs.run_toml import read_settings
+
+    asked, plan = read_settings(Path(config)) if config is not None else (settings, None)
     if texts:
         if settings.text != (asked.text if config is not None else ()):
             raise LucidError(
@@ -121,8 +136,16 @@ def train(
             "lucidlm train TEXT --from {0}",
             prepared=len(texts) == 1,
         )
-    if not resume:
-        check_reading(settings.reading, (*settings.text, *settings.val))
+    check_reading(settings.reading, (*settings.text, *settings.val))
+    if plan is not None and settings != replace(asked, out=settings.out):
+        say(f"{config} is changed by the flags given, so the plan is made again")
+        plan = None
+    return settings, plan
+
+
+def _train_one(settings: TrainConfig, how: dict[str, Any], *, json: bool) -> int:
+    from lucidlm.display import Display
+    from lucidlm.training.loop import train as run_training
 
     with Display() as display:
 
@@ -131,42 +154,24 @@ def train(
             show_json(_summary(result)) if json else show(f"\n{result.assessment}")
             sys.stdout.flush()
 
-        if plan is not None and settings != replace(asked, out=settings.out):
-            display.note(f"{config} is changed by the flags given, so the plan is made again")
-            plan = None
-        if seeds is not None:
-            spread = train_seeds(
-                settings,
-                seeds,
-                plan=plan,
-                resume=resume,
-                overwrite=overwrite,
-                verbose=verbose,
-                progress=display,
-                watch=display.watch,
-            )
-            display.close()
-            if json:
-                runs = [_summary(each) for each in spread.results]
-                show_json({"runs": runs} | spread.to_dict())
-            else:
-                show(spread)
-            return max(map(_code, spread.results))
-        result = run_training(
-            settings,
-            plan=plan,
-            resume=resume,
-            overwrite=overwrite,
-            verbose=verbose,
-            progress=display,
-            watch=display.watch,
-            answer=answer,
-        )
+        result = run_training(settings, **how, progress=display, watch=display.watch, answer=answer)
     if result.assessment is None and json:
         show_json(_summary(result))
     elif not json:
         show(_closing_lines(result))
     return _code(result)
+
+
+def _train_seeds(settings: TrainConfig, seeds: int, how: dict[str, Any], *, json: bool) -> int:
+    from lucidlm.display import Display
+    from lucidlm.training.seeds import train_seeds
+
+    with Display() as display:
+        spread = train_seeds(settings, seeds, **how, progress=display, watch=display.watch)
+    show_json({"runs": [_summary(each) for each in spread.results]} | spread.to_dict()) if json else show(
+        spread
+    )
+    return max(map(_code, spread.results))
 
 
 def _code(result: "TrainResult") -> int:

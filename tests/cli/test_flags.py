@@ -147,6 +147,9 @@ SHOWN: dict[str, dict[str, str]] = {
         "--config": "train text.txt --config run/run.toml",
         "--resume": "train --out run --resume",
         "--overwrite": "train text.txt --overwrite",
+        "--seeds": "train text.txt --seeds 2",
+        "--verbose": "train text.txt --verbose",
+        "-v": "train text.txt -v",
         "--json": "train text.txt --json",
     },
 }  # fmt: skip
@@ -158,7 +161,7 @@ SETTINGS = {
     "optim.weight-decay": "0.5", "optim.beta1": "0.5", "optim.beta2": "0.5", "optim.momentum": "0.5",
     "optim.warmup-steps": "3", "optim.decay-fraction": "0.5", "optim.clip": "2", "validate-every": "3",
     "no-early-stop": "", "sample-prompt": "Once", "checkpoint-seconds": "9", "seed": "5", "device": "cpu",
-    "dtype": "bfloat16", "threads": "3", "compile": "", "tensorboard": "",
+    "dtype": "bfloat16", "threads": "3", "compile": "", "tensorboard": "", "track": "trackio",
 }  # fmt: skip
 """A value of each setting of train that is not its default; the negatives of switches show in a --config."""
 SHOWN["train"] |= {
@@ -245,18 +248,22 @@ def outcome(place, seen, monkeypatch, capsys, tmp_path):
 def stubbed(monkeypatch):
     """train prints what it would train with, and doctor tries the device alone: both take too long."""
 
-    def train(config, *, resume, overwrite, **named):
-        print(config, resume, overwrite)
+    def train(config, *, resume, overwrite, verbose, **named):
+        print(config, resume, overwrite, verbose)
         return SimpleNamespace(
             run=Path("new"),
             step=1,
             time_s=1.0,
             best=None,
-            judgement=None,
+            assessment=None,
             verdict="",
             interrupted=0,
             problems=(),
         )
+
+    def train_seeds(config, seeds, **named):
+        print(seeds)
+        return SimpleNamespace(results=[train(config, resume=False, overwrite=False, verbose=False)])
 
     def examine(device):
         from lucidlm.runtime.device import choose_device
@@ -265,6 +272,7 @@ def stubbed(monkeypatch):
         return SimpleNamespace(sound=True, to_dict=dict)
 
     monkeypatch.setattr("lucidlm.training.loop.train", train)
+    monkeypatch.setattr("lucidlm.training.seeds.train_seeds", train_seeds)
     monkeypatch.setattr("lucidlm.doctor.examine", examine)
 
 
@@ -292,6 +300,8 @@ REFUSED = [
     "evaluate tiny text.txt --baselines",
     "report run --html curves.html --unit bits",
     "train --raw",
+    "train --config run/run.toml --verbose",
+    "train --resume --out run --verbose",
     "train --field body",
 ]
 
