@@ -304,6 +304,8 @@ UNTRIED = {
 """Advice that is not followed here, and why."""
 
 NO_ADVICE = {
+    "--seed chooses the first": "what another flag does",
+    "give --out as in the command to go on with": "training/test_seeds.py",
     "lucidlm has no public name": "no command",
     "shows the traceback": "--debug: test_edge.py",
     "no file of `lucidlm compress`": "what it is not",
