@@ -39,22 +39,22 @@ from lucidlm.weights.whole import CHECKPOINT, SETTINGS, STATE, is_run_without_se
 
 OPTIMIZER = "optimizer.safetensors"
 BEGINNING = {"data", ".data.tmp", ".data.old", ".data.lock", "metrics.jsonl", "tensorboard", "env.json"}
-"""What stands in a run's folder before its run.toml does: nobody's work is lost with it."""
+"""Files of a run's folder that are older than its run.toml: without it, nothing was trained."""
 KEPT_CHECKPOINTS = 2
-"""The last one, and the one before: should the last be damaged, the run steps back, not to the start."""
+"""The last one and the one before it: if the last is damaged, the run resumes from the other."""
 LONGEST_STEM = 100
-"""Bytes of a run's name where its text gives the name."""
+"""Bytes of a run's name that is made from the name of its text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint as it was read back."""
+    """A checkpoint that was read from disk."""
 
     folder: Path
     step: int
     state: dict[str, Any]
     notes: tuple[str, ...] = ()
-    """What was wrong with newer ones, if this is not the newest."""
+    """Faults of newer checkpoints, if there are any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,12 @@ class RunState:
     signal: int = 0
     """The signal that interrupted it; 0 for none, or for one that no process can catch."""
     remarks: tuple[str, ...] = ()
-    """What does not fit together in its folder."""
+    """Faults of the files in its folder."""
     asked: TrainConfig | None = None
     """None where run.toml cannot be read."""
 
     def sentence(self, run: Path) -> str:
-        """What a reader of its numbers must know; "" of a finished run that is whole."""
+        """What a reader of its numbers must know; "" for a finished run without faults."""
         return " ".join(part for part in (self._end(run), *(f"{each}." for each in self.remarks)) if part)
 
     def _end(self, run: Path) -> str:
@@ -140,7 +140,7 @@ def row_of(run: Path) -> dict[str, Any]:
 
 
 def _faults_of(run: Path) -> Iterator[str]:
-    """What is not as it was of the small files that a run's numbers hang on."""
+    """Faults of the small files that a run's numbers depend on."""
     if (whole := whole_of(run)) is None:
         return
     for name in whole.manifest["files"]:
@@ -149,7 +149,7 @@ def _faults_of(run: Path) -> Iterator[str]:
 
 
 def _numbers_of(history: History) -> dict[str, Any]:
-    """Those of the evaluation at the end; of a run without one, of its best validation, so of a sample."""
+    """Numbers of the evaluation at the end; without one, of the best validation, which is of a sample."""
     final, best = history.final, history.best
     return {
         "validation_loss_nats": final.loss_nats if final else best.validation_loss_nats if best else None,
@@ -226,7 +226,7 @@ def claimed_run_folder(
 
 
 def _default_folders(texts: tuple[str, ...]) -> Iterator[Path]:
-    """runs/STEM, runs/STEM-2 ...: names that are short, and plain for every system and every command line."""
+    """runs/STEM, runs/STEM-2 ...: short names of letters, digits, - and _."""
     name = texts[0].rstrip("/") if texts else "story"
     name = "stdin" if name in (DASH, STDIN) else name if "://" in name else os.path.abspath(name)
     # The name of a pattern says nothing: books/*.txt is called after its folder.
@@ -249,7 +249,7 @@ def _is_taken_or_held(folder: Path) -> bool:
 
 
 def _is_taken(folder: Path) -> bool:
-    """Whether something stands there that is not just what a beginning that was killed has left."""
+    """Whether the folder holds more than the leftovers of a start that was killed."""
     if not folder.exists():
         return False
     return not (folder.is_dir() and all(_is_of_a_beginning(path.name) for path in folder.iterdir()))
@@ -260,7 +260,7 @@ def _is_of_a_beginning(name: str) -> bool:
 
 
 def set_aside(folder: Path) -> Path:
-    """The folder under a name that nobody has: it comes back if what is to replace it cannot begin."""
+    """The folder, renamed: it gets its name back if its successor cannot begin."""
     number = 1
     while (former := folder.with_name(f".{folder.name}.former-{number}")).exists():
         number += 1
@@ -286,7 +286,7 @@ def bring_back(folder: Path) -> None:
 
 
 def run_id(config: TrainConfig, plan: Plan, corpus: Corpus) -> str:
-    """What names a run: a hash of all that decides its weights as it begins; a repetition has the same."""
+    """Id of a run: a hash of all that decides its weights at its beginning; a repetition has the same."""
     texts = {name: entry["sha256"] for name, entry in corpus.manifest["files"].items()}
     asked = [config.seed, config.from_, config.sample_prompt, corpus.tokenizer.fingerprint(), texts]
     planned = dataclasses.asdict(plan)
@@ -339,7 +339,7 @@ def checkpoint_folders(run: Path) -> list[Path]:
 
 
 def last_checkpoint(run: Path, *, id: str = "") -> Checkpoint:
-    """The newest checkpoint whose every byte is as it was written, by the run of this `id` where it has one.
+    """The newest undamaged checkpoint, written by the run of this `id` where it has one.
 
     RunError if there is none.
     """

@@ -42,36 +42,36 @@ def _check_size(name: str, value: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """A training run as it is asked for. What is None is chosen by the plan, which says why."""
+    """A request for a training run. The plan chooses each value that is None."""
 
     text: str | tuple[str, ...] = ()
-    """Texts to train on: files, folders, patterns, URLs; none: the story that comes with lucidlm."""
+    """Texts to train on: files, folders, patterns, URLs (default: the bundled story)."""
     out: str | None = None
-    """The run's folder (default: runs/ and the text's name)."""
+    """Folder of the run (default: runs/ and the name of the text)."""
     minutes: float | None = None
-    """Wall-clock time for everything from start to saved model (default without steps or epochs: 3)."""
+    """Time limit for everything from start to saved model (default: 3, without steps or epochs)."""
     steps: int | None = None
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     epochs: float | None = None
-    """Passes over the training text."""
+    """Number of passes over the training text."""
     preset: str | None = None
     """A model of known shape: lecture, gpt2-124m, modern-3m ..."""
     from_: str | None = None
-    """Go on from the weights of a run, a model folder or gpt2, with its shape and tokenizer."""
+    """Start from the weights of a run, a model folder or gpt2, with its shape and tokenizer."""
     tokenizer: str | None = None
-    """gpt2, bytes, or bpe:N for N tokens learnt from the text."""
+    """gpt2, bytes, or bpe:N for N tokens learned from the text (default: by the amount of text)."""
     context_length: int | None = None
-    """Tokens that the model sees at once."""
+    """Context length: tokens that the model sees at once."""
     drop_rate: float | None = None
-    """Dropout."""
+    """Rate of dropout (default: by the number of epochs)."""
     batch_tokens: int | None = None
     """Tokens of one optimizer step."""
     micro_batch: int | None = None
-    """Windows that go through the model at once; a step may take several (default: what fits)."""
+    """Windows that go through the model at once; a step may need several (default: what fits)."""
     val: str | tuple[str, ...] = ()
-    """Validation texts of your own (default: a part of the training text is held out)."""
+    """Held-out texts of your own (default: a part of the training text is held out)."""
     val_fraction: float = 0.1
-    """The part that is held out where no validation text is given."""
+    """Part of the text that is held out, unless --val is given."""
     split: Literal["auto", "pieces", "documents", "end"] = "auto"
     """What is held out: pieces from all over the text, whole documents, or the end of each document
     (auto: documents where there are 20 or more, else pieces; preset lecture: the end, as in the course)."""
@@ -80,27 +80,27 @@ class TrainConfig:
     field: str = "text"
     """The field that holds the text: of .jsonl and .json, a column of .csv and .tsv."""
     raw: bool = False
-    """Leave Project Gutenberg's header and footer in."""
+    """Keep Project Gutenberg's header and footer."""
     optim: Recipe = dataclasses.field(default_factory=Recipe)
     """The optimizer's settings."""
     validate_every: int | None = None
     """Steps between two validations."""
     early_stop: bool = True
-    """Stop when the validation loss has passed its best for good."""
+    """Stop when the validation loss rises for good."""
     sample_prompt: str | None = None
-    """What each sample text goes on from (default: a few words of the validation text)."""
+    """Prompt of the samples that are generated at each validation (default: words of the held-out text)."""
     checkpoint_seconds: float = 30.0
-    """Least time between two checkpoints; saving takes at most 5 % of the run whatever this says."""
+    """Least time between two checkpoints; saving never takes more than 5 % of the run."""
     seed: int = 123
-    """Decides weights, order of the text and dropout."""
+    """Seed of the initial weights, the order of the text and dropout."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """dtype of the matmuls. auto: with --minutes the faster, measured; else float32, on a GPU bfloat16."""
+    """dtype of matmuls. auto: the faster one with --minutes; else float32, on a GPU bfloat16."""
     threads: int = 0
-    """CPU threads. 0: with --minutes one or all, measured; else one for small models, all for others."""
+    """CPU threads. 0: one or all, the faster with --minutes; else one for small models."""
     compile: bool = False
-    """Compile the model with torch.compile; if that fails, train without and say so."""
+    """Compile the model with torch.compile; if that fails, train without it and print a note."""
     tensorboard: bool = False
     """Write TensorBoard's event files into the run too."""
     track: Literal["wandb", "trackio"] | None = None
@@ -113,7 +113,7 @@ class TrainConfig:
 
     @property
     def timed(self) -> bool:
-        """Whether the clock decides how long the run is; else steps or epochs do, and it decides nothing."""
+        """Whether the run has a time limit; else steps or epochs say how long it is."""
         return self.seconds is not None
 
     @property
@@ -141,17 +141,17 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything that decides the trained weights, once text and seed are given. It stands in run.toml."""
+    """Everything that decides the trained weights, apart from text and seed. It is saved in run.toml."""
 
     model: GPTConfig
     optim: Recipe
     batch_size: int
-    """Windows of one optimizer step, each of model.context_length tokens."""
+    """Windows of one optimizer step, of model.context_length tokens each."""
     micro_batch: int
     """Windows that go through the model at once."""
     steps: int
     schedule: tuple[tuple[int, float], ...]
-    """Corners (step, factor) of the learning rate's line: its peak times the factor, straight in between."""
+    """Corners (step, factor): the learning rate is its peak times the factor, linear in between."""
     validate_every: int
     validation_tokens: int
     """Tokens of the fixed samples of validation and training text that are evaluated each time."""
@@ -160,11 +160,11 @@ class Plan:
     early_stop: bool
     compile: bool = False
     moving_windows: bool = True
-    """Whether the borders of the windows move from epoch to epoch; in the course they stay."""
+    """Whether the borders of the windows move from epoch to epoch; in the course they do not."""
     threads_from: tuple[tuple[int, int], ...] = ()
-    """Steps from which on another number of threads computes: where other programs took a processor."""
+    """(step, threads): from this step on another number of threads computes, as the CPU was contended."""
     float32: Literal["stock", "onednn"] = "stock"
-    """The kernels of float32 products: PyTorch's own choice, or oneDNN's where a probe found them exact."""
+    """Kernels of float32 matmuls: PyTorch's own, or oneDNN's where a probe found them exact and faster."""
 
     def __post_init__(self) -> None:
         if self.optim.missing:
@@ -201,10 +201,10 @@ class Plan:
 
     @property
     def decay_from(self) -> int:
-        """The step from which the learning rate falls; of a constant rate, a third of the steps."""
+        """The step at which the decay begins; for a constant rate, a third of the steps."""
         return self.schedule[-2][0] if self.decays else self.steps // 3
 
     @property
     def early_stop_from(self) -> int:
-        """Before this step no run is stopped: what a full rate loses, its decay may win back."""
+        """No run is stopped before this step: the decay may lower a loss that has risen at the full rate."""
         return max(self.decay_from, self.steps // 3)

@@ -1,4 +1,4 @@
-"""Which optimizer moves which weights: Muon the matrices of the blocks and AdamW the rest, or AdamW all."""
+"""A model and a recipe in, optimizers out: Muon for block matrices, AdamW for the rest, or AdamW alone."""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ REMEMBERED: dict[type[torch.optim.Optimizer], set[str]] = {
     torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
     torch.optim.Muon: {"momentum_buffer"},
 }
-"""What each optimizer keeps of a weight."""
+"""Names of the state that each optimizer keeps for a weight."""
 
 
 def make_optimizers(model: nn.Module, optim: Recipe) -> Optimizers:
@@ -47,14 +47,14 @@ def make_optimizers(model: nn.Module, optim: Recipe) -> Optimizers:
 
 
 def set_learning_rate(optimizers: Optimizers, factor: float) -> None:
-    """Every group's rate becomes its peak times the factor."""
+    """Sets the learning rate of each group to its peak times the factor."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
 
 
 def optimizer_tensors(model: nn.Module, optimizers: Optimizers) -> dict[str, Tensor]:
-    """What the optimizers remember, by the weight's name: {"head.weight/exp_avg": ...}."""
+    """State of the optimizers, by the name of the weight: {"head.weight/exp_avg": ...}."""
     names = {id(weight): name for name, weight in model.named_parameters()}
     return {
         f"{names[id(weight)]}/{key}": value.detach()
@@ -65,7 +65,7 @@ def optimizer_tensors(model: nn.Module, optimizers: Optimizers) -> dict[str, Ten
 
 
 def load_optimizer_tensors(model: nn.Module, optimizers: Optimizers, tensors: dict[str, Tensor]) -> None:
-    """Puts back what optimizer_tensors gave."""
+    """Restores the state that optimizer_tensors returned."""
     weights = dict(model.named_parameters())
     owner = {
         id(weight): optimizer

@@ -1,4 +1,4 @@
-"""A training under way in, its best weights and its last checkpoint on the disk out; or the reason why not.
+"""A training under way in; its best weights and a checkpoint on the disk out, or the reason why not.
 
 A save that fails costs no training: what was saved before stands, the reason is told once, and the next save
 tries again.
@@ -22,13 +22,13 @@ SAVING_SHARE = 0.05
 
 
 def checkpoint_due(run: TrainingRun) -> bool:
-    """Whether it is time for the next one: by the clock, and by what the last one took."""
+    """Whether the next checkpoint is due: by the clock, and by how long the last one took."""
     since = time.perf_counter() - run.saved_at
     return since >= max(run.config.checkpoint_seconds, run.pace.saving_s / SAVING_SHARE)
 
 
 def save_first(run: TrainingRun) -> None:
-    """The run as it begins: from here on it can be opened and resumed. RunError where it cannot be saved."""
+    """Saves the run before its first step, so that it can be opened and resumed; RunError if that fails."""
     run.best_state = run.model.state_dict()
     if (reason := _try(run)) is not None:
         raise RunError(
@@ -38,7 +38,7 @@ def save_first(run: TrainingRun) -> None:
 
 
 def save(run: TrainingRun) -> tuple[str, ...]:
-    """Saves the best weights and a checkpoint of this step, unless they are saved; notes for a person.
+    """Notes for a person, after saving the best weights and a checkpoint of this step if they are not saved.
 
     A reason why that fails is told when it is new. `run.unsaved` has it until a save succeeds.
     """
@@ -56,7 +56,7 @@ def save(run: TrainingRun) -> tuple[str, ...]:
 
 
 def _try(run: TrainingRun) -> str | None:
-    """One save; the reason, with a path, if it failed. What it wrote until then is gone or swept later."""
+    """None, or the reason why a save failed, with a path. What it wrote is then deleted, now or later."""
     started = time.perf_counter()
     try:
         sweep(run.folder)
@@ -87,7 +87,7 @@ def _try(run: TrainingRun) -> str | None:
 
 
 def _save_best(run: TrainingRun, state: dict[str, Tensor]) -> None:
-    """The best weights into the run's folder, with their step and losses in their header."""
+    """Writes the best weights into the run's folder, with their step and losses in their header."""
     if run.id:  # what stands beside them was written when the run began
         save_weights(run.model, run.folder, state=state, origin=run.best_origin)
         return
@@ -95,7 +95,7 @@ def _save_best(run: TrainingRun, state: dict[str, Tensor]) -> None:
 
 
 def _state_of(run: TrainingRun) -> tuple[int, int]:
-    """What tells one state of a run from the next: its step, and how often it was validated."""
+    """Step and number of validations: they differ between any two states of a run."""
     return run.step, len(run.validations)
 
 

@@ -1,4 +1,4 @@
-"""What a run looks at between steps: losses of two fixed samples, a text it writes, log-probabilities.
+"""A model in; the losses of two fixed samples, a generated text and log-probabilities out.
 
 None of it draws from the generators that training draws from: with or without it, the weights are the same.
 """
@@ -24,17 +24,17 @@ from lucidlm.text.excerpts import Excerpt, as_excerpt
 from lucidlm.text.tokenizer import Tokenizer
 
 SPANS = 8
-"""Into so many pieces, evenly spread, a sample of one long text is cut."""
+"""A sample of one long text has this many spans, evenly spread."""
 FEWEST_PIECES = 8
-"""A sample of fewer whole pieces than this would stand for few places of the text."""
+"""A sample of fewer whole pieces would represent too few places of the text."""
 PROBE_TOKENS = 64
 SAMPLE_CHARACTERS = 120
-"""About so long are the texts that a run writes, whatever its tokens are."""
+"""Approximate length of the samples that a run generates, whatever its tokenizer is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """The fixed texts that a run is judged by while it trains."""
+    """The fixed texts that a run is validated on."""
 
     validation: list[Excerpt]
     training: list[Excerpt]
@@ -74,14 +74,14 @@ def sample_of(corpus: Corpus, *, tokens: int) -> list[Excerpt]:
 
 
 def scorable(documents: Iterable[np.ndarray | Excerpt], tokenizer: Tokenizer) -> Iterator[Excerpt]:
-    """Those of which a token can be scored: without an end-of-text before it, a document's first cannot."""
+    """Documents with a token that can be scored; without an end-of-text the first of a document cannot."""
     for excerpt in map(as_excerpt, documents):
         if tokenizer.end_of_text is not None or len(excerpt.before) + len(excerpt.ids) > 1:
             yield excerpt
 
 
 def check_scorable(corpus: Corpus) -> None:
-    """DataError where the text to train on, or the held-out one, has no token that can be scored."""
+    """Raises DataError if the training text or the held-out text has no token that can be scored."""
     sides = (("training", train_documents(corpus)), ("validation", validation_documents(corpus)))
     for side, documents in sides:
         if next(scorable(documents, corpus.tokenizer), None) is None:
@@ -118,7 +118,7 @@ def sample_documents(documents: Iterable[np.ndarray | Excerpt], *, total: int, t
 
 
 def design_of(corpus: Corpus, *, sampled: bool = False) -> Design | None:
-    """How the held-out documents of a corpus were come by: decides what an interval is of.
+    """How the held-out documents were chosen, which decides what an interval refers to.
 
     Spans of one document that was given, or of the end of a book, are pages of it.
     """
@@ -135,7 +135,7 @@ def fraction_of(corpus: Corpus, *, tokens: int | None = None) -> float:
 
 
 def first_words(tokenizer: Tokenizer, ids: np.ndarray, *, words: int = 5) -> str:
-    """The first words after the first end of a sentence: what a text's own sample should go on from."""
+    """The first words after the first end of a sentence: a prompt from the text itself."""
     text = rest = tokenizer.decode(ids[:400])
     for mark in (". ", "\n"):
         if mark in text:
