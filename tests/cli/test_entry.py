@@ -160,12 +160,12 @@ def test_no_color_holds_on_a_terminal(monkeypatch):
     colour = re.compile(r"\x1b\[[0-9;]*(3[0-7]|38|9[0-7])[0-9;]*m")
     drawn = {}
     for no_color in (False, True):
-        monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to Rich
         monkeypatch.setenv("TERM", "xterm-256color")
         monkeypatch.delenv("NO_COLOR", raising=False)
         if no_color:
             monkeypatch.setenv("NO_COLOR", "1")
         terminal = io.StringIO()
+        terminal.isatty = lambda: True
         monkeypatch.setattr(sys, "stderr", terminal)
         with Display() as display:
             display.watch(Report(step, 10, 1.0, notes=("a note",)))
