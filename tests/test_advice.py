@@ -313,7 +313,7 @@ NO_ADVICE = {
     "which the harness then scores as if it were text; use lucid": "a protocol",
     "{} bits per byte, {} --max-bits {}": "a result",
     "decoded as --encoding says": "a count",
-    "a run can go on later (--resume)": "a limit's reason",
+    "continue a run later (--resume)": "a limit's reason",
     "there is no --minutes": "what was not given",
     "fixed without --minutes": "what was not given",
     " (--minutes {})": "what was given",

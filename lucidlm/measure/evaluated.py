@@ -71,11 +71,11 @@ class Evaluation:
     @property
     def certainty(self) -> str:
         """What is exact, what the intervals are of, and where they may fail; "" of a sample without one."""
-        exact = "" if self.sample_of is not None else "the number of this text is exact"
+        exact = "" if self.sample_of is not None else "the loss of the scored text is exact"
         interval = self.loss_interval
         if interval is None:
             return exact
-        of = f"the intervals are {interval.clause}"
+        of = f"the 95 % intervals are {interval.clause}"
         said = "; ".join(part for part in (exact, of) if part)
         return f"{said} ({interval.caution})" if interval.caution else said
 

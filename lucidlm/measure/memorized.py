@@ -224,8 +224,9 @@ def _copied(memorization: Memorization, who: str) -> str:
     spans = memorization.spans
     if spans.generated is None:
         return ""
-    known = spans.heldout is not None
-    heldout = f"{OWN}: {_percent(spans.heldout)}" if known else "no held-out text to compare with"
+    heldout = "no held-out text to compare with"
+    if spans.heldout is not None:
+        heldout = f"for comparison, {OWN}: {_percent(spans.heldout)}"
     share = f"{_percent(spans.generated)} of the {SPAN}-byte spans"
     return f"{share} that {who} generated occur in the training text ({heldout})"
 
@@ -234,7 +235,7 @@ def _asked(memorization: Memorization) -> str:
     found = memorization.continuation
     if found is None:
         return ""
-    heldout = f"{OWN}: {found.heldout_copied} of {found.heldout_prompts}"
+    heldout = f"prompts from {OWN}: {found.heldout_copied} of {found.heldout_prompts}"
     if not found.heldout_prompts:
         heldout = "no held-out text to compare with"
     asked = f"{found.copied} of {found.prompts} prompts from the training text"
@@ -262,12 +263,12 @@ def more(count: int, n: int, heldout_count: int, heldout_n: int) -> bool:
 
 
 def _run(run: LongestRun) -> str:
-    heldout = f"longest of {OWN}: {_bytes(run.heldout_bytes)}"
+    heldout = f"of {OWN}: {_bytes(run.heldout_bytes)}"
     if not run.bytes:
-        return f"longest verbatim run: {_bytes(0)} ({heldout})"
+        return f"longest exact copy: {_bytes(0)} ({heldout})"
     at_least = "at least " if run.at_least else ""
     times = "once" if run.times == 1 and not run.at_least else f"{at_least}{run.times:,} times"
-    return f"longest verbatim run: {_bytes(run.bytes)}, {times} in the training text ({heldout})"
+    return f"longest exact copy: {_bytes(run.bytes)}, {times} in the training text ({heldout})"
 
 
 def _bytes(count: int) -> str:

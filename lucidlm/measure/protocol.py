@@ -39,9 +39,10 @@ class Protocol:
     context_length: int | None = None
     """Tokens of a window (default: the model's context)."""
     stride: int | None = None
-    """Tokens from one window to the next (default: half of the context); 1 is exact and slow."""
+    """Tokens by which the window moves (default: half of the context); fewer: more context, slower."""
     prefix: Literal["auto", "none"] = "auto"
-    """auto: end-of-text before each document where the model knows it. none: leave the first token out."""
+    """What the model reads before each document. auto: end-of-text, if it was trained with it. none: nothing,
+    so the first token is not scored."""
     dtype: Dtype = "float32"
     """dtype of the matmuls."""
     batch_size: int | None = None
@@ -88,9 +89,10 @@ class Counted:
 
     def __str__(self) -> str:
         """One line, to be shown beside the number."""
-        first = "first token given end-of-text" if self.prefix != "none" else "first token left out"
+        scored = "is not scored" if self.prefix == "none" else "is predicted from end-of-text"
+        first = f"the first token of a document {scored}"
         if self.in_pieces:
-            first = f"each piece read after the text before it (of a document, {first})"
+            first = f"each piece is scored with the text before it as context, {first}"
         shape = f"context {self.context_length}, stride {self.stride}"
         line = f"protocol {self.name}: {shape}, {first}, {self.dtype} on {self.device}"
         return f"{line}\n({self.difference})" if self.difference else line

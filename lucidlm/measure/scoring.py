@@ -219,7 +219,7 @@ def _window_of(model: Predictor, protocol: Protocol) -> tuple[int, int]:
     limit, context, stride = model.context_length, protocol.context_length, protocol.stride
     context = limit if context is None else context
     if not 1 <= context <= limit:
-        raise ConfigError(f"--context-length {context}: this model takes from 1 to {limit}")
+        raise ConfigError(f"--context-length {context}: this model takes 1 to {limit} tokens")
     if protocol.name in SIDE_BY_SIDE:
         return context, context
     stride = max(1, context // 2) if stride is None else stride

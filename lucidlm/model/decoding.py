@@ -23,11 +23,11 @@ class Decoding:
     max_new_tokens: int = 200
     """Maximum number of tokens to generate."""
     temperature: float = 0.8
-    """1 samples from the model's own distribution; higher is more random; 0 takes the likeliest token."""
+    """1 samples from the model's own distribution; lower is less random; 0 takes the likeliest token."""
     top_k: int | None = None
     """Sample from the k likeliest tokens."""
     top_p: float = 1.0
-    """Sample from the smallest set of tokens whose probabilities add up to this (nucleus sampling)."""
+    """Sample from the fewest tokens whose probabilities reach this sum (nucleus sampling); 1: from all."""
     min_p: float = 0.0
     """Sample from tokens with at least this share of the likeliest token's probability."""
     repetition_penalty: float = 1.0

@@ -296,7 +296,7 @@ def _sentences(
     elif evaluation.tokens_scored >= FEWEST_TOKENS:
         longer = course is None or course.longer_helps
         said.append(place_sentences(ladder, own=history is not None, longer=longer))
-    who = "the best weights" if history is not None else "the model"
+    who = "the saved model" if history is not None else "the model"
     said.append(sentence_of(memorization, who=who))
     return tuple(dict.fromkeys(sentence for sentence in said if sentence))
 

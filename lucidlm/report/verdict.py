@@ -174,8 +174,8 @@ def _choice(course: Course) -> str:
     if course.code in ("too_short", "too_little_text") or course.validations < 2:
         return ""
     return (
-        f"The step was selected on this text (best of {course.validations} validations), which makes the "
-        f"loss look slightly better (by {CHOICE_BITS} bits per byte or less where it was measured)."
+        f"The best of {course.validations} steps was chosen on this validation text, so its loss is slightly "
+        f"too good (by at most {CHOICE_BITS} bits per byte in our tests)."
     )
 
 
@@ -250,8 +250,8 @@ def _against_best(ladder: Ladder, advice: str) -> str:
     if advice and ladder.counting is not None:
         counts = f"; an n-gram model does {'as well' if ladder.counting == 'open' else 'better'}: {advice}"
     parts = (
-        f"The model needs {ladder.bits_per_byte:.3f} bits per byte{all_of_them}.",
-        f"Best static baseline, {_against(static)}{counts}.",
+        f"The model needs {ladder.bits_per_byte:.3f} bits per byte (lower is better){all_of_them}.",
+        f"Best baseline that is fixed after training, {_against(static)}{counts}.",
         f"Best baseline that adapts while reading, {_against(adaptive, clause=static.interval is None)}.",
     )
     return " ".join(parts)

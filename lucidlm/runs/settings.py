@@ -21,7 +21,7 @@ DEFAULT_MINUTES = 3.0
 
 
 _TRAIN = {
-    "minutes": Range(0, 366 * 24 * 60, without_least=True, otherwise="a run can go on later (--resume)"),
+    "minutes": Range(0, 366 * 24 * 60, without_least=True, otherwise="continue a run later (--resume)"),
     "steps": Range(1, 10**9),
     "epochs": Range(0, 10**6, without_least=True),
     "context_length": Range(1, 2**20),

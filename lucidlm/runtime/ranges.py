@@ -20,7 +20,7 @@ class Range:
     without_least: bool = False
     without_most: bool = False
     otherwise: str = ""
-    """Advice for a user who needs another value."""
+    """Advice for a user who needs more."""
 
     def __contains__(self, value: object) -> bool:
         if not isinstance(value, Real) or value != value:
@@ -33,7 +33,7 @@ class Range:
         """more than 0 and at most 1,000."""
         least = f"{'more than' if self.without_least else 'at least'} {_shown(self.least)}"
         most = f"{'less than' if self.without_most else 'at most'} {_shown(self.most)}"
-        return f"{least} and {most}{'; ' * bool(self.otherwise)}{self.otherwise}"
+        return f"{least} and {most}"
 
 
 SEEDS = Range(0, 2**63 - 1)
@@ -50,7 +50,9 @@ def check_ranges(owner: object, ranges: dict[str, Range], *, table: str = "") ->
     for name, range in ranges.items():
         value = getattr(owner, name)
         if value is not None and value not in range:
-            raise ConfigError(f"--{table}{name.replace('_', '-')} {value}: it must be {range}")
+            too_large = isinstance(value, Real) and value >= range.most
+            advice = f"; {range.otherwise}" if range.otherwise and too_large else ""
+            raise ConfigError(f"--{table}{name.replace('_', '-')} {value}: it must be {range}{advice}")
 
 
 def _shown(limit: float) -> str:

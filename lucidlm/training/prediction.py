@@ -75,8 +75,8 @@ class Prediction:
         """A clause for the plan: bits per byte with one digit, rounded outwards, and the loss."""
         low, high = math.floor(10 * self.low) / 10, math.ceil(10 * self.high) / 10
         return (
-            f"{low:.1f} to {high:.1f} bits per byte on the held-out text, "
-            f"a loss of {low * self.nats:.1f} to {high * self.nats:.1f} nats per token"
+            f"{low:.1f} to {high:.1f} bits per byte on the held-out text (lower is better), "
+            f"which is a loss of {low * self.nats:.1f} to {high * self.nats:.1f} nats per token"
         )
 
 

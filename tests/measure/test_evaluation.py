@@ -468,10 +468,13 @@ def test_as_a_string_it_says_the_numbers_and_how_they_were_counted(gpt):
         f"{result.perplexity:,.2f}",
         f"{result.bits_per_byte:.4f}",
         f"{len(WORDS)} of {len(WORDS)} tokens, {len(WORDS)} of {len(WORDS)} bytes, 1 document",
-        "protocol lucid: context 16, stride 8, first token given end-of-text, float32 on cpu",
+        "protocol lucid: context 16, stride 8, the first token of a document is predicted from end-of-text, "
+        "float32 on cpu",
     ):
         assert part in shown
-    assert "first token left out" in str(evaluate(gpt, BYTES, WORDS, protocol=Protocol(prefix="none")))
+    assert "the first token of a document is not scored" in str(
+        evaluate(gpt, BYTES, WORDS, protocol=Protocol(prefix="none"))
+    )
 
 
 def test_a_notebook_shows_each_number_and_why_there_is_no_interval(gpt):
@@ -487,7 +490,7 @@ def test_pieces_are_counted_as_pieces(gpt):
     pieces = [Excerpt(ids[start : start + 20], ids[:start]) for start in (10, 40, 70)]
     shown = str(evaluate_documents(gpt, BYTES, pieces, design="strata"))
     assert "60 of 60 bytes, 3 pieces" in shown
-    assert "each piece read after the text before it" in shown
+    assert "each piece is scored with the text before it as context" in shown
 
 
 def test_few_tokens_are_said_beside_each_number_and_a_sample_with_its_size(gpt):

@@ -221,7 +221,7 @@ def test_few_documents_carry_a_caution_and_so_does_an_outlier_among_them():
     # 100 documents of which a few are large may lack others like them.
     unequal = np.exp(np.random.default_rng(1).normal(0, 1.2, 100)) * 100
     assert "that count as" in interval_of_ratio(3 * unequal, unequal + 1, design="documents")[0].caution
-    assert "may miss a short passage" in interval_of_ratio(*units(30), design="strata")[0].caution
+    assert "can miss a short passage" in interval_of_ratio(*units(30), design="strata")[0].caution
     assert "one piece of 30 carries" in interval_of_ratio(sums, counts, design="strata")[0].caution
     assert "change slowly" in interval_of_ratio(*units(50), design="pages")[0].caution
 
@@ -285,7 +285,7 @@ def test_pieces_of_several_documents_are_of_these_documents():
     book, documents = (
         interval_of_ratio(*units(20), design=design)[0] for design in ("strata", "strata of documents")
     )
-    assert (book.clause, documents.clause) == ("of this book", "of these documents")
+    assert (book.clause, documents.clause) == ("for the whole text", "for these documents")
     assert (book.low, book.high) == (documents.low, documents.high)
 
 
@@ -299,9 +299,9 @@ def test_strata_see_neighbours_only_so_that_a_trend_costs_nothing():
 def test_each_says_what_it_is_of():
     clauses = {design: interval_of_ratio(*units(40), design=design)[0].clause for design in DESIGNS}
     assert clauses == {
-        "strata": "of this book",
-        "documents": "of documents like these",
-        "pages": "of pages like these, approximate",
+        "strata": "for the whole text",
+        "documents": "for documents like these",
+        "pages": "for pages like these, approximate",
     }
 
 

@@ -294,7 +294,7 @@ def test_one_secret_of_sixty_bytes_is_a_run_that_is_too_long_for_chance():
     assert found.longest.bytes in (60, 61, 62)
     assert SECRET in found.longest.text
     assert (found.code, found.longest.times) == ("memorized", 1)
-    assert "longest verbatim run: 6" in sentence_of(found)
+    assert "longest exact copy: 6" in sentence_of(found)
     assert "bytes, once in the training text" in sentence_of(found)
     assert found.near.closest is None or found.near.closest > 0.2
     # Where held-out text has runs as long, it is chance.
@@ -403,7 +403,10 @@ def test_two_shares_differ_as_the_exact_test_of_fisher_says():
 def test_what_goes_on_from_a_beginning_is_said_with_both_counts():
     said = sentence_of(replace(NOTHING, continuation=Continuation(32, 20, 100.0, 32, 0, 2.0)))
     assert said.startswith("Memorization of passages that are begun: 20 of 32 prompts from the training text")
-    assert "are continued verbatim for 50 bytes or more (the run's held-out text: 0 of 32); 0 %" in said
+    assert (
+        "are continued verbatim for 50 bytes or more (prompts from the run's held-out text: 0 of 32); 0 %"
+        in said
+    )
 
 
 def test_the_table_has_a_row_a_size_and_a_line_a_fact():
@@ -421,12 +424,12 @@ def test_the_table_has_a_row_a_size_and_a_line_a_fact():
         "    50 bytes       0.1 %                    0.0 %",
         "share found verbatim in the training text, of 1,000 generated tokens and 9,000 of the run's "
         "held-out text",
-        "longest verbatim run: 22 bytes, 3 times in the training text "
-        r"(longest of the run's held-out text: under 16 bytes): 'the old\nman'",
+        "longest exact copy: 22 bytes, 3 times in the training text "
+        r"(of the run's held-out text: under 16 bytes): 'the old\nman'",
         "near copies (up to 20 % edited, case and white space ignored): 0 of 9 windows, "
         "the run's held-out text 0 of 32; the closest has 60 % edited",
         "greedy decoding: 0 of 32 prompts from the training text are continued verbatim for 50 bytes or more "
-        "(the run's held-out text: 0 of 32); median 3 bytes",
+        "(prompts from the run's held-out text: 0 of 32); median 3 bytes",
         "sequence that occurs at least 35 times in the training text, 4 times in the run's held-out text: "
         f"'{'y' * 60}...'",
     ]

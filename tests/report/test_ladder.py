@@ -137,7 +137,7 @@ def test_the_table_holds_the_model_in_its_place_with_kinds_and_differences():
     lines = str(of).splitlines()
     assert [line[0] for line in lines[2:]] == [" "] * 5 + [">", " "]
     assert len(lines) == 2 + len(bits)
-    assert "of this book" in lines[0]
+    assert "for the whole text" in lines[0]
     rung = of.find("PPMd")
     assert f"+0.050 ({rung.interval.low:+.3f} to {rung.interval.high:+.3f})" in lines[-1]
     assert "adapts while reading" in lines[-1]

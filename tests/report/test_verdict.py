@@ -95,7 +95,7 @@ def test_the_model_is_said_to_be_better_or_worse_with_the_interval_of_the_differ
     said = place_sentences(of, own=True)
     assert of.counting is None
     assert "learnt" not in said
-    assert said.startswith("The model needs 2.350 bits per byte. ")
+    assert said.startswith("The model needs 2.350 bits per byte (lower is better). ")
     for name, bits, outcome in (("n-gram of bytes", "2.400", "better"), ("PPMd", "2.300", "worse")):
         interval = of[name].interval
         ends = sorted((abs(interval.low), abs(interval.high)))

@@ -27,7 +27,9 @@ def test_the_first_number_out_of_range_is_named_with_its_flag_and_the_way_out():
 
     ranges = {"batch_size": Range(1, 64, otherwise="give several"), "lr": Range(0, 1)}
     check_ranges(Settings(), ranges)
-    with pytest.raises(ConfigError, match=r"^--batch-size 0: it must be at least 1 and at most 64; give "):
+    with pytest.raises(ConfigError, match=r"^--batch-size 0: it must be at least 1 and at most 64$"):
         check_ranges(Settings(0, 5.0), ranges)
+    with pytest.raises(ConfigError, match=r"at most 64; give several$"):  # advice for those who need more
+        check_ranges(Settings(65), ranges)
     with pytest.raises(ConfigError, match=r"^--optim\.lr nan: "):
         check_ranges(Settings(lr=math.nan), ranges, table="optim.")
