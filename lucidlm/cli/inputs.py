@@ -151,7 +151,7 @@ def say_state(source: "Source") -> None:
 def run_with_text(source: "Source") -> Path:
     """The run whose held-out text is used where no text is given; LucidError for a model that has none."""
     if source.run is None:
-        raise LucidError(f"{source.name} has no text of its own (it is no run of lucidlm); give a text")
+        raise LucidError(f"{source.name} has no text of its own: it is no run (no run.toml); give a text")
     say(f"no text given: the validation text of {source.run}")
     return source.run
 
