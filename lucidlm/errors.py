@@ -6,6 +6,11 @@ class LucidError(Exception):
 
     exit_code = 2
 
+    @property
+    def fault(self) -> str:
+        """The message without its advice, which follows the first semicolon."""
+        return str(self).partition("; ")[0]
+
 
 class ConfigError(LucidError):
     """A setting that cannot work, or two settings that contradict each other."""

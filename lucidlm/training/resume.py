@@ -113,6 +113,5 @@ def _find_best(run: TrainingRun, whole: Whole | None, progress: Progress) -> Non
         else:
             find_tensors(run.folder)
     except WeightsError as error:
-        fault = str(error).partition("; ")[0]
-        progress.note(f"{fault}: from now on the weights of step {run.step:,} are the best")
+        progress.note(f"{error.fault}: from now on the weights of step {run.step:,} are the best")
         run.keep_weights(next((each for each in run.validations if each.step == run.step), None))

@@ -123,7 +123,7 @@ def weights_of(whole: Whole) -> Origin:
         check_seal(path)
         origin = origin_of(path)
     except WeightsError as error:
-        raise WeightsError(f"{str(error).partition(';')[0]}; {_other_weights(whole)}") from None
+        raise WeightsError(f"{error.fault}; {_other_weights(whole)}") from None
     if origin is None or origin.run != whole.run:
         whose = "of no run" if origin is None or not origin.run else f"of the run {origin.run[:40]}"
         raise WeightsError(
