@@ -135,13 +135,7 @@ def make_plan(
     validation_tokens, final_tokens = _validation_sizes(config, corpus, model, device, machine)
     n_windows = Windows(corpus.train, model.context_length).n_windows
     most_steps = _steps_of(_most_epochs(corpus, base), n_windows, draft)
-    steps = config.steps or most_steps
-    if config.epochs is not None:
-        steps = _steps_of(config.epochs, n_windows, draft)
-    elif config.seconds is not None:
-        share = 1 - VALIDATING_SHARE - FINAL_SHARE - SAVING_SHARE
-        steps = min(most_steps, int(share * pace.left_s() / speed.seconds_per_step))
-        steps = max(1, steps)
+    steps = _steps(config, draft, n_windows, most_steps, pace, speed)
     epochs = steps * draft.batch_size / n_windows
     if config.drop_rate is None and config.preset is None:
         model = replace(model, drop_rate=next(rate for most, rate in DROPOUT if epochs <= most))
@@ -171,6 +165,18 @@ def make_plan(
         memory_bytes=memory_bytes(plan, device, later=later, held=held, peak=peak),
         predicted=predict(text, plan),
     )
+
+
+def _steps(
+    config: TrainConfig, draft: Plan, n_windows: int, most_steps: int, pace: Pace, speed: Speed
+) -> int:
+    """The steps of the run: what was asked for, or what fits into the time that is left."""
+    if config.epochs is not None:
+        return _steps_of(config.epochs, n_windows, draft)
+    if config.seconds is not None:
+        share = 1 - VALIDATING_SHARE - FINAL_SHARE - SAVING_SHARE
+        return max(1, min(most_steps, int(share * pace.left_s() / speed.seconds_per_step)))
+    return config.steps or most_steps
 
 
 def _draft(

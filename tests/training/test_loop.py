@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from models import END_OF_TEXT
 from recorded import Recorded
 
 from lucidlm.errors import ConfigError, RunError
@@ -135,7 +136,7 @@ def test_the_same_run_twice_and_from_its_run_toml_is_bitwise_equal(
     np.random.seed(99)
     train(make_config(out="two"), plan=plan)
     again, its_plan = read_settings(Path("one"))
-    assert its_plan == plan
+    assert its_plan == replace(plan, model=plan.model.changed(document_prefix_id=END_OF_TEXT))
     train(make_config(out="three", seed=again.seed), plan=its_plan)
     for other in ("two", "three"):
         assert fingerprint(_last(other)) == fingerprint(_last("one"))

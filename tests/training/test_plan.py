@@ -41,6 +41,7 @@ def test_a_plan_leaves_nothing_open(plan_for, settings):
     plan = plan_for(**({"context_length": 64} | settings)).plan
     for part in (plan, plan.model, plan.optim):
         values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+        values.pop("document_prefix_id", None)  # the tokenizer's end-of-text, set when the run starts
         assert None not in values.values(), values
     assert plan.steps >= 1
     assert 1 <= plan.micro_batch <= plan.batch_size
