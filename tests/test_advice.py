@@ -87,7 +87,7 @@ FOLLOWED = [
     Advised("evaluate run strings.json --field x", "a string, which has no field {}; omit --field", "evaluate run strings.json"),
     Advised("prepare book.txt --out nothing2 --tokenizer bytes", "it is not overwritten: choose another --out or move it away", "prepare book.txt --out elsewhere --tokenizer bytes"),
     Advised("prepare one.txt --out u --tokenizer bytes", "add text or give --val", "prepare one.txt --val more.txt --out u2 --tokenizer bytes"),
-    Advised("prepare book.txt --out v --tokenizer bytes --split documents", "use --split pieces or end, or give --val", "prepare book.txt --out v2 --tokenizer bytes --split pieces"),
+    Advised("prepare book.txt --out unsplit --tokenizer bytes --split documents", "use --split pieces or end, or give --val", "prepare book.txt --out v2 --tokenizer bytes --split pieces"),
     Advised("prepare alike.jsonl --out w --tokenizer bytes --split documents", "give a validation text with --val", "prepare alike.jsonl --val more.txt --out w2 --tokenizer bytes"),
     Advised("prepare book.txt --out x --tokenizer bytes --split end --val more.txt", "the validation text is given; leave one out", "prepare book.txt --out x2 --tokenizer bytes --split end"),
     Advised(f"train book.txt {TRAIN} --preset modern-1m --out y", "brings its own shape and tokenizer; leave --{} out", f"train book.txt {TRAIN} --out y"),

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from lucidlm.cli import main
 
 ROOT = Path(__file__).parent.parent
 BOOK = "The tide came in and the tide went out. Nobody on the quay wrote it down but Anna. " * 40
@@ -65,13 +68,17 @@ def quicker(command: list[str]) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_every_command_of_the_readme_runs_as_it_stands(tmp_path):
+def test_every_command_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
     commands = readme_commands()
     assert len(commands) >= 6
     (tmp_path / "book.txt").write_text(BOOK)
     (tmp_path / "more.txt").write_text(BOOK[::-1])
     for command in commands:
-        run(["-m", "lucidlm", *quicker(command)], tmp_path)
+        code = main(quicker(command))  # in this process: importing PyTorch takes seconds each time
+        torch.set_num_threads(1)
+        assert code == 0, (command, capsys.readouterr().err)
 
 
 def test_the_readme_is_narrow_and_names_tests_that_exist():

@@ -127,7 +127,7 @@ def test_evaluating_a_run_shows_it_between_its_baselines_with_a_verdict(answer):
         "xz",
         "n-gram of bytes",
         "verbatim",
-        "Best static baseline, ",
+        "Best baseline that is fixed after training, ",
         "Best baseline that adapts while reading, ",
     ):
         assert part in printed

@@ -26,7 +26,7 @@ def test_comparing_recipes_takes_several_runs_of_each_and_none_twice(answer, cal
     (home / "seeds" / "link").symlink_to(home / "seeds" / "1")
     command = ("book.txt", "--context-length", "32", "--json")
     several = shown(answer("compare", "seeds/1,seeds/2", "seeds/3,seeds/4", *command).out)
-    assert several["recipes"]["clause"].startswith("of these recipes")
+    assert several["recipes"]["clause"].startswith("for these recipes")
     assert [len(several[side]["runs"]) for side in "ab"] == [2, 2]
     for a, b in (
         ("seeds/1,seeds/1", "seeds/3,seeds/3"),

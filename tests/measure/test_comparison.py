@@ -314,7 +314,7 @@ def test_recipes_are_their_runs_means_and_each_run_is_shown(recipes):
         "b3",
         "recipe A (3 runs)",
         "mean",
-        "of these recipes on pages",
+        "for these recipes on pages",
     ):
         assert part in str(result)
     assert result.recipes.of == "recipes on pages"
@@ -322,7 +322,7 @@ def test_recipes_are_their_runs_means_and_each_run_is_shown(recipes):
     values = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert [run["name"] for run in values["a"]["runs"]] == ["a1", "a2", "a3"]
     assert values["recipes"]["low"] == result.recipes.low
-    assert values["recipes"]["clause"].startswith("of these recipes on")
+    assert values["recipes"]["clause"].startswith("for these recipes on")
     assert "mean of 3 runs" in result._repr_html_()
 
 

@@ -415,7 +415,7 @@ def test_the_lectures_example_is_explained_to_the_printed_digit(lecture):
     ):
         assert part in shown
     assert "of a vocabulary of 50,257" in shown
-    assert "first token left out, float32 on cpu" in shown
+    assert "the first token of a document is not scored, float32 on cpu" in shown
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lucidlm.errors import ConfigError, DataError
-from lucidlm.measure.evaluated import MOST_UNITS, Evaluation
+from lucidlm.measure import evaluated
+from lucidlm.measure.evaluated import Evaluation
 from lucidlm.measure.evaluation import evaluate, evaluate_documents
 from lucidlm.measure.gate import (
     NO_DIFFERENCE,
@@ -263,8 +264,9 @@ def test_a_protocol_without_bytes_has_no_gate(store):
         below_limit(guide, 2.0)
 
 
-def test_more_units_than_are_stored_leave_the_joint_interval(result, store):
-    many = evaluate(tiny(context_length=2), BYTES, longer(40))
-    assert len(many.units) > MOST_UNITS
+def test_more_units_than_are_stored_leave_the_joint_interval(store, monkeypatch):
+    monkeypatch.setattr(evaluated, "MOST_UNITS", 50)
+    many = evaluate(tiny(context_length=2), BYTES, longer(2))
+    assert len(many.units) > evaluated.MOST_UNITS
     assert many.to_dict()["units"] is None
     assert no_worse(many, store(many)).joint > 0
