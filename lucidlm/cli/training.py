@@ -131,9 +131,9 @@ def _requested(
         settings = replace(settings, text=texts)
         refuse_models(
             texts,
-            "to start from its weights: lucidlm train TEXT --from {0}",
-            of_a_run="to go on with it: lucidlm train --resume --out {0}; to start from its weights: "
-            "lucidlm train TEXT --from {0}",
+            "to start a new training from its weights: lucidlm train TEXT --from {0}",
+            of_a_run="to continue that training: lucidlm train --resume --out {0}; to start a new one "
+            "from its weights: lucidlm train TEXT --from {0}",
             prepared=len(texts) == 1,
         )
     check_reading(settings.reading, (*settings.text, *settings.val))

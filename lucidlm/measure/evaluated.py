@@ -75,9 +75,9 @@ class Evaluation:
         interval = self.loss_interval
         if interval is None:
             return exact
-        of = f"the 95 % intervals are {interval.clause}"
+        of = f"the 95 % intervals are estimates {interval.clause}"
         said = "; ".join(part for part in (exact, of) if part)
-        return f"{said} ({interval.caution})" if interval.caution else said
+        return f"{said}; {interval.caution}" if interval.caution else said
 
     def without_intervals(self, reason: str) -> "Evaluation":
         """The same numbers, which hold for this text only; `reason` says why."""

@@ -226,7 +226,7 @@ def _copied(memorization: Memorization, who: str) -> str:
         return ""
     heldout = "no held-out text to compare with"
     if spans.heldout is not None:
-        heldout = f"for comparison, {OWN}: {_percent(spans.heldout)}"
+        heldout = f"for comparison: {_percent(spans.heldout)} of the spans of {OWN} do"
     share = f"{_percent(spans.generated)} of the {SPAN}-byte spans"
     return f"{share} that {who} generated occur in the training text ({heldout})"
 
@@ -263,12 +263,13 @@ def more(count: int, n: int, heldout_count: int, heldout_n: int) -> bool:
 
 
 def _run(run: LongestRun) -> str:
-    heldout = f"of {OWN}: {_bytes(run.heldout_bytes)}"
-    if not run.bytes:
-        return f"longest exact copy: {_bytes(0)} ({heldout})"
-    at_least = "at least " if run.at_least else ""
-    times = "once" if run.times == 1 and not run.at_least else f"{at_least}{run.times:,} times"
-    return f"longest exact copy: {_bytes(run.bytes)}, {times} in the training text ({heldout})"
+    times = ""
+    if run.bytes:
+        at_least = "at least " if run.at_least else ""
+        times = ", once" if run.times == 1 and not run.at_least else f", {at_least}{run.times:,} times"
+    heldout = f"for comparison, {OWN}: {_bytes(run.heldout_bytes)}"
+    longest = f"{_bytes(run.bytes)}{times} ({heldout})"
+    return f"longest generated passage that occurs in the training text: {longest}"
 
 
 def _bytes(count: int) -> str:

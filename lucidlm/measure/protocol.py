@@ -39,10 +39,10 @@ class Protocol:
     context_length: int | None = None
     """Tokens of a window (default: the model's context)."""
     stride: int | None = None
-    """Tokens by which the window moves (default: half of the context); fewer: more context, slower."""
+    """Tokens by which the window moves on (default: half of it); fewer give tokens more text before them."""
     prefix: Literal["auto", "none"] = "auto"
-    """What the model reads before each document. auto: end-of-text, if it was trained with it. none: nothing,
-    so the first token is not scored."""
+    """What the model reads before each document. auto: the end-of-text token, if the model was trained with
+    that, else nothing. none: nothing. After nothing, the first token is not scored."""
     dtype: Dtype = "float32"
     """dtype of the matmuls."""
     batch_size: int | None = None
@@ -89,7 +89,7 @@ class Counted:
 
     def __str__(self) -> str:
         """One line, to be shown beside the number."""
-        scored = "is not scored" if self.prefix == "none" else "is predicted from end-of-text"
+        scored = "is not scored" if self.prefix == "none" else "is predicted from the end-of-text token"
         first = f"the first token of a document {scored}"
         if self.in_pieces:
             first = f"each piece is scored with the text before it as context, {first}"

@@ -23,11 +23,11 @@ class Decoding:
     max_new_tokens: int = 200
     """Maximum number of tokens to generate."""
     temperature: float = 0.8
-    """1 samples from the model's own distribution; lower is less random; 0 takes the likeliest token."""
+    """1 keeps the model's probabilities; above 1 is more random, below 1 less; 0 takes the likeliest."""
     top_k: int | None = None
     """Sample from the k likeliest tokens."""
     top_p: float = 1.0
-    """Sample from the fewest tokens whose probabilities reach this sum (nucleus sampling); 1: from all."""
+    """Sample from the likeliest tokens that together have this probability (nucleus sampling); 1: all."""
     min_p: float = 0.0
     """Sample from tokens with at least this share of the likeliest token's probability."""
     repetition_penalty: float = 1.0

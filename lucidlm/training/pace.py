@@ -116,7 +116,7 @@ class Pace:
         return Change(
             replace(plan, threads_from=(*plan.threads_from, (step, 1))),
             {"step": step, "threads": 1},
-            f"CPU is contended: using 1 thread from step {step:,} (saved in run.toml)",
+            f"CPU is contended by other programs: using 1 thread from step {step:,} (saved in run.toml)",
         )
 
     def _other_end(self, plan: Plan, step: int) -> Change | None:

@@ -127,8 +127,8 @@ def test_evaluating_a_run_shows_it_between_its_baselines_with_a_verdict(answer):
         "xz",
         "n-gram of bytes",
         "verbatim",
-        "Best baseline that is fixed after training, ",
-        "Best baseline that adapts while reading, ",
+        "Best baseline that stops learning after training, as the model does: ",
+        "Best baseline that also learns from the text it is scored on: ",
     ):
         assert part in printed
     values = shown(answer("evaluate", "run", "other.txt", "--json").out)

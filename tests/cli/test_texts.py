@@ -57,8 +57,8 @@ def test_a_flag_for_texts_without_a_text_is_refused(call, trained, command):
     (("compare", "run", "modern-1m", "own"),
      "commas join the runs of one recipe: lucidlm compare run modern-1m,own"),
     (("evaluate", "run", "own"), "to compare two models: lucidlm compare run own"),
-    (("train", "own"), "to go on with it: lucidlm train --resume --out own; to start from its weights: "
-                       "lucidlm train TEXT --from own"),
+    (("train", "own"), "to continue that training: lucidlm train --resume --out own; to start a new one "
+                       "from its weights: lucidlm train TEXT --from own"),
     (("train", "book.txt", "own"), "lucidlm train --resume --out own"),
     (("train", "book.txt", "--val", "own"), "give a file or a folder of texts"),
     (("prepare", "own", "--out", "prepared own"), "give a file or a folder of texts"),

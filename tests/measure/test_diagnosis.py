@@ -232,8 +232,8 @@ def test_several_documents_are_the_units_and_one_is_cut_into_contexts(model):
         assert result.perplexity_interval.low < result.perplexity < result.perplexity_interval.high
         assert str(result).count(f"95 % interval {result.loss_interval.clause}") == 3
         clause = result.loss_interval.clause
-        certainty = f"the loss of the scored text is exact; the 95 % intervals are {clause}"
-        assert f"{certainty} ({result.loss_interval.caution})" == result.certainty
+        certainty = f"the loss of the scored text is exact; the 95 % intervals are estimates {clause}"
+        assert f"{certainty}; {result.loss_interval.caution}" == result.certainty
         assert result.certainty in str(result)
 
 

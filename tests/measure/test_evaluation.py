@@ -468,8 +468,8 @@ def test_as_a_string_it_says_the_numbers_and_how_they_were_counted(gpt):
         f"{result.perplexity:,.2f}",
         f"{result.bits_per_byte:.4f}",
         f"{len(WORDS)} of {len(WORDS)} tokens, {len(WORDS)} of {len(WORDS)} bytes, 1 document",
-        "protocol lucid: context 16, stride 8, the first token of a document is predicted from end-of-text, "
-        "float32 on cpu",
+        "protocol lucid: context 16, stride 8, the first token of a document is predicted from the "
+        "end-of-text token, float32 on cpu",
     ):
         assert part in shown
     assert "the first token of a document is not scored" in str(

@@ -294,8 +294,8 @@ def test_one_secret_of_sixty_bytes_is_a_run_that_is_too_long_for_chance():
     assert found.longest.bytes in (60, 61, 62)
     assert SECRET in found.longest.text
     assert (found.code, found.longest.times) == ("memorized", 1)
-    assert "longest exact copy: 6" in sentence_of(found)
-    assert "bytes, once in the training text" in sentence_of(found)
+    assert "longest generated passage that occurs in the training text: 6" in sentence_of(found)
+    assert "bytes, once (" in sentence_of(found)
     assert found.near.closest is None or found.near.closest > 0.2
     # Where held-out text has runs as long, it is chance.
     quoted = [HELDOUT[0] + BOOK[40_000:40_050]]
@@ -424,8 +424,8 @@ def test_the_table_has_a_row_a_size_and_a_line_a_fact():
         "    50 bytes       0.1 %                    0.0 %",
         "share found verbatim in the training text, of 1,000 generated tokens and 9,000 of the run's "
         "held-out text",
-        "longest exact copy: 22 bytes, 3 times in the training text "
-        r"(of the run's held-out text: under 16 bytes): 'the old\nman'",
+        "longest generated passage that occurs in the training text: 22 bytes, 3 times "
+        r"(for comparison, the run's held-out text: under 16 bytes): 'the old\nman'",
         "near copies (up to 20 % edited, case and white space ignored): 0 of 9 windows, "
         "the run's held-out text 0 of 32; the closest has 60 % edited",
         "greedy decoding: 0 of 32 prompts from the training text are continued verbatim for 50 bytes or more "
