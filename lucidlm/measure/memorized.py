@@ -178,21 +178,6 @@ class Memorization:
         """Stable keys, for JSON."""
         return asdict(self) | {"code": self.code}
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Memorization":
-        """What `to_dict` gave."""
-        parts: dict[str, Any] = {name: value for name, value in values.items() if name != "code"}
-        parts["rows"] = tuple(Share(**row) for row in values["rows"])
-        for name, kind in (
-            ("spans", Share),
-            ("longest", LongestRun),
-            ("near", NearShare),
-            ("continuation", Continuation),
-            ("repeated", Repeated),
-        ):
-            parts[name] = None if values[name] is None else kind(**values[name])
-        return cls(**parts)
-
 
 def sentence_of(memorization: Memorization, *, who: str = "the model") -> str:
     """What was found, in a sentence or two; "" where there is too little. `who` generated the texts."""

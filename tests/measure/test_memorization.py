@@ -1,6 +1,6 @@
 import json
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -96,7 +96,6 @@ def test_shares_and_the_longest_run_are_those_of_brute_force(monkeypatch, short_
     if text:
         assert found.longest.times == slices(training, len(text)).count(tuple(text))
         assert not found.longest.at_least
-    assert Memorization.from_dict(json.loads(json.dumps(found.to_dict()))) == found
     assert found.generated_tokens == sum(map(len, generated))
     assert found.heldout_tokens == sum(map(len, heldout))
     assert found.generated_bytes == sum(id != END for text in generated for id in text)
@@ -438,6 +437,8 @@ def test_the_table_has_a_row_a_size_and_a_line_a_fact():
 @pytest.mark.parametrize(
     "changes", [{}, {"continuation": None}, {"repeated": Repeated("猫", 3, 11, True, 0)}]
 )
-def test_it_comes_back_from_json(changes):
+def test_its_dictionary_is_json_with_the_code(changes):
     found = replace(NOTHING, **changes)
-    assert Memorization.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    values = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert values.pop("code") == found.code
+    assert values == json.loads(json.dumps(asdict(found)))
