@@ -47,7 +47,7 @@ def curve(
 
 def counting(*, unigram: float = 2.4, ngram: float = 1.4) -> Baselines:
     """Bits per byte; a loss of 3.0 nats in these histories is 1.5."""
-    rows = (Baseline("unigram of tokens", unigram), Baseline("n-gram of bytes", ngram), Baseline("xz", 1.9))
+    rows = (Baseline("unigram_tokens", unigram), Baseline("ngram_bytes", ngram), Baseline("xz", 1.9))
     return Baselines(rows, heldout_bytes=1, training_bytes=1)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lucidlm.measure.baseline import ADAPTS, STATIC, Baseline, Baselines
+from lucidlm.measure.baseline import ADAPTS, STATIC, Baseline, Baselines, Code
 from lucidlm.report.ladder import Ladder, ladder_of
 
 PIECES, SIZE = 40, 250
@@ -15,22 +15,22 @@ HARD = DRAW.lognormal(0, 0.3, BYTES) * np.repeat(DRAW.lognormal(0, 0.15, PIECES)
 """How hard each byte is, page by page: what is hard for one method is hard for all."""
 
 
-def row(name: str, bits: float, kind=STATIC, *, noise=0.0, per_byte=True, seed=1) -> Baseline:
+def row(code: Code, bits: float, kind=STATIC, *, noise=0.0, per_byte=True, seed=1) -> Baseline:
     each = bits * HARD / HARD.mean() + noise * np.random.default_rng(seed).normal(size=BYTES)
     each = each + (bits - each.mean())
-    return Baseline(name, bits, kind, "all", "", each.astype(np.float32) if per_byte else None)
+    return Baseline(code, bits, kind, "all", "", each.astype(np.float32) if per_byte else None)
 
 
 def table(
     *, gram=2.4, ppmd=2.3, noise=0.0, per_byte=True, inside=2.4, vocabulary=8.0, unigram=4.5
 ) -> Baselines:
     rows = (
-        row("uniform over bytes", 8.0, per_byte=per_byte),
-        row("uniform over the vocabulary", vocabulary, per_byte=per_byte),
-        row("unigram of tokens", unigram, per_byte=per_byte),
+        row("uniform_bytes", 8.0, per_byte=per_byte),
+        row("uniform_vocabulary", vocabulary, per_byte=per_byte),
+        row("unigram_tokens", unigram, per_byte=per_byte),
         row("gzip", 3.0, ADAPTS, per_byte=False),
-        row("n-gram of bytes", gram, noise=noise, per_byte=per_byte),
-        row("PPMd", ppmd, ADAPTS, noise=noise, per_byte=per_byte, seed=2),
+        row("ngram_bytes", gram, noise=noise, per_byte=per_byte),
+        row("ppmd", ppmd, ADAPTS, noise=noise, per_byte=per_byte, seed=2),
     )
     rows = tuple(sorted(rows, key=lambda each: -each.bits_per_byte))
     return Baselines(rows, BYTES, 90_000, inside)

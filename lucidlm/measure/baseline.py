@@ -1,11 +1,34 @@
-"""What simple methods need for a held-out text: the records, and the table that shows them."""
+"""What simple methods need for a held-out text: the records of the baselines."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-from lucidlm.runtime.wording import plural
+Code = Literal[
+    "uniform_bytes",
+    "uniform_vocabulary",
+    "unigram_tokens",
+    "ngram_tokens",
+    "ngram_bytes",
+    "gzip",
+    "bzip2",
+    "xz",
+    "ppmd",
+]
+NAMES: dict[Code, str] = {
+    "uniform_bytes": "uniform over bytes",
+    "uniform_vocabulary": "uniform over the vocabulary",
+    "unigram_tokens": "unigram of tokens",
+    "ngram_tokens": "n-gram of tokens",
+    "ngram_bytes": "n-gram of bytes",
+    "gzip": "gzip",
+    "bzip2": "bzip2",
+    "xz": "xz",
+    "ppmd": "PPMd",
+}
+"""What a table and a sentence call each method."""
+NGRAMS: tuple[Code, ...] = ("ngram_tokens", "ngram_bytes")
 
 Kind = Literal["static", "adapts while reading"]
 """static: fixed by the training text, as a trained model is. adapts while reading: compressors also learn
@@ -19,7 +42,7 @@ ADAPTS: Kind = "adapts while reading"
 class Baseline:
     """What a simple method needs for the held-out text."""
 
-    name: str
+    code: Code
     bits_per_byte: float
     kind: Kind = "static"
     sees: str = "nothing"
@@ -29,10 +52,19 @@ class Baseline:
     bits: np.ndarray | None = field(default=None, compare=False, repr=False)
     """Cost of each held-out byte (heldout_bytes,), a token's at its first byte; None where unknown."""
 
+    @property
+    def name(self) -> str:
+        """What a table calls the method."""
+        return NAMES[self.code]
 
-def row_of(name: str, bits: np.ndarray, kind: Kind, sees: str, note: str) -> Baseline:
+    def to_dict(self) -> dict[str, Any]:
+        """Stable keys, for JSON; without the cost of each byte."""
+        return {"name": self.name} | {key: value for key, value in asdict(self).items() if key != "bits"}
+
+
+def row_of(code: Code, bits: np.ndarray, kind: Kind, sees: str, note: str) -> Baseline:
     """The row of a method whose cost of each scored byte is known."""
-    return Baseline(name, float(bits.sum()) / len(bits), kind, sees, note, bits.astype(np.float32))
+    return Baseline(code, float(bits.sum()) / len(bits), kind, sees, note, bits.astype(np.float32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,47 +78,18 @@ class Baselines:
     inside_bits_per_byte: float | None = None
     """What the n-gram of bytes needed for pieces of the training text when fitted to the rest of it."""
 
-    def __getitem__(self, name: str) -> Baseline:
-        """The row of this name; KeyError where it was not measured."""
+    def __getitem__(self, code: Code) -> Baseline:
+        """The row of this method; KeyError where it was not measured."""
         for row in self.rows:
-            if row.name == name:
+            if row.code == code:
                 return row
-        raise KeyError(name)
-
-    def best(self, kind: Kind) -> Baseline:
-        """The best row of a kind."""
-        return min((row for row in self.rows if row.kind == kind), key=lambda row: row.bits_per_byte)
-
-    def __str__(self) -> str:
-        """An aligned table, the worst first."""
-        wide = max(len(row.name) for row in self.rows)
-        lines = [f"{'baseline':<{wide}}  bits/byte  {'kind':<20}  sees of the training text"]
-        lines += [
-            f"{row.name:<{wide}}  {row.bits_per_byte:>9.4f}  {row.kind:<20}  {joined(row.sees, row.note)}"
-            for row in self.rows
-        ]
-        given = (
-            f", given {plural(self.training_bytes, 'byte')} of training text" if self.training_bytes else ""
-        )
-        return "\n".join([*lines, f"on {self.heldout_bytes:,} held-out bytes{given}"])
+        raise KeyError(code)
 
     def to_dict(self) -> dict[str, Any]:
         """Stable keys, for JSON; without the cost of each byte."""
-        rows = tuple({key: value for key, value in asdict(row).items() if key != "bits"} for row in self.rows)
         return {
-            "rows": rows,
+            "rows": tuple(row.to_dict() for row in self.rows),
             "heldout_bytes": self.heldout_bytes,
             "training_bytes": self.training_bytes,
             "inside_bits_per_byte": self.inside_bits_per_byte,
         }
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Baselines":
-        """What `to_dict` gave."""
-        rows = tuple(Baseline(**row) for row in values["rows"])
-        return cls(rows, values["heldout_bytes"], values["training_bytes"], values["inside_bits_per_byte"])
-
-
-def joined(*notes: str) -> str:
-    """The notes that say something, with commas."""
-    return ", ".join(note for note in notes if note)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from lucidlm.measure.baseline import STATIC, Baseline, Baselines, row_of
+from lucidlm.measure.baseline import STATIC, Baseline, Baselines, Code, row_of
 from lucidlm.measure.baseline_texts import CONTEXT_IDS, SEPARATOR, Text, heldout_text, seen_of, training_text
 from lucidlm.measure.compressors import compressed_rows
 from lucidlm.measure.ngram_order import choose_order
@@ -54,8 +54,8 @@ def measure_baselines(
     each = np.full(sum(map(len, text.ids)), math.log2(tokenizer.vocab_size))
     of_tokens, note = _at_first_bytes(tokenizer, text, each), f"{plural(tokenizer.vocab_size, 'token')}"
     rows = [
-        row_of("uniform over bytes", np.full(text.bytes, 8.0), STATIC, "nothing", ""),
-        row_of("uniform over the vocabulary", of_tokens, STATIC, "nothing", note),
+        row_of("uniform_bytes", np.full(text.bytes, 8.0), STATIC, "nothing", ""),
+        row_of("uniform_vocabulary", of_tokens, STATIC, "nothing", note),
     ]
     inside = None
     if known.bytes:
@@ -64,12 +64,6 @@ def measure_baselines(
     rows += compressed_rows(known, text, progress)
     rows.sort(key=lambda row: -row.bits_per_byte)
     return Baselines(tuple(rows), text.bytes, known.bytes, inside)
-
-
-def too_few_bytes(count: int) -> str:
-    """The sentence in place of a comparison with the baselines."""
-    have = plural(count, "scored byte")
-    return f"No comparison with baselines: {have}, at least {FEWEST_BYTES} are needed."
 
 
 def _counted(
@@ -82,29 +76,27 @@ def _counted(
     end_of_text = prefix_id if prefix_id is not None else tokenizer.end_of_text
     tokens = _stream(known.ids, end_of_text, tokenizer.vocab_size)
 
-    def of_tokens(name: str, order: int, note: str) -> Baseline:
+    def of_tokens(code: Code, order: int, note: str) -> Baseline:
         orders = fit_orders(tokens, order, tokenizer.vocab_size, start_id=end_of_text, progress=progress)
         nats = nats_of_documents(
             orders, text.ids, tokenizer.vocab_size, prefix_id=prefix_id, before=text.before
         )
         bits = _at_first_bytes(tokenizer, text, nats / math.log(2))
-        return row_of(name, bits, STATIC, seen_of(known), note)
+        return row_of(code, bits, STATIC, seen_of(known), note)
 
-    rows = [of_tokens("unigram of tokens", 1, "smoothed with uniform")]
+    rows = [of_tokens("unigram_tokens", 1, "smoothed with uniform")]
     if tokenizer.token_lengths().max() > 1:
-        name = "n-gram of tokens"
-        order, note, _ = _chosen(tokens, TOKEN_ORDERS, tokenizer.vocab_size, end_of_text, name, progress)
-        rows.append(of_tokens(name, order, note))
+        order, note, _ = _chosen(tokens, TOKEN_ORDERS, tokenizer.vocab_size, end_of_text, progress)
+        rows.append(of_tokens("ngram_tokens", order, note))
     row, inside = _of_bytes(known, text, prefix_id is not None, progress)
     return [*rows, row], inside
 
 
 def _of_bytes(known: Text, text: Text, prefix: bool, progress: Progress) -> tuple[Baseline, float | None]:
-    name = "n-gram of bytes"
     stream = _stream(_bytes(known), SEPARATOR, SEPARATOR + 1)
-    chosen = _chosen(stream, BYTE_ORDERS, SEPARATOR + 1, SEPARATOR, name, progress)
+    chosen = _chosen(stream, BYTE_ORDERS, SEPARATOR + 1, SEPARATOR, progress)
     if chosen[0] == BYTE_ORDERS[-1]:
-        chosen = _chosen(stream, LONG_BYTE_ORDERS, SEPARATOR + 1, SEPARATOR, name, progress)
+        chosen = _chosen(stream, LONG_BYTE_ORDERS, SEPARATOR + 1, SEPARATOR, progress)
     order, note, inside = chosen
     orders = fit_orders(stream, order, SEPARATOR + 1, start_id=SEPARATOR, progress=progress)
     nats = nats_of_documents(
@@ -115,7 +107,7 @@ def _of_bytes(known: Text, text: Text, prefix: bool, progress: Progress) -> tupl
         before=text.before_bytes,
     )
     bits = _scored(nats / math.log(2), list(map(len, text.data)), text.first_bytes)
-    return row_of(name, bits, STATIC, seen_of(known), note), inside
+    return row_of("ngram_bytes", bits, STATIC, seen_of(known), note), inside
 
 
 def _chosen(
@@ -123,7 +115,6 @@ def _chosen(
     candidates: Sequence[int],
     vocab_size: int,
     start_id: int | None,
-    name: str,
     progress: Progress,
 ) -> tuple[int, str, float | None]:
     """The order that predicts pieces of the training text best, a note, and its bits per id there."""

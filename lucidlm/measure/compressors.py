@@ -78,7 +78,7 @@ def compressed_rows(known: Text, text: Text, progress: Progress) -> list[Baselin
         Baseline("gzip", costs[0], ADAPTS, seen_of(known, GZIP_WINDOW), "level 9"),
         Baseline("xz", costs[1], ADAPTS, seen_of(known, XZ_DICTIONARY), "preset 9"),
         _bzip2(known, tail, costs[2:]),
-        row_of("PPMd", bits, ADAPTS, _ppmd_sees(known), f"order {PPMD_ORDER}"),
+        row_of("ppmd", bits, ADAPTS, _ppmd_sees(known), f"order {PPMD_ORDER}"),
     ]
 
 

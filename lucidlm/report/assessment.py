@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lucidlm.measure.baseline import Baselines
-from lucidlm.measure.baselines import FEWEST_BYTES, measure_baselines, too_few_bytes
+from lucidlm.measure.baselines import FEWEST_BYTES, measure_baselines
 from lucidlm.measure.continuation import PROMPTS, measure_continuation
 from lucidlm.measure.evaluated import Evaluation
 from lucidlm.measure.evaluation import evaluate_documents
@@ -25,7 +25,13 @@ from lucidlm.model.gpt import GPT
 from lucidlm.pages.page import notebook
 from lucidlm.report.course import FEWEST_TOKENS, Course, course_of
 from lucidlm.report.ladder import Ladder, ladder_of
-from lucidlm.report.verdict import course_sentences, gain_sentence, place_sentences, too_little_text
+from lucidlm.report.verdict import (
+    course_sentences,
+    gain_sentence,
+    place_sentences,
+    too_few_bytes,
+    too_little_text,
+)
 from lucidlm.runs.history import History
 from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.wording import whole_words

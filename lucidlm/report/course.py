@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lucidlm.measure.baseline import Baselines
+from lucidlm.measure.baseline import NGRAMS, Baselines
 from lucidlm.runs.history import History, Validation
 from lucidlm.runs.trend import (
     CERTAIN_RISE,
@@ -227,8 +227,8 @@ def _source_share(
 def _counting(baselines: Baselines | None) -> tuple[float | None, float | None]:
     """Bits per byte of the unigram and of the best n-gram, where both were measured."""
     rows = baselines.rows if baselines is not None else ()
-    unigram = [row.bits_per_byte for row in rows if "unigram" in row.name]
-    ngrams = [row.bits_per_byte for row in rows if "n-gram" in row.name]
+    unigram = [row.bits_per_byte for row in rows if row.code == "unigram_tokens"]
+    ngrams = [row.bits_per_byte for row in rows if row.code in NGRAMS]
     return (min(unigram), min(ngrams)) if unigram and ngrams else (None, None)
 
 

@@ -10,14 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lucidlm.measure.baseline import STATIC, Baseline, Baselines, Kind, joined
+from lucidlm.measure.baseline import NGRAMS, STATIC, Baseline, Baselines, Code, Kind
 from lucidlm.measure.intervals import Design, Interval, interval_of_ratio
 
 Outcome = Literal["better", "worse", "open", "not tested"]
 """Of model against baseline. open: the interval of the difference contains 0. not tested: it has none."""
 Learnt = Literal["nothing", "little", "something"]
 
-NGRAM = "n-gram of bytes"
 DIFFERENT, UNLIKE = 1.25, 1.6
 """A text differs from the training text, or is unlike it, if the n-gram needs this many times the bits that
 it needs for unseen pieces of the training text. Other parts of one text cost up to 1.15 times, prose by
@@ -76,14 +75,14 @@ class Ladder:
         rungs = (rung for rung in self.rungs if rung.baseline.kind == kind)
         return min(rungs, key=lambda rung: rung.baseline.bits_per_byte)
 
-    def find(self, name: str) -> Rung | None:
+    def find(self, code: Code) -> Rung | None:
         """The rung of this baseline, if it was measured."""
-        return next((rung for rung in self.rungs if rung.baseline.name == name), None)
+        return next((rung for rung in self.rungs if rung.baseline.code == code), None)
 
-    def __getitem__(self, name: str) -> Rung:
+    def __getitem__(self, code: Code) -> Rung:
         """The rung of this baseline; KeyError where it was not measured."""
-        if (rung := self.find(name)) is None:
-            raise KeyError(name)
+        if (rung := self.find(code)) is None:
+            raise KeyError(code)
         return rung
 
     @property
@@ -94,7 +93,7 @@ class Ladder:
     @property
     def learnt(self) -> Learnt:
         """nothing: no better than a uniform guess over the vocabulary; little: no better than the unigram."""
-        uniform, unigram = self.find("uniform over the vocabulary"), self.find("unigram of tokens")
+        uniform, unigram = self.find("uniform_vocabulary"), self.find("unigram_tokens")
         if uniform is not None and self.bits_per_byte > (1 - NOTHING) * uniform.baseline.bits_per_byte:
             return "nothing"
         return "little" if unigram is not None and not unigram.not_behind else "something"
@@ -103,13 +102,13 @@ class Ladder:
     def counting(self) -> Outcome | None:
         """Outcome against the best static baseline if it is an n-gram and the model is not better."""
         best = self.best(STATIC)
-        counts = "n-gram" in best.baseline.name and best.outcome in ("open", "worse")
+        counts = best.baseline.code in NGRAMS and best.outcome in ("open", "worse")
         return best.outcome if counts else None
 
     @property
     def differs(self) -> float | None:
         """The n-gram's bits per byte here over those inside its training text; None below DIFFERENT."""
-        rung = self.find(NGRAM)
+        rung = self.find("ngram_bytes")
         if rung is None or not self.inside_bits_per_byte:
             return None
         times = rung.baseline.bits_per_byte / self.inside_bits_per_byte
@@ -123,6 +122,7 @@ class Ladder:
     def rows(self) -> list[dict[str, Any]]:
         """The table, the worst first, with the model in its place."""
         ours = {
+            "code": None,
             "name": "this model",
             "bits": self.bits_per_byte,
             "kind": STATIC,
@@ -132,11 +132,12 @@ class Ladder:
         }
         rows = [
             {
+                "code": rung.baseline.code,
                 "name": rung.baseline.name,
                 "bits": rung.baseline.bits_per_byte,
                 "kind": rung.baseline.kind,
                 "gap": rung.gap,
-                "sees": joined(rung.baseline.sees, rung.baseline.note),
+                "sees": ", ".join(filter(None, (rung.baseline.sees, rung.baseline.note))),
                 "ours": False,
             }
             for rung in self.rungs
@@ -169,6 +170,7 @@ class Ladder:
         return {
             "rungs": [
                 {
+                    "code": rung.baseline.code,
                     "name": rung.baseline.name,
                     "kind": rung.baseline.kind,
                     "difference": rung.difference,

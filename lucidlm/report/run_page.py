@@ -95,7 +95,7 @@ def _ladder(assessment: Assessment) -> list[dict[str, Any]]:
     nearest = (ladder.best(STATIC), ladder.best(ADAPTS))
     reach = 1.2 * max(abs(end) for rung in nearest for end in _ends(rung)) or 1.0
     return [
-        row | {"drawn": None if row["ours"] else _drawn(ladder[row["name"]], reach)} for row in ladder.rows()
+        row | {"drawn": None if row["ours"] else _drawn(ladder[row["code"]], reach)} for row in ladder.rows()
     ]
 
 

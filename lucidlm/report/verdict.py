@@ -4,8 +4,9 @@ Each sentence is made from a record; the rules behind the records are in docs/ve
 """
 
 from lucidlm.measure.baseline import ADAPTS, STATIC
+from lucidlm.measure.baselines import FEWEST_BYTES
 from lucidlm.report.course import FEWEST_TOKENS, Course
-from lucidlm.report.ladder import NGRAM, Ladder, Rung
+from lucidlm.report.ladder import Ladder, Rung
 from lucidlm.runs.history import History, Validation
 from lucidlm.runtime.wording import fixed, plural
 
@@ -68,6 +69,12 @@ def too_little_text(tokens: int) -> str:
     """The sentence in place of a verdict on fewer than FEWEST_TOKENS held-out tokens."""
     have = plural(tokens, "token")
     return f"Too little held-out text for a verdict: {have}, at least {FEWEST_TOKENS} are needed."
+
+
+def too_few_bytes(count: int) -> str:
+    """The sentence in place of a comparison with the baselines on fewer than FEWEST_BYTES."""
+    have = plural(count, "scored byte")
+    return f"No comparison with baselines: {have}, at least {FEWEST_BYTES} are needed."
 
 
 def _best(course: Course, best: Validation, last: Validation) -> str:
@@ -212,13 +219,13 @@ def _place(ladder: Ladder, *, own: bool, longer: bool) -> str:
     if not own or ladder.differs is not None:
         return " ".join(filter(None, (_likeness(ladder), _against_best(ladder, ""))))
     if ladder.learnt == "nothing":
-        uniform = ladder["uniform over the vocabulary"].baseline.bits_per_byte
+        uniform = ladder["uniform_vocabulary"].baseline.bits_per_byte
         return (
             f"The model has learnt nothing yet: its {ladder.bits_per_byte:.3f} bits per byte are no better "
             f"than a uniform guess over the vocabulary ({uniform:.3f})."
         )
     advice = "train longer, or on more text" if longer else "train on more text"
-    little = _little(ladder["unigram of tokens"]) if ladder.learnt == "little" else ""
+    little = _little(ladder["unigram_tokens"]) if ladder.learnt == "little" else ""
     return " ".join(filter(None, (little, _against_best(ladder, advice))))
 
 
@@ -235,11 +242,12 @@ def _little(unigram: Rung) -> str:
 def _likeness(ladder: Ladder) -> str:
     if ladder.differs is None:
         return ""
+    bits = ladder["ngram_bytes"].baseline.bits_per_byte
     how = "differs from" if ladder.unlike is None else "is unlike"
     return (
         f"This text {how} the training text: an n-gram model of bytes fitted to the training text needs "
-        f"{ladder[NGRAM].baseline.bits_per_byte:.3f} bits per byte here; fitted to four fifths of the "
-        f"training text, it needs {ladder.inside_bits_per_byte:.3f} on the other fifth."
+        f"{bits:.3f} bits per byte here; fitted to four fifths of the training text, it needs "
+        f"{ladder.inside_bits_per_byte:.3f} on the other fifth."
     )
 
 

@@ -11,7 +11,7 @@ from lucidlm.report.ladder import DIFFERENT, UNLIKE, ladder_of
 
 
 def outcomes(of):
-    return {rung.baseline.name: rung.outcome for rung in of.rungs}
+    return {rung.baseline.code: rung.outcome for rung in of.rungs}
 
 
 def test_a_difference_is_paired_unit_by_unit_on_the_same_bytes():
@@ -33,7 +33,7 @@ def test_units_of_unequal_sizes_are_taken_from_the_bytes_in_order():
     nats = np.arange(7.0) * sizes
     units = np.stack([nats, sizes, sizes], 1)
     bits = np.repeat(np.arange(7.0), sizes) / math.log(2)
-    baselines = Baselines((Baseline("n-gram of bytes", 1.0, bits=bits.astype(np.float32)),), BYTES, 1)
+    baselines = Baselines((Baseline("ngram_bytes", 1.0, bits=bits.astype(np.float32)),), BYTES, 1)
     (rung,) = ladder_of(1.0, units, "documents", baselines).rungs
     # Equal in every unit: no spread is left.
     assert rung.interval is None or abs(rung.interval.high - rung.interval.low) < 1e-5
@@ -43,18 +43,18 @@ def test_what_is_hard_for_both_is_no_news_so_that_a_small_paired_difference_show
     wide = interval_of_ratio(units_of(2.35)[:, 0] / math.log(2), units_of(2.35)[:, 2], design="strata")[0]
     close = ladder(2.35, noise=0.5)
     assert wide.high - wide.low > 0.04
-    assert outcomes(close)["n-gram of bytes"] == "better"
-    assert outcomes(close)["PPMd"] == "worse"
+    assert outcomes(close)["ngram_bytes"] == "better"
+    assert outcomes(close)["ppmd"] == "worse"
 
 
 def test_better_and_worse_are_outcomes_only_where_the_interval_excludes_0():
     assert outcomes(ladder(2.35, noise=8.0)) == {
-        "uniform over bytes": "better",
-        "uniform over the vocabulary": "better",
-        "unigram of tokens": "better",
+        "uniform_bytes": "better",
+        "uniform_vocabulary": "better",
+        "unigram_tokens": "better",
         "gzip": "not tested",
-        "n-gram of bytes": "open",
-        "PPMd": "open",
+        "ngram_bytes": "open",
+        "ppmd": "open",
     }
 
 
@@ -65,7 +65,7 @@ def test_of_equal_methods_one_is_called_better_in_about_5_of_100_texts():
         ours, theirs = (2.0 + draw.normal(0, 0.4, BYTES // 10) for _ in range(2))
         sizes = np.full(PIECES, SIZE // 10)
         units = np.stack([ours.reshape(PIECES, -1).sum(1) * math.log(2), sizes, sizes], 1)
-        rows = (Baseline("n-gram of bytes", theirs.mean(), bits=theirs.astype(np.float32)),)
+        rows = (Baseline("ngram_bytes", theirs.mean(), bits=theirs.astype(np.float32)),)
         (rung,) = ladder_of(ours.mean(), units, "strata", Baselines(rows, BYTES // 10, 1)).rungs
         wrong += rung.outcome != "open"
     assert 8 <= wrong <= 34
@@ -77,7 +77,7 @@ def test_better_than_every_baseline_is_better_than_the_best_of_both_kinds():
 
 
 def test_a_compressor_without_a_cost_of_each_byte_counts_by_its_number():
-    rows = [each for each in table(noise=0.2).rows if each.name != "PPMd"]
+    rows = [each for each in table(noise=0.2).rows if each.code != "ppmd"]
     of = ladder_of(2.2, units_of(2.2), "strata", Baselines(tuple(rows), BYTES, 1))
     assert (of["gzip"].outcome, of["gzip"].interval) == ("not tested", None)
     assert of.better_than_all
@@ -138,7 +138,7 @@ def test_the_table_holds_the_model_in_its_place_with_kinds_and_differences():
     assert [line[0] for line in lines[2:]] == [" "] * 5 + [">", " "]
     assert len(lines) == 2 + len(bits)
     assert "for the whole text" in lines[0]
-    rung = of.find("PPMd")
+    rung = of.find("ppmd")
     assert f"+0.050 ({rung.interval.low:+.3f} to {rung.interval.high:+.3f})" in lines[-1]
     assert "adapts while reading" in lines[-1]
     assert "-0.650 (no interval)" in str(of)
@@ -146,7 +146,7 @@ def test_the_table_holds_the_model_in_its_place_with_kinds_and_differences():
 
 def test_its_dictionary_is_json_with_the_outcome_of_each_rung():
     values = json.loads(json.dumps(ladder(2.35, noise=0.5).to_dict(), allow_nan=False))
-    assert [rung["name"] for rung in values["rungs"]][-2:] == ["n-gram of bytes", "PPMd"]
+    assert [rung["code"] for rung in values["rungs"]][-2:] == ["ngram_bytes", "ppmd"]
     assert values["rungs"][-1]["outcome"] == "worse"
     assert values["rungs"][-1]["interval"]["of"] == "book"
     assert values["rungs"][-3]["interval"] is None

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from selectolax.lexbor import LexborHTMLParser
 
-from lucidlm.measure.baselines import FEWEST_BYTES, too_few_bytes
+from lucidlm.measure.baselines import FEWEST_BYTES
 from lucidlm.pages import page
 from lucidlm.report.run_page import MOST_SAMPLES, SHOWN_ABOVE, write_report
-from lucidlm.report.verdict import too_little_text
+from lucidlm.report.verdict import too_few_bytes, too_little_text
 from lucidlm.runs.history import METRICS, SAMPLES
 from lucidlm.text import reasons
 from lucidlm.text.account import Account
@@ -71,7 +71,9 @@ def test_the_report_of_a_run_holds_its_numbers_curves_and_samples(assessment, ru
             for row in assessment.ladder.rows()] == [[*row[:2], *row[3:]] for row in ladder]  # fmt: skip
     assert len(page.css("table.ladder tr.ours")) == 1
     drawn = [svg.attributes["class"].removeprefix("interval ") for svg in page.css("table.ladder svg")]
-    assert drawn == [assessment.ladder[row[0]].outcome for row in ladder if row[0] != "this model"]
+    assert drawn == [
+        assessment.ladder[row["code"]].outcome for row in assessment.ladder.rows() if not row["ours"]
+    ]
     for fact in assessment.memorization.facts():
         assert fact in shown
     samples = page.css("details:not(.places)")

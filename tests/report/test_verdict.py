@@ -8,6 +8,7 @@ import pytest
 from histories import BEND, FALL, STILL, TRAIN, counting, curve, taken, validation
 from ladders import ladder, ladder_of_few
 
+from lucidlm.measure.baseline import NAMES
 from lucidlm.report.course import course_of
 from lucidlm.report.verdict import course_sentences, gain_sentence, place_sentences
 from lucidlm.runs.history import History
@@ -98,12 +99,12 @@ def test_the_model_is_said_to_be_better_or_worse_with_the_interval_of_the_differ
     assert of.counting is None
     assert "learnt" not in said
     assert said.startswith("The model needs 2.350 bits per byte (lower is better). ")
-    for name, bits, outcome in (("n-gram of bytes", "2.400", "better"), ("PPMd", "2.300", "worse")):
-        interval = of[name].interval
+    for code, bits, outcome in (("ngram_bytes", "2.400", "better"), ("ppmd", "2.300", "worse")):
+        interval = of[code].interval
         ends = sorted((abs(interval.low), abs(interval.high)))
         numbers = f"by 0.050 (95 % interval {ends[0]:.3f} to {ends[1]:.3f}"
-        assert f"{name} ({bits}); the model is {outcome} {numbers}" in said
-    assert said.count(of["PPMd"].interval.clause) == 1
+        assert f"{NAMES[code]} ({bits}); the model is {outcome} {numbers}" in said
+    assert said.count(of["ppmd"].interval.clause) == 1
 
 
 def test_better_than_every_baseline_is_said_of_a_ladder_that_says_so():

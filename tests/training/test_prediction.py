@@ -88,7 +88,7 @@ def test_ppmd_is_the_baseline_of_that_name(tmp_path, split, off):
     heldout = list(validation_documents(corpus))
     prefix = corpus.tokenizer.end_of_text
     rows = measure_baselines(corpus.tokenizer, train_documents(corpus), heldout, prefix_id=prefix)
-    assert compressibility(corpus).ppmd_6 == pytest.approx(rows["PPMd"].bits_per_byte, abs=off)
+    assert compressibility(corpus).ppmd_6 == pytest.approx(rows["ppmd"].bits_per_byte, abs=off)
 
 
 def test_ppmd_gains_by_training_text_and_noise_costs_8_bits():
