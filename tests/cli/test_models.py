@@ -1,10 +1,10 @@
 """info, import and export on one tiny run, and what they write opens again."""
 
 import json
-from pathlib import Path
 
 import pytest
 from command_line import shown
+from releases import FIXTURE
 
 
 def test_info_names_shape_and_parameters_of_a_run_and_of_a_preset(answer):
@@ -46,11 +46,10 @@ def test_a_run_goes_to_gguf(answer, tmp_path):
 
 
 def test_openais_folder_is_imported_and_evaluated(answer, tmp_path):
-    release = Path(__file__).parent.parent / "weights" / "fixtures" / "openai-gpt2-tiny"
-    answer("import", str(release), "--out", str(tmp_path / "gpt2"))
+    answer("import", str(FIXTURE), "--out", str(tmp_path / "gpt2"))
     numbers = [
         json.loads(answer("evaluate", str(each), "other.txt", "--json").out)["loss_nats"]
-        for each in (release, tmp_path / "gpt2")
+        for each in (FIXTURE, tmp_path / "gpt2")
     ]
     assert numbers[0] == numbers[1]
 

@@ -1,8 +1,10 @@
-"""What the tests of foreign files share: a limit on memory."""
+"""What the tests of foreign files share: a limit on memory, and a release to damage."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from releases import FILES, FIXTURE
 
 
 @pytest.fixture
@@ -17,3 +19,11 @@ def limited():
     resource.setrlimit(resource.RLIMIT_AS, (now + (2 << 30), hard))
     yield
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of OpenAI's release, to be damaged."""
+    for name in FILES:
+        shutil.copy(FIXTURE / name, tmp_path / name)
+    return tmp_path

@@ -6,6 +6,7 @@ import pytest
 import torch
 from models import BYTES, shape
 from recorded import Recorded
+from releases import FIXTURE
 
 from lucidlm.errors import WeightsError
 from lucidlm.model.gpt import GPT
@@ -72,12 +73,11 @@ def test_a_tokenizer_larger_than_its_model_is_refused_with_both_sizes(tmp_path):
 def test_published_names_give_openais_weights_with_end_of_text_first(tmp_path, monkeypatch):
     from lucidlm.weights import published
 
-    fixture = Path(__file__).parent / "fixtures" / "openai-gpt2-tiny"
-    monkeypatch.setattr("lucidlm.weights.load.published_folder", lambda name, progress: fixture)
+    monkeypatch.setattr("lucidlm.weights.load.published_folder", lambda name, progress: FIXTURE)
     assert set(published.PUBLISHED) == {"gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"}
     model, tokenizer = load("gpt2")
     assert model.document_prefix_id == tokenizer.end_of_text == 502
-    again, _ = load(fixture)
+    again, _ = load(FIXTURE)
     assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in model.state_dict().items())
 
 
@@ -115,7 +115,6 @@ def test_a_source_says_what_a_model_is_and_which_run_wrote_it(tmp_path, monkeypa
     Path("copy/state.json").touch()
     Path("runs/none").mkdir()
     Path("runs/none/run.toml").touch()
-    openai = Path(__file__).parent / "fixtures" / "openai-gpt2-tiny"
     run = Path("runs/one")
     expected = {
         "lecture": ("preset", None, None),
@@ -126,7 +125,7 @@ def test_a_source_says_what_a_model_is_and_which_run_wrote_it(tmp_path, monkeypa
         str(checkpoint): ("checkpoint", checkpoint, run),
         "copy": ("checkpoint", Path("copy"), None),
         "theirs": ("huggingface", Path("theirs"), None),
-        str(openai): ("openai", openai, None),
+        str(FIXTURE): ("openai", FIXTURE, None),
     }
     found = {name: resolve(name) for name in expected}
     assert {name: (each.kind, each.path, each.run) for name, each in found.items()} == expected

@@ -1,11 +1,11 @@
 """From one program to the next and back: OpenAI's release, ours, transformers'; every preset's shape too."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from models import BYTES
+from releases import FIXTURE
 
 from lucidlm.errors import WeightsError
 from lucidlm.model.gpt import GPT
@@ -16,8 +16,6 @@ from lucidlm.weights.huggingface import save_model
 from lucidlm.weights.load import load
 from lucidlm.weights.names import to_huggingface
 
-RELEASE = Path(__file__).parent / "fixtures" / "openai-gpt2-tiny"
-
 
 def bits_of(model: GPT) -> dict[str, bytes]:
     return {name: weight.numpy().tobytes() for name, weight in model.state_dict().items()}
@@ -26,7 +24,7 @@ def bits_of(model: GPT) -> dict[str, bytes]:
 def test_openais_release_goes_to_transformers_and_back_bitwise(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model, tokenizer = load(RELEASE)
+    model, tokenizer = load(FIXTURE)
     export(model, tokenizer, tmp_path / "ours")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
     ids = torch.tensor([tokenizer.encode("every effort moves you, and so on")])
