@@ -1,36 +1,29 @@
-"""From an address to a file on this machine, fetched once: http and https by `web`, others by fsspec."""
+"""From an address to a file on this machine, fetched once: http and https by `web`, others by `stores`."""
 
 import hashlib
 import os
 import re
 import urllib.parse
-from collections.abc import Iterator
 from pathlib import Path
 
 from lucidlm.errors import DataError, FetchError
-from lucidlm.runtime import web
+from lucidlm.runtime import stores, web
 from lucidlm.runtime.manifest import sha256_of
 from lucidlm.runtime.part_file import (
     BY_HAND,
-    BrokenOffError,
-    Origin,
     PartFile,
     Patience,
     beside,
-    one_reason,
     origin_of,
 )
 from lucidlm.runtime.progress import SILENT, Progress
 
-STORES = {"s3": "s3", "gs": "gs", "gcs": "gs", "hf": ""}
-"""Schemes that fsspec opens, and the extra of lucidlm that installs the backend ("": always installed)."""
-SCHEMES = ("http", "https", *STORES)
+SCHEMES = ("http", "https", *stores.EXTRAS)
 PATIENCE = Patience()
 NO_HOME = (
     "no home folder for downloads; "
     "set LUCIDLM_CACHE to a folder for texts and OpenAI's models, and HF_HOME to one for the hub's"
 )
-_BLOCK = 1 << 20
 
 
 def cache_folder() -> Path:
@@ -79,7 +72,7 @@ def fetch(
                     return target
                 progress.note(f"{url}: the copy in the cache is damaged and is fetched again")
                 target.unlink()
-            _fill_from_store(part, scheme) if scheme in STORES else web.fill(part)
+            stores.fill(part, scheme) if scheme in stores.EXTRAS else web.fill(part)
             part.accept(sha256, size)
     except OSError as problem:
         why = f"cannot be kept in {folder} ({problem.strerror or problem})"
@@ -119,42 +112,3 @@ def _is_whole(target: Path, sha256: str | None, size: int | None) -> bool:
     if size not in (None, have) or (origin and origin.length not in (None, have)):
         return False
     return sha256 is None or sha256_of(target) == sha256.lower()
-
-
-def _fill_from_store(part: PartFile, scheme: str) -> None:
-    """Fills the part file from a store that fsspec opens: from the beginning, as its clients retry."""
-    from fsspec.core import url_to_fs
-
-    try:
-        system, path = url_to_fs(f"{scheme}:{part.url.partition(':')[2]}")
-        about = system.info(path)
-    except ImportError as problem:
-        advice = f"pip install 'lucidlm[{STORES[scheme]}]', or {BY_HAND}"
-        raise FetchError(part.url, "extra", f"{scheme}:// needs a package ({problem})", advice) from problem
-    except Exception as problem:  # each backend has errors of its own
-        raise _unreadable(part.url, problem) from problem
-    if about.get("type") == "directory":
-        raise FetchError(part.url, "folder", "a folder, not a file", "give the address of one file")
-    kind, total = about.get("ContentType") or about.get("contentType"), about.get("size")
-    part.refuse_over(total)
-    part.start(Origin(part.url, content_type=kind if isinstance(kind, str) else None, length=total))
-
-    def blocks() -> Iterator[bytes]:
-        try:
-            with system.open(path, "rb") as source:
-                while block := source.read(_BLOCK):
-                    yield block
-        except Exception as problem:
-            raise _unreadable(part.url, problem) from problem
-
-    try:
-        part.receive(blocks(), have=0, total=total)
-    except BrokenOffError as problem:
-        advice = f"run the command again, or {BY_HAND}"
-        raise FetchError(part.url, problem.code, str(problem), advice) from problem
-
-
-def _unreadable(url: str, problem: Exception) -> FetchError:
-    why = f"cannot be read ({one_reason(problem)[:300]})"
-    advice = f"check the address, the network and your credentials, or {BY_HAND}"
-    return FetchError(url, "unreachable", why, advice)
