@@ -18,7 +18,7 @@ test: .venv/ready-test
 lint: .venv/ready-check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/ty check lucidlm
+	$(BIN)/ty check lucidlm benchmarks examples --extra-search-path tests
 
 check: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not slow and not torture and not interop"

@@ -17,6 +17,7 @@ import torch
 
 from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.runs.settings import TrainConfig
+from lucidlm.runtime.progress import SILENT
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.training.loop import train_steps
 from lucidlm.training.start import start_run
@@ -39,7 +40,7 @@ def checkpoints(text: Path, *, share: float, steps: int, seed: int) -> np.ndarra
             steps=steps, validate_every=max(1, steps // 12), early_stop=False, seed=seed, device="cpu",
             threads=1, dtype="float32",
         )  # fmt: skip
-        run = start_run(config, None, stack, lambda line: None, overwrite=False)
+        run = start_run(config, stack, SILENT)
         for report in train_steps(run):
             if report.validation is not None and report.step.step:
                 with torch.inference_mode():

@@ -87,7 +87,8 @@ def real(runs: list[str], path: str, size: int, pieces: int) -> list[str]:
         for one, other in groups(len(runs), 10):
             for name, factor in (("A/A of recipes", 1.0), ("recipes, B 3 % better", 1 - BETTER)):
                 interval, _ = interval_of_recipes(nats[one], factor * nats[other], sizes, design="pages")
-                found = names_a_winner(interval) and (factor == 1 or interval.low > 0)
+                named = interval is not None and names_a_winner(interval)
+                found = named and (factor == 1 or interval.low > 0)
                 counts.setdefault(name, []).append(found)
         for one, other in itertools.combinations(range(len(runs)), 2):
             interval, _ = interval_of_ratio(nats[one] - nats[other], sizes, design="pages")

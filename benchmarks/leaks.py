@@ -137,7 +137,7 @@ def catalog(language: str, package: str) -> Documents:
     """The translated messages of a program that have 20 characters or more, each once."""
     try:
         with open(f"/usr/share/locale/{language}/LC_MESSAGES/{package}.mo", "rb") as file:
-            messages = gettext.GNUTranslations(file)._catalog
+            messages = gettext.GNUTranslations(file)._catalog  # ty: ignore[missing-attribute]
     except OSError:
         return []
     return [text for text in dict.fromkeys(messages.values()) if text and len(text) >= 20]

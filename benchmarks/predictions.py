@@ -92,20 +92,28 @@ def measure(text: Path, steps: int, minutes: float | None) -> dict:
     said: list[str] = []
 
     class Notes:
-        note = staticmethod(said.append)
-        stage = advance = staticmethod(lambda *counts: None)
+        """Keeps the lines of the plan."""
+
+        def stage(self, name: str, total: int | None = None) -> None: ...
+
+        def advance(self, n: int = 1) -> None: ...
+
+        def note(self, line: str) -> None:
+            said.append(line)
 
     with tempfile.TemporaryDirectory() as folder:
-        budget = {"minutes": minutes} if minutes else {"steps": steps}
         # A renewed prediction, of a run from which the clock took steps, comes as a note.
         result = train(
-            TrainConfig(text=(str(text),), out=f"{folder}/run", **budget),
+            TrainConfig(
+                text=(str(text),), out=f"{folder}/run", minutes=minutes, steps=None if minutes else steps
+            ),
+            verbose=True,
             progress=Notes(),
             watch=lambda report: said.extend(report.notes),
         )
     lines = "\n".join(said)
     low, high = re.findall(r"predicted(?: now)?: ([\d.]+) to ([\d.]+) bits", lines)[-1]
-    memory = re.findall(r"([\d.]+) GiB of memory", lines)[0]
+    memory = re.findall(r"memory: about ([\d.]+) GiB", lines)[0]
     assert result.evaluation is not None
     peak = peak_memory_bytes(torch.device("cpu")) / 2**30
     return {
