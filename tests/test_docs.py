@@ -35,8 +35,18 @@ def test_each_link_of_a_page_leads_to_a_file_and_a_heading(page):
 
 
 def test_the_site_lists_every_page():
-    listed = set(re.findall(r"[\w]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
-    assert listed == {page.name for page in (ROOT / "docs").glob("*.md")}
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    assert set(re.findall(r"\w+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))) == pages
+    linked = re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs" / "index.md").read_text(encoding="utf-8"))
+    assert {*linked} == pages - {"index.md"}
+
+
+def test_the_architecture_names_the_files_that_there_are():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for room, said in re.findall(r"^\| `(\w+)/` \| (.*) \|$", page, re.MULTILINE):
+        files = {path.stem for path in (ROOT / "lucidlm" / room).rglob("*.py")} - {"__init__"}
+        if room != "cli":  # one module for each group of verbs
+            assert {Path(name).stem for name in re.findall(r"`([\w./]+)`", said)} - {"formats"} == files, room
 
 
 def test_the_api_reference_has_each_public_name_once():
