@@ -1,4 +1,4 @@
-"""How good a model is after so many minutes: trains on the first 90 % of a text's bytes, measures the rest.
+"""How good a model is after a few minutes: trains on the first 90 % of a text's bytes, measures the rest.
 
 python benchmarks/budget.py TEXT [--minutes 3] [--repeats 3]: prints one row of a Markdown table a run, for
 docs/numbers.md, with the machine it was measured on.
@@ -48,7 +48,7 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How good a model is after so many minutes.")
+    parser = argparse.ArgumentParser(description="How good a model is after a few minutes.")
     parser.add_argument("text", type=Path)
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--val-fraction", type=float, default=0.1)

@@ -1,8 +1,8 @@
-"""How much choosing the best step on the text that judges it flatters: runs in, bits per byte out.
+"""How much better a loss looks because its step was chosen on the same text: runs in, bits per byte out.
 
 `python benchmarks/choice.py TEXT [SEEDS]`: trains small models of bytes on the first 70 % of TEXT and keeps
 the losses of pieces of the rest at a dozen validations. Of many random halves of the pieces, one chooses the
-step and the other judges it too: how much lower the chosen step is on its own half than on the other, less
+step and the other evaluates it too: how much lower the chosen step is on its own half than on the other, less
 how far the halves lie apart at all steps of the last third.
 """
 

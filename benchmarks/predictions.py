@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("texts", nargs="*", type=Path)
     parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--minutes", type=float)
-    parser.add_argument("--bytes", type=int, default=0, help="only the first so many of each text")
+    parser.add_argument("--bytes", type=int, default=0, help="use only this many bytes of each text")
     parser.add_argument("--fit", action="store_true")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()

@@ -45,7 +45,7 @@ class Rung:
 
     @property
     def not_behind(self) -> bool:
-        """Whether the model is better: by the interval, or by the numbers where there is none."""
+        """Whether the model is better: by the interval, or without one by the numbers."""
         return self.outcome == "better" or (self.outcome == "not tested" and self.difference < 0)
 
     @property
@@ -196,7 +196,7 @@ def ladder_of(
     same: np.ndarray | None = None,
     no_interval: str = "",
 ) -> Ladder:
-    """The ladder of a model with so many bits per byte: `units` (n, 3) are its nats, tokens and scored bytes.
+    """The ladder of a model with these bits per byte: `units` (n, 3) are its nats, tokens and scored bytes.
 
     The units are in the order of the scored text, and that is the text that the baselines are of; `fraction`
     is the share of the whole text that they are. Those with equal numbers in `same` (n,) are copies of each
