@@ -26,7 +26,7 @@ def report(
     runs
         Folders of runs. Several are drawn on one axis.
     svg
-        Write the curves as a picture to this file.
+        Write the curves as a picture to this file. The baselines are in each run's report.html.
     csv
         Write the curves as a table to this file: run, curve, step, loss_nats, perplexity, bits_per_byte.
     html

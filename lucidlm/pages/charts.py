@@ -41,27 +41,30 @@ class Chart:
     """Of the y axis."""
     curves: Sequence[Curve]
     stars: Sequence[tuple[int, float, int]] = ()
-    """Step, value and colour of points to mark: the best step of each run."""
+    """Step, value and colour of the best step of each run."""
 
 
 def svg(chart: Chart, *, whole: bool = False) -> str:
     """The picture. `whole`: from the first step on; else the y axis begins where the curves have settled."""
     low, high = value_range(chart.curves, whole=whole)
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    legend = _legend(chart.curves)
+    top = max([TOP, *(down + LINE for _, _, down in legend)])
+    height = HEIGHT + top - TOP  # many runs have more rows of names: they take nothing from the curves
+    right, bottom = WIDTH - RIGHT, height - BOTTOM
     last = max((curve.steps[-1] for curve in chart.curves if len(curve.steps)), default=1) or 1
 
     def x(step: float) -> float:
         return round(LEFT + (right - LEFT) * step / last, 1)
 
     def y(value: float) -> float:
-        return round(bottom - (bottom - TOP) * (value - low) / (high - low), 1)
+        return round(bottom - (bottom - top) * (value - low) / (high - low), 1)
 
     return render(
         "chart.svg",
-        width=WIDTH, height=HEIGHT, left=LEFT, top=TOP, right=right, bottom=bottom, title=chart.title,
+        width=WIDTH, height=height, left=LEFT, top=top, right=right, bottom=bottom, title=chart.title,
         colours=COLOURS,
         curves=[(curve, _points(curve, x, y)) for curve in chart.curves],
-        legend=_legend(chart.curves),
+        legend=legend,
         stars=[(x(step), y(value), colour) for step, value, colour in chart.stars if low <= value <= high],
         x_ticks=[(x(tick), f"{tick:,.0f}") for tick in ticks(0, last)],
         y_ticks=[(y(tick), f"{tick:g}") for tick in ticks(low, high)],

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from lucidlm.pages.charts import LEFT, Chart, Curve, svg, ticks, value_range
+from lucidlm.pages.charts import BOTTOM, HEIGHT, LEFT, TOP, Chart, Curve, svg, ticks, value_range
 
 FALLING = Curve("a <b> & c: validation", [0, 10, 50, 100], [5.5, 3.0, 2.0, 1.9])
 STARTING = Curve("batch", [1, 50, 100], [5.4, 2.1, None], kind="thin")
@@ -47,3 +47,14 @@ def test_ticks_are_a_few_round_numbers_between_the_ends(low, high):
     assert 2 <= len(found) <= 9
     assert low <= found[0] < found[-1] <= high
     assert all(float(f"{tick:.2g}") == pytest.approx(tick, rel=0.05) for tick in found)
+
+
+def test_many_names_push_the_chart_down_and_a_star_at_its_edge_is_whole():
+    curves = [Curve(f"a long name of a run, {place}: validation", [0, 9], [2.0, 1.0]) for place in range(12)]
+    picture = svg(Chart("loss", curves, stars=[(9, 1.0, 0)]))
+    names = [float(each.attrib["y"]) for each in elements(picture, "text") if "long" in each.text]
+    clip = ET.fromstring(picture).find(".//{http://www.w3.org/2000/svg}clipPath")[0]
+    assert max(names) < float(clip.attrib["y"])
+    assert float(clip.attrib["height"]) == HEIGHT - TOP - BOTTOM
+    clipped = [each for each in elements(picture, "g") if "clip-path" in each.attrib]
+    assert not [circle for group in clipped for circle in group.iter("{http://www.w3.org/2000/svg}circle")]
