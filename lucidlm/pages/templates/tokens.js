@@ -122,7 +122,10 @@ for (const root of document.querySelectorAll(".lucid-explained:not(.ready)")) (a
   }
 
   function legend(edges) {
-    const number = x => x.toLocaleString("en", {maximumFractionDigits: x < 1 ? 2 : 1});
+    const known = edges.filter(edge => edge !== null);
+    let more = 0;  // digits, until no two levels have one number
+    const number = x => x.toLocaleString("en", {maximumFractionDigits: (x < 1 ? 2 : 1) + more});
+    while (more < 3 && new Set(known.map(number)).size < new Set(known).size) more++;
     const rank = by.value === "rank" && !by.disabled, swatches = [];
     for (let k = 0, low = rank ? 1 : 0; k < LEVELS; k++) {
       const end = k < LEVELS - 1 ? edges[k] : Infinity;
@@ -177,7 +180,7 @@ for (const root of document.querySelectorAll(".lucid-explained:not(.ready)")) (a
     return [make("h4", quoted(spelled(text, from, to)) + ": " + written.nats(cost) + " nats, " + written.bits(cost / Math.LN2) + " bits, the sum of its " + (to - from) + " tokens"), table];
   }
 
-  // An index of a long text: its words that cost most, each with what stands around it.
+  // An index of a long text: its words that cost most, each with the text around it.
   function places(text) {
     if (text.n < LONG) return;
     const most = text.word.map(([from, to]) => [nats(text, from, to), from, to]).sort((a, b) => b[0] - a[0]).slice(0, PLACES);
