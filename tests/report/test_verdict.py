@@ -85,6 +85,12 @@ def test_a_run_that_went_on_after_its_last_validation_has_both_steps_named(losse
     assert "of 110" not in course_sentences(course_of(history))
 
 
+def test_one_validation_of_an_interrupted_run_names_both_steps_too():
+    history = History((taken(21),), (validation(0, 5.5), validation(18, 5.0)), 2)
+    said = course_sentences(course_of(history))
+    assert said.endswith("at step 18, the last validation before the interruption at step 21.")
+
+
 def test_what_a_run_gained_over_the_weights_that_it_started_from():
     history = History((), (validation(0, 4.0), validation(10, 3.5)))
     assert re.search(r"gpt2: .* 4\.0000 .* 3\.5000 .*-0\.5000", gain_sentence(history, "gpt2"))
