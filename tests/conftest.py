@@ -11,6 +11,8 @@ from torch import Tensor
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 
+pytest_plugins = ["trainings"]
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:

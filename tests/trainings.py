@@ -7,12 +7,13 @@ import random
 import shutil
 import signal
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from inspect import BoundArguments
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cyclopts import App
@@ -24,10 +25,12 @@ from lucidlm.cli import main
 from lucidlm.model.presets import PLAIN
 from lucidlm.report import assessment
 from lucidlm.report.assessment import Assessment, Background, assess
+from lucidlm.runs.folder import checkpoint_folders
+from lucidlm.runs.history import Validation
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.text.corpus import Corpus
 from lucidlm.text.preparation import prepare
-from lucidlm.training import finish, loop, start
+from lucidlm.training import finish, loop, saving, start, validation
 from lucidlm.training.pace import Pace
 from lucidlm.training.plan import Planned, make_plan
 from lucidlm.training.schedule import trapezoid
@@ -35,6 +38,45 @@ from lucidlm.training.speed import Machine
 
 SECONDS_PER_STEP = 0.1
 TIME_OR_SPEED = ("time_s", "tokens_per_s", "mfu")
+
+
+def last_of(run: str | Path) -> Path:
+    """The newest checkpoint of a run."""
+    return checkpoint_folders(Path(run))[-1]
+
+
+def stop_after(step: int, number: int) -> Callable[[loop.Report], None]:
+    """A watcher that sends this process a signal in a step, as a terminal or a cluster would."""
+
+    def watch(report: loop.Report) -> None:
+        if report.step.step == step:
+            signal.raise_signal(number)
+
+    return watch
+
+
+def made_up_validations(monkeypatch: pytest.MonkeyPatch, losses: Iterator[float]) -> None:
+    """Each validation has the next of these losses, and the validation loss is 9 after them."""
+
+    def validate(model, tokenizer, samples, *, step, epoch, time_s):
+        loss = next(losses, 9.0)
+        sides = {
+            f"{side}_{name}": value
+            for side, loss_nats in (("validation", loss), ("training", 5.0 - 0.01 * step))
+            for name, value in (
+                ("loss_nats", loss_nats),
+                ("perplexity", float(np.exp(loss_nats))),
+                ("bits_per_byte", loss_nats / np.log(2)),
+                ("tokens", 100),
+            )
+        }
+        return Validation(step=step, epoch=epoch, time_s=time_s, **sides)
+
+    def write_sample(model, tokenizer, samples, *, step):
+        return {"step": step, "prompt": "", "text": "", "probe_ids": [], "probe_log_probabilities": []}
+
+    monkeypatch.setattr(loop, "validate", validate)
+    monkeypatch.setattr(loop, "write_sample", write_sample)
 
 
 @pytest.fixture
@@ -58,8 +100,6 @@ def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quick_judging(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model generates little at validations and at the end: what is made of it has tests of its own."""
-    from lucidlm.training import validation
-
     monkeypatch.setattr(assessment, "PROMPTS", 2)
     monkeypatch.setattr(assessment, "WRITTEN_TEXTS", 1)
     monkeypatch.setattr(assessment, "WRITTEN_TOKENS", 32)
@@ -133,6 +173,31 @@ def timeless() -> Callable[[Path], list[dict]]:
         ]
 
     return read
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[Plan, Path]:
+    """The runs that were never disturbed, by their plan: several tests compare with the same one."""
+    return {}
+
+
+@pytest.fixture
+def undisturbed(make_config, finished: dict[Plan, Path], tmp_path_factory) -> Callable[[Plan], Path]:
+    """undisturbed(plan): the folder of a run that went from start to end, to be looked at only."""
+
+    def run(plan: Plan) -> Path:
+        if plan not in finished:
+            finished[plan] = tmp_path_factory.mktemp("undisturbed") / "run"
+            loop.train(make_config(out=str(finished[plan])), plan=plan)
+        return finished[plan]
+
+    return run
+
+
+@pytest.fixture
+def save_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint after every step, however long a save takes."""
+    monkeypatch.setattr(saving, "SAVING_SHARE", 1e9)
 
 
 @pytest.fixture

@@ -397,6 +397,3 @@ def test_settings_of_a_newer_version_do_not_hide_the_run_from_the_list():
     (run / "run.toml").write_text("steps = 1\nlater_setting = 2\n")
     assert row_of(run)["dtype"] is None
     assert row_of(run)["status"] == "interrupted"
-
-
-PARTS, WHOLE = {"train_bytes": 9, "validation_bytes": 1}, {"train_bytes": 9, "validation_bytes": 0}

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from recorded import Recorded
+from trainings import last_of
 
 from lucidlm.errors import RunError
 from lucidlm.report.assessment import Background, assess
+from lucidlm.runs import metrics
 from lucidlm.runs.folder import SETTINGS, bring_back, checkpoint_folders, set_aside, sweep
 from lucidlm.training import finish, loop, saving, start
 from lucidlm.training.loop import train
@@ -288,7 +290,53 @@ def test_an_array_and_tensors_that_do_not_fit_are_errors_with_a_name():
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_reason_that_differs_only_in_its_path_is_told_once():
-    assert saving._kind("run/checkpoints/.step_1.tmp/x: No space left") == saving._kind(
-        "run/y: No space left"
-    )
+def test_a_disk_that_is_full_for_metrics_stops_no_training_and_is_said_once_a_file(
+    make_config, make_tiny_plan, undisturbed, monkeypatch, fingerprint
+):
+    whole = undisturbed(make_tiny_plan())
+
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(metrics, "append_whole", full)
+    said = []
+    result = train(make_config(), plan=make_tiny_plan(), progress=Recorded(said))
+    assert result.step == 8
+    assert fingerprint(last_of("run")) == fingerprint(last_of(whole))
+    told = [line.partition(" ")[0] for line in said if "No space left" in line]
+    assert told == ["run/metrics.jsonl", "run/samples.jsonl"]  # each once
+
+
+def test_a_save_that_fails_midway_is_a_note_and_the_run_goes_on(
+    make_config, make_tiny_plan, undisturbed, monkeypatch, save_always, fingerprint
+):
+    whole = undisturbed(make_tiny_plan())
+    real, failing = saving.save_checkpoint, {2: 28, 3: 28, 4: 28, 5: 5}
+
+    def sometimes(run, step, **named):
+        if step in failing:
+            raise OSError(failing[step], os.strerror(failing[step]), f"run/.step_{step}.tmp/x")
+        return real(run, step, **named)
+
+    monkeypatch.setattr(saving, "save_checkpoint", sometimes)
+    reports = []
+    result = train(make_config(checkpoint_seconds=0), plan=make_tiny_plan(), watch=reports.append)
+    assert (result.step, result.problems) == (8, ())
+    noted = {report.step.step: " ".join(report.notes) for report in reports if report.notes}
+    assert noted.keys() == {2, 5, 6}  # each reason once
+    assert "run/.step_2.tmp/x: No space left on device" in noted[2]
+    assert "Input/output error" in noted[5]
+    assert "saved again" in noted[6]
+    assert fingerprint(last_of("run")) == fingerprint(last_of(whole))
+
+
+def test_a_first_save_that_fails_ends_the_run_before_it_trained_and_leaves_no_folder(
+    make_config, make_tiny_plan, monkeypatch
+):
+    def never(run, step, **named):
+        raise OSError(27, "File too large", "run/x")
+
+    monkeypatch.setattr(saving, "save_checkpoint", never)
+    with pytest.raises(RunError, match=r"run: .*run/x: File too large.*nothing was trained; .*another --out"):
+        train(make_config(), plan=make_tiny_plan())
+    assert not Path("run").exists()

@@ -11,12 +11,12 @@ from torch import nn
 
 from lucidlm.errors import RunError
 from lucidlm.model.gpt import GPT
+from lucidlm.model.loss import IGNORE_INDEX
 from lucidlm.model.presets import PLAIN
 from lucidlm.runs.settings import Plan
 from lucidlm.training.optim import make_optimizers, optimizer_tensors
 from lucidlm.training.step import StepResult, accumulate_gradient, train_step
 
-IGNORED = -100
 ADAMW = replace(PLAIN, name="adamw", lr=1e-3, matrix_lr=1e-3, weight_decay=0.1)
 
 
@@ -26,7 +26,7 @@ def _batch(*, rows: int = 8, length: int = 24, ragged: bool = True, seed: int = 
     inputs, targets = draw.integers(0, 257, (2, rows, length))
     if ragged:
         for row in range(rows):
-            targets[row, 3 * row :] = IGNORED
+            targets[row, 3 * row :] = IGNORE_INDEX
     return inputs, targets
 
 
@@ -52,7 +52,9 @@ def _by_the_book(model: GPT, batch):
     """Loss and gradients of the whole batch at once by torch's own cross entropy."""
     model.zero_grad(set_to_none=True)
     inputs, targets = (torch.from_numpy(part) for part in batch)
-    loss = nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+    loss = nn.functional.cross_entropy(
+        model(inputs).flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX
+    )
     loss.backward()
     return loss.item(), {name: weight.grad.clone() for name, weight in model.named_parameters()}
 
@@ -63,7 +65,7 @@ def test_loss_and_gradients_are_the_whole_batchs_however_it_is_cut(lively_gpt, m
     batch = _batch(ragged=ragged)
     loss, expected = _by_the_book(lively_gpt, batch)
     nats, tokens, found = _gradients(lively_gpt, batch, micro_batch)
-    assert tokens == (batch[1] != IGNORED).sum()
+    assert tokens == (batch[1] != IGNORE_INDEX).sum()
     assert nats / tokens == pytest.approx(loss, abs=1e-6 * max(1.0, loss))
     for name, gradient in expected.items():
         # Relative to the tensor's norm: single entries near 0 carry the rounding of their neighbours.
@@ -85,7 +87,7 @@ def test_rows_that_are_ignored_change_nothing(lively_gpt):
     inputs, targets = _batch(rows=4, ragged=False)
     noise, _ = _batch(rows=4, seed=9)
     nats, tokens, kept = _gradients(lively_gpt, (inputs, targets), 4)
-    padded = np.concatenate([inputs, noise]), np.concatenate([targets, np.full_like(targets, IGNORED)])
+    padded = np.concatenate([inputs, noise]), np.concatenate([targets, np.full_like(targets, IGNORE_INDEX)])
     more_nats, more_tokens, found = _gradients(lively_gpt, padded, 4)
     assert more_tokens == tokens
     assert more_nats == pytest.approx(nats, abs=1e-7 * nats)
@@ -96,7 +98,7 @@ def test_rows_that_are_ignored_change_nothing(lively_gpt):
 @pytest.mark.parametrize("micro_batch", [8, 1])
 def test_a_batch_of_only_ignored_rows_costs_0_and_is_never_nan(tiny_gpt, micro_batch):
     inputs, targets = _batch()
-    batch = inputs, np.full_like(targets, IGNORED)
+    batch = inputs, np.full_like(targets, IGNORE_INDEX)
     result = _step(tiny_gpt, make_optimizers(tiny_gpt, ADAMW), batch, micro_batch=micro_batch)
     assert (result.nats, result.loss_nats, result.grad_norm) == (0.0, 0.0, 0.0)
     assert all(weight.isfinite().all() for weight in tiny_gpt.parameters())
