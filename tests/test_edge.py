@@ -83,7 +83,7 @@ def test_a_fault_of_our_own_is_one_line_and_its_traceback_is_kept(monkeypatch, c
         raise KeyError("nobody expected\x1b this")
 
     monkeypatch.setattr(edge.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("lucidlm.runs.folder.list_runs", broken)
+    monkeypatch.setattr("lucidlm.runs.listing.list_runs", broken)
     assert main(["runs"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("lucidlm: internal error")
@@ -149,7 +149,7 @@ def test_what_ran_out_is_the_users_and_no_fault_of_ours(monkeypatch, capsys):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device", "runs/a")
 
-    monkeypatch.setattr("lucidlm.runs.folder.list_runs", full)
+    monkeypatch.setattr("lucidlm.runs.listing.list_runs", full)
     assert told(capsys, "runs").startswith("lucidlm: runs/a: No space left on device; ")
 
 
@@ -160,7 +160,7 @@ def test_a_signal_that_python_wrapped_in_an_error_is_still_a_signal(monkeypatch,
         except KeyboardInterrupt as error:  # as Python 3.11 does where a class is being made
             raise RuntimeError("Error calling __set_name__") from error
 
-    monkeypatch.setattr("lucidlm.runs.folder.list_runs", interrupted)
+    monkeypatch.setattr("lucidlm.runs.listing.list_runs", interrupted)
     assert main(["runs"]) == 128 + signal.SIGTERM
     assert "internal error" not in capsys.readouterr().err
 

@@ -47,7 +47,7 @@ ROOMS = {
         "compressed_file continuation explanation ngram_order evaluated spans compression memorized "
         "baselines counts gate compared memorization evaluation comparison"
     ),
-    "runs": "curves data records settings trend run_toml history lineage folder metrics",
+    "runs": "curves data records settings trend run_toml history lineage checkpoints folder listing metrics",
     "report": "course ladder curves verdict assessment card run_page",
     "training": (
         "validation footprint given_text schedule optim shapes prediction step pace speed state plan saving "

@@ -25,7 +25,7 @@ from lucidlm.cli import main
 from lucidlm.model.presets import PLAIN
 from lucidlm.report import assessment
 from lucidlm.report.assessment import Assessment, Background, assess
-from lucidlm.runs.folder import checkpoint_folders
+from lucidlm.runs.checkpoints import checkpoint_folders
 from lucidlm.runs.history import Validation
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.text.corpus import Corpus
@@ -77,6 +77,20 @@ def made_up_validations(monkeypatch: pytest.MonkeyPatch, losses: Iterator[float]
 
     monkeypatch.setattr(loop, "validate", validate)
     monkeypatch.setattr(loop, "write_sample", write_sample)
+
+
+def begun_run(name: str = "run") -> Path:
+    """The folder of a run that has nothing but a run.toml."""
+    folder = Path(name)
+    folder.mkdir(parents=True)
+    (folder / "run.toml").write_text("steps = 1\n")
+    return folder
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working folder of the test, with nothing in it."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

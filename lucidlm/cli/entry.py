@@ -81,8 +81,8 @@ def _settings_file(arguments: list[str]) -> tuple[Any, ...]:
                 raise LucidError('--config "": no file has this name; give a .toml file or leave it out')
             from cyclopts.config import Dict
 
-            from lucidlm.runs.folder import SETTINGS
             from lucidlm.runs.run_toml import read_settings, read_toml
+            from lucidlm.weights.whole import SETTINGS
 
             refuse_models(
                 [value],

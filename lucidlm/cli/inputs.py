@@ -137,7 +137,7 @@ def seen_of(source: "Source", texts: Sequence[str], reading: Reading, *, held_ou
 
 def state_line(source: "Source") -> str:
     """That a run is training now or was interrupted, in one sentence; "" of a finished run and of others."""
-    from lucidlm.runs.folder import state_of
+    from lucidlm.runs.listing import state_of
 
     return state_of(source.run).sentence(source.run) if source.kind == "run" and source.run else ""
 

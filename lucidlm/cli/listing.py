@@ -53,7 +53,7 @@ def runs(
     json
         Print the list as JSON.
     """
-    from lucidlm.runs.folder import list_runs, row_of
+    from lucidlm.runs.listing import list_runs, row_of
 
     check_places([], csv=csv)
     rows = [row_of(run) for run in list_runs(Path(folder))]

@@ -70,8 +70,8 @@ def _course_values(run: Path, *, json: bool) -> dict[str, Any]:
     from lucidlm.report.course import course_of
     from lucidlm.report.verdict import course_sentences
     from lucidlm.runs.data import design_of_run
-    from lucidlm.runs.folder import state_of
     from lucidlm.runs.history import read_history
+    from lucidlm.runs.listing import state_of
 
     history = read_history(run)
     state = state_of(run, history)

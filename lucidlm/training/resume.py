@@ -6,8 +6,9 @@ from pathlib import Path
 
 from lucidlm.errors import ConfigError, RunError, WeightsError
 from lucidlm.model.gpt import GPT
+from lucidlm.runs.checkpoints import OPTIMIZER, Checkpoint, last_checkpoint, sweep
 from lucidlm.runs.data import corpus_of_run
-from lucidlm.runs.folder import OPTIMIZER, Checkpoint, bring_back, last_checkpoint, sweep
+from lucidlm.runs.folder import bring_back
 from lucidlm.runs.history import lowest, read_history
 from lucidlm.runs.metrics import forget_after
 from lucidlm.runs.run_toml import fault_of_settings, read_settings

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from torch import Tensor
 
 from lucidlm.errors import RunError
-from lucidlm.runs.folder import save_checkpoint, sweep
+from lucidlm.runs.checkpoints import save_checkpoint, sweep
 from lucidlm.runtime.memory import is_out_of_memory
 from lucidlm.runtime.run_out import with_way_out
 from lucidlm.training.optim import optimizer_tensors

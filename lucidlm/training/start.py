@@ -11,14 +11,9 @@ import torch
 
 from lucidlm.errors import RunError
 from lucidlm.model.gpt import GPT
+from lucidlm.runs.checkpoints import KEPT_CHECKPOINTS, run_id
 from lucidlm.runs.data import CORPUS, PREPARED
-from lucidlm.runs.folder import (
-    KEPT_CHECKPOINTS,
-    claimed_run_folder,
-    new_run_folder,
-    run_id,
-    set_aside,
-)
+from lucidlm.runs.folder import claimed_run_folder, new_run_folder, set_aside
 from lucidlm.runs.run_toml import write_settings
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.files import free_bytes, largest_file_bytes

@@ -67,8 +67,8 @@ def test_a_newline_in_a_name_breaks_no_row():
 @pytest.fixture
 def three_runs(monkeypatch):
     rows = {Path(row["run"]): row for row in ROWS}
-    monkeypatch.setattr("lucidlm.runs.folder.list_runs", lambda folder: iter(rows))
-    monkeypatch.setattr("lucidlm.runs.folder.row_of", rows.get)
+    monkeypatch.setattr("lucidlm.runs.listing.list_runs", lambda folder: iter(rows))
+    monkeypatch.setattr("lucidlm.runs.listing.row_of", rows.get)
 
 
 def test_runs_are_sorted_by_a_column_and_those_without_a_value_come_last(three_runs, capsys):

@@ -4,8 +4,8 @@ import time
 import pytest
 
 from lucidlm.errors import DataError, LucidError, WeightsError
+from lucidlm.runs.checkpoints import last_checkpoint
 from lucidlm.runs.data import design_of_run
-from lucidlm.runs.folder import last_checkpoint
 from lucidlm.runs.history import read_history
 from lucidlm.runs.run_toml import read_toml
 from lucidlm.runtime.manifest import read_manifest

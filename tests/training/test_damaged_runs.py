@@ -18,7 +18,7 @@ from damage import CONFUSING, DEEP, places_in, with_odd
 from run_folders import EVALUATE, WEIGHTS, Said, without_hashes
 
 from lucidlm.report.assessment import Assessment
-from lucidlm.runs.folder import checkpoint_folders
+from lucidlm.runs.checkpoints import checkpoint_folders
 from lucidlm.runtime.manifest import MANIFEST
 from lucidlm.training import finish, loop
 

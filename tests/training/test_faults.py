@@ -17,9 +17,10 @@ from recorded import Recorded
 
 from lucidlm.errors import LucidError
 from lucidlm.report.assessment import Background, assess
-from lucidlm.runs.folder import SETTINGS, checkpoint_folders
+from lucidlm.runs.checkpoints import checkpoint_folders
 from lucidlm.training import finish, loop, saving
 from lucidlm.training.loop import train
+from lucidlm.weights.whole import SETTINGS
 
 pytestmark = [
     pytest.mark.usefixtures("here", "quick_probes"),

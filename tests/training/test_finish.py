@@ -7,7 +7,7 @@ import pytest
 from recorded import Recorded
 from trainings import last_of
 
-from lucidlm.runs.folder import save_checkpoint
+from lucidlm.runs.checkpoints import save_checkpoint
 from lucidlm.runs.history import read_history
 from lucidlm.runtime.progress import SILENT
 from lucidlm.training import finish, loop, saving, start

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from trainings import last_of, made_up_validations, stop_after
 
-from lucidlm.runs.folder import checkpoint_folders
+from lucidlm.runs.checkpoints import checkpoint_folders
 from lucidlm.runs.history import read_history
 from lucidlm.runs.run_toml import read_settings
 from lucidlm.training.loop import train

@@ -14,9 +14,11 @@ from trainings import last_of
 from lucidlm.errors import RunError
 from lucidlm.report.assessment import Background, assess
 from lucidlm.runs import metrics
-from lucidlm.runs.folder import SETTINGS, bring_back, checkpoint_folders, set_aside, sweep
+from lucidlm.runs.checkpoints import checkpoint_folders, sweep
+from lucidlm.runs.folder import bring_back, new_run_folder, set_aside
 from lucidlm.training import finish, loop, saving, start
 from lucidlm.training.loop import train
+from lucidlm.weights.whole import SETTINGS
 
 pytestmark = pytest.mark.usefixtures("here", "quick_probes", "quick_judging")
 
@@ -189,8 +191,6 @@ def test_another_error_of_a_step_is_not_taken_for_one_of_memory(make_config, mak
 
 
 def test_a_beginning_is_what_stands_before_run_toml_does_and_the_rest_of_writing_it():
-    from lucidlm.runs.folder import new_run_folder
-
     run = Path("run")
     names = ("data/train.npy", "metrics.jsonl", "env.json")
     for name in (*names, ".env.json.7.tmp", ".run.toml.4711.tmp", ".lucidlm.12.tmp"):

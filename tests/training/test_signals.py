@@ -82,7 +82,7 @@ import torch
 from lucidlm.training import saving, setup, start
 from lucidlm.training.loop import train
 from lucidlm.training.prediction import Compressibility, predict
-from lucidlm.runs.folder import checkpoint_folders
+from lucidlm.runs.checkpoints import checkpoint_folders
 from lucidlm.runs.run_toml import read_settings
 from lucidlm.runtime.probes import Probe
 from lucidlm.runtime import files

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from run_folders import EVALUATE, WEIGHTS, Said, without_hashes
 
-from lucidlm.runs.folder import checkpoint_folders
+from lucidlm.runs.checkpoints import checkpoint_folders
 from lucidlm.runs.history import read_history
 from lucidlm.runs.records import checked_line
 from lucidlm.runtime.manifest import MANIFEST
