@@ -54,14 +54,18 @@ def set_learning_rate(optimizers: Optimizers, factor: float) -> None:
 
 
 def optimizer_tensors(model: nn.Module, optimizers: Optimizers) -> dict[str, Tensor]:
-    """State of the optimizers, by the name of the weight: {"head.weight/exp_avg": ...}."""
+    """State of the optimizers, by the name of the weight: {"head.weight/exp_avg": ...}, sorted by it.
+
+    A resumed optimizer has its weights in another order; sorted, both write the same file.
+    """
     names = {id(weight): name for name, weight in model.named_parameters()}
-    return {
+    found = {
         f"{names[id(weight)]}/{key}": value.detach()
         for optimizer in optimizers
         for weight, state in optimizer.state.items()
         for key, value in state.items()
     }
+    return dict(sorted(found.items()))
 
 
 def load_optimizer_tensors(model: nn.Module, optimizers: Optimizers, tensors: dict[str, Tensor]) -> None:

@@ -62,6 +62,8 @@ def test_an_interrupted_and_resumed_run_is_bitwise_the_uninterrupted_one(
     assert (finished.interrupted, finished.step) == (0, 8)
     assert fingerprint(last_of("run")) == fingerprint(last_of(whole))
     assert fingerprint(Path("run")) == fingerprint(whole)
+    optimizers = [(last_of(run) / "optimizer.safetensors").read_bytes() for run in ("run", whole)]
+    assert optimizers[0] == optimizers[1]
     assert timeless(Path("run")) == timeless(whole)
     assert Path("run/samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
 
