@@ -44,6 +44,11 @@ def train(
     everything else comes from its run.toml. `verbose` notes the details of the plan. `watch` gets the report
     of each step. `answer` gets the result before the report is written, so that no later failure can lose it.
 
+    Nothing is shown while it runs, in a notebook too, unless `progress` and `watch` are given:
+
+        with lucidlm.display.Display() as display:
+            train(config, progress=display, watch=display.watch)
+
     SIGINT, SIGTERM and SIGHUP end the run after the current step, with a checkpoint; before the first step
     there is nothing to save, and Interrupted is raised. Raises a LucidError that says what to change.
     """
