@@ -59,7 +59,7 @@ class TrainConfig:
     from_: str | None = None
     """Start from the weights of a run, a model folder or gpt2, with its shape and tokenizer."""
     tokenizer: str | None = None
-    """gpt2, bytes, or bpe:N for N tokens learned from the text (default: by the amount of text)."""
+    """gpt2, bytes, or bpe:N for N tokens learnt from the text (default: by the amount of text)."""
     context_length: int | None = None
     """Context length: tokens that the model sees at once."""
     drop_rate: float | None = None
