@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from lucidlm.measure.atoms import Atoms
-from lucidlm.measure.intervals import Interval
+from lucidlm.measure.intervals import Interval, NoInterval
 from lucidlm.measure.seen import Seen
 from lucidlm.measure.spans import Span
 from lucidlm.pages.page import colour_level, notebook, token_span, write_page
@@ -80,7 +80,7 @@ class Comparison:
     documents: int
     interval: Interval | None
     """95 % interval of the difference in bits per byte of these weights; None: `no_interval` says why."""
-    no_interval: str
+    no_interval: NoInterval | None
     recipes: Interval | None
     """The same of the recipes, with seeds and text as sources of variance; None under two runs of each."""
     repetition: Repetition
@@ -193,9 +193,9 @@ class Comparison:
         """Stable keys, for --json."""
         names = ("bits_per_byte_a", "bits_per_byte_b", "difference", "bytes_scored", "bytes_total")
         values = {
-            name: getattr(self, name)
-            for name in (*names, "documents", "same_model", "no_interval", "verdict", "notes")
+            name: getattr(self, name) for name in (*names, "documents", "same_model", "verdict", "notes")
         }
+        values["no_interval"] = str(self.no_interval or "")
         values |= {"a": self.a.to_dict(), "b": self.b.to_dict()}
         for name in ("interval", "recipes"):
             interval = getattr(self, name)

@@ -11,7 +11,7 @@ import numpy as np
 from lucidlm.errors import ConfigError, DataError
 from lucidlm.measure.atoms import Atoms, Judge, Passage, blocks_of, common_atoms, equal_weights
 from lucidlm.measure.compared import Comparison, Run, Side
-from lucidlm.measure.intervals import STRATA, Design, interval_of_ratio, interval_of_recipes
+from lucidlm.measure.intervals import STRATA, Design, NoInterval, interval_of_ratio, interval_of_recipes
 from lucidlm.measure.protocol import LUCID, Protocol
 from lucidlm.measure.scoring import Predictor, Scorer
 from lucidlm.measure.spans import best_spans
@@ -136,7 +136,7 @@ class _Scored:
         interval, no_interval = interval_of_ratio(bits[:of_a].mean(0) - bits[of_a:].mean(0), counts, **how)
         same_model = len(self.judges) == 2 and self.judges[0].is_same_model(self.judges[1])
         if same_model:
-            interval, no_interval = None, "both are the same model"
+            interval, no_interval = None, NoInterval("same_model", "both are the same model")
         several = min(of_a, len(self.judges) - of_a) > 1
         recipes = interval_of_recipes(bits[:of_a], bits[of_a:], counts, **how)[0] if several else None
         runs = [_run(judge, float(each.sum())) for judge, each in zip(self.judges, nats, strict=True)]

@@ -13,7 +13,7 @@ from torch import Tensor
 from lucidlm.errors import DataError
 from lucidlm.measure.diagnosis import Findings
 from lucidlm.measure.evaluated import Evaluation
-from lucidlm.measure.intervals import STRATA, Design, interval_of_ratio
+from lucidlm.measure.intervals import STRATA, Design, NoInterval, interval_of_ratio
 from lucidlm.measure.protocol import Counted
 from lucidlm.measure.scoring import Document, Scored, Scorer
 from lucidlm.runtime.progress import Progress
@@ -114,7 +114,7 @@ class Counts:
         sample: dict[str, Any] = {"design": design, "fraction": fraction, "same": same}
         loss_interval, no_interval = interval_of_ratio(nats, tokens, **sample)
         if design == "pages" and loss_interval is None and repetition.mostly:
-            no_interval = f"no 95 % interval: {repetition.of_sequences}"
+            no_interval = NoInterval("copies", repetition.of_sequences)
         bits_interval = None
         # Windows that weigh less than they score have no bytes of their own: the guide counts none.
         if not self.weighted and self.bytes_scored > 0:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lucidlm.measure.diagnosis import Diagnosis
-from lucidlm.measure.intervals import STRATA, Design, Interval
+from lucidlm.measure.intervals import STRATA, Design, Interval, NoInterval
 from lucidlm.measure.protocol import Counted
 from lucidlm.model.loss import perplexity
 from lucidlm.pages.page import notebook
@@ -53,7 +53,7 @@ class Evaluation:
     """95 % interval of the loss, nats per token; None where `no_interval` says why."""
     bits_interval: Interval | None
     """95 % interval of the bits per byte."""
-    no_interval: str
+    no_interval: NoInterval | None
     diagnosis: Diagnosis
     vocab_size: int
     account: Account | None = field(default=None, compare=False)
@@ -79,7 +79,7 @@ class Evaluation:
         said = "; ".join(part for part in (exact, of) if part)
         return f"{said}; {interval.caution}" if interval.caution else said
 
-    def without_intervals(self, reason: str) -> "Evaluation":
+    def without_intervals(self, reason: NoInterval) -> "Evaluation":
         """The same numbers, which hold for this text only; `reason` says why."""
         return replace(self, loss_interval=None, bits_interval=None, no_interval=reason)
 
@@ -128,7 +128,16 @@ class Evaluation:
         account = self.account or Account()
         derived = ("loss_nats", "perplexity", "bits_per_byte", "word_perplexity", "byte_perplexity")
         numbers = {key: getattr(self, key) for key in derived}
-        apart = ("protocol", "diagnosis", "account", "units", "by_document", "same", "repetition")
+        apart = (
+            "protocol",
+            "diagnosis",
+            "account",
+            "units",
+            "by_document",
+            "same",
+            "repetition",
+            "no_interval",
+        )
         perplexities = self.perplexity_interval
         return (
             numbers
@@ -136,7 +145,7 @@ class Evaluation:
             | {key: value for key, value in asdict(self).items() if key not in apart}
             | account.to_dict()
             | {"bytes_as_utf8": account.read if self.account else self.bytes_total}
-            | {"bytes_left_out": self.bytes_left_out}
+            | {"bytes_left_out": self.bytes_left_out, "no_interval": str(self.no_interval or "")}
             | {"units": self.units.tolist() if len(self.units) <= MOST_UNITS else None}
             | {"perplexity_interval": asdict(perplexities) if perplexities else None}
             | {"protocol": asdict(self.protocol) | {"difference": self.protocol.difference}}
@@ -186,7 +195,7 @@ class Evaluation:
             for name, value, interval in self.rows()
         ]
         if self.no_interval:
-            lines.append(self.no_interval)
+            lines.append(str(self.no_interval))
         return "\n".join([*lines, str(self.protocol)])
 
     def _repr_html_(self) -> str:

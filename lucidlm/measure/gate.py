@@ -13,7 +13,6 @@ from lucidlm.measure.evaluated import Evaluation
 from lucidlm.measure.intervals import Design, Interval, interval_of_ratio
 from lucidlm.measure.protocol import Counted
 from lucidlm.measure.scoring import Scorer
-from lucidlm.measure.seen import NO_INTERVAL
 from lucidlm.runtime.small_files import LARGEST_RECORD
 
 NO_DIFFERENCE = 1e-4
@@ -113,7 +112,7 @@ def no_worse(evaluation: Evaluation, stored: StoredResult) -> Verdict:
 def _cannot_tell(evaluation: Evaluation, stored: StoredResult, difference: float) -> DataError:
     """The way out where a result is larger and nothing has an interval."""
     more = "more documents" if evaluation.design == "documents" else "a longer text"
-    if evaluation.no_interval == NO_INTERVAL:
+    if evaluation.no_interval is not None and evaluation.no_interval.code == "seen":
         more = "a text that the model was not trained on"
     return DataError(
         f"{stored.path}: {difference:+.4f} bits per byte, and this text cannot tell whether that is worse "

@@ -24,10 +24,8 @@ FEWEST_PIECES = 5
 FEWEST_DOCUMENTS = 5
 """Effective documents, (sum c)^2 / sum c^2: what one large document outweighs are not many."""
 FEWEST_BLOCKS = 40
-MORE_DOCUMENTS = f"give {FEWEST_DOCUMENTS} or more documents of like size to get one"
-"""What to do about a missing interval of a text that was given."""
 HOLD_OUT_MORE = "hold out more (--val-fraction 0.2)"
-"""What to do about one of a run's own held-out text."""
+"""What to do about a missing interval of a run's own held-out text."""
 FEW = 30
 """Among so few units a rare outlier may be missing, and nothing in them tells of it."""
 UNLIKE = 20
@@ -74,6 +72,25 @@ class Interval:
         return f"{fixed(self.low, 4)} to {fixed(self.high, 4)}"
 
 
+@dataclass(frozen=True, slots=True)
+class NoInterval:
+    """Why a number has no interval, and what to do to get one."""
+
+    code: Literal["few_pieces", "few_documents", "few_blocks", "copies", "seen", "same_model", "other_bytes"]
+    reason: str
+    way_out: str = ""
+    """"" where nothing can be done with this text."""
+
+    def __str__(self) -> str:
+        """One line."""
+        way_out = f"; {self.way_out}" if self.way_out else ""
+        return f"no 95 % interval: {self.reason}{way_out}"
+
+
+MOSTLY_SEEN = NoInterval("seen", "the model was trained on most of this text")
+"""An interval is about text that was not trained on."""
+
+
 def interval_of_ratio(
     sums: np.ndarray,
     counts: np.ndarray,
@@ -81,10 +98,10 @@ def interval_of_ratio(
     design: Design,
     fraction: float = 0.0,
     same: np.ndarray | None = None,
-) -> tuple[Interval | None, str]:
+) -> tuple[Interval | None, NoInterval | None]:
     """The 95 % interval of sum(sums) / sum(counts), both (n,), a unit each, in the order of the text.
 
-    Where there is none, the string says why; else it is empty. `fraction` is the share of the book that its
+    Either the interval is None, or the reason why there is none. `fraction` is the share of the book that its
     pieces are: what was seen is not in doubt (strata only). Units with equal numbers in `same` (n,) are
     copies of each other: together they are one.
     """
@@ -96,11 +113,14 @@ def interval_of_ratio(
             kind = "pieces" if design == "strata" else "documents"
             copies = f"its {len(sums):,} {kind} are copies of each other"
             why = "the text repeats itself" if design == "pages" else copies
-            return None, f"no 95 % interval: {why}"
+            return None, NoInterval("copies", why)
         places = np.searchsorted(numbers, same)
         merged = [np.bincount(places, values) for values in (sums, counts)]
-        interval, reason = interval_of_ratio(*merged, design=design, fraction=fraction)
-        return interval, reason and f"{reason} (copies count once: {len(sums):,} are {len(numbers):,})"
+        interval, missing = interval_of_ratio(*merged, design=design, fraction=fraction)
+        if missing is not None:
+            counted = f"copies count once: {len(sums):,} are {len(numbers):,}"
+            missing = replace(missing, reason=f"{missing.reason} ({counted})")
+        return interval, missing
     kept = counts > 0  # a document of which no token was scored is no unit
     sums, counts = sums[kept], counts[kept]
     if design in STRATA:
@@ -119,7 +139,7 @@ def interval_of_recipes(
     design: Design,
     fraction: float = 0.0,
     same: np.ndarray | None = None,
-) -> tuple[Interval | None, str]:
+) -> tuple[Interval | None, NoInterval | None]:
     """The 95 % interval of how much more recipe A costs than B, with other seeds and on other units.
 
     a (k_a, n), b (k_b, n): sums of each run, two or more of each, over the same units; counts (n,). Runs and
@@ -147,7 +167,7 @@ def interval_of_recipes(
         estimate + ends[1],
         f"runs and units crossed; units: {text.method}",
     )
-    return replace(text, low=low, high=high, of=RECIPES + text.of, method=method, degrees=min(degrees)), ""
+    return replace(text, low=low, high=high, of=RECIPES + text.of, method=method, degrees=min(degrees)), None
 
 
 def _over_runs(a: np.ndarray, b: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
@@ -187,7 +207,7 @@ def _residuals(sums: np.ndarray, counts: np.ndarray) -> tuple[float, np.ndarray]
 
 def _of_strata(
     sums: np.ndarray, counts: np.ndarray, fraction: float, *, of: str
-) -> tuple[Interval | None, str]:
+) -> tuple[Interval | None, NoInterval | None]:
     """Of a stratified sample of a book, one piece a stratum: second differences (Wolter 2007, 8.2).
 
     One piece a stratum leaves no variance within it, so neighbouring strata stand for one another: a piece
@@ -196,10 +216,8 @@ def _of_strata(
     """
     n = len(sums)
     if n < FEWEST_PIECES:
-        return None, (
-            f"no 95 % interval: the held-out part is {plural(n, 'piece')} of the book, under "
-            f"{FEWEST_PIECES}; {HOLD_OUT_MORE}"
-        )
+        reason = f"the held-out part is {plural(n, 'piece')} of the book, under {FEWEST_PIECES}"
+        return None, NoInterval("few_pieces", reason, HOLD_OUT_MORE)
     ratio, residuals = _residuals(sums, counts)
     bends = np.diff(residuals, 2)
     m = n - 2
@@ -213,10 +231,10 @@ def _of_strata(
         f"{n} pieces can miss a short passage that is very unlike the rest: then the interval is too "
         "narrow (in tests with such texts it was right 80 to 93 times in 100, not 95)"
     )
-    return Interval(low, high, of, n, "second differences of strata", degrees, caution), ""
+    return Interval(low, high, of, n, "second differences of strata", degrees, caution), None
 
 
-def _of_documents(sums: np.ndarray, counts: np.ndarray) -> tuple[Interval | None, str]:
+def _of_documents(sums: np.ndarray, counts: np.ndarray) -> tuple[Interval | None, NoInterval | None]:
     """Of documents as clusters: a cluster-robust variance that is corrected for leverage (CR2).
 
     Bell & McCaffrey (2002), with two differences. What is taken to be known of the documents' variances, for
@@ -228,17 +246,14 @@ def _of_documents(sums: np.ndarray, counts: np.ndarray) -> tuple[Interval | None
     n = len(sums)
     effective = float(counts.sum() ** 2 / (counts @ counts)) if n else 0.0
     if effective < FEWEST_DOCUMENTS - 1e-9:
-        return None, (
-            f"no 95 % interval: {plural(n, 'document')}, under {FEWEST_DOCUMENTS}; {MORE_DOCUMENTS}"
-            if n < FEWEST_DOCUMENTS
-            else f"no 95 % interval: {plural(n, 'document')} of unequal size count as "
-            f"{effective:.1f} equal ones, "
-            f"under {FEWEST_DOCUMENTS}; {MORE_DOCUMENTS}"
-        )
+        alike = "" if n < FEWEST_DOCUMENTS else f" of unequal size count as {effective:.1f} equal ones"
+        reason = f"{plural(n, 'document')}{alike}, under {FEWEST_DOCUMENTS}"
+        more = f"give {FEWEST_DOCUMENTS} or more documents of similar size"
+        return None, NoInterval("few_documents", reason, more)
     ratio, residuals = _residuals(sums, counts)
     method = "cluster-robust variance, CR2"
     if not residuals.any():
-        return Interval(ratio, ratio, "documents", n, method, n - 1.0), ""
+        return Interval(ratio, ratio, "documents", n, method, n - 1.0), None
     model = variances_of(sums / counts, counts)
     shares = counts / counts.sum()
     robust = cluster_robust(residuals, shares, model)
@@ -254,7 +269,7 @@ def _of_documents(sums: np.ndarray, counts: np.ndarray) -> tuple[Interval | None
             f"{n} documents that count as {effective:.0f} equal ones may lack the rare outliers, or the very "
             "large ones, of their kind; where such decide the number, it holds in fewer than 95 of 100 cases"
         )
-    return Interval(low, high, "documents", n, method, robust.degrees, caution), ""
+    return Interval(low, high, "documents", n, method, robust.degrees, caution), None
 
 
 def _outlier(residuals: np.ndarray, unit: str) -> str:
@@ -268,15 +283,15 @@ def _outlier(residuals: np.ndarray, unit: str) -> str:
     )
 
 
-def _of_pages(sums: np.ndarray, counts: np.ndarray) -> tuple[Interval | None, str]:
+def _of_pages(sums: np.ndarray, counts: np.ndarray) -> tuple[Interval | None, NoInterval | None]:
     """Of consecutive blocks of one text: equal-weighted cosines (Lazarus, Lewis, Stock & Watson 2018).
 
     The long-run variance is the mean power of the few slowest waves: what varies more slowly than blocks do.
     """
     n = len(sums)
     if n < FEWEST_BLOCKS:
-        blocks = plural(n, "block")
-        return None, f"no 95 % interval: {blocks} of text, under {FEWEST_BLOCKS}; a longer text has one"
+        reason = f"{plural(n, 'block')} of text, under {FEWEST_BLOCKS}"
+        return None, NoInterval("few_blocks", reason, "a longer text has one")
     ratio, residuals = _residuals(sums, counts)
     waves = min(4, max(2, n // 75))  # few: texts change slowly, and more waves would not see it
     places = (np.arange(n) + 0.5) / n
@@ -284,4 +299,4 @@ def _of_pages(sums: np.ndarray, counts: np.ndarray) -> tuple[Interval | None, st
     half = t_quantile(waves) * math.sqrt(SLOW * sum(powers) / waves)
     caution = "real texts change slowly; where they do, it holds in 75 to 92 of 100 cases"
     method = f"{waves} equal-weighted cosines"
-    return Interval(ratio - half, ratio + half, "pages", n, method, float(waves), caution), ""
+    return Interval(ratio - half, ratio + half, "pages", n, method, float(waves), caution), None

@@ -24,7 +24,6 @@ LEAST = 0.001
 FEW = 0.01
 MOSTLY = 0.5
 """From this share on a text is no sample of text that was not trained on, so its number has no interval."""
-NO_INTERVAL = "no 95 % interval: it was trained on"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ from lucidlm.measure.continuation import PROMPTS, measure_continuation
 from lucidlm.measure.evaluated import Evaluation
 from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.measure.explanation import Explanation, explain_texts
-from lucidlm.measure.intervals import HOLD_OUT_MORE, MORE_DOCUMENTS, Design
+from lucidlm.measure.intervals import HOLD_OUT_MORE, MOSTLY_SEEN, Design, NoInterval
 from lucidlm.measure.memorization import measure_memorization
 from lucidlm.measure.memorized import Memorization, sentence_of
 from lucidlm.measure.protocol import LUCID, Protocol
-from lucidlm.measure.seen import NO_INTERVAL, Seen
+from lucidlm.measure.seen import Seen
 from lucidlm.model.decoding import Decoding
 from lucidlm.model.generation import generate_batch
 from lucidlm.model.gpt import GPT
@@ -187,7 +187,7 @@ def assess(
         )
         ladder = _ladder(evaluation, baselines, seen)
     history = background.history
-    if history is not None and corpus.design == "documents":
+    if history is not None and corpus.design != "given":
         evaluation = replace(evaluation, no_interval=_by_another_split(evaluation.no_interval))
         ladder = ladder and replace(ladder, no_interval=_by_another_split(ladder.no_interval))
     memorization = _memorization(model, tokenizer, text, background, effort.generated, progress)
@@ -241,7 +241,7 @@ def _evaluated(
     if text.sample_of is not None and evaluation.tokens_total < text.sample_of:
         evaluation = replace(evaluation, sample_of=text.sample_of)
     if seen is not None and seen.mostly:  # an interval is about text that was not trained on
-        evaluation = evaluation.without_intervals(NO_INTERVAL)
+        evaluation = evaluation.without_intervals(MOSTLY_SEEN)
     return evaluation
 
 
@@ -253,7 +253,7 @@ def _ladder(evaluation: Evaluation, baselines: Baselines, seen: Seen | None) -> 
         baselines,
         fraction=evaluation.fraction,
         same=evaluation.same,
-        no_interval=NO_INTERVAL if seen is not None and seen.mostly else "",
+        no_interval=MOSTLY_SEEN if seen is not None and seen.mostly else None,
     )
     return replace(ladder, caution=evaluation.caution)
 
@@ -333,9 +333,11 @@ def _part(count: int, model: GPT, share: float) -> int:
     return count // 4 if slow else max(count // 4, round(share * count))
 
 
-def _by_another_split(reason: str) -> str:
-    """The reason with another way out: no documents can be added to a run's own held-out text."""
-    return reason.replace(MORE_DOCUMENTS, f"{HOLD_OUT_MORE}, or pieces (--split pieces)")
+def _by_another_split(missing: NoInterval | None) -> NoInterval | None:
+    """The reason with another way out: nothing can be added to a run's own held-out text."""
+    if missing is None or missing.code not in ("few_documents", "few_blocks"):
+        return missing
+    return replace(missing, way_out=f"{HOLD_OUT_MORE}, or pieces (--split pieces)")
 
 
 def _first_tokens(documents: Iterable[np.ndarray], count: int) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lucidlm.measure.baseline import NGRAMS, STATIC, Baseline, Baselines, Code, Kind
-from lucidlm.measure.intervals import Design, Interval, interval_of_ratio
+from lucidlm.measure.intervals import Design, Interval, NoInterval, interval_of_ratio
 
 Outcome = Literal["better", "worse", "open", "not tested"]
 """Of model against baseline. open: the interval of the difference contains 0. not tested: it has none."""
@@ -65,8 +65,8 @@ class Ladder:
     rungs: tuple[Rung, ...]
     inside_bits_per_byte: float | None
     """What the n-gram of bytes needs for pieces of the training text that it was not fitted to."""
-    no_interval: str
-    """Why no difference has an interval; "" where those have one whose cost of each byte is known."""
+    no_interval: NoInterval | None
+    """Why no difference has an interval; None where those have one whose cost of each byte is known."""
     caution: str = field(default="", compare=False)
     """To be shown beside the model's number: that it is from a sample, or from few tokens."""
 
@@ -163,7 +163,7 @@ class Ladder:
             f"{row['kind']:<{wide['kind']}}  {row['gap']:<{wide['gap']}}  {row['sees']}"
             for row in rows
         ]
-        return "\n".join([*lines, *([self.no_interval] if self.no_interval else [])])
+        return "\n".join([*lines, *([str(self.no_interval)] if self.no_interval else [])])
 
     def to_dict(self) -> dict[str, Any]:
         """Stable keys, for JSON."""
@@ -182,7 +182,7 @@ class Ladder:
             "better_than_all": self.better_than_all,
             "differs": self.differs,
             "unlike": self.unlike,
-            "no_interval": self.no_interval,
+            "no_interval": str(self.no_interval or ""),
         }
 
 
@@ -194,7 +194,7 @@ def ladder_of(
     *,
     fraction: float = 0.0,
     same: np.ndarray | None = None,
-    no_interval: str = "",
+    no_interval: NoInterval | None = None,
 ) -> Ladder:
     """The ladder of a model with these bits per byte: `units` (n, 3) are its nats, tokens and scored bytes.
 
@@ -205,7 +205,7 @@ def ladder_of(
     sizes = units[:, 2]
     reason = no_interval
     if round(float(sizes.sum())) != baselines.heldout_bytes:
-        reason = "no 95 % intervals of differences: the baselines are of the text as its tokens spell it"
+        reason = NoInterval("other_bytes", "the baselines are of the text as its tokens spell it")
     rungs = []
     for row in baselines.rows:
         interval = None

@@ -55,19 +55,20 @@ def test_t_quantiles_are_scipys(degrees, level):
 @pytest.mark.parametrize("design", DESIGNS)
 def test_too_few_units_have_no_interval_and_a_reason(design):
     for count in range(FEWEST[design]):
-        interval, why = interval_of_ratio(np.ones(count), np.ones(count), design=design)
+        interval, missing = interval_of_ratio(np.ones(count), np.ones(count), design=design)
         assert interval is None
-        assert f"under {FEWEST[design]}; " in why  # and what to do about it
-    interval, why = interval_of_ratio(np.ones(FEWEST[design]), np.ones(FEWEST[design]), design=design)
+        assert missing.code.startswith("few_")
+        assert f"under {FEWEST[design]}; {missing.way_out}" in str(missing)
+    interval, missing = interval_of_ratio(np.ones(FEWEST[design]), np.ones(FEWEST[design]), design=design)
     assert interval.units == FEWEST[design]
-    assert why == ""
+    assert missing is None
 
 
 def test_one_large_document_is_not_many_and_a_reason_says_so():
     counts = np.array([60_000.0] + [300.0] * 29)
-    interval, why = interval_of_ratio(2.0 * counts, counts, design="documents")
-    assert interval is None
-    assert "30 documents of unequal size count as 1.3 equal ones" in why
+    interval, missing = interval_of_ratio(2.0 * counts, counts, design="documents")
+    assert (interval, missing.code) == (None, "few_documents")
+    assert "30 documents of unequal size count as 1.3 equal ones" in missing.reason
 
 
 @pytest.mark.parametrize("design", DESIGNS)
@@ -341,7 +342,7 @@ def test_the_interval_of_recipes_has_seeds_and_text_as_sources_of_variance(desig
     a, b = (
         level * (1 + 0.01 * draw.standard_normal((3, 1)) + 0.1 * draw.standard_normal((3, 60))) for _ in "ab"
     )
-    found, why = interval_of_recipes(a, b, counts, design=design)
+    found, missing = interval_of_recipes(a, b, counts, design=design)
     text, _ = interval_of_ratio(a.mean(0) - b.mean(0), counts, design=design)
     over_runs, together = recipes_by_a_loop(a, b, counts)
     estimate = (a.mean(0) - b.mean(0)).sum() / counts.sum()
@@ -352,7 +353,7 @@ def test_the_interval_of_recipes_has_seeds_and_text_as_sources_of_variance(desig
     end = max(text.high, estimate + stats.t.ppf(0.975, degrees) * math.sqrt(whole))
     assert found.high == pytest.approx(end, rel=1e-5)
     assert found.high > text.high or design == "pages"  # two waves: t falls faster than the variance grows
-    assert (found.of, found.units, why) == (f"recipes on {text.of}", text.units, "")
+    assert (found.of, found.units, missing) == (f"recipes on {text.of}", text.units, None)
 
 
 def test_recipes_whose_seeds_vary_unlike_have_welchs_degrees_of_freedom():
@@ -368,9 +369,9 @@ def test_recipes_whose_seeds_vary_unlike_have_welchs_degrees_of_freedom():
 
 
 def test_recipes_without_an_interval_of_the_text_have_none():
-    found, why = interval_of_recipes(np.ones((2, 3)), np.ones((2, 3)), np.ones(3), design="documents")
+    found, missing = interval_of_recipes(np.ones((2, 3)), np.ones((2, 3)), np.ones(3), design="documents")
     assert found is None
-    assert "3 documents" in why
+    assert "3 documents" in missing.reason
 
 
 @pytest.mark.parametrize(("design", "n"), [("documents", 100), ("pages", 100), ("strata", 20)])
@@ -452,9 +453,7 @@ def test_copies_of_a_unit_make_no_interval_narrower():
 
 def test_units_that_are_all_the_same_have_none():
     values = np.full(200, 3.0)
-    interval, reason = interval_of_ratio(values, values, design="pages", same=np.zeros(200, int))
-    assert interval is None
-    assert reason == "no 95 % interval: the text repeats itself"
-    interval, reason = interval_of_ratio(values, values, design="documents", same=np.zeros(200, int))
-    assert interval is None
-    assert "200 documents are copies of each other" in reason
+    for design, reason in (("pages", "repeats itself"), ("documents", "200 documents are copies")):
+        interval, missing = interval_of_ratio(values, values, design=design, same=np.zeros(200, int))
+        assert (interval, missing.code) == (None, "copies")
+        assert reason in missing.reason

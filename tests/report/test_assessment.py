@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from models import BUNDLED_STORY
 from selectolax.lexbor import LexborHTMLParser
 
 from lucidlm.measure.baselines import measure_baselines
 from lucidlm.measure.continuation import measure_continuation
 from lucidlm.measure.evaluation import evaluate_documents
-from lucidlm.measure.intervals import MORE_DOCUMENTS
 from lucidlm.measure.memorization import measure_memorization
 from lucidlm.measure.memorized import sentence_of
 from lucidlm.report.assessment import Background, HeldOut, assess, count_tokens, write_texts
@@ -82,14 +82,19 @@ def test_only_a_run_s_own_held_out_text_can_show_that_nothing_was_learnt(assesse
     assert place_sentences(other.ladder, own=False) in other.sentences
 
 
-def test_few_held_out_documents_of_a_run_name_the_split_that_has_an_interval(assessed, corpus):
-    documents = dataclasses.replace(corpus, manifest=corpus.manifest | {"split": {"design": "documents"}})
-    few = [*validation_documents(corpus)][:2]
-    own = assessed(few, design="documents", corpus=documents, history=History((), ()))
-    given = assessed(few, design="documents", corpus=documents)
-    for of, way_out in ((own, "--split pieces"), (given, MORE_DOCUMENTS)):
-        for reason in (of.evaluation.no_interval, of.ladder.no_interval):
-            assert reason.count(way_out) == 1
+def test_little_held_out_text_of_a_run_names_the_split_that_has_an_interval(assessed, corpus):
+    short = np.array(corpus.tokenizer.encode(BUNDLED_STORY[:900]))
+    for split, design, few in (
+        ("documents", "documents", [short[:450], short[450:]]),
+        ("end", "pages", [short]),
+    ):
+        of = dataclasses.replace(corpus, manifest=corpus.manifest | {"split": {"design": split}})
+        own = assessed(few, design=design, corpus=of, history=History((), ()))
+        other = assessed(few, design=design, corpus=of)
+        for found, pieces in ((own, True), (other, False)):
+            for missing in (found.evaluation.no_interval, found.ladder.no_interval):
+                assert missing.code == f"few_{'blocks' if design == 'pages' else design}"
+                assert ("--split pieces" in missing.way_out) == pieces
 
 
 def test_without_a_corpus_it_is_the_evaluation_and_a_paragraph(model, corpus):
