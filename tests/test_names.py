@@ -48,7 +48,7 @@ ROOMS = {
         "baselines counts gate compared memorization evaluation comparison"
     ),
     "runs": "curves data records settings trend run_toml history lineage checkpoints folder listing metrics",
-    "report": "course ladder curves verdict assessment card run_page",
+    "report": "course ladder curves memorization verdict assessment card run_page",
     "training": (
         "validation footprint given_text schedule optim shapes prediction step pace speed state plan saving "
         "setup tracking outline finish resume start loop seeds"

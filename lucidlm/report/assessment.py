@@ -16,7 +16,7 @@ from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.measure.explanation import Explanation, explain_texts
 from lucidlm.measure.intervals import HOLD_OUT_MORE, MOSTLY_SEEN, Design, NoInterval
 from lucidlm.measure.memorization import measure_memorization
-from lucidlm.measure.memorized import Memorization, sentence_of
+from lucidlm.measure.memorized import Memorization
 from lucidlm.measure.protocol import LUCID, Protocol
 from lucidlm.measure.seen import Seen
 from lucidlm.model.decoding import Decoding
@@ -25,6 +25,7 @@ from lucidlm.model.gpt import GPT
 from lucidlm.pages.page import notebook
 from lucidlm.report.course import FEWEST_TOKENS, Course, course_of
 from lucidlm.report.ladder import Ladder, ladder_of
+from lucidlm.report.memorization import sentence_of, table_of
 from lucidlm.report.verdict import (
     course_sentences,
     gain_sentence,
@@ -135,7 +136,7 @@ class Assessment:
     def __str__(self) -> str:
         """The verdict, the evaluation, its place among the baselines, memorization."""
         parts = [self.warning, "\n".join(self.sentences), str(self.evaluation)]
-        parts += [str(part) for part in (self.ladder, self.memorization) if part is not None]
+        parts += [str(self.ladder or ""), table_of(self.memorization) if self.memorization else ""]
         return "\n\n".join(part for part in parts if part)
 
     def _repr_html_(self) -> str:

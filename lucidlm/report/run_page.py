@@ -20,6 +20,7 @@ from lucidlm.pages.page import in_script, write_page
 from lucidlm.report.assessment import Assessment
 from lucidlm.report.curves import curves_of, finite
 from lucidlm.report.ladder import Rung
+from lucidlm.report.memorization import facts_of
 from lucidlm.runs.history import SAMPLES, History, read_history
 from lucidlm.runs.records import read_events
 from lucidlm.runtime.wording import plural
@@ -53,6 +54,7 @@ def write_report(
         evaluation=assessment.evaluation,
         ladder=_ladder(assessment),
         few=FEW,
+        memorization_facts=facts_of(assessment.memorization) if assessment.memorization else [],
         facts=[row[:2] for row in assessment.evaluation.rows() if row[0] not in SHOWN_ABOVE],
         history=history,
         validated=_validated_on(history) if history is not None else "",

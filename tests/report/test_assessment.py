@@ -13,9 +13,9 @@ from lucidlm.measure.baselines import measure_baselines
 from lucidlm.measure.continuation import measure_continuation
 from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.measure.memorization import measure_memorization
-from lucidlm.measure.memorized import sentence_of
 from lucidlm.report.assessment import Background, HeldOut, assess, count_tokens, write_texts
 from lucidlm.report.ladder import ladder_of
+from lucidlm.report.memorization import sentence_of
 from lucidlm.report.verdict import place_sentences
 from lucidlm.runs.history import History
 from lucidlm.text.corpus import train_documents, validation_documents

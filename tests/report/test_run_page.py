@@ -12,6 +12,7 @@ from selectolax.lexbor import LexborHTMLParser
 
 from lucidlm.measure.baselines import FEWEST_BYTES
 from lucidlm.pages import page
+from lucidlm.report.memorization import facts_of
 from lucidlm.report.run_page import MOST_SAMPLES, SHOWN_ABOVE, write_report
 from lucidlm.report.verdict import too_few_bytes, too_little_text
 from lucidlm.runs.history import METRICS, SAMPLES
@@ -74,7 +75,7 @@ def test_the_report_of_a_run_holds_its_numbers_curves_and_samples(assessment, ru
     assert drawn == [
         assessment.ladder[row["code"]].outcome for row in assessment.ladder.rows() if not row["ours"]
     ]
-    for fact in assessment.memorization.facts():
+    for fact in facts_of(assessment.memorization):
         assert fact in shown
     samples = page.css("details:not(.places)")
     assert 2 < len(samples) <= MOST_SAMPLES
