@@ -41,7 +41,8 @@ class Advised(NamedTuple):
 FOLLOWED = [
     Advised("evaluate run run2", "to compare two models: lucidlm compare {} {0}", "compare run run2"),
     Advised("compare run run2 run3", "commas join the runs of one recipe: lucidlm compare {} {},{0}", "compare run run2,run3"),
-    Advised(f"train run --out none {TRAIN}", "to start a new training from its weights: lucidlm train TEXT --from {0}", "train book.txt --from run --steps 1 --device cpu --threads 1 --out on"),
+    Advised(f"train base --out none {TRAIN}", "to start a new training from its weights: lucidlm train TEXT --from {0}", "train book.txt --from base --steps 1 --device cpu --threads 1 --out on-base"),
+    Advised(f"train run --out none {TRAIN}", "to start a new one from its weights: lucidlm train TEXT --from {0}", "train book.txt --from run --steps 1 --device cpu --threads 1 --out on"),
     Advised("train run2 --out none", "to continue that training: lucidlm train --resume --out {0}", "train --resume --out run2"),
     Advised("prepare book.txt --out p --tokenizer bytes", "tokenizer {}; lucidlm train {} trains on it", f"train p {TRAIN} --out of-p"),
     Advised(f"train book.txt {TRAIN} --out next", '    lucidlm generate {} "Once"', 'generate next "Once"'),
