@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
 from lucidlm.runtime.console import say, show
 from lucidlm.runtime.wording import fixed, printable
@@ -66,8 +67,7 @@ class Display:
         if self._bar is None:
             if not self.console.is_terminal or time.monotonic() - self._began < SECONDS_BEFORE_BAR:
                 return
-            name, total = self._stage
-            self._open(f"{name} {{task.completed:,}}" + (f"/{total:,}" if total else ""), total)
+            self._open(*self._stage)
         assert self._bar is not None
         self._bar.update(self._bar.task_ids[0], completed=self._done)
 
@@ -76,7 +76,7 @@ class Display:
         if self.console.is_terminal:
             if self._stage[0] != TRAINING:
                 self.stage(TRAINING, report.steps)
-                self._open("step {task.completed:,}/{task.total:,}", report.steps)
+                self._open("step", report.steps)
             assert self._bar is not None
             numbers = self._numbers(report) if report.step.step else "validating"
             self._bar.update(
@@ -92,8 +92,11 @@ class Display:
         for note in report.notes:
             self.note(f"    {note}")
 
-    def _open(self, text: str, total: int | None) -> None:
-        columns = (TextColumn(text), BarColumn(None), TextColumn("{task.fields[numbers]}"))
+    def _open(self, name: str, total: int | None) -> None:
+        text = f"{name} {{task.completed:,}}" + ("/{task.total:,}" if total else "")
+        # A narrow terminal cuts the numbers at the end of the line, and not the step.
+        step = Column(no_wrap=True, min_width=len(f"{name} {total:,}/{total:,}") if total else None)
+        columns = (TextColumn(text, table_column=step), BarColumn(None), TextColumn("{task.fields[numbers]}"))
         self._bar = Progress(*columns, console=self.console, transient=True, expand=True)
         self._bar.add_task("", total=total, numbers="")
         self._bar.start()

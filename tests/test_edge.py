@@ -119,32 +119,6 @@ def test_docstrings_that_were_optimised_away_come_back(monkeypatch):
     restore_docstrings(sys.modules["lucidlm.cli.models"])  # which has its own: no source is read
 
 
-def test_the_perplexity_of_a_diverged_loss_is_a_power_of_ten_in_every_line(monkeypatch):
-    import io
-
-    from lucidlm.display import Display
-    from lucidlm.runs.history import Step, Validation
-    from lucidlm.training.state import Report
-
-    step = Step(
-        step=3, epoch=0.1, tokens=10, loss_nats=900.0, learning_rate_factor=1.0, grad_norm=1.0,
-        tokens_per_s=1e3, mfu=None, time_s=1.0,
-    )  # fmt: skip
-    validation = Validation(
-        step=3, epoch=0.1, validation_loss_nats=700.0, validation_perplexity=1e304, time_s=1.0,
-        validation_bits_per_byte=1e3, validation_tokens=10, training_loss_nats=1e37, training_tokens=10,
-        training_perplexity=float("inf"), training_bits_per_byte=1e37,
-    )  # fmt: skip
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
-    with Display() as display:
-        display.watch(Report(step, 10, 1.0, validation=validation))
-    lines = stream.getvalue().splitlines()
-    assert "perplexity inf" in lines[0]
-    assert "perplexity 1.00e+304" in lines[1]
-    assert "training loss 1.00e+37" in lines[1]
-
-
 def test_what_ran_out_is_the_users_and_no_fault_of_ours(monkeypatch, capsys):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device", "runs/a")

@@ -1,6 +1,5 @@
 """The way in: help, slips, streams, places, and names of any kind; a slip is one line and exit code 2."""
 
-import io
 import json
 import os
 import re
@@ -146,34 +145,6 @@ def test_debug_prints_the_traceback_and_still_fails(home):
     assert done.returncode != 0
     assert "Traceback" in done.stderr
     assert "ConfigError" in done.stderr
-
-
-def test_no_color_holds_on_a_terminal(monkeypatch):
-    from lucidlm.display import Display
-    from lucidlm.runs.history import Step
-    from lucidlm.training.state import Report
-
-    step = Step(
-        step=3, epoch=0.1, tokens=10, loss_nats=2.0, learning_rate_factor=1.0, grad_norm=1.0,
-        tokens_per_s=1e3, mfu=0.5, time_s=1.0,
-    )  # fmt: skip
-    colour = re.compile(r"\x1b\[[0-9;]*(3[0-7]|38|9[0-7])[0-9;]*m")
-    drawn = {}
-    for no_color in (False, True):
-        monkeypatch.setenv("TERM", "xterm-256color")
-        monkeypatch.delenv("NO_COLOR", raising=False)
-        if no_color:
-            monkeypatch.setenv("NO_COLOR", "1")
-        terminal = io.StringIO()
-        terminal.isatty = lambda: True
-        monkeypatch.setattr(sys, "stderr", terminal)
-        with Display() as display:
-            display.watch(Report(step, 10, 1.0, notes=("a note",)))
-        drawn[no_color] = terminal.getvalue()
-        monkeypatch.undo()
-    assert colour.search(drawn[False])
-    assert "a note" in drawn[True]
-    assert not colour.search(drawn[True])
 
 
 def test_a_reader_that_has_enough_is_no_error(trained, home):
