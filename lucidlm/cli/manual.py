@@ -77,9 +77,9 @@ class _Roff:
         if panel.entries:
             self.lines.append(f'.SS "{panel.title}"')
         for entry in panel.entries:
-            notes = [f"default: {_text(entry.default)}"] if entry.default else []
+            notes = [f"default: {entry.default}"] if entry.default else []
             notes += [f"choices: {', '.join(entry.choices)}"] if entry.choices else []
-            about = [_text(entry.description), *(f"[{_escaped(note)}]" for note in notes)]
+            about = [*_text(entry.description).split(), *(f"[{_escaped(note)}]" for note in notes)]
             self.lines += [
                 ".TP",
                 ".B " + _escaped(" ".join(entry.display_labels_with_metavar)),

@@ -1,9 +1,10 @@
 """The command line's app and the option groups that several verbs share."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
+from cyclopts.help import DefaultFormatter, HelpPanel
 
 from lucidlm import __version__
 from lucidlm.measure.protocol import Dtype, Protocol, ProtocolName
@@ -11,11 +12,35 @@ from lucidlm.runs.settings import TrainConfig
 from lucidlm.runtime.ranges import SEEDS, check_ranges
 from lucidlm.text.reading import Reading
 
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
+
+
+def _shown_default(value: object) -> str | None:
+    """A default as help shows it; None for an empty one and for a switch that is off."""
+    return None if value is None or value is False or value in ("", ()) else str(value)
+
+
+class _Help(DefaultFormatter):
+    """The help of flags, in lines that end where the terminal ends, not where those of a docstring end."""
+
+    def __call__(self, console: "Console", options: "ConsoleOptions", panel: HelpPanel) -> None:
+        from rich.text import Text
+
+        for entry in panel.entries:
+            entry.description.primary_renderable = Text(
+                " ".join(str(entry.description.primary_renderable).split())
+            )
+        super().__call__(console, options, panel)
+
+
 app = App(
     name="lucidlm",
     help="From any text to a language model whose quality is a number you can trust.",
     help_format="plaintext",
+    help_formatter=_Help(),
     version=__version__,
+    default_parameter=Parameter(show_default=_shown_default),
     suppress_keyboard_interrupt=False,  # main says what was interrupted, and by which signal
 )
 

@@ -1,10 +1,12 @@
-"""The man page and the completion scripts have every verb and every flag of the parser."""
+"""Help, man page and completion: every verb and every flag of the parser, and no empty default."""
 
+import io
 import re
 import shutil
 import subprocess
 
 import pytest
+from rich.console import Console
 
 from lucidlm.cli import app, main
 from lucidlm.cli.manual import man_page
@@ -35,6 +37,21 @@ def test_the_man_page_has_each_verb_with_its_flags(page, verb):
 def test_help_looks_as_before_after_the_man_page_was_made(page, capsys):
     assert main(["info", "--help"]) == 0
     assert ".TP" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_ends_its_lines_where_the_terminal_does_and_shows_no_empty_default(verb):
+    stream = io.StringIO()
+    app.help_print([verb], console=Console(file=stream, width=1000, color_system=None))
+    rows = [line for line in stream.getvalue().splitlines() if line.startswith("│")]
+    assert rows
+    assert not [row for row in rows if re.match(r"│ {9}", row)]  # a row that goes on with the one before
+    assert not re.search(r"default: (\(\)|False|None|\"\"|''|\])", stream.getvalue())
+
+
+def test_the_man_page_shows_defaults_as_help_does(page):
+    assert {"[default: auto]", r"[default: utf\-8]"} <= set(re.findall(r"\[default: [^]]*\]", page))
+    assert not re.search(r"(?m)^ ", page)  # a line of roff that begins with a space is a new line on the page
 
 
 @pytest.mark.skipif(shutil.which("groff") is None, reason="needs groff")
