@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+import sys
 from functools import cached_property
 from pathlib import Path
 
@@ -39,10 +40,24 @@ class SmallWorkshop(Workshop):
         return small_lecture()
 
 
+class Recorded:
+    """How far the training of a workshop says that it is."""
+
+    done = 0
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self.total = total
+
+    def advance(self, n: int = 1) -> None:
+        self.done += n
+
+    def note(self, line: str) -> None: ...
+
+
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory):
     """A workshop with a run of a few steps on a model as small as its page."""
-    settings = TrainConfig(tokenizer="bytes", dtype="float32", threads=1)
+    settings = TrainConfig(steps=6, tokenizer="bytes", dtype="float32", threads=1)
     plan = Plan(
         model=SMALLEST.changed(context_length=32),
         optim=Recipe(name="adamw", lr=4e-3, matrix_lr=0.02, weight_decay=0.0).filled(PLAIN),
@@ -56,10 +71,12 @@ def workshop(tmp_path_factory):
         threads=1,
         early_stop=False,
     )
-    made = SmallWorkshop(tmp_path_factory.mktemp("learn"), settings=settings, plan=plan)
+    seen = Recorded()
+    made = SmallWorkshop(tmp_path_factory.mktemp("learn"), seen, settings=settings, plan=plan)
     assert [one.step for one in made.validations] == [0, 3, 6]
     assert SmallWorkshop(made.folder).run == made.run  # found: the run of PAGE_RUN has 120 steps
     assert made.validations == SmallWorkshop(made.folder).validations
+    assert (seen.total, seen.done) == (6, 6)
     return made
 
 
@@ -134,16 +151,24 @@ def test_binary_cross_entropy_is_minus_the_logarithm_of_what_the_wrong_answer_le
     assert asked.answer == pytest.approx(-math.log(1 - probability), abs=0.01)
 
 
-def test_an_answer_is_right_within_its_tolerance_and_of_its_kind():
+def test_an_answer_is_right_within_its_tolerance():
     number = Asked(answer=1234.0, tolerance=10, shown=())
     assert number.is_right("1,225")
     assert not number.is_right("1,223")
     letter = Asked(answer="b", shown=())
     assert letter.is_right(" B ")
     assert not letter.is_right("a")
-    for asked, answer in ((number, "b"), (number, "nan"), (letter, "1"), (letter, "bb")):
-        with pytest.raises(ConfigError):
-            asked.is_right(answer)
+
+
+@pytest.mark.parametrize(
+    ("step", "kind", "others"),
+    [(1, "1,225", ("b", "nan", "")), (4, " B ", ("1", "bb", "d", "")), (9, "b", ("c", "ab"))],
+)
+def test_an_answer_of_another_kind_than_the_questions_is_refused(step, kind, others):
+    path.step_of(step).check(kind)
+    for answer in others:
+        with pytest.raises(ConfigError, match="answer "):
+            path.step_of(step).check(answer)
 
 
 def test_progress_is_kept_and_a_damaged_file_is_no_progress(tmp_path):
@@ -171,6 +196,31 @@ def test_the_verb_asks_checks_and_remembers(tmp_path, monkeypatch, capsys):
     for wrong in (["13"], ["1", "--answer", "seven"], ["--answer", "7"], ["1", "--json"]):
         assert main(["learn", *wrong, *out]) == 2
     assert main(["learn", *out]) == 0
+
+
+def test_an_answer_of_another_kind_is_refused_before_a_model_is_trained(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lm, "train", lambda *_, **__: pytest.fail("trained"))
+    assert main(["learn", "5", "--answer", "7", "--out", str(tmp_path / "new")]) == 2
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("typed", "code"), [(["seven", "7"], 0), (["8"], 1), (["seven", EOFError], 0)])
+def test_on_a_terminal_the_question_is_asked_until_the_answer_is_of_its_kind_or_the_input_ends(
+    tmp_path, monkeypatch, capsys, typed, code
+):
+    answers = iter(typed)
+
+    def typed_next(_: str) -> str:
+        if (answer := next(answers)) is EOFError:
+            raise EOFError
+        return answer
+
+    monkeypatch.setattr("builtins.input", typed_next)
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    assert main(["learn", "1", "--out", str(tmp_path)]) == code
+    assert next(answers, None) is None
+    assert path.done_in(tmp_path) == ({1} if typed[-1] == "7" else set())
 
 
 @pytest.mark.parametrize("step", path.STEPS, ids=lambda step: step.title)

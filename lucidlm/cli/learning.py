@@ -2,13 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from lucidlm.cli.options import app
-from lucidlm.errors import LucidError
-from lucidlm.runtime.console import show, show_json
+from lucidlm.errors import ConfigError, LucidError
+from lucidlm.runtime.console import say, show, show_json
+
+if TYPE_CHECKING:
+    from lucidlm.learn.path import Step
 
 
 @app.command
@@ -46,6 +49,8 @@ def learn(
         show(path.contents(Path(out)))
         return 0
     this = path.step_of(step)
+    if answer is not None:
+        this.check(answer)  # before the numbers are computed: one step trains a model
     if not json:
         show("\n".join([f"Step {step} of {len(path.STEPS)}: {this.title}", "", *this.lesson_lines()]))
     with Display() as progress:
@@ -54,11 +59,9 @@ def learn(
         asked = this.work(workshop)
     if not json:
         show("\n".join([*asked.given, "", *this.question_lines()]))
-    if answer is None:
-        if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
-            show(f"\nAnswer with: lucidlm learn {step} --answer ANSWER")
-            return 0
-        answer = input("your answer: ")
+    if answer is None and (answer := _answer_of_terminal(this)) is None:
+        show(f"\nAnswer with: lucidlm learn {step} --answer ANSWER")
+        return 0
     right = asked.is_right(answer)
     if right:
         path.mark_done(Path(out), step)
@@ -67,3 +70,19 @@ def learn(
     else:
         show("\n".join(["", asked.judged(answer), *asked.shown, *this.why_lines()]))
     return 0 if right else 1
+
+
+def _answer_of_terminal(step: "Step") -> str | None:
+    """An answer of the right kind, asked for until there is one; None without a terminal and at Ctrl-D."""
+    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
+        return None
+    while True:
+        try:
+            answer = input("your answer: ")
+            step.check(answer)
+        except EOFError:
+            return None
+        except ConfigError as error:
+            say(str(error))
+        else:
+            return answer

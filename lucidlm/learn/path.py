@@ -9,7 +9,7 @@ from typing import Any
 
 from lucidlm.errors import ConfigError, RunError
 from lucidlm.learn import questions
-from lucidlm.learn.questions import PROMPT, SENTENCE, Asked
+from lucidlm.learn.questions import PROMPT, SENTENCE, Asked, number_of
 from lucidlm.learn.workshop import Workshop
 from lucidlm.runtime.files import write_atomically
 from lucidlm.runtime.small_files import read_small_json
@@ -30,6 +30,14 @@ class Step:
     """What explains the answer."""
     choices: tuple[str, ...] = ()
     work: Callable[[Workshop], Asked] = field(kw_only=True)
+
+    def check(self, answer: str) -> None:
+        """ConfigError for an answer that is no number or, where there are choices, none of their letters."""
+        letters = LETTERS[: len(self.choices)]
+        if not letters:
+            number_of(answer)
+        elif answer.strip().lower() not in tuple(letters):
+            raise ConfigError(f"answer {answer!r}: give one of the letters {', '.join(letters)}")
 
     def lesson_lines(self) -> Iterator[str]:
         """What to know and a command to try, for a terminal."""

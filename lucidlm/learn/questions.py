@@ -39,25 +39,27 @@ class Asked:
     shown: tuple[str, ...]
 
     def is_right(self, answer: str) -> bool:
-        """Whether this answer is right; ConfigError for one that is not of its kind."""
-        given = answer.strip().lower()
+        """Whether this answer is right; ConfigError for no number where one is asked for."""
         if isinstance(self.answer, str):
-            if len(given) != 1 or not given.isalpha():
-                raise ConfigError(f"answer {answer!r}: give the letter of a choice")
-            return given == self.answer
-        try:
-            number = float(given.replace(",", ""))
-        except ValueError:
-            number = math.nan
-        if math.isnan(number):
-            raise ConfigError(f"answer {answer!r}: give a number")
-        return abs(number - self.answer) <= self.tolerance
+            return answer.strip().lower() == self.answer
+        return abs(number_of(answer) - self.answer) <= self.tolerance
 
     def judged(self, answer: str) -> str:
         """Whether the answer is right, and the right one."""
         digits = 3 if isinstance(self.answer, float) and self.answer < 100 else 0
         right = self.answer if isinstance(self.answer, str) else f"{self.answer:,.{digits}f}"
         return f"{'Right' if self.is_right(answer) else 'Not quite'}: {right}"
+
+
+def number_of(answer: str) -> float:
+    """The number that was answered; ConfigError where it is none."""
+    try:
+        number = float(answer.replace(",", ""))
+    except ValueError:
+        number = math.nan
+    if math.isnan(number):
+        raise ConfigError(f"answer {answer!r}: give a number")
+    return number
 
 
 def _ids(text: str, tokenizer: "Tokenizer") -> Tensor:
@@ -78,7 +80,7 @@ def _letter(first: bool, second: bool) -> str:
 
 def shift_by_one(workshop: Workshop) -> Asked:
     """How many predictions a sentence gives."""
-    _, tokenizer = workshop.lecture
+    tokenizer = lm.Tokenizer.gpt2()  # the lecture's, without its 162 million weights
     inputs, targets = lm.inputs_and_targets(_ids(SENTENCE, tokenizer))
     rows = [
         f"{tokenizer.decode([last])!r:>12} -> {tokenizer.decode([target])!r}"

@@ -15,6 +15,7 @@ from lucidlm.runtime.progress import SILENT, Progress
 if TYPE_CHECKING:
     from lucidlm.model.gpt import GPT
     from lucidlm.text.tokenizer import Tokenizer
+    from lucidlm.training.state import Report
 
 PAGE_CHARACTERS = 4000
 """A tenth of it is enough to see the validation loss turn, and 120 steps are enough to overfit."""
@@ -70,13 +71,16 @@ class Workshop:
             self.write_texts()
             settings = TrainConfig() if resume else replace(self.settings, text=str(self.folder / "page.txt"))
             # Its own stage only: the notes of a training would give later answers away.
-            self.progress.stage("training on the first page (once, about 30 seconds)")
-            lm.train(
-                replace(settings, out=str(run)),
-                plan=None if resume else self.plan,
-                resume=resume,
-                watch=lambda _: self.progress.advance(),
-            )
+            self.progress.stage("training on the first page (once, about 30 seconds)", self.settings.steps)
+            done = 0
+
+            def watch(report: "Report") -> None:
+                nonlocal done
+                self.progress.advance(report.step.step - done)
+                done = report.step.step
+
+            plan = None if resume else self.plan
+            lm.train(replace(settings, out=str(run)), plan=plan, resume=resume, watch=watch)
         return run
 
     @cached_property
