@@ -1,4 +1,4 @@
-"""Disks and limits that ran out: an error in, a line with the way out out."""
+"""Disks and limits that ran out: an error in, a line that says what to do out."""
 
 import errno
 import os
