@@ -6,10 +6,10 @@ class LucidError(Exception):
 
     exit_code = 2
 
-    @property
-    def fault(self) -> str:
-        """The message without its advice, which follows the first semicolon."""
-        return str(self).partition("; ")[0]
+    def __init__(self, fault: str, advice: str = "") -> None:
+        """The message is both; a caller that knows better advice takes `fault` alone."""
+        super().__init__(f"{fault}; {advice}" if advice else fault)
+        self.fault = fault
 
 
 class ConfigError(LucidError):
@@ -22,8 +22,8 @@ class DataError(LucidError):
     `reason` is a key in text/account.py: in a folder, such a file is skipped and counted under it.
     """
 
-    def __init__(self, message: str, *, reason: str = "unfit") -> None:
-        super().__init__(message)
+    def __init__(self, fault: str, advice: str = "", *, reason: str = "unfit") -> None:
+        super().__init__(fault, advice)
         self.reason = reason
 
 
@@ -31,7 +31,7 @@ class FetchError(DataError):
     """A file that cannot be fetched."""
 
     def __init__(self, address: str, code: str, problem: str, advice: str) -> None:
-        super().__init__(f"{address}: {problem}; {advice}")
+        super().__init__(f"{address}: {problem}", advice)
         self.code, self.problem = code, problem
 
 

@@ -15,6 +15,7 @@ from lucidlm.errors import LucidError
 from lucidlm.runtime.run_out import way_out_of
 from lucidlm.runtime.wording import one_line, plural
 
+AGAIN = "copy or download it again"
 LARGEST_RECORD = 1 << 26
 """Maximum bytes of a manifest or of a line of JSON: more than any run writes."""
 _KINDS = (
@@ -35,10 +36,10 @@ def read_small_file(path: Path, largest: int, error: type[LucidError]) -> bytes:
         try:
             data = file.read(largest + 1)  # not by its size: a file in /proc has none, another may grow
         except OSError as problem:
-            raise error(f"{path}: {problem.strerror or problem}; copy or download it again") from None
+            raise error(f"{path}: {problem.strerror or problem}", AGAIN) from None
         if len(data) > largest:
             size = max(os.fstat(file.fileno()).st_size, len(data))
-            raise error(f"{path}: {plural(size, 'byte')}, the limit is {largest:,}; this is the wrong file")
+            raise error(f"{path}: {plural(size, 'byte')}, the limit is {largest:,}", "this is the wrong file")
     return data
 
 
@@ -50,13 +51,13 @@ def _opened(path: Path, error: type[LucidError]) -> BinaryIO:
         raise
     except (OSError, ValueError) as problem:  # ValueError: a NUL in the name
         if way_out := way_out_of(problem):
-            raise error(f"{path}: {getattr(problem, 'strerror', problem)}; {way_out}") from None
+            raise error(f"{path}: {getattr(problem, 'strerror', problem)}", way_out) from None
         reason = getattr(problem, "strerror", None) or problem
-        raise error(f"{path}: {reason}; give a readable file") from None
+        raise error(f"{path}: {reason}", "give a readable file") from None
     mode = os.fstat(descriptor).st_mode
     if kind := next((name for is_kind, name in _KINDS if is_kind(mode)), None):
         os.close(descriptor)
-        raise error(f"{path}: {kind}, not a plain file; put a copy of the file there")
+        raise error(f"{path}: {kind}, not a plain file", "put a copy of the file there")
     return os.fdopen(descriptor, "rb")
 
 
@@ -75,11 +76,11 @@ def read_small_object(
     try:
         values = read_small_json(path, error, largest)
     except FileNotFoundError:
-        raise error(f"{path}: not there; {missing}") from None
+        raise error(f"{path}: not there", missing) from None
     except ValueError as problem:
-        raise error(f"{path}: not valid JSON ({one_line(str(problem))}); copy or download it again") from None
+        raise error(f"{path}: not valid JSON ({one_line(str(problem))})", AGAIN) from None
     if not isinstance(values, dict):
-        raise error(f"{path}: not a JSON object; copy or download it again")
+        raise error(f"{path}: not a JSON object", AGAIN)
     return values
 
 

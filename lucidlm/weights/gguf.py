@@ -28,7 +28,7 @@ Kind = Literal["f32", "f16", "bf16", "q8_0"]
 MOST_LAYERS = 512
 """LLAMA_MAX_LAYERS."""
 Q8_BLOCK = 32
-"""So many numbers of a row share a scale."""
+"""Consecutive numbers of a row that share a scale."""
 CHECKED_AT_ONCE = 1 << 22
 """Numbers compared at once, to limit memory."""
 
@@ -363,5 +363,5 @@ def _library() -> Any:
     try:
         import gguf
     except ModuleNotFoundError as error:
-        raise ConfigError(f"GGUF files need the package {error.name}; pip install lucidlm[gguf]") from None
+        raise ConfigError(f"GGUF files need the package {error.name}; pip install 'lucidlm[gguf]'") from None
     return gguf

@@ -13,6 +13,7 @@ from typing import Any
 
 from lucidlm.errors import WeightsError
 from lucidlm.runtime.manifest import SETTLED_NS
+from lucidlm.runtime.small_files import AGAIN
 
 WEIGHTS = "model.safetensors"
 LARGEST_HEADER = 100_000_000
@@ -24,7 +25,6 @@ UNSEALED = "0" * 64
 """Replaces the seal while the file is hashed."""
 _SEALED: set[tuple[int, ...]] = set()
 """Files whose seal was right, by inode, size and times: they are not hashed again."""
-AGAIN = "copy or download it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def origin_of(path: Path) -> Origin | None:
         record = metadata.get(_VALIDATION)
         return Origin(metadata[_RUN], int(metadata[_STEP]), None if record is None else json.loads(record))
     except (KeyError, ValueError, RecursionError):
-        raise WeightsError(f"{path}: its header is damaged; {AGAIN}") from None
+        raise WeightsError(f"{path}: its header is damaged", AGAIN) from None
 
 
 def check_seal(path: Path) -> bool:
@@ -72,16 +72,16 @@ def check_seal(path: Path) -> bool:
     seal = metadata.get(SEAL)
     if seal is None:
         if odd := [name for name in metadata if name.startswith(_OURS)]:
-            raise WeightsError(f"{path}: its header has {odd[0][:80]!r} and no seal: it was damaged; {AGAIN}")
+            raise WeightsError(f"{path}: its header has {odd[0][:80]!r} and no seal: it was damaged", AGAIN)
         return False
     if len(seal) != len(UNSEALED) or start.count(seal.encode("utf-8")) != 1:
-        raise WeightsError(f"{path}: the seal in its header is damaged; {AGAIN}")
+        raise WeightsError(f"{path}: the seal in its header is damaged", AGAIN)
     status = path.stat()
     stood = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     if stood in _SEALED:
         return True
     if _unsealed_sha256(path, start, seal) != seal:
-        raise WeightsError(f"{path}: damaged: its SHA-256 is not the one in its header; {AGAIN}")
+        raise WeightsError(f"{path}: damaged: its SHA-256 is not the one in its header", AGAIN)
     if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED_NS:
         _SEALED.add(stood)
     return True
@@ -99,13 +99,13 @@ def _unsealed_sha256(path: Path, start: bytes, seal: str) -> str:
 def _start_of(path: Path) -> bytes:
     """The bytes before the tensors, length and header; fewer if the file is cut off."""
     if path.exists() and not path.is_file():
-        raise WeightsError(f"{path}: not a plain file; {AGAIN}")
+        raise WeightsError(f"{path}: not a plain file", AGAIN)
     try:
         with open(path, "rb") as file:
             length = file.read(8)
             return length + file.read(min(int.from_bytes(length, "little"), LARGEST_HEADER))
     except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror or error}; give a file that can be read") from None
+        raise WeightsError(f"{path}: {error.strerror or error}", "give a file that can be read") from None
 
 
 def _metadata_of(start: bytes, path: Path) -> dict[str, str]:
@@ -116,4 +116,4 @@ def _metadata_of(start: bytes, path: Path) -> dict[str, str]:
             return metadata
     except (ValueError, AttributeError, RecursionError):
         pass
-    raise WeightsError(f"{path}: not a whole safetensors file: its header is damaged or cut off; {AGAIN}")
+    raise WeightsError(f"{path}: not a whole safetensors file: its header is damaged or cut off", AGAIN)

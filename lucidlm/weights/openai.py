@@ -21,7 +21,7 @@ from lucidlm.weights.tf_bundle import StoredTensor, blaming, check_contents, rea
 CHECKPOINT, HPARAMS, ENCODER, MERGES = "checkpoint", "hparams.json", "encoder.json", "vocab.bpe"
 INDEX, DATA = "model.ckpt.index", "model.ckpt.data-00000-of-00001"
 LARGEST = {CHECKPOINT: 1 << 16, HPARAMS: 1 << 16, ENCODER: 1 << 22, MERGES: 1 << 22, INDEX: 1 << 20}
-"""Most bytes that a file may have: several times those of the largest release."""
+"""Maximum bytes of a file: several times the size in the largest release."""
 
 OUTSIDE = {
     "token_embedding.weight": "model/wte",
@@ -155,7 +155,7 @@ def _check_files(folder: Path) -> None:
         if (size := path.stat().st_size) > LARGEST.get(name, size):
             raise WeightsError(
                 f"{path}: {plural(size, 'byte')}, such a file has at most {LARGEST[name]:,}; "
-                f"download it again"
+                "download it again"
             )
     with blaming(folder / CHECKPOINT):
         text = (folder / CHECKPOINT).read_text(encoding="utf-8")
@@ -193,9 +193,8 @@ def _layout(config: GPTConfig) -> Iterator[tuple[str, str, tuple[int, ...]]]:
 def _tensors_of(config: GPTConfig, stored: dict[str, StoredTensor], index: Path) -> dict[str, StoredTensor]:
     """The stored tensors by our names: all of the model's and no others, together the whole data file."""
     tensors = {}
-    for ours, theirs, shape in _layout(
-        config
-    ):  # ends at the first that is missing, however many n_layer asks
+    # Ends at the first tensor that is missing, however large n_layer is.
+    for ours, theirs, shape in _layout(config):
         if theirs not in stored:
             raise WeightsError(
                 f"{index}: {theirs} is missing; n_layer of {HPARAMS} is {config.n_layers:,}, "
@@ -222,6 +221,6 @@ def _tensors_of(config: GPTConfig, stored: dict[str, StoredTensor], index: Path)
     if (size := index.with_name(DATA).stat().st_size) != end:
         raise WeightsError(
             f"{index.with_name(DATA)}: {plural(size, 'byte')}, {INDEX} makes it {end:,}; copy or "
-            f"download it again"
+            "download it again"
         )
     return tensors

@@ -22,7 +22,7 @@ from lucidlm.runtime.files import naming
 from lucidlm.runtime.memory import is_out_of_memory
 from lucidlm.runtime.places import path_text
 from lucidlm.runtime.progress import SILENT, Progress, counted
-from lucidlm.runtime.small_files import read_small_object
+from lucidlm.runtime.small_files import AGAIN, read_small_object
 from lucidlm.weights.header import SEAL, UNSEALED, WEIGHTS, Origin, check_seal
 
 INDEX = "model.safetensors.index.json"
@@ -124,27 +124,25 @@ def find_tensors(folder: Path) -> dict[str, StoredTensor]:
     if single.exists():
         return _tensors_of(single)
     if not (folder / INDEX).exists():
-        raise WeightsError(f"{single}: not there; {what_else(folder)}")
+        raise WeightsError(f"{single}: not there", what_else(folder))
     places = read_json(folder / INDEX, LARGEST_INDEX).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
-        raise WeightsError(f"{folder / INDEX}: it has no weight_map of names; copy or download it again")
+        raise WeightsError(f"{folder / INDEX}: it has no weight_map of names", AGAIN)
     found: dict[str, StoredTensor] = {}
     for shard in sorted(set(places.values())):
         if not _SHARD.fullmatch(shard):
             raise WeightsError(
-                f"{folder / INDEX}: {shard[:60]!r} is no safetensors file beside it; nothing is read"
+                f"{folder / INDEX}: {shard[:60]!r} is no safetensors file beside it", "nothing is read"
             )
         if not (folder / shard).is_file():
-            raise WeightsError(
-                f"{folder / shard}: not there, but {INDEX} names it; copy or download it again"
-            )
+            raise WeightsError(f"{folder / shard}: not there, but {INDEX} names it", AGAIN)
         held = _tensors_of(folder / shard)
         named = {name for name, where in places.items() if where == shard}
         if odd := sorted(held.keys() ^ named):
             contradiction = "lacks" if odd[0] in named else "holds"
             raise WeightsError(
-                f"{folder / shard}: it {contradiction} {odd[0][:80]!r}, {INDEX} says otherwise; "
-                "copy or download both again"
+                f"{folder / shard}: it {contradiction} {odd[0][:80]!r}, {INDEX} says otherwise",
+                "copy or download both again",
             )
         found |= held
     return found
@@ -171,7 +169,7 @@ def _opened(path: Path) -> Generator[Any]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():  # opening a FIFO would wait for somebody who writes to it
-        raise WeightsError(f"{path}: not a plain file; copy or download it again")
+        raise WeightsError(f"{path}: not a plain file", AGAIN)
     try:
         with _utf8_name(path) as name, safe_open(name, framework="pt") as file:
             yield file
@@ -179,9 +177,7 @@ def _opened(path: Path) -> Generator[Any]:
         if is_out_of_memory(error):
             raise  # nothing is wrong with the file
         reason = " ".join(str(error).split())[:200]
-        raise WeightsError(
-            f"{path}: not a whole safetensors file ({reason}); copy or download it again"
-        ) from None
+        raise WeightsError(f"{path}: not a whole safetensors file ({reason})", AGAIN) from None
 
 
 @contextlib.contextmanager

@@ -123,11 +123,11 @@ def weights_of(whole: Whole) -> Origin:
         check_seal(path)
         origin = origin_of(path)
     except WeightsError as error:
-        raise WeightsError(f"{error.fault}; {_other_weights(whole)}") from None
+        raise WeightsError(error.fault, _other_weights(whole)) from None
     if origin is None or origin.run != whole.run:
         whose = "of no run" if origin is None or not origin.run else f"of the run {origin.run[:40]}"
         raise WeightsError(
-            f"{path}: these weights are {whose}, not of this one ({whole.run}); {_other_weights(whole)}"
+            f"{path}: these weights are {whose}, not of this one ({whole.run})", _other_weights(whole)
         )
     return origin
 

@@ -216,10 +216,14 @@ def test_a_run_that_has_no_weights_yet_says_its_state_its_plan_and_its_first_los
 
 
 def test_resuming_without_the_best_weights_says_so_and_keeps_better_ones(run, say):
-    folder = run()
-    (folder / WEIGHTS).unlink()
+    folder = run("old; and new")
+    weights = folder / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    refused(say("evaluate", folder, *EVALUATE), f"{weights}: damaged: ", f"{folder / 'checkpoints'}")
+    weights.unlink()
     said = say("train", "--resume", "--out", folder, "--json")
     assert said.code == 0
+    assert f"{weights}: " in said.err
     assert "the weights of step 4 are the best" in said.err
     assert say("evaluate", folder, *EVALUATE).code == 0
 

@@ -320,7 +320,7 @@ def test_transformers_opens_it_and_gives_the_same_logits(path, made):
 
 def test_without_gguf_it_says_what_to_install(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(ConfigError, match=r"package gguf; pip install lucidlm\[gguf\]"):
+    with pytest.raises(ConfigError, match=r"package gguf; pip install 'lucidlm\[gguf\]'"):
         export_gguf(a_model(), BYTES, path)
 
 
