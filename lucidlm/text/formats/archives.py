@@ -7,7 +7,6 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,6 +19,7 @@ from lucidlm.text import reasons
 from lucidlm.text.account import Account
 from lucidlm.text.formats.decoding import File, cannot_read, read_blocks
 from lucidlm.text.formats.kinds import kind_of
+from lucidlm.text.formats.whole_files import ZIP_FAULTS, is_of_system
 from lucidlm.text.own_folders import own_kind
 
 ARCHIVES = ("zip", "tar")
@@ -31,15 +31,7 @@ _MOST = 100_000
 _BLOCK = 1 << 20
 _LINK = 0o12
 """Type of a symbolic link in the Unix file mode of a zip archive. Its content is only the target's path."""
-_FAULTS = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    NotImplementedError,
-)
+_FAULTS = (*ZIP_FAULTS, tarfile.TarError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +134,9 @@ def _unpacked(
                 raise _too_much(name)
             found.append((_written(member, folder / f"{number}"), member))
         return found
-    except OSError as problem:
-        raise cannot_read(name, problem) from problem
-    except _FAULTS as problem:
+    except (OSError, *_FAULTS) as problem:
+        if is_of_system(problem):
+            raise cannot_read(name, problem) from problem
         reason = " ".join(str(problem).split()) or type(problem).__name__
         raise DataError(
             f"{name}: damaged .{kind} file ({reason}); get another copy", reason=reasons.DAMAGED
@@ -171,7 +163,9 @@ def _written(member: _Member, path: Path) -> Path | None:
             while left and (block := packed.read(min(left, _BLOCK))):
                 file.write(block)
                 left -= len(block)
-    except _FAULTS:
+    except (OSError, *_FAULTS) as problem:
+        if is_of_system(problem):
+            raise
         return None
     return path
 

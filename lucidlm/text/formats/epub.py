@@ -10,7 +10,6 @@ import re
 import unicodedata
 import urllib.parse
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +21,7 @@ from lucidlm.text.account import Account
 from lucidlm.text.formats.decoding import File, decode_page, is_utf8
 from lucidlm.text.formats.labels import codec_of_mark
 from lucidlm.text.formats.markup import elements_of, visible_text
-from lucidlm.text.formats.whole_files import LARGEST_PAGE, faults_of, too_large, whole
+from lucidlm.text.formats.whole_files import LARGEST_PAGE, ZIP_FAULTS, faults_of, too_large, whole
 
 _LARGEST_PACKAGE = 8 << 20
 """Bytes of a package file: enough to list a hundred thousand files."""
@@ -33,7 +32,6 @@ _MARKUP = re.compile(r"\s*<[?!a-zA-Z]")
 _WIDE = re.compile(rb"\xff\xfe|\xfe\xff|<\0|\0<")
 _PICTURE = re.compile(rb"%PDF|GIF8|\xff\xd8\xff|\x89PNG|RIFF|OggS|ID3")
 _END_OF_ARCHIVE = b"PK\5\6"
-_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ class _Package:
 
 def read_epub(file: File, encoding: str, account: Account) -> Iterator[str]:
     """The text of each page, in order. Encoding: UTF-8, else what the page declares, else `encoding`."""
-    with faults_of(file.name, "EPUB", *_FAULTS), _archive_of(file, account) as archive:
+    with faults_of(file.name, "EPUB", *ZIP_FAULTS), _archive_of(file, account) as archive:
         yield from _Book(archive, file.name, encoding, account).pages()
 
 
@@ -194,7 +192,7 @@ class _Book:
         try:
             with self.archive.open(self.archive.NameToInfo[member]) as opened:
                 head = opened.read(1024)
-        except (*_FAULTS, OSError):
+        except (*ZIP_FAULTS, OSError):
             return True
         if member in self._encrypted:
             return True
@@ -203,7 +201,7 @@ class _Book:
     def _text_of(self, member: str) -> str:
         try:
             data = self._read(member)
-        except (*_FAULTS, OSError):
+        except (*ZIP_FAULTS, OSError):
             self._pass_over(reasons.DAMAGED_PAGES, member)
             return ""
         # --encoding is only for pages that are not UTF-8.
@@ -256,7 +254,7 @@ class _Book:
             raise too_large(f"{self.name} ({_shown(member)})", "package", _LARGEST_PACKAGE)
         try:
             data = self._read(member).lstrip()
-        except (*_FAULTS, OSError):
+        except (*ZIP_FAULTS, OSError):
             self._pass_over(reasons.DAMAGED_PAGES, member)
             return []
         try:

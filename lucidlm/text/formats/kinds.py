@@ -4,7 +4,6 @@ import csv
 import io
 import re
 import zipfile
-import zlib
 from dataclasses import replace
 from pathlib import PurePath
 
@@ -14,7 +13,7 @@ from lucidlm.text.account import Account
 from lucidlm.text.formats.decoding import File, cannot_read, is_utf8, read_blocks
 from lucidlm.text.formats.packed import PACKINGS
 from lucidlm.text.formats.signatures import HEAD, Signature, format_in_zip, not_text, packing_of, readable_as
-from lucidlm.text.formats.whole_files import whole
+from lucidlm.text.formats.whole_files import ZIP_FAULTS, is_of_system, whole
 
 SUFFIXES = {
     ".txt": "text",
@@ -193,9 +192,9 @@ def _opened_zip(file: File) -> Signature:
     try:
         with zipfile.ZipFile(io.BytesIO(whole(file, Account())) if file.packings else file.path) as archive:
             return format_in_zip(archive)
-    except OSError as problem:
-        raise cannot_read(file.name, problem) from problem
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, ValueError, EOFError, RuntimeError):
+    except (OSError, *ZIP_FAULTS) as problem:
+        if is_of_system(problem):
+            raise cannot_read(file.name, problem) from problem
         return Signature("a zip archive", kind=file.kind if file.kind in _ZIPS else "zip")
 
 

@@ -7,7 +7,6 @@ and endnotes follow the text.
 import io
 import re
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from xml.etree import ElementTree
@@ -17,7 +16,7 @@ from lucidlm.errors import DataError
 from lucidlm.text import reasons
 from lucidlm.text.account import Account
 from lucidlm.text.formats.decoding import File
-from lucidlm.text.formats.whole_files import faults_of, whole
+from lucidlm.text.formats.whole_files import ZIP_FAULTS, faults_of, whole
 
 _LARGEST = 128 << 20
 """Bytes that one part may unpack to: a document of a thousand pages has a tenth of that."""
@@ -48,7 +47,8 @@ _BODY = "{urn:oasis:names:tc:opendocument:xmlns:office:1.0}text"
 _DRAWN = re.compile(r"word/(?:diagrams/data|charts/chart)\d*\.xml")
 """Parts with words inside a picture."""
 _SPACES = re.compile(r"[ \t\r\n]+")
-_FAULTS = (zipfile.BadZipFile, zlib.error, ElementTree.ParseError, RuntimeError, EOFError, ValueError)
+_FAULTS = (*ZIP_FAULTS, ElementTree.ParseError, LookupError)
+"""LookupError is ElementTree's for XML that declares an unknown encoding."""
 
 
 def read_office(file: File, account: Account) -> Iterator[str]:

@@ -2,6 +2,7 @@ import bz2
 import gzip
 import io
 import tarfile
+import zipfile
 
 import pytest
 from hypothesis import given, settings
@@ -113,6 +114,27 @@ def test_what_is_encrypted_damaged_or_linked_is_passed_over_and_said(tmp_path):
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
     assert reason_of(written(tmp_path / "c.tar", file.getvalue())) == reasons.NO_TEXT
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_member_of_any_compression_is_passed_over(tmp_path, method):
+    """bz2 raises an OSError, as the system does for a file that cannot be read; lzma an error of its own."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("broken.txt", "three " * 99)
+        archive.writestr("a.txt", "one")
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    place = 30 + len("broken.txt") + 12
+    data[place : place + 8] = b"\xff" * 8
+    found, account = counted(written(tmp_path / "b.zip", bytes(data)))
+    assert ([text for _, text in found], account.passed) == (["one"], {"damaged": 1})
+
+
+def test_a_place_before_the_start_of_an_archive_is_damage_and_no_fault_of_the_disk(tmp_path):
+    data = bytearray(zipped({"a.txt": "one"}))
+    data[-6] += 7  # where the list of members is: members are then sought seven bytes too early
+    message = refusal(written(tmp_path / "a.zip", bytes(data)))
+    assert "damaged" in message
+    assert "disk" not in message
 
 
 def test_an_archive_that_holds_too_much_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):

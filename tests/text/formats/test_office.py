@@ -79,6 +79,8 @@ def test_what_is_damaged_encrypted_or_too_large_is_one_line(tmp_path, monkeypatc
     assert "defines entities" in refusal(written(tmp_path / "c.docx", packed({
         "word/document.xml": '<!DOCTYPE d [<!ENTITY a "b">]><d>&a;</d>'})))  # fmt: skip
     assert reason_of(written(tmp_path / "d.docx", packed({"a.txt": "x"}))) == reasons.DAMAGED
+    foreign = '<?xml version="1.0" encoding="x-none"?><d/>'
+    assert reason_of(written(tmp_path / "j.docx", packed({"word/document.xml": foreign}))) == reasons.DAMAGED
     locked = odt(
         "x", **{"META-INF/manifest": "<manifest><file-entry><encryption-data/></file-entry></manifest>"}
     )
