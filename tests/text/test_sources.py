@@ -103,16 +103,17 @@ def test_sockets_pipes_devices_and_links_that_lead_nowhere_or_back_are_passed_ov
 
 @POSIX
 def test_what_may_not_be_read_is_passed_over_in_a_folder_and_refused_alone(without_rights):
-    for name in ("a.txt", "secret.txt", "locked/x.txt", "unlisted/y.txt"):
+    for name in ("a.txt", "secret.txt", "secret.bin", "locked/x.txt", "unlisted/y.txt"):
         written(without_rights / name, name)
-    (without_rights / "secret.txt").chmod(0)
+    for name in ("secret.txt", "secret.bin"):
+        (without_rights / name).chmod(0)
     (without_rights / "locked").chmod(0)
     (without_rights / "unlisted").chmod(0o444)  # its names can be seen, its files cannot
-    for source in (without_rights, without_rights / "**" / "*.txt"):
+    for source, count in ((without_rights, 4), (without_rights / "**" / "*.txt", 3)):
         account = Account()
         assert [document.text() for document in read_documents([source], account)] == ["a.txt"]
-        assert account.passed == {"unreadable": 3}
-    for name in ("secret.txt", "locked"):
+        assert account.passed == {"unreadable": count}
+    for name in ("secret.txt", "secret.bin", "locked"):
         assert "Permission denied" in refusal(without_rights / name)
 
 

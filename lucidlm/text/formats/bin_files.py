@@ -14,6 +14,7 @@ from lucidlm.errors import DataError
 from lucidlm.runtime.wording import plural
 from lucidlm.text import reasons
 from lucidlm.text.account import Account
+from lucidlm.text.formats.decoding import cannot_read
 from lucidlm.text.gpt2_ranks import END_OF_TEXT_ID
 from lucidlm.text.tokenizer import Tokenizer
 
@@ -31,8 +32,12 @@ _REPLACEMENT = "\ufffd".encode()
 
 def token_documents(path: Path, name: str) -> Iterator[tuple[int, int]]:
     """(start, end) of the tokens of each document: the stretches between two end-of-text tokens."""
-    _refuse_text(path, name)
-    ids, start, found, most = _mapped_ids(path, name), 0, False, 0
+    try:
+        _refuse_text(path, name)
+        ids = _mapped_ids(path, name)
+    except OSError as problem:
+        raise cannot_read(name, problem) from problem
+    start, found, most = 0, False, 0
     for first in range(0, len(ids), _AT_ONCE):
         piece = ids[first : first + _AT_ONCE]
         most = max(most, largest := int(piece.max()))
