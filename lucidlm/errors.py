@@ -19,7 +19,7 @@ class ConfigError(LucidError):
 class DataError(LucidError):
     """A text, a token file or a prepared folder that cannot be used as it is.
 
-    `reason` is a key in text/account.py: in a folder, such a file is skipped and counted under it.
+    `reason` is a key of `PASSED` in text/reasons.py: in a folder, the file is skipped and counted under it.
     """
 
     def __init__(self, fault: str, advice: str = "", *, reason: str = "unfit") -> None:

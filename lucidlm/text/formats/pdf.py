@@ -40,7 +40,9 @@ def read_pdf(file: File, account: Account) -> Iterator[str]:
     from pypdf import PdfReader
 
     logging.getLogger("pypdf").setLevel(logging.ERROR)  # it warns of every small fault that it repairs
-    with faults_of(file.name, "PDF", Exception):  # damaged files raise many kinds of errors
+    # Not only PdfReadError: with bytes changed at random, pypdf 6 also raised TypeError and
+    # AttributeError while opening a file and while reading a page.
+    with faults_of(file.name, "PDF", Exception):
         reader = PdfReader(io.BytesIO(whole(file, account)))
         if reader.is_encrypted and not _opens_without_password(reader):
             raise DataError(
@@ -74,7 +76,7 @@ def _texts(reader: "PdfReader", name: str, account: Account) -> Iterator[str]:
             account.saw(reasons.COMMENTS, _annotations(page))
         except MemoryError:
             raise
-        except Exception:  # damaged pages raise many kinds of errors
+        except Exception:  # as when opening the file: one damaged page is skipped, not the file
             account.pass_over(reasons.DAMAGED_PAGES, label)
             continue
         if numbered:  # pypdf gives one U+FFFD per byte, and a glyph number has two
