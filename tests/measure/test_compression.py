@@ -2,21 +2,19 @@ import gzip
 import json
 import math
 import random
-import struct
-import zlib
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from constriction import stream
+from compressed_files import HEADER, PAIRS, changed, elsewhere, sealed
+from models import BYTES, END_OF_TEXT, STORY, lively, shape
 from recorded import Recorded
 
 from lucidlm.errors import ConfigError, DataError, NumbersError, WeightsError
-from lucidlm.measure import coder, compression
-from lucidlm.measure.coder import decode, encode
+from lucidlm.measure import compression
+from lucidlm.measure.coder import encode
 from lucidlm.measure.compression import compress, decompress, model_hash, predictions
 from lucidlm.measure.evaluation import evaluate, evaluate_documents
 from lucidlm.measure.protocol import Protocol
@@ -26,18 +24,6 @@ from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.runtime.process import Arithmetic
 from lucidlm.text.tokenizer import Tokenizer
-
-HEADER = struct.Struct("<4sHiIIQQ16s16sHBB7s13sI")
-HEADER_1 = struct.Struct("<4sHiIIQQ16s16sI")
-OF_THE_FILE = ("magic", "version", "prefix", "context", "stride", "tokens", "bytes", "model", "data")
-FIELDS = (*OF_THE_FILE, "threads", "device", "kernels", "capability", "torch", "crc")
-END_OF_TEXT = 256
-
-BYTES = Tokenizer.bytes()
-STORY = (
-    "The old clock-maker wound each of his clocks at dusk; one night, none of them would stop. Who knew why? "
-)
-PAIRS = Tokenizer.train([STORY * 4, "a banana, an ananas"], 300)
 
 KINDS = {
     "empty": b"",
@@ -66,65 +52,6 @@ KINDS = {
 }
 
 
-def sealed(file: bytes) -> bytes:
-    """The file with a checksum that fits, as one who forges it would write."""
-    before, after = file[: HEADER.size - 4], file[HEADER.size :]
-    return before + struct.pack("<I", zlib.crc32(before + after)) + after
-
-
-def changed(file: bytes, **fields) -> bytes:
-    """The file with other numbers in its header, sealed."""
-    header = dict(zip(FIELDS, HEADER.unpack_from(file), strict=True)) | fields
-    return sealed(HEADER.pack(*header.values()) + file[HEADER.size :])
-
-
-def as_version_1(file: bytes, **fields) -> bytes:
-    """The file as the first release wrote it."""
-    header = dict(zip(FIELDS, HEADER.unpack_from(file), strict=True)) | {"version": 1} | fields
-    before = HEADER_1.pack(*(header[name] for name in OF_THE_FILE), 0)[:-4]
-    after = file[HEADER.size :]
-    return before + struct.pack("<I", zlib.crc32(before + after)) + after
-
-
-def elsewhere(monkeypatch) -> None:
-    """From now on other probabilities come out, as on another machine."""
-    step = compression.predictions
-
-    def predictions(*arguments, **how):
-        noise = np.random.default_rng(0)
-        steps = step(*arguments, **how)
-        came = None
-        while True:
-            logits = steps.send(came)
-            came = yield logits + 0.1 * noise.standard_normal(len(logits))
-
-    monkeypatch.setattr(compression, "predictions", predictions)
-
-
-def flipped(file: bytes, place: int, bit: int = 0) -> bytes:
-    return file[:place] + bytes([file[place] ^ 1 << bit]) + file[place + 1 :]
-
-
-def refused_or_right(model, tokenizer, file, data) -> bool:
-    """Whether it was refused; other bytes than these are never returned."""
-    try:
-        found = decompress(model, tokenizer, file)
-    except (DataError, WeightsError):
-        return True
-    assert found == data
-    return False
-
-
-def lively(config: GPTConfig, *, size: float = 0.3) -> GPT:
-    """A model whose weights are large enough that place and order show in every logit."""
-    torch.manual_seed(0)
-    model = GPT(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(size * torch.randn_like(parameter))
-    return model
-
-
 def assert_comes_back(model, tokenizer, data, **settings):
     """Compressed, as small as evaluated, and the same again: returns what `compress` said."""
     result = compress(model, tokenizer, data, **settings)
@@ -137,9 +64,7 @@ def assert_comes_back(model, tokenizer, data, **settings):
 @pytest.fixture
 def gpt() -> GPT:
     """For facts that have nothing to do with the model's family."""
-    model = lively(GPTConfig(vocab_size=257, context_length=16, emb_dim=16, n_layers=1, n_heads=2))
-    model.config = model.config.changed(document_prefix_id=END_OF_TEXT)
-    return model
+    return lively(shape(document_prefix_id=END_OF_TEXT))
 
 
 @pytest.fixture
@@ -160,14 +85,13 @@ def test_any_bytes_come_back_and_take_the_evaluated_bits(lively_gpt, kind, prefi
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_bytes_come_back_through_a_trained_vocabulary(kind):
     # A model of more ids than its tokenizer: the padding keeps its probability.
-    model = lively(GPTConfig(vocab_size=320, context_length=16, emb_dim=16, n_layers=1, n_heads=2))
-    model.config = model.config.changed(document_prefix_id=PAIRS.end_of_text)
+    model = lively(shape(vocab_size=320, document_prefix_id=PAIRS.end_of_text))
     assert_comes_back(model, PAIRS, KINDS[kind])
 
 
 @pytest.fixture(scope="module")
 def wide_gpt() -> GPT:
-    return lively(GPTConfig(context_length=32, emb_dim=16, n_layers=1, n_heads=2, tied_head=True))
+    return lively(shape(vocab_size=50257, context_length=32, tied_head=True))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +110,7 @@ def test_where_a_tokenizer_changes_the_text_each_byte_is_a_token(tmp_path):
     path.write_text(json.dumps(document), encoding="utf-8")
     lossy = Tokenizer.load(path)
     assert lossy.decode_bytes(lossy.encode(b"a")) == b" a"
-    model = lively(GPTConfig(vocab_size=300, context_length=16, emb_dim=16, n_layers=1, n_heads=2))
+    model = lively(shape(vocab_size=300))
     for data in (b"a", "e\u0301".encode(), b"\xff\x00", STORY.encode()):
         assert assert_comes_back(model, lossy, data).tokens == len(data)
 
@@ -200,7 +124,7 @@ def test_a_tokenizer_that_adds_a_control_token_gives_a_token_a_byte():
         encode_text=lambda text: np.array([END_OF_TEXT, *text.encode()]),
         document=dict,
     )
-    model = lively(GPTConfig(vocab_size=257, context_length=16, emb_dim=16, n_layers=1, n_heads=2))
+    model = lively(shape())
     assert assert_comes_back(model, adding, b"abc").tokens == 3
 
 
@@ -256,61 +180,6 @@ def test_a_model_that_is_sure_makes_a_small_file(gpt):
     result = assert_comes_back(gpt, BYTES, b"a" * 600)
     assert result.evaluated_bits < 2
     assert len(result.file) <= HEADER.size + 4
-
-
-# The coder alone, on logits of any size.
-
-
-@pytest.mark.parametrize("vocab_size", [1, 2, 257, 5000, 50257])
-@pytest.mark.parametrize("spread", [0, 1, 10, 100])
-def test_a_token_of_any_probability_costs_its_surprisal(vocab_size, spread):
-    draw = np.random.default_rng(0)
-    count = 60 if vocab_size > 1000 else 400
-    rows = spread * draw.standard_normal((count, vocab_size))
-    ids = draw.integers(vocab_size, size=count).tolist()
-    words = encode(ids, (row for row in rows))  # ids are drawn, not likely: most are far down the row
-    assert list(decode(words, count, (row for row in rows))) == ids
-    logits = torch.from_numpy(rows)
-    expected = F.cross_entropy(logits, torch.tensor(ids), reduction="sum").item() / math.log(2)
-    assert -0.001 * expected - 8 <= 32 * len(words) - expected <= 0.001 * expected + 64
-
-
-def test_a_likely_token_costs_next_to_nothing():
-    row = np.zeros(50257)
-    row[7] = 40.0
-    words = encode([7] * 200, (row for _ in range(200)))
-    assert 32 * len(words) <= 32
-
-
-def test_no_table_is_so_long_that_its_rounding_shows(monkeypatch):
-    lengths = []
-
-    def table(weights, **how):
-        lengths.append(len(weights))
-        return stream.model.Categorical(weights, **how)
-
-    spied = SimpleNamespace(queue=stream.queue, model=SimpleNamespace(Categorical=table))
-    monkeypatch.setattr(coder, "stream", spied)
-    vocab_size = 1 << 18  # the largest that a tokenizer of ours has
-    rows = np.random.default_rng(0).standard_normal((3, vocab_size))
-    encode([0, vocab_size // 2, vocab_size - 1], (row for row in rows))
-    assert len(lengths) == 9  # class, group, id
-    assert max(lengths) / 2**24 < 1e-4  # each entry takes 2^-24 from the others
-
-
-def test_words_that_no_encoder_writes_are_data_errors():
-    draw = np.random.default_rng(0)
-    refused = 0
-    for _ in range(100):
-        words = draw.integers(1 << 32, size=3, dtype=np.uint32)
-        logits = 8 * draw.standard_normal((60, 300))
-        try:
-            found = list(decode(words, 60, (row for row in logits)))
-        except DataError:
-            refused += 1
-        else:
-            assert len(found) == 60
-    assert refused
 
 
 # An evaluation that looks ahead.
@@ -487,137 +356,6 @@ def test_a_file_is_decompressed_on_the_threads_and_kernels_it_was_made_with(gpt,
     assert seen == [(3, "onednn"), (3, "onednn"), (2, "onednn")]
     assert torch.get_num_threads() == before
     assert Arithmetic.here(torch.device("cpu")).kernels == "stock"
-
-
-def test_the_arithmetic_in_a_header_is_this_process_s(gpt, file):
-    found, here = compression.arithmetic_of(file), Arithmetic.here(torch.device("cpu"))
-    assert found == replace(here, capability=here.capability[:7], torch_version=here.torch_version[:13])
-    assert found.torch_version in str(torch.__version__)
-    assert found.device == "cpu"
-
-
-def test_a_file_of_the_first_release_is_still_read(gpt, file, monkeypatch):
-    old = as_version_1(file)
-    assert len(old) == len(file) - 24
-    assert compression.arithmetic_of(old) is None
-    assert decompress(gpt, BYTES, old) == STORY.encode()[:40]
-    elsewhere(monkeypatch)
-    with pytest.raises(DataError, match=r"version 1 does not record its threads.*--threads 1, 2"):
-        decompress(gpt, BYTES, old)
-
-
-# Damage.
-
-
-def test_a_flipped_bit_anywhere_is_told_before_anything_is_decoded(gpt, file, monkeypatch):
-    monkeypatch.setattr(compression, "predictions", None)
-    for place in range(len(file)):
-        with pytest.raises(DataError):
-            decompress(gpt, BYTES, flipped(file, place, place % 8))
-
-
-def test_a_file_that_was_cut_off_is_told_at_every_length(gpt, file, monkeypatch):
-    monkeypatch.setattr(compression, "predictions", None)
-    for length in range(len(file)):
-        with pytest.raises(DataError):
-            decompress(gpt, BYTES, file[:length])
-
-
-def test_a_header_changed_with_its_checksum_never_gives_other_bytes(gpt, file):
-    data = STORY.encode()[:40]
-    for place in range(HEADER.size - 4):
-        refused_or_right(gpt, BYTES, sealed(flipped(file, place, place % 8)), data)
-    for field, value in (("stride", 4), ("context", 9), ("tokens", 39), ("bytes", 41), ("prefix", -1)):
-        assert refused_or_right(gpt, BYTES, changed(file, **{field: value}), data), field
-    assert refused_or_right(gpt, BYTES, changed(file, data=bytes(16)), data)
-
-
-def test_words_changed_with_their_checksum_never_give_other_bytes(gpt, file):
-    data = STORY.encode()[:40]
-    for place in range(HEADER.size, len(file)):
-        refused_or_right(gpt, BYTES, sealed(flipped(file, place, place % 8)), data)
-    for length in range(HEADER.size, len(file)):
-        assert refused_or_right(gpt, BYTES, sealed(file[:length]), data)
-    refused_or_right(gpt, BYTES, sealed(file + b"more"), data)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "says"),
-    [
-        ("magic", b"RIFF", "no file of"),
-        ("version", 3, "version 3"),
-        ("threads", 0, "number of threads is 0, it can be 1 to 1024"),
-        ("threads", 1025, "number of threads is 1025"),
-        ("context", 0, "context length is 0"),
-        ("context", 17, "context length is 17, it can be 1 to 16"),
-        ("stride", 0, "stride is 0"),
-        ("stride", 17, "stride is 17"),
-        ("prefix", 257, "prefix id is 257"),
-        ("prefix", -2, "prefix id is -2"),
-        ("tokens", 0, "number of tokens is 0"),
-        ("tokens", 41, "number of tokens is 41, it can be 1 to 40"),
-        ("tokens", 2**64 - 1, "number of tokens"),
-    ],
-)
-def test_a_number_that_cannot_be_is_named(gpt, file, field, value, says):
-    with pytest.raises(DataError, match=says):
-        decompress(gpt, BYTES, changed(file, **{field: value}))
-
-
-def test_a_huge_count_of_tokens_ends_with_the_first_that_cannot_be(gpt, file):
-    # Of random words some spell nothing: the decoder goes no further.
-    words = np.random.default_rng(0).integers(1 << 32, size=2000, dtype=np.uint32)
-    forged = changed(file[: HEADER.size] + words.tobytes(), tokens=2**62, bytes=2**63)
-    done = Recorded()
-    with pytest.raises(DataError):
-        decompress(gpt, BYTES, forged, progress=done)
-    assert done.steps < 5000
-
-
-def test_more_bytes_than_there_can_be_end_the_decoding():
-    model = lively(GPTConfig(vocab_size=300, context_length=16, emb_dim=16, n_layers=1, n_heads=2))
-    result = compress(model, PAIRS, STORY.encode())
-    assert result.tokens < result.bytes - 10
-    done = Recorded()
-    with pytest.raises(DataError, match="not what was compressed"):
-        decompress(
-            model,
-            PAIRS,
-            changed(result.file, bytes=result.tokens),
-            progress=done,
-        )
-    assert done.steps < result.tokens / 2
-
-
-@pytest.mark.parametrize("id", [END_OF_TEXT, 258], ids=["control token", "padding"])
-def test_a_token_that_spells_nothing_is_an_error_at_once(id):
-    model = lively(GPTConfig(vocab_size=260, context_length=16, emb_dim=16, n_layers=1, n_heads=2))
-    model.config = model.config.changed(document_prefix_id=END_OF_TEXT)
-    file = compress(model, BYTES, b"abcde").file
-    ids = [97, id, 97, 97, 97]
-    with evaluating(model, torch.float32):
-        steps = predictions(model, 5, context_length=16, stride=8, prefix_id=END_OF_TEXT)
-        words = encode(ids, steps)
-    done = Recorded()
-    with pytest.raises(DataError):
-        decompress(
-            model,
-            BYTES,
-            sealed(file[: HEADER.size] + words.astype("<u4").tobytes()),
-            progress=done,
-        )
-    assert done.steps == 2
-
-
-def test_garbage_is_no_file_of_ours(gpt, file):
-    draw = random.Random(0)
-    for length in (0, 1, 3, 4, 69, 70, 71, 93, 94, 95, 500):
-        for start in (b"", b"lucz", file[:6]):
-            with pytest.raises(DataError):
-                decompress(gpt, BYTES, (start + draw.randbytes(length))[: max(length, 1)])
-    for _ in range(20):
-        noise = draw.randbytes(4 * draw.randrange(30))
-        refused_or_right(gpt, BYTES, sealed(file[: HEADER.size] + noise), STORY.encode()[:40])
 
 
 # What else it keeps.
