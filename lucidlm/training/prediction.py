@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import pyppmd
 
+from lucidlm.measure.compressors import ppmd_fed, ppmd_memory
 from lucidlm.runs.settings import Plan
 from lucidlm.text.corpus import Corpus, validation_documents
 from lucidlm.text.excerpts import as_excerpt
@@ -22,7 +22,6 @@ TRAINING_BYTES = 4_000_000
 """Of a longer training text the last so many bytes are compressed: half a second each pass."""
 HELDOUT_BYTES = 400_000
 """Of a longer held-out text the first so many."""
-FED_AT_ONCE = 1 << 16
 LEAST_BYTES = 1 << 15
 """Of either text, however slow the machine is."""
 PASSES = 6
@@ -160,13 +159,11 @@ def _bytes_per_s(text: bytes) -> float:
 
 def ppmd_bits_per_byte(training: bytes, heldout: bytes, *, order: int) -> float:
     """compressed(training + heldout) - compressed(training), as the baseline has it, in bits per byte."""
-    memory = min(1 << 28, max(1 << 24, 24 * (len(training) + len(heldout))))
+    memory = ppmd_memory(len(training) + len(heldout))
     sizes = []
     for texts in ((training,), (training, heldout)):
-        encoder = pyppmd.Ppmd8Encoder(order, memory, pyppmd.PPMD8_RESTORE_METHOD_CUT_OFF)
-        # A piece at a time, so that a signal is seen between two.
-        pieces = (text[at : at + FED_AT_ONCE] for text in texts for at in range(0, len(text), FED_AT_ONCE))
-        sizes.append(sum(len(encoder.encode(piece)) for piece in pieces) + len(encoder.flush()))
+        encoder, size = ppmd_fed(texts, memory, order=order)
+        sizes.append(size + len(encoder.flush()))
     return 8 * (sizes[1] - sizes[0]) / len(heldout)
 
 
