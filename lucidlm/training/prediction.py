@@ -19,32 +19,42 @@ from lucidlm.text.excerpts import as_excerpt
 from lucidlm.training.schedule import Schedule, learning_rate_factor
 
 TRAINING_BYTES = 4_000_000
-"""Of a longer training text the last so many bytes are compressed: half a second each pass."""
+"""Maximum bytes of the training text, taken from its end: half a second for each pass."""
 HELDOUT_BYTES = 400_000
-"""Of a longer held-out text the first so many."""
+"""Maximum bytes of the held-out text, taken from its start."""
 LEAST_BYTES = 1 << 15
-"""Of either text, however slow the machine is."""
+"""Minimum bytes of either text if it has them, however slow the machine is."""
 PASSES = 6
-"""Over the training text: with and without the held-out one, in three orders."""
+"""Times that the training text is compressed: with and without the held-out one, at three orders."""
 
 TO_UNIGRAM, TO_ORDER_2, TO_ORDER_6, STEEP = 3.0, 12.0, 140.0, 1.7
-"""Effective steps of a model 128 wide after which half of the way to each level is gone, and its power."""
+"""Effective steps after which half of the way to each level is left, at width 128; STEEP is in `predict`."""
 WIDER, DIGITS_FASTER = 1.1, 0.8
-"""How much faster wider models are, as a power of the width, and texts of digits, in the exponent."""
+"""(n / half)^STEEP is multiplied by (width / 128)^WIDER and by e^(DIGITS_FASTER * share of digits)."""
 DIGITS_BELOW = 0.4
-"""A model learns that digits are noise, PPMd pays for chasing them: where digits are all of a text."""
+"""How far ln(bits per byte) ends below PPMd's for a text of digits alone.
+
+A model learns that digits are noise; PPMd pays for its attempts to predict them.
+"""
 ERROR_AT_THE_END, ERROR_ON_THE_WAY = 0.05, 0.2
-"""One standard error of ln(bits per byte): at the end of the way, and for each unit of it that is left."""
+"""One standard error of ln(bits per byte): at the end of the way, and added for each unit that is left."""
 DOWNWARDS, UPWARDS, DIGITS_DOWNWARDS = 2.7, 2.0, 0.9
-"""The interval in standard errors, longer downwards: tables and logs are learnt faster than the rest."""
+"""Reach of the interval: in standard errors below and above, and further below in ln by the share of digits.
+
+It is longer downwards because tables and logs are learnt faster than other texts.
+"""
 REGULAR_BELOW, REGULAR_DOWNWARDS = 2.2, 0.5
-"""Under so many bits of order 2 a text is one of fields and records: PPMd pays at each, a model less."""
+"""A text with fewer bits per byte at order 2 has fields and records, where a model pays less than PPMd.
+
+The interval reaches further down by the second number times ln(REGULAR_BELOW / order 2).
+"""
 SHORTEST_WAY = 0.02
+"""Minimum of ln(unigram / order 2), which is below 0 for noise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compressibility:
-    """What counting needs for a corpus's held-out text, in bits per byte."""
+    """How compressible the held-out text of a corpus is without a neural model, in bits per byte."""
 
     ppmd_2: float
     """PPMd of order 2 given the training text: about what a model learns in its first hundred steps."""
@@ -55,7 +65,7 @@ class Compressibility:
     unigram: float
     """The training text's frequencies of tokens: where every model is after its first ten steps or so."""
     digits: float
-    """The part of the held-out bytes that are digits."""
+    """Share of the held-out bytes that are digits."""
     nats: float
     """Loss in nats per token for each bit per byte."""
 
@@ -80,7 +90,7 @@ class Prediction:
 
 
 def predict(text: Compressibility, plan: Plan) -> Prediction | None:
-    """What a run by this plan should reach on this text; None for recipes and texts that nothing is known of.
+    """What a run by this plan should reach on this text; None for AdamW and for texts of a byte or two.
 
     In ln(bits per byte) a model falls from the vocabulary's uniform level to the unigram's, more slowly to
     PPMd's of order 2, and from there to that of order 6. After n effective steps 1 / (1 + (n / half)^STEEP)
@@ -89,7 +99,7 @@ def predict(text: Compressibility, plan: Plan) -> Prediction | None:
     if plan.optim.name != "muon":
         return None
     if min(text.nats, text.unigram, text.ppmd_2, text.ppmd_6) <= 0:
-        return None  # held out is a byte or two, which cost nothing: no level to fall from
+        return None  # a held-out byte or two cost nothing: there is no level to fall from
     steps = max(1.0, effective_steps(plan.schedule, plan.steps))
     faster = WIDER * math.log(plan.model.emb_dim / 128) + DIGITS_FASTER * text.digits
 
@@ -113,7 +123,8 @@ def predict(text: Compressibility, plan: Plan) -> Prediction | None:
             -DOWNWARDS * error - DIGITS_DOWNWARDS * text.digits - REGULAR_DOWNWARDS * regular - longer
         ),
         middle=middle,
-        high=min(middle * math.exp(UPWARDS * error), max(middle, uniform)),  # nobody ends above a guess
+        # No run ends above a uniform guess.
+        high=min(middle * math.exp(UPWARDS * error), max(middle, uniform)),
         nats=text.nats,
     )
 
@@ -128,9 +139,10 @@ def effective_steps(schedule: Schedule, steps: int) -> float:
 
 
 def compressibility(corpus: Corpus, *, seconds: float | None = None) -> Compressibility:
-    """Measured on at most TRAINING_BYTES and HELDOUT_BYTES: a second for a large text, no time for a book.
+    """How compressible the held-out text is, given the training text: a second for large texts.
 
-    Where a first piece says that this would take more than `seconds`, on less of either.
+    Measured on at most TRAINING_BYTES and HELDOUT_BYTES, and on less of both where a first piece shows that
+    they would take more than `seconds`.
     """
     tokenizer = corpus.tokenizer
     known = _without(np.asarray(corpus.train[-TRAINING_BYTES:]), tokenizer.end_of_text)
@@ -158,7 +170,7 @@ def _bytes_per_s(text: bytes) -> float:
 
 
 def ppmd_bits_per_byte(training: bytes, heldout: bytes, *, order: int) -> float:
-    """compressed(training + heldout) - compressed(training), as the baseline has it, in bits per byte."""
+    """compressed(training + heldout) - compressed(training), in bits per byte, as for the baseline PPMd."""
     memory = ppmd_memory(len(training) + len(heldout))
     sizes = []
     for texts in ((training,), (training, heldout)):
@@ -168,7 +180,7 @@ def ppmd_bits_per_byte(training: bytes, heldout: bytes, *, order: int) -> float:
 
 
 def _heldout(corpus: Corpus, *, limit: int) -> tuple[np.ndarray, bytes]:
-    """Ids and bytes of the first held-out documents or pieces, up to `limit` bytes and the next one's end."""
+    """Ids and bytes of the first held-out documents or pieces, until they have `limit` bytes."""
     ids: list[np.ndarray] = []
     data: list[bytes] = []
     size = 0
