@@ -58,6 +58,11 @@ TINY = {
     ),
 }
 """Each family with its own features: biases and a tied head, or grouped heads and an untied head."""
+TWO_LAYERS = {
+    "gpt2": shape(emb_dim=32, n_layers=2, qkv_bias=True, tied_head=True),
+    "modern": shape(family="modern", emb_dim=32, n_layers=2, n_kv_heads=1),
+}
+"""Each family with two layers, for `sharp` models."""
 SMALLEST = shape(family="modern", n_layers=2, n_kv_heads=1, head_dim=8, hidden_dim=32)
 """A shape that trains in milliseconds."""
 
@@ -69,6 +74,18 @@ def lively(config: GPTConfig, *, seed: int = 0, noise: float = 0.3) -> GPT:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(noise * torch.randn_like(parameter))
+    return model
+
+
+def sharp(config: GPTConfig, *, prefix_id: int | None = END_OF_TEXT) -> GPT:
+    """A model in eval mode. Its matrices are so large that its predictions are far from uniform."""
+    torch.manual_seed(0)
+    model = GPT(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            gain = parameter.dim() == 1 and name.endswith("weight")
+            parameter.mul_(1 if gain else 6).add_(0.1 * torch.randn_like(parameter))
+    model.config = model.config.changed(document_prefix_id=prefix_id)
     return model
 
 

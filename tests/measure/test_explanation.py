@@ -1,10 +1,10 @@
-import json
 import math
 import re
 
 import numpy as np
 import pytest
 import torch
+from models import BYTES, END_OF_TEXT, FOREIGN, STORY, TWO_LAYERS, sharp
 from oracles import log_sum_exp
 from selectolax.lexbor import LexborHTMLParser
 
@@ -18,42 +18,6 @@ from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
 
 T = 16
-END_OF_TEXT = 256
-
-BYTES = Tokenizer.bytes()
-WORDS = (
-    "The old clock-maker wound each of his clocks at dusk; one night, none of them would stop. Who knew why?"
-)
-FOREIGN = "Größe, 猫と犬, «naïve» 🙂: ça va\nвполне\t— 終"
-
-SHAPE = {"vocab_size": 257, "context_length": T, "emb_dim": 32, "n_layers": 2, "n_heads": 2}
-CONFIGS = {
-    "gpt2": GPTConfig(**SHAPE, qkv_bias=True, tied_head=True),
-    "modern": GPTConfig(**SHAPE, family="modern", n_kv_heads=1),
-}
-
-
-def lively(config: GPTConfig, *, prefix_id: int | None = END_OF_TEXT) -> GPT:
-    """A model in eval mode whose weights are large enough that place and order show in every logit."""
-    torch.manual_seed(0)
-    model = GPT(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            gain = parameter.dim() == 1 and name.endswith("weight")
-            parameter.mul_(1 if gain else 6).add_(0.1 * torch.randn_like(parameter))
-    model.config = model.config.changed(document_prefix_id=prefix_id)
-    return model
-
-
-@pytest.fixture(params=CONFIGS)
-def model(request):
-    return lively(CONFIGS[request.param])
-
-
-@pytest.fixture
-def gpt():
-    """For facts that have nothing to do with the model's family."""
-    return lively(CONFIGS["gpt2"])
 
 
 def logits_of_each_token(model, ids, *, prefix_id=END_OF_TEXT, stride=T // 2):
@@ -76,10 +40,10 @@ def probabilities_of(logits):
 # The rows are evaluate's loss, taken apart.
 
 
-@pytest.mark.parametrize("length", [1, 2, 3, T - 1, T, T + 1, 2 * T, 3 * T + 7, len(WORDS)])
+@pytest.mark.parametrize("length", [1, 2, 3, T - 1, T, T + 1, 2 * T, 3 * T + 7, len(STORY)])
 @pytest.mark.parametrize("prefix", ["auto", "none"])
 def test_the_rows_average_to_evaluates_loss_for_short_and_long_texts(model, length, prefix):
-    text = WORDS[:length]
+    text = STORY[:length]
     if length == 1 and prefix == "none":
         text = "ab"
     explained = explain(model, BYTES, text, protocol=Protocol(prefix=prefix))
@@ -96,14 +60,14 @@ def test_the_rows_average_to_evaluates_loss_for_short_and_long_texts(model, leng
 @pytest.mark.parametrize("context_length", [T, 9])
 def test_they_do_so_for_any_stride_and_context(gpt, stride, context_length):
     protocol = Protocol(stride=min(stride, context_length), context_length=context_length)
-    explained, evaluated = (way(gpt, BYTES, WORDS, protocol=protocol) for way in (explain, evaluate))
+    explained, evaluated = (way(gpt, BYTES, STORY, protocol=protocol) for way in (explain, evaluate))
     assert explained.loss_nats == pytest.approx(evaluated.loss_nats, abs=1e-6)
     assert explained.protocol == evaluated.protocol
 
 
 @pytest.mark.parametrize("prefix", ["auto", "none"])
 def test_several_texts_average_to_the_loss_of_all_their_tokens(model, prefix):
-    texts = [WORDS, FOREIGN, "ab", WORDS[:T]]
+    texts = [STORY, FOREIGN, "ab", STORY[:T]]
     explained = explain(model, BYTES, texts, protocol=Protocol(prefix=prefix))
     documents = [np.asarray(BYTES.encode(text)) for text in texts]
     evaluated = evaluate_documents(model, BYTES, documents, protocol=Protocol(prefix=prefix))
@@ -115,7 +79,7 @@ def test_several_texts_average_to_the_loss_of_all_their_tokens(model, prefix):
         assert len(text.tokens) == alone.tokens_scored
 
 
-@pytest.mark.parametrize("text", ["ab", WORDS, FOREIGN])
+@pytest.mark.parametrize("text", ["ab", STORY, FOREIGN])
 def test_torchs_own_number_agrees(model, text):
     explained = explain(model, BYTES, text)
     assert explained.torch_loss_nats == pytest.approx(explained.loss_nats, abs=1e-6)
@@ -123,7 +87,7 @@ def test_torchs_own_number_agrees(model, text):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 9])
 def test_the_batch_size_does_not_change_the_rows(gpt, batch_size):
-    texts = [WORDS, "ab", FOREIGN]
+    texts = [STORY, "ab", FOREIGN]
     one, other = (
         explain(gpt, BYTES, texts),
         explain(gpt, BYTES, texts, protocol=Protocol(batch_size=batch_size)),
@@ -136,7 +100,7 @@ def test_the_batch_size_does_not_change_the_rows(gpt, batch_size):
 # Every column, against NumPy on logits made one token at a time.
 
 
-@pytest.mark.parametrize("text", [WORDS, FOREIGN])
+@pytest.mark.parametrize("text", [STORY, FOREIGN])
 @pytest.mark.parametrize("prefix", ["auto", "none"])
 def test_probability_rank_entropy_and_alternatives_are_numpys(model, text, prefix):
     ids = BYTES.encode(text)
@@ -160,7 +124,7 @@ def test_probability_rank_entropy_and_alternatives_are_numpys(model, text, prefi
 
 
 def test_a_token_of_rank_k_is_its_own_kth_alternative(gpt):
-    tokens = explain(gpt, BYTES, WORDS * 3, top_k=60).tokens
+    tokens = explain(gpt, BYTES, STORY * 3, top_k=60).tokens
     for token in tokens:
         likeliest = [other.id for other in token.alternatives]
         assert (token.id in likeliest) == (token.rank <= 60)
@@ -186,7 +150,7 @@ def test_equal_logits_stand_in_the_order_of_their_ids_and_have_the_whole_entropy
 def test_a_sure_model_has_no_entropy_and_no_nan(gpt):
     with torch.no_grad():
         gpt.final_norm.weight.mul_(1e4)
-    explained = explain(gpt, BYTES, WORDS)
+    explained = explain(gpt, BYTES, STORY)
     for token in explained.tokens:
         assert 0 <= token.entropy < 6
         assert 0 <= token.probability <= 1
@@ -208,7 +172,7 @@ def test_there_are_top_k_alternatives_and_never_more_than_the_vocabulary(gpt, to
 
 
 def test_the_tokens_spell_the_text(gpt):
-    assert "".join(token.text for token in explain(gpt, BYTES, WORDS).tokens) == WORDS
+    assert "".join(token.text for token in explain(gpt, BYTES, STORY).tokens) == STORY
 
 
 def test_a_token_of_part_of_a_character_is_shown_by_its_byte(gpt):
@@ -216,15 +180,17 @@ def test_a_token_of_part_of_a_character_is_shown_by_its_byte(gpt):
 
 
 def test_tokens_of_several_bytes_are_shown_whole():
-    tokenizer = Tokenizer.train([WORDS * 3], 300)
-    model = lively(CONFIGS["gpt2"].changed(vocab_size=tokenizer.vocab_size), prefix_id=tokenizer.end_of_text)
-    shown = [token.text for token in explain(model, tokenizer, WORDS).tokens]
-    assert "".join(shown) == WORDS
+    tokenizer = Tokenizer.train([STORY * 3], 300)
+    model = sharp(
+        TWO_LAYERS["gpt2"].changed(vocab_size=tokenizer.vocab_size), prefix_id=tokenizer.end_of_text
+    )
+    shown = [token.text for token in explain(model, tokenizer, STORY).tokens]
+    assert "".join(shown) == STORY
     assert max(map(len, shown)) > 1
 
 
 def test_end_of_text_and_ids_without_a_token_are_called_by_name():
-    model = lively(CONFIGS["gpt2"].changed(vocab_size=320))
+    model = sharp(TWO_LAYERS["gpt2"].changed(vocab_size=320))
     names = {other.id: other.text for other in explain(model, BYTES, "a", top_k=320).tokens[0].alternatives}
     assert names[END_OF_TEXT] == "<|endoftext|>"
     assert names[257] == "<id 257>"
@@ -243,51 +209,6 @@ def test_left_out_and_tokens_spell_the_text_where_the_first_byte_is_half_a_chara
     assert (without.left_out, [token.text for token in without.tokens]) == (r"\xc3", [r"\xa9", "a"])
 
 
-# The result.
-
-
-def test_its_dictionary_is_json_with_stable_keys(gpt):
-    explained = explain(gpt, BYTES, [FOREIGN, WORDS])
-    values = json.loads(json.dumps(explained.to_dict(), allow_nan=False))
-    assert {"loss_nats", "perplexity", "texts"} <= values.keys()
-    assert values["loss_nats"] == explained.loss_nats
-    assert [text["text"] for text in values["texts"]] == [FOREIGN, WORDS]
-    for text, tokens in zip(values["texts"], explained.texts, strict=True):
-        assert {"text", "loss_nats", "tokens"} <= text.keys()
-        assert text["loss_nats"] == tokens.loss_nats
-        for row, token in zip(text["tokens"], tokens.tokens, strict=True):
-            promised = {"id", "text", "probability", "log_probability", "nats", "bits", "rank", "entropy"}
-            assert promised | {"alternatives"} <= row.keys()
-            assert (row["nats"], row["bits"], row["rank"]) == (token.nats, token.bits, token.rank)
-            assert [set(other) for other in row["alternatives"]] == [{"id", "text", "probability"}] * 5
-
-
-def test_as_a_string_it_shows_each_token_and_the_steps_to_the_perplexity(gpt):
-    explained = explain(gpt, BYTES, "lamp")
-    shown = str(explained)
-    lines = shown.splitlines()
-    for token in explained.tokens:
-        row = next(line for line in lines if line.startswith(repr(token.text)))
-        for part in (f"{token.probability:.4e}", f"{token.log_probability:.4f}", f"{token.bits:.3f}"):
-            assert part in row
-    loss = explained.loss_nats
-    steps = [
-        ("probabilities of the targets", "  ".join(f"{token.probability:.4e}" for token in explained.tokens)),
-        ("their logarithms", "  ".join(f"{token.log_probability:.4f}" for token in explained.tokens)),
-        ("mean", f"-{loss:.4f}"),
-        ("negative mean = cross entropy", f"{loss:.4f} nats per token"),
-        ("exp = perplexity", f"{math.exp(loss):,.1f} of a vocabulary of 257"),
-        ("torch's cross_entropy", f"{explained.torch_loss_nats:.4f} (difference "),
-    ]
-    places = []
-    for name, value in steps:
-        place = next(number for number, line in enumerate(lines) if line.startswith(name + " "))
-        assert value in lines[place]
-        places.append(place)
-    assert places == sorted(places)
-    assert lines[-1] == str(explained.protocol)
-
-
 def test_line_ends_are_those_that_evaluate_scores(gpt):
     text = "\ufeffone\r\ntwo\rthree\r\n"
     explained, evaluated = explain(gpt, BYTES, text), evaluate(gpt, BYTES, text)
@@ -296,20 +217,6 @@ def test_line_ends_are_those_that_evaluate_scores(gpt):
     values = explained.to_dict()
     assert values["bytes_left_out"] == {"byte_order_marks": 3, "carriage_returns": 2}
     assert "left out 5 of the text's 19 bytes" in str(explained)
-
-
-def test_a_control_character_in_a_text_cannot_break_a_row(gpt):
-    text = "a\nb\x1b[31m\x0b\tc"
-    shown = str(explain(gpt, BYTES, text))
-    assert "\x1b" not in shown
-    assert "\x0b" not in shown
-    assert len(shown.splitlines()) == len(str(explain(gpt, BYTES, "x" * len(text))).splitlines())
-
-
-def test_many_tokens_are_counted_rather_than_all_repeated_in_the_steps(gpt):
-    shown = str(explain(gpt, BYTES, WORDS))
-    assert f"... {len(WORDS)} in all" in shown
-    assert "in all" not in str(explain(gpt, BYTES, "every"))
 
 
 # Errors, and what is left as it was.
@@ -325,15 +232,15 @@ def test_many_tokens_are_counted_rather_than_all_repeated_in_the_steps(gpt):
 )
 def test_a_setting_that_cannot_be_is_an_error_that_names_value_and_limit(gpt, settings, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        explain(gpt, BYTES, WORDS, protocol=Protocol(**settings))
+        explain(gpt, BYTES, STORY, protocol=Protocol(**settings))
     assert "\n" not in str(caught.value)
 
 
 def test_fewer_than_no_alternatives_are_refused_and_so_are_protocols_of_others(gpt):
     with pytest.raises(ConfigError, match="--top-k -1"):
-        explain(gpt, BYTES, WORDS, top_k=-1)
+        explain(gpt, BYTES, STORY, top_k=-1)
     with pytest.raises(ConfigError, match="--protocol hf-guide"):
-        explain(gpt, BYTES, WORDS, protocol=Protocol("hf-guide"))
+        explain(gpt, BYTES, STORY, protocol=Protocol("hf-guide"))
 
 
 @pytest.mark.parametrize(
@@ -361,18 +268,18 @@ def test_weights_that_hold_nan_are_an_error_as_in_evaluate(gpt):
     with torch.no_grad():
         gpt.final_norm.weight[3] = math.nan
     with pytest.raises(WeightsError, match="NaN"):
-        explain(gpt, BYTES, WORDS)
+        explain(gpt, BYTES, STORY)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_mode_and_random_numbers_are_left_as_they_were_and_dropout_is_off(model, training):
-    dropping = lively(model.config.changed(drop_rate=0.5)).train(training)
+    dropping = sharp(model.config.changed(drop_rate=0.5)).train(training)
     state = torch.get_rng_state()
-    explained = explain(dropping, BYTES, WORDS)
+    explained = explain(dropping, BYTES, STORY)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(module.training == training for module in dropping.modules())
     assert all(parameter.grad is None for parameter in dropping.parameters())
-    assert explained == explain(model, BYTES, WORDS)
+    assert explained == explain(model, BYTES, STORY)
 
 
 # The lecture's worked example, through explain.
@@ -449,40 +356,3 @@ def test_the_lectures_example_is_on_its_page_to_the_printed_digit(lecture, tmp_p
     assert list(rows)[-1] == "torch's cross_entropy"
     assert rows["torch's cross_entropy"][0].startswith("10.7940 (difference ")
     assert "<h1>Why the loss is 10.7940</h1>" in page
-
-
-def test_json_comes_line_by_line_and_is_the_dictionary(gpt):
-    explained = explain(gpt, BYTES, [WORDS, FOREIGN])
-    lines = list(explained.json_lines())
-    assert json.loads("\n".join(lines)) == json.loads(json.dumps(explained.to_dict()))
-    assert len(lines) > len(explained.tokens)
-
-
-def test_running_loss_and_perplexity_are_those_of_the_text_so_far(gpt):
-    (text,) = explain(gpt, BYTES, WORDS).texts
-    nats = [token.nats for token in text.tokens]
-    for place, token in enumerate(text.tokens, start=1):
-        assert token.running_loss_nats == pytest.approx(math.fsum(nats[:place]) / place, rel=1e-12)
-        assert token.running_perplexity == pytest.approx(math.exp(token.running_loss_nats), rel=1e-12)
-    assert text.tokens[-1].running_loss_nats == pytest.approx(text.loss_nats, rel=1e-12)
-
-
-def test_each_row_names_the_token_that_stood_before(gpt):
-    (text,) = explain(gpt, BYTES, "abc").texts
-    assert [token.given for token in text.tokens] == ["<|endoftext|>", "a", "b"]
-    (without,) = explain(gpt, BYTES, "abc", protocol=Protocol(prefix="none")).texts
-    assert [token.given for token in without.tokens] == ["a", "b"]
-
-
-def test_a_long_text_takes_some_tens_of_bytes_a_token(gpt):
-    tokens = explain(gpt, BYTES, WORDS * 20).texts[0].tokens
-    held = sum(column.nbytes for column in tokens.columns.values())
-    assert held / len(tokens) <= 80
-
-
-def test_both_ways_of_beginning_a_text_say_what_stood_first(gpt):
-    with_prefix, without = (
-        str(explain(gpt, BYTES, "ab c", protocol=Protocol(prefix=prefix))) for prefix in ("auto", "none")
-    )
-    assert "text 'ab c' (first token scored after <|endoftext|>)" in with_prefix
-    assert "text 'ab c' (first token 'a' not scored: nothing is before it)" in without
