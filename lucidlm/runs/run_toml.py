@@ -133,16 +133,20 @@ def _checker(kind: type) -> TypeAdapter:
 
 
 def _truth_for_a_number(kind: Any, values: dict[str, Any], table: str = "") -> str:
-    """The first field that has a truth value where its type has none; pydantic would take it for 0 or 1."""
+    """The first number that is true or false instead, or ""; pydantic would take it for 0 or 1."""
     hints = typing.get_type_hints(kind)
     for key, value in values.items():
         hint = hints[key]
         if dataclasses.is_dataclass(hint) and isinstance(value, dict):
             if found := _truth_for_a_number(hint, value, f"{table}{key}."):
                 return found
-        elif _holds_truth(value) and bool not in (typing.get_args(hint) or (hint,)):
+        elif _holds_truth(value) and _takes_numbers(hint):
             return table + key
     return ""
+
+
+def _takes_numbers(hint: Any) -> bool:
+    return hint in (int, float) or any(map(_takes_numbers, typing.get_args(hint)))
 
 
 def _holds_truth(value: Any) -> bool:
