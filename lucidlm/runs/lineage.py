@@ -45,7 +45,7 @@ def lineage_of(model: str | Source) -> Lineage:
 
 
 def _run_of(name: str) -> Path | None:
-    """The run of a model; of a checkpoint also after the checkpoint was deleted."""
+    """The run of a model, or None; the run of a checkpoint also after the checkpoint was deleted."""
     try:
         return resolve(name).run
     except WeightsError:
@@ -64,10 +64,10 @@ def seen_by(
 
 
 def held_out_seen_by(model: str | Source, run: Path, *, progress: Progress = SILENT) -> Seen | None:
-    """The same of a run's held-out text: what the preparation of the text found, where that is all.
+    """How much of a run's held-out text the model was trained on; None where that is not known.
 
-    A run that went on from the weights of another may hold out what the other was trained on, and so may any
-    other model.
+    If no other run is behind the model, the preparation of the text has found that already. Otherwise the
+    text is searched, because the other run may have been trained on it.
     """
     lineage = lineage_of(model)
     if not lineage.runs:

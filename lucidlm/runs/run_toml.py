@@ -1,4 +1,4 @@
-"""run.toml: a request and its plan go in and out as text, checked key by key, with whose they are."""
+"""run.toml: a request and its plan in, its text out; and back, with each key checked."""
 
 import dataclasses
 import functools
@@ -30,9 +30,9 @@ PATHS = ("text", "val", "out", "from_")
 
 
 def write_settings(run: Path, config: TrainConfig, plan: Plan, *, id: str = "") -> None:
-    """run.toml: what was asked for, and the plan that was made of it. Training with it repeats the run.
+    """Writes run.toml: the request, and the plan that was made from it. Training with it repeats the run.
 
-    With the run's `id`, its last line says whose it is, and a hash of the others.
+    With the run's `id`, the last line has the id and a hash of the lines above.
     """
     document = tomlkit.document()
     document.add(
@@ -56,7 +56,7 @@ def _last_line(text: str, id: str) -> str:
 
 
 def fault_of_settings(run: Path, whole: Whole | None) -> str:
-    """What is wrong with the run.toml of a run; "" of one as it was written, and of a former version's."""
+    """What is wrong with a run's run.toml; "" if nothing is, or if a former version wrote it."""
     if whole is None or not whole.run:
         return ""
     path = run / SETTINGS
@@ -71,7 +71,7 @@ def fault_of_settings(run: Path, whole: Whole | None) -> str:
 
 
 def read_settings(path: Path) -> tuple[TrainConfig, Plan | None]:
-    """The request and, where there is one, the plan of a run.toml or of a settings file of one's own."""
+    """The request and, if there is one, the plan in a run.toml or in a settings file that the user wrote."""
     path = path / SETTINGS if path.is_dir() else path
     values = read_toml(path)
     plan = values.pop("plan", None)
@@ -81,7 +81,7 @@ def read_settings(path: Path) -> tuple[TrainConfig, Plan | None]:
 
 
 def _split_before(run: Path) -> str:
-    """How a run held text out whose run.toml does not say: before --split there was one way."""
+    """The split of a run whose run.toml has none, because it was made before --split existed."""
     try:
         design = design_in(read_small_json(run / "data" / MANIFEST, RunError))
     except (OSError, RunError, ValueError, KeyError, TypeError, AttributeError):
@@ -91,18 +91,18 @@ def _split_before(run: Path) -> str:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """What a settings file holds, unchecked; paths as the system has them."""
+    """The values in a settings file, unchecked; paths as the system has them."""
     try:
         values = tomllib.loads(read_small_file(path, LARGEST_SETTINGS, RunError).decode("utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path}: not there; give the folder of a run, or a .toml file of settings") from None
-    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, a number of a million digits
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, a number of a million digits
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     return {key: _each(path_from_text, value) if key in PATHS else value for key, value in values.items()}
 
 
 def _each(change: Callable[[str], str], value: Any) -> Any:
-    """A text, or each text of a list, changed; anything else is left for the checks to name."""
+    """A string, or each string in a list, changed; any other value stays for the checks to refuse."""
     if isinstance(value, list):
         return [_each(change, item) for item in value]
     return change(value) if isinstance(value, str) else value
@@ -123,7 +123,7 @@ def _checked(kind: type, values: Any, path: Path) -> Any:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     except (TypeError, OverflowError, RecursionError) as error:
-        raise ConfigError(f"{path}: a setting of another kind than the rest ({error})") from None
+        raise ConfigError(f"{path}: a setting has a value of the wrong type ({error})") from None
 
 
 @functools.cache
@@ -154,7 +154,7 @@ def _holds_truth(value: Any) -> bool:
 
 
 def _refuse_unknown(kind: Any, values: dict[str, Any], path: Path, table: str = "") -> None:
-    """ConfigError for a key that is no field, in the tables of the table too."""
+    """ConfigError for a key that is no field, in nested tables too."""
     known = {field.name: field.type for field in dataclasses.fields(kind)}
     for key, value in values.items():
         if key not in known:
@@ -166,7 +166,7 @@ def _refuse_unknown(kind: Any, values: dict[str, Any], path: Path, table: str = 
 
 
 def _plain(value: Any) -> Any:
-    """Without what is None, which TOML cannot say, and with lists for tuples."""
+    """The value without None, which TOML does not have, and with lists for tuples."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, tuple | list):
