@@ -94,6 +94,14 @@ def a_model(**fields: Any) -> GPT:
     return lively(shape(**({"context_length": 64, "emb_dim": 64, "n_layers": 2} | fields)), seed=1, noise=0.1)
 
 
+MANY_SCRIPTS = (
+    "The ferry left at nine, as it always did; nobody's watch agreed. \"We'll see,\" she said.\n\n"
+    "  In 1874 the lighthouse burned 1,200 litres of oil a year\tand  gave, on clear nights, 19 miles.\r\n"
+    "Größe, naïveté, Москва, 東京の夜, नमस्ते, مرحبا, 👩‍👩‍👧 and \u3000 wide spaces \u00a0.\n"
+)
+"""Text of several scripts and with many kinds of white space, for tokenizers."""
+
+
 def made_up_text(*, sentences: int = 60, seed: int = 1, words: int = 9) -> str:
     """Sentences of random words: learnable, and the same everywhere."""
     draw = random.Random(seed)
