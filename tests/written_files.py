@@ -36,7 +36,7 @@ def refusal(*sources, **options) -> str:
 
 
 def reason_of(*sources, **options) -> str:
-    """The code of that error: a key of account.py."""
+    """The code of that error: a key of `PASSED` in text/reasons.py."""
     error = refused(*sources, **options)
     assert isinstance(error, DataError)
     return error.reason
