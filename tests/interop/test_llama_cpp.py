@@ -24,9 +24,14 @@ from lucidlm.training.schedule import trapezoid
 from lucidlm.weights.gguf import export_gguf
 from lucidlm.weights.load import load
 
-if importlib.util.find_spec("llama_cpp") is None:
-    pytest.skip("pip install llama-cpp-python; it compiles for some minutes", allow_module_level=True)
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(
+        importlib.util.find_spec("llama_cpp") is None,
+        reason="pip install llama-cpp-python; it compiles for some minutes",
+    ),
+]
 
 PROMPT = "The harbour's lamps, it seemed"
 SIZES = {"context_length": 256, "emb_dim": 64, "n_layers": 2, "n_heads": 2}
