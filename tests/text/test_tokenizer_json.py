@@ -20,7 +20,7 @@ EVIL = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated",
 
 
 def rewritten(tokenizer, **changes):
-    document = json.loads(json.dumps(tokenizer._document()))
+    document = json.loads(json.dumps(tokenizer.document()))
     for key, value in changes.items():
         place = document
         *folders, last = key.split("__")
@@ -265,7 +265,7 @@ def test_a_missing_or_broken_file_is_refused(tmp_path):
 
 def test_damaged_tokenizer_files_load_or_are_refused_but_never_crash(trained, tmp_path, capfd):
     draw = random.Random(3)
-    wholes = [json.dumps(llama3_like(trained)), json.dumps(trained._document())]
+    wholes = [json.dumps(llama3_like(trained)), json.dumps(trained.document())]
     outcomes = set()
     for _ in range(150):
         text = draw.choice(wholes)

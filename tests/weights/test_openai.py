@@ -96,7 +96,7 @@ def test_ids_are_those_of_a_textbook_bpe(text):
 
 
 def test_gpt2s_own_two_files_are_the_tokenizer_gpt2(tmp_path):
-    model = Tokenizer.gpt2()._document()["model"]
+    model = Tokenizer.gpt2().document()["model"]
     merges = "".join(f"{left} {right}\n" for left, right in model["merges"])
     (tmp_path / "vocab.bpe").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")
     ids = {character: id for id, character in enumerate(model["vocab"])}
@@ -115,7 +115,7 @@ def test_gpt2s_own_two_files_are_the_tokenizer_gpt2(tmp_path):
 
 def test_a_vocabulary_trained_elsewhere_works_in_the_releases_layout(tmp_path):
     trained = Tokenizer.train([" ".join(TEXTS) * 20], 300)
-    model = trained._document()["model"]
+    model = trained.document()["model"]
     merges = "".join(f"{left} {right}\n" for left, right in model["merges"])
     (tmp_path / "vocab.bpe").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")
     (tmp_path / "encoder.json").write_text(json.dumps(model["vocab"]))
