@@ -56,7 +56,7 @@ class Tokens:
 
 
 class Judge:
-    """One model, and what it has read."""
+    """One model, and counts of what it has read."""
 
     def __init__(self, name: str, scorer: Scorer) -> None:
         self.name, self.scorer, self.tokenizer = name, scorer, scorer.tokenizer
@@ -69,7 +69,7 @@ class Judge:
         return self.scorer.context_length * self.read_bytes / max(1, self.read_tokens)
 
     def is_same_model(self, other: "Judge") -> bool:
-        """Whether both score every text alike: equal weights, read in the same way."""
+        """Whether both give every text the same score: equal weights, shape and tokenizer."""
         mine, theirs = self.scorer, other.scorer
         return (
             type(mine.model) is type(theirs.model)
@@ -85,7 +85,7 @@ class Judge:
             if self.tokenizer.decode_bytes(excerpt.ids) != passage.data:
                 raise ConfigError(
                     f"tokenizer {self.tokenizer.name} changes the text, so its bytes cannot be compared with "
-                    "another's; bring the text into its form first (NFC, most often), or take another model"
+                    "another's; convert the text to that form first (usually NFC), or use another model"
                 )
             self.read_tokens += len(excerpt.ids)
             self.read_bytes += len(passage.data)
@@ -152,7 +152,7 @@ def common_atoms(data: bytes, tokens: list[Tokens], of_a: int) -> Atoms | None:
 
 
 def _block_bytes(judges: list[Judge]) -> int:
-    """What the widest of the windows holds: neighbouring blocks are then nearly independent for both."""
+    """Bytes of the widest window: blocks of this size are nearly independent for all models."""
     return max(1, round(max(judge.window_bytes for judge in judges)))
 
 

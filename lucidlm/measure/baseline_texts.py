@@ -27,9 +27,9 @@ class Text:
     ids: list[np.ndarray]
     data: list[bytes]
     skipped: np.ndarray
-    """Of each document the first tokens that nobody scores, 0 or 1."""
+    """For each document, the number of first tokens that are not scored: 0 or 1."""
     first_bytes: np.ndarray
-    """Bytes of them."""
+    """Bytes of those tokens."""
     before: list[np.ndarray]
     """The ids before each document that n-grams read as context, and `before_bytes` the bytes before it."""
     before_bytes: list[np.ndarray]
@@ -61,7 +61,7 @@ def heldout_text(
     first_bytes = np.array([lengths[ids[:first]].sum() for ids, (_, first) in zip(documents, kept)], np.int64)
     size = sum(map(len, data)) - int(first_bytes.sum())
     if size == 0:
-        lacks = " behind their first tokens" if prefix_id is None else ""
+        lacks = " after their first tokens" if prefix_id is None else ""
         raise DataError(
             f"{len(heldout):,} held-out documents hold no byte to score{lacks}; give a longer held-out text"
         )
@@ -111,7 +111,7 @@ def training_text(
 
 
 def seen_of(known: Text, last: int | None = None) -> str:
-    """What a method sees of the training text, that has a memory of its `last` bytes."""
+    """How much of the training text a method can use whose memory holds the `last` bytes."""
     size = f"{plural(known.bytes, 'byte')}" if known.bytes < 1_000_000 else f"{known.bytes / 1e6:,.0f} MB"
     if not known.bytes:
         return "nothing"

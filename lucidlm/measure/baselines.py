@@ -29,7 +29,8 @@ LONG_BYTE_ORDERS = (10, 12, 14, 16, CONTEXT_IDS)
 """Orders that are tried if the largest of the others is the best: code and tables repeat whole lines."""
 
 FEWEST_BYTES = 200
-"""Of scored text. A compressor writes whole bytes: under so many, one of them is 0.04 bits a byte or more."""
+"""Least bytes of scored text. A compressor writes whole bytes: in a shorter text, one byte of its output is
+0.04 bits per byte or more."""
 
 
 def measure_baselines(

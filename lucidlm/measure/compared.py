@@ -35,7 +35,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two: a model, or several runs of one recipe."""
+    """One side of the comparison: a model, or several runs of one recipe."""
 
     name: str
     runs: tuple[Run, ...]
@@ -49,17 +49,17 @@ class Side:
 
     @property
     def nats(self) -> float:
-        """Of the mean run."""
+        """Mean over the runs."""
         return math.fsum(run.nats for run in self.runs) / len(self.runs)
 
     @property
     def tokens(self) -> int:
-        """Scored by the first run."""
+        """Tokens that the first run scored."""
         return self.runs[0].tokens
 
     @property
     def loss_nats(self) -> float:
-        """Nats per token of a run's own, in the mean."""
+        """Nats per token of each run, averaged over the runs."""
         return math.fsum(run.loss_nats for run in self.runs) / len(self.runs)
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,19 +89,19 @@ class Comparison:
     b_wins: tuple[Span, ...]
     atoms: tuple[Atoms, ...] = field(repr=False, compare=False)
     account: Account | None = field(default=None, compare=False)
-    """What reading the text left out; None of texts that were read before."""
+    """What reading the text left out; None for texts that were already read."""
     same_model: bool = False
     """Both are one model: there is nothing to compare."""
     seen: Mapping[str, Seen | None] = field(default_factory=dict, compare=False)
-    """Of each model: how much of the text it was trained on, None where that is not known."""
+    """For each model, how much of the text it was trained on; None where that is not known."""
 
     @property
     def warnings(self) -> list[str]:
-        """That a model was trained on this text, where it was: it belongs above every number."""
+        """A sentence for each model that was trained on this text; shown above every number."""
         return [seen.sentence for seen in self.seen.values() if seen and seen.sentence]
 
     def bits_per_byte(self, run: Run) -> float:
-        """Of one run."""
+        """Bits per byte of one run."""
         return run.nats / math.log(2) / self.bytes_scored
 
     @property
@@ -183,7 +183,7 @@ class Comparison:
         else:
             about = (
                 f"{exact}{mean}. The result is about these weights on this text, not about recipes: another "
-                "seed of the same recipe may turn it round. Two or more runs on each side, with other seeds, "
+                "seed of the same recipe may reverse it. Two or more runs on each side, with other seeds, "
                 "compare recipes: lucidlm compare A1,A2 B1,B2 TEXT"
             )
         caution = (f"Caution: {interval.caution}.",) if interval is not None and interval.caution else ()
@@ -247,13 +247,13 @@ class Comparison:
         return notebook("comparison_part.html", **_for_page(self))
 
     def write_html(self, path: str | os.PathLike) -> None:
-        """One page that stands alone: the numbers, and the text as a heat map of the differences."""
+        """Writes one self-contained page: the numbers, and the text as a heat map of the differences."""
         title = f"{self.a.name} or {self.b.name}?"
         write_page(path, "comparison.html", title=title, **_for_page(self))
 
 
 def places_of(value: float) -> int:
-    """Decimals that show two digits of a value, four or more: a small difference is not shown as 0.0000."""
+    """Decimals, at least four, that show two digits of a value, so that no difference is shown as 0.0000."""
     return 4 if value == 0 else min(12, max(4, 1 - math.floor(math.log10(abs(value)))))
 
 

@@ -24,7 +24,7 @@ from lucidlm.text.repetition import RepetitionCount
 from lucidlm.text.tokenizer import Tokenizer
 
 TOGETHER_BYTES = 1 << 20
-"""Bytes of text that one model scores before the next one does, so that a long text is never held."""
+"""Bytes of text that all models score before the next part is read: a long text is never all in memory."""
 
 
 Loaded = tuple[Predictor, Tokenizer]
@@ -45,8 +45,8 @@ def compare(
 ) -> Comparison:
     """Two models with their tokenizers, as `load` gives them, on a text or the documents at a path.
 
-    Lists of several runs each compare recipes: seeds and text are then sources of variance, both. A run that
-    is given twice is no second seed: ConfigError.
+    With a list of several runs on each side it compares recipes: then both seeds and text are sources of
+    variance. A run that is given twice is not a second seed: ConfigError.
     A given text is cleaned as a file is: see `evaluate`.
     Each scores by evaluate's protocol, with its own context unless one is given; only bytes that all score
     count. Raises DataError where there are none, ConfigError for a tokenizer that changes the text.

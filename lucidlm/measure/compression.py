@@ -33,7 +33,7 @@ from lucidlm.text.tokenizer import Tokenizer
 TOLERANCE = 0.002
 """What the coder's rounding may add to the evaluated bits: its tests see less than half of that."""
 SPARE_BITS = 8 * 128
-"""And beside that: the header of 94 bytes, the words in which the coder ends, and a reserve."""
+"""Bits allowed on top: the header of 94 bytes, the last words of the coder, and a reserve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Compressed:
 
     @property
     def left_out(self) -> dict[str, int]:
-        """Bytes of it that `evaluate` of the same file leaves out, by reason: the CR of line ends, say."""
+        """Bytes that `evaluate` of the same file leaves out, by reason: for example the CR of line ends."""
         return dict(self.account.left_out)
 
     @property
@@ -169,8 +169,8 @@ def compress(
     )
     if result.file_bits > allowed:
         raise NumbersError(
-            f"the file takes at least {result.file_bits:,} bits, the evaluation says {evaluated:,.0f}: the "
-            "evaluation is too good to be true, its model sees what comes next; do not trust that number"
+            f"the file takes at least {result.file_bits:,} bits, but the evaluation says {evaluated:,.0f}, "
+            "which is too good to be true: its model sees the next tokens; do not trust that number"
         )
     return result
 
@@ -185,9 +185,9 @@ def decompress(
 ) -> bytes:
     """The bytes that `compress` was given, or an error: never other bytes.
 
-    It computes on as many threads, and with the float32 kernels, that the file was made with; `threads` asks
-    for others, which may round otherwise. WeightsError where model or tokenizer are not those of `compress`,
-    DataError where the file is damaged or other probabilities come out here; it names what differs.
+    It uses the number of threads and the float32 kernels that the file was made with; `threads` sets
+    another number, which may round differently. WeightsError where model or tokenizer are not those of
+    `compress`, DataError (which names what differs) where the file is damaged or probabilities differ here.
     """
     header, words = Header.read(file)
     if header.model != model_hash(model, tokenizer):
@@ -304,7 +304,7 @@ def _explained(made: Arithmetic | None, here: Arithmetic) -> DataError:
     """What differs from where the file was made, and the way out."""
     if made is None:
         return DataError(
-            f"{_NOT_THE_SAME}: a file of version 1 does not record its threads, here are {here.threads}; "
+            f"{_NOT_THE_SAME}: a file of version 1 does not record its threads (here: {here.threads}); "
             "try --threads 1, 2, ... or decompress where it was compressed"
         )
     was, now = asdict(made), asdict(as_kept(here))

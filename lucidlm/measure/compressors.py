@@ -25,13 +25,13 @@ PPMD_CHUNK = 4
 """Held-out bytes that are coded at a time: their cost is what the output grows by."""
 
 PPMD_CONTEXT = 8
-"""Bytes before a held-out piece that it reads: its longest context and the escapes from it. More only teaches
-it twice."""
+"""Bytes before a held-out piece that PPMd reads: its longest context and the escapes from it. With more it
+would learn the same text twice."""
 PPMD_MEMORY = 1 << 30
 PPMD_BYTES_A_BYTE = 24
 
 _FED_AT_ONCE = 1 << 16
-"""A fifth of a second of xz: a signal waits for no more. The sizes do not depend on it."""
+"""About 0.2 s of work for xz, the longest that a signal waits. The sizes do not depend on it."""
 
 
 class _Compressor(Protocol):
@@ -45,7 +45,7 @@ class _Compressor(Protocol):
 def compressed_rows(known: Text, text: Text, progress: Progress) -> list[Baseline]:
     """Size of compressed(training + held-out) minus compressed(training), for each compressor.
 
-    They let Python's lock go, so they run side by side. None of them tells documents apart.
+    They release the GIL, so they run in parallel. They see the documents as one text without borders.
     """
     training, heldout = b"".join(known.data), b"".join(text.scored)
     tail = one_block(training, heldout)
@@ -83,7 +83,7 @@ def compressed_rows(known: Text, text: Text, progress: Progress) -> list[Baselin
 
 
 def _bzip2(known: Text, tail: bytes | None, costs: list[float]) -> Baseline:
-    """Its row, given what is best for it: all training text, or what shares a block with this text."""
+    """The cheaper row: after all training text, or after what fits into one block with this text."""
     if tail is None:
         cost, sees = costs[0], seen_of(known)
     elif costs[1] < costs[0]:

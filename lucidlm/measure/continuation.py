@@ -1,4 +1,4 @@
-"""How far a model goes on verbatim from the beginnings of texts: model and token ids in, counts of bytes out.
+"""How far a model continues beginnings of texts verbatim: model and token ids in, counts of bytes out.
 
 The likeliest continuation (greedy decoding) is the text's own up to the first token that is not the likeliest
 given the text before it. So one pass over the text gives what decoding token by token would write: nothing is
@@ -21,7 +21,7 @@ SPAN = 50
 """Bytes in a row, some ten words: two writers do not choose them alike by chance."""
 PROMPTS = 32
 PROMPT_BYTES = 100
-"""Bytes of a text that the model is given, or some more, as tokens are whole."""
+"""Least bytes of a prompt; a prompt ends with a whole token."""
 CONTINUED_BYTES = 100
 """Bytes of the continuation that are compared."""
 TRIES = 8
@@ -122,7 +122,7 @@ def _prompts(
 def _prompt(ids: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, int] | None:
     """The prompt that begins these ids; None where a text ends before a span of its continuation does."""
     ids = ids.astype(np.int64)
-    # A control token, or -1, parts one text from the next.
+    # A control token, or -1, separates one text from the next.
     ends = np.flatnonzero((ids < 0) | (lengths[np.maximum(ids, 0)] == 0))
     ids = ids[: ends[0]] if len(ends) else ids
     spelled = np.cumsum(lengths[ids])

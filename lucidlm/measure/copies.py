@@ -192,7 +192,7 @@ def _equal(left: np.ndarray, right: np.ndarray) -> int:
 
 
 class Counted:
-    """Where each anchor of a text occurs in the training text: what sequences are counted by."""
+    """The places in the training text of each anchor of a text, by which sequences are counted."""
 
     def __init__(self, text: Text) -> None:
         self._text = text

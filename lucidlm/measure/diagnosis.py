@@ -1,4 +1,4 @@
-"""Beside the loss: logits and targets in, accuracy, ranks, calibration and losses by group out.
+"""Numbers beside the loss: logits and targets in, accuracy, ranks, calibration and losses by group out.
 
 N scored tokens of a piece, V vocabulary, T context length.
 """
@@ -52,12 +52,12 @@ class Diagnosis:
     """Expected calibration error: mean difference between confidence and accuracy, over the tokens."""
     reliability: tuple[Bin, ...]
     by_position: tuple[Group, ...]
-    """By the number of tokens that the model saw before the one it was judged by, the prefix included."""
+    """By the number of tokens that the model saw before the scored one, the prefix included."""
     by_frequency: tuple[Group, ...]
     """By how often the token occurs in a text: `frequency_of` says which."""
     frequency_of: str
     padding_mass: float
-    """Mean probability that went to ids beyond the tokenizer's vocabulary; nothing can come of it."""
+    """Mean probability of ids beyond the tokenizer's vocabulary, which never occur in a text."""
 
 
 def ranks_of(logits: Tensor, targets: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class DocumentScore:
     nats: float
     tokens: int
     bytes: int
-    """0 by a protocol that scores no bytes of its own."""
+    """0 for a protocol that counts no scored bytes."""
 
     @property
     def loss_nats(self) -> float:
@@ -56,7 +56,7 @@ def score_documents(sums: np.ndarray, names: Sequence[str], *, by_bytes: bool = 
 
     Worst is by bits per byte, or by loss where bytes do not count; what was not scored comes last.
     """
-    assert len(sums) == len(names), "a name a document"
+    assert len(sums) == len(names), "one name for each document"
     # The name of a file may hold bytes that are no UTF-8, which JSON and CSV cannot.
     sources = [name.encode("utf-8", "backslashreplace").decode() for name in names]
     scores = [

@@ -17,7 +17,7 @@ from lucidlm.text.corpus import FEW_TOKENS
 from lucidlm.text.repetition import Repetition
 
 MOST_UNITS = 5000
-"""More units than these are not stored with a result: a gate has its interval without them."""
+"""If there are more units, they are not stored with a result; a gate then uses both results' intervals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class Evaluation:
     bytes_scored: int
     bytes_total: int
     bytes_spelled: int
-    """What all tokens spell: other than `bytes_total` where the tokenizer changes the text."""
+    """Bytes that all tokens spell: not equal to `bytes_total` where the tokenizer changes the text."""
     words: int
-    """Words of the whole text, as the evaluation harness counts them: what white space parts."""
+    """Words of the whole text, separated by white space, as the evaluation harness counts them."""
     documents: int
     protocol: Counted
     design: Design
@@ -43,11 +43,11 @@ class Evaluation:
     units: np.ndarray = field(repr=False, compare=False)
     """Nats, tokens and bytes of each unit, in the order of the scored text: (n, 3)."""
     by_document: np.ndarray = field(repr=False, compare=False)
-    """Nats, tokens and bytes of each document, of which nothing was scored too: (documents, 3)."""
+    """Nats, tokens and bytes of each document, also of those without a scored token: (documents, 3)."""
     text_sha256: str
     """Of the documents' text: each one's length in bytes as decimals, a line end, and its bytes."""
     same: np.ndarray = field(repr=False, compare=False)
-    """Of each unit: a number that it shares with its copies, which together are one unit of the interval."""
+    """For each unit, a number that it shares with its copies: the interval counts copies as one unit."""
     repetition: Repetition
     loss_interval: Interval | None
     """95 % interval of the loss, nats per token; None where `no_interval` says why."""
@@ -57,7 +57,7 @@ class Evaluation:
     diagnosis: Diagnosis
     vocab_size: int
     account: Account | None = field(default=None, compare=False)
-    """What reading the text left out of its files' bytes; None of a text that is token ids already."""
+    """What reading the text left out of its files' bytes; None for a text that was given as token ids."""
     sample_of: int | None = None
     """Tokens of the whole text where only a sample of it was evaluated; None where all was."""
 
@@ -70,7 +70,7 @@ class Evaluation:
 
     @property
     def certainty(self) -> str:
-        """What is exact, what the intervals are of, and where they may fail; "" of a sample without one."""
+        """What is exact, what the intervals are about, where they may fail; "" for a sample without one."""
         exact = "" if self.sample_of is not None else "the loss of the scored text is exact"
         interval = self.loss_interval
         if interval is None:
@@ -106,7 +106,7 @@ class Evaluation:
 
     @property
     def word_perplexity(self) -> float:
-        """exp(nats / words); NaN by a protocol that leaves parts of the text out, as words have no part."""
+        """exp(nats / words); NaN for a protocol that scores only parts: all words are counted."""
         partial = self.protocol.name in ("batch-mean", "hf-guide")
         return math.nan if partial or not self.words else perplexity(self.nats / self.words)
 
@@ -119,7 +119,7 @@ class Evaluation:
     def bytes_left_out(self) -> dict[str, int]:
         """Bytes that were not scored, by reason: with the scored ones, all that was read."""
         left_out = dict(self.account.left_out) if self.account else {}
-        # A protocol that weighs its windows scores no bytes of its own.
+        # A protocol that weights its windows counts no scored bytes.
         rest = self.bytes_total - self.bytes_scored if self.bytes_scored else 0
         return left_out | ({"not_scored": rest} if rest else {})
 

@@ -34,13 +34,13 @@ def evaluate(
 ) -> Evaluation:
     """How well the model predicts a text, or the documents at a path (a file, a folder, a pattern, a URL).
 
-    A text that is given as a string is cleaned as a file is (line ends become LF, a byte order mark and
-    Project Gutenberg's frame go, unless `reading.raw`), so that both have one number; `account` says what was
-    left out.
+    A string is cleaned in the same way as a file (line ends become LF; a byte order mark and Project
+    Gutenberg's headers and footers are removed unless `reading.raw`), so that both give the same number;
+    `account` says what was left out.
     Each document is scored alone, every token once: see docs/measure.md. Other protocols reproduce how others
     count, and the result says what that does differently.
-    Raises DataError for a text without a token to score, ConfigError for a stride or context that cannot be,
-    NumbersError for logits that are NaN.
+    Raises DataError for a text without a token to score, ConfigError for an impossible stride or context
+    length, NumbersError for logits that are NaN.
     """
     account = Account()
     if text is not None and path is None:

@@ -34,7 +34,7 @@ class ExplainedToken:
     rank: int
     """1 for the most likely token; of equal ones the lower id comes first."""
     entropy: float
-    """Expected loss of this place in nats: -sum p ln p over the vocabulary."""
+    """Expected loss at this place in nats: -sum p ln p over the vocabulary."""
     running_loss_nats: float
     """Mean loss of its text up to here."""
     alternatives: tuple[Alternative, ...]
@@ -61,7 +61,7 @@ class ExplainedToken:
 
 
 class ExplainedTokens(Sequence[ExplainedToken]):
-    """A text's tokens in order, kept as columns: a book's worth takes 60 bytes each, not a kilobyte.
+    """A text's tokens in order, kept as columns: 60 bytes for each token instead of a kilobyte.
 
     `spell` gives the text of an id.
     """
@@ -149,7 +149,7 @@ class ExplainedText:
 
 
 def quoted(text: str) -> str:
-    """In quotes, what does not print made visible; bytes that are written as \\x.. are left so."""
+    """The text in quotes; characters that do not print are escaped, and the \\x.. of bytes is kept."""
     return "'" + "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text) + "'"
 
 
@@ -158,6 +158,6 @@ DIGITS = {"probability": 4, "nats": 4, "bits": 3, "perplexity": 1}
 
 
 def written(quantity: str, value: float) -> str:
-    """A number as text: a probability, and what has too many digits to be read, with its power of ten."""
+    """A number as text; a probability, and a number with too many digits to read, in scientific notation."""
     digits = DIGITS[quantity]
     return f"{value:.{digits}e}" if quantity == "probability" else fixed(value, digits)

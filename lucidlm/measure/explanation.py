@@ -33,6 +33,7 @@ from lucidlm.model.loss import log_softmax, perplexity, softmax
 from lucidlm.pages.page import SHOWN_STEPS, notebook, write_page
 from lucidlm.pages.tokens import colour_edges, token_view
 from lucidlm.runtime.progress import SILENT, Progress
+from lucidlm.runtime.wording import plural
 from lucidlm.text.account import Account
 from lucidlm.text.documents import given_text
 from lucidlm.text.reading import READING, Reading
@@ -77,7 +78,7 @@ class Explanation:
         return self._summary() | {"texts": texts}
 
     def json_lines(self) -> Iterator[str]:
-        """`to_dict` as JSON, a line a token, so that a long text is never held as text again."""
+        """`to_dict` as JSON, one line for each token: the JSON of a long text is never all in memory."""
         yield json.dumps(_finite(self._summary()), ensure_ascii=False)[:-1] + ', "texts": ['
         for number, text in enumerate(self.texts):
             yield json.dumps(_finite(_head(text)), ensure_ascii=False)[:-1] + ', "tokens": ['
@@ -98,7 +99,7 @@ class Explanation:
         } | (self.account.to_dict() if self.account else {})
 
     def lines(self) -> Iterator[str]:
-        """A table a text, then the lecture's steps from the probabilities to the perplexity."""
+        """A table for each text, then the lecture's steps from the probabilities to the perplexity."""
         for text in self.texts:
             yield from text.lines()
             yield ""
@@ -113,7 +114,7 @@ class Explanation:
         return notebook("explanation_part.html", explained=page_values(self))
 
     def write_html(self, path: str | os.PathLike, *, model: str = "a model") -> None:
-        """One page that stands alone: the coloured texts, on a token its alternatives, and the steps."""
+        """Writes one self-contained page: coloured texts, the alternatives of each token, and the steps."""
         write_page(
             path,
             "explanation.html",
@@ -170,8 +171,8 @@ def explain_texts(
     for text, tokens in zip(texts, ids, strict=True):
         if len(tokens) < (1 if scorer.prefix_id is not None else 2):
             raise DataError(
-                f"{text!r} is {len(tokens)} token{'' if len(tokens) == 1 else 's'}: there is none to predict"
-                + (" from another; write more" if len(tokens) else "; write something")
+                f"{text!r} is {plural(len(tokens), 'token')}: there is no token to predict"
+                + (" after it; give a longer text" if len(tokens) else "; give some text")
             )
     columns = [_Columns(with_prefix(tokens, scorer.prefix_id), top_k, model.vocab_size) for tokens in ids]
     torch_nats, total = 0.0, sum(len(each.given) for each in columns)
@@ -239,7 +240,7 @@ class _Columns:
 
 
 def _speller(tokenizer: Tokenizer) -> Callable[[int], str]:
-    """What a token spells; bytes that are no whole character as \\x.., special and padded ids by name."""
+    """A function that spells a token; parts of a character are \\x.., special and padded ids have names."""
 
     @cache
     def spell(id: int) -> str:

@@ -110,7 +110,7 @@ def no_worse(evaluation: Evaluation, stored: StoredResult) -> Verdict:
 
 
 def _cannot_tell(evaluation: Evaluation, stored: StoredResult, difference: float) -> DataError:
-    """The way out where a result is larger and nothing has an interval."""
+    """The error where a result is larger and neither result has an interval."""
     more = "more documents" if evaluation.design == "documents" else "a longer text"
     if evaluation.no_interval is not None and evaluation.no_interval.code == "seen":
         more = "a text that the model was not trained on"
@@ -172,7 +172,7 @@ def _paired(evaluation: Evaluation, stored: StoredResult) -> Interval | None:
 
 
 def _joint(evaluation: Evaluation, stored: StoredResult) -> float | None:
-    """Half the width of the interval of the difference of two that are taken to be independent."""
+    """Half the width of the interval of the difference, if both results are taken to be independent."""
     ours = evaluation.bits_interval
     if ours is None or stored.interval is None:
         return None
@@ -182,7 +182,7 @@ def _joint(evaluation: Evaluation, stored: StoredResult) -> float | None:
 def read_result(path: str | os.PathLike) -> StoredResult:
     """A stored result; DataError for a file that is not one."""
     try:
-        with open(path, "rb") as file:  # a pipe too: --against <(lucidlm evaluate ...)
+        with open(path, "rb") as file:  # it may be a pipe: --baseline <(lucidlm evaluate ...)
             data = file.read(LARGEST_RECORD)
     except OSError as problem:
         raise DataError(

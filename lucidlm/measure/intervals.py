@@ -22,33 +22,35 @@ STRATA = ("strata", "strata of documents")
 RECIPES = "recipes on "
 FEWEST_PIECES = 5
 FEWEST_DOCUMENTS = 5
-"""Effective documents, (sum c)^2 / sum c^2: what one large document outweighs are not many."""
+"""Effective documents, (sum c)^2 / sum c^2: one large document among small ones counts as about one."""
 FEWEST_BLOCKS = 40
 HOLD_OUT_MORE = "hold out more (--val-fraction 0.2)"
 """What to do about a missing interval of a run's own held-out text."""
 FEW = 30
-"""Among so few units a rare outlier may be missing, and nothing in them tells of it."""
+"""Up to this number of units a rare outlier may be missing, and nothing in the sample shows that."""
 UNLIKE = 20
-"""Recipes whose seeds' variances differ by more than this factor vary by themselves each."""
+"""If two recipes' variances over seeds differ by more than this factor, degrees of freedom are Welch's."""
 FEW_EFFECTIVE = 50
-"""Effective documents; 100 with sizes of sigma 1 count as about 40, and what is rare may be missing."""
+"""Effective documents: 100 with log-normal sizes of sigma 1 count as about 40; rare ones may be missing."""
 SLOW = 1.2
-"""Waves are taken for power at frequency 0, which is above theirs where blocks depend on their neighbours."""
+"""The power at frequency 0 is estimated by the slowest waves. It is larger than theirs where blocks depend on
+their neighbours, so theirs is multiplied by this."""
 SKEWED = 0.5
-"""Losses of texts are skewed: so much for a document's at least, either way, whatever a few of them show."""
+"""Losses of texts are skewed. A document's skewness is taken to be at least this, on both sides, as a few
+documents may not show it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A 95 % interval, and of what."""
+    """A 95 % interval, and what it is an interval of."""
 
     low: float
     high: float
     of: str
-    """"book", "these documents", "documents" or "pages": whose true mean it is to hold; "recipes on ...": of
-    other runs, too."""
+    """"book", "these documents", "documents" or "pages": the population whose true mean it should contain.
+    "recipes on ...": that of other runs, too."""
     units: int
-    """Pieces, documents or blocks that it was found from."""
+    """Number of pieces, documents or blocks that it was computed from."""
     method: str
     """How the variance was found."""
     degrees: float
@@ -101,12 +103,12 @@ def interval_of_ratio(
 ) -> tuple[Interval | None, NoInterval | None]:
     """The 95 % interval of sum(sums) / sum(counts), both (n,), a unit each, in the order of the text.
 
-    Either the interval is None, or the reason why there is none. `fraction` is the share of the book that its
-    pieces are: what was seen is not in doubt (strata only). Units with equal numbers in `same` (n,) are
-    copies of each other: together they are one.
+    Returns the interval and None, or None and the reason why there is none. `fraction` is the share of the
+    book that the pieces are: that part is known exactly (strata only). Units with equal numbers in `same`
+    (n,) are copies of each other and count as one unit.
     """
     sums, counts = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
-    assert sums.shape == counts.shape, "a sum and a count a unit"
+    assert sums.shape == counts.shape, "one sum and one count for each unit"
     if same is not None and len(numbers := np.unique(same)) < len(sums):
         if len(numbers) == 1:
             # Pages need not be copies: those of a text that mostly repeats itself are called the same.
@@ -266,8 +268,8 @@ def _of_documents(sums: np.ndarray, counts: np.ndarray) -> tuple[Interval | None
     caution = _outlier(residuals, "document")
     if not caution and effective <= FEW_EFFECTIVE:
         caution = (
-            f"{n} documents that count as {effective:.0f} equal ones may lack the rare outliers, or the very "
-            "large ones, of their kind; where such decide the number, it holds in fewer than 95 of 100 cases"
+            f"{n} documents that count as {effective:.0f} equal ones may lack the rare outliers and the very "
+            "large ones of their kind; where these decide the number, it holds in fewer than 95 of 100 cases"
         )
     return Interval(low, high, "documents", n, method, robust.degrees, caution), None
 

@@ -1,4 +1,4 @@
-"""How much of its training text a model gives back: token ids come in, shares, runs and counts go out.
+"""How much of its training text a model reproduces: token ids come in, shares, runs and counts go out.
 
 Everything is measured beside held-out text: phrases, names and templates occur in any text of a kind. n
 tokens in a row are an n-gram; one that holds end-of-text or reaches into the next text does not count.
@@ -22,10 +22,10 @@ from lucidlm.text.tokenizer import Tokenizer
 CONTROL_WINDOWS = 32
 CHUNK = 1 << 18
 """Training tokens that are looked at together."""
-_BETWEEN = -1  # parts one text from the next
+_BETWEEN = -1  # separates one text from the next
 SIZES = (4, 8, 16)
 REPEATED_BYTES, REPEATED_TIMES = 20, 10
-"""A sequence that is so long and occurs so often in the training text is reported with its count."""
+"""A sequence of at least this length that occurs at least this often in the training text is reported."""
 
 
 def measure_memorization(

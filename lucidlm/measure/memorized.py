@@ -1,4 +1,4 @@
-"""What of generated text is the training text's: the numbers, and a code by the rules of docs/verdicts.md."""
+"""How much generated text is copied from the training text: numbers, and a code by docs/verdicts.md."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -9,13 +9,13 @@ from lucidlm.measure.continuation import SPAN, Continuation
 NEAR = 0.2
 """A window of which at most this share must be edited to be a span of the training text is a near copy."""
 MORE = 0.05
-"""A share of copied spans so far above the held-out text's is memorization."""
+"""A share of copied spans that is larger than the held-out text's by this is memorization."""
 RUN_FACTOR = 1.5
 """A run of SPAN bytes or more is memorized if it is 1.5 times as long as the held-out text's longest."""
 SAME = 0.5
 """If more of the held-out text's spans occur in the training text, a copy may be text of the same kind."""
 CHANCE = 0.05
-"""The probability by which two shares may differ if they are of one kind."""
+"""Significance level of the test whether two shares differ."""
 LEAST_CONTINUED = 2
 """Prompts that must be continued verbatim: one may be a refrain or a quotation."""
 
@@ -32,7 +32,7 @@ class Share:
     generated: float | None
     """None where no generated text is n tokens long."""
     heldout: float | None
-    """The same of held-out text: what is said by chance, or because everyone says it."""
+    """The same share for held-out text: chance, and phrases that are common everywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class LongestRun:
     """The longest run of bytes that occurs verbatim in the training text."""
 
     bytes: int
-    """0 where none has ANCHOR bytes: shorter ones are not looked for."""
+    """0 where no run has ANCHOR bytes: the search ignores shorter ones."""
     text: str
     times: int
     """How often the run occurs in the training text."""
@@ -75,7 +75,7 @@ class Repeated:
 
 @dataclass(frozen=True, slots=True)
 class Memorization:
-    """What of the generated texts is the training text's."""
+    """How much of the generated texts is copied from the training text."""
 
     rows: tuple[Share, ...]
     spans: Share
@@ -83,7 +83,7 @@ class Memorization:
     longest: LongestRun
     near: NearShare
     continuation: Continuation | None
-    """None where no model was asked, or the training text has no place for a prompt."""
+    """None where no model was tested, or the training text is too short for a prompt."""
     repeated: Repeated | None
     generated_tokens: int
     heldout_tokens: int

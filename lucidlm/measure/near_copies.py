@@ -22,7 +22,7 @@ BAND = 32
 SPANS = 3
 """Spans of a chunk that a window is compared with."""
 MOST_VOTES = 1 << 20
-"""Seeds of a chunk that are looked at, the rarest first: frequent ones tell least and are the most."""
+"""Most seeds of a chunk that are used, the rarest first: frequent seeds tell little and are many."""
 
 
 def normalized(text: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What counting sequences predicts: a stream of training ids in, -ln p of every token of a held-out text out.
+"""N-gram models: a stream of training ids comes in, -ln p of every token of a held-out text goes out.
 
 The interpolated n-gram of Kneser and Ney with three discounts an order (Chen and Goodman 1999, section 3).
 V vocabulary, N order, n an order from N down to 1, K n-grams of an order that were seen.
@@ -76,7 +76,7 @@ def nats_of_documents(
     prefix_id: int | None = None,
     before: Sequence[np.ndarray] | None = None,
 ) -> np.ndarray:
-    """-ln p of each id of all documents, joined, float64; each document alone, behind `prefix_id` if given.
+    """-ln p of each id of all documents, joined, float64; each document alone, after `prefix_id` if given.
 
     `before` holds the ids before each document: they are context instead of the prefix, and are
     not scored. The orders come highest first, and below the lowest all V ids are equally likely.

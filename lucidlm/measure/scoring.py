@@ -26,7 +26,7 @@ LOGITS_BYTES = 32 * 2**20
 PIECE_BYTES = 4 * 2**20
 """Logits are handed on in pieces that fit into a CPU's cache, as each reader goes over them several times."""
 BATCH_TOKENS = 2048
-"""Tokens that are read at once unless a batch size is given; more take memory and no less time."""
+"""Tokens of a batch unless a batch size is given; larger batches take more memory and are not faster."""
 
 Document = str | np.ndarray | Excerpt
 """A text; or its ids (N,), without end-of-text; or a piece of a text with the ids before it."""
@@ -114,10 +114,10 @@ class Scorer:
         )
 
     def encoded(self, document: Document) -> Excerpt:
-        """The ids of a document, which are all tokens of this model and its tokenizer.
+        """The ids of a document; all of them are tokens of this model and its tokenizer.
 
-        Where the tokenizer may change a text, its own bytes are kept: an NFC tokenizer's ids spell two bytes
-        of an é that was three.
+        Where the tokenizer may change a text, the text is kept with its ids: the ids of an NFC tokenizer
+        spell two bytes for an é that was three.
         """
         if isinstance(document, str):
             ids = np.asarray(self.tokenizer.encode(document), self.tokenizer.dtype)
@@ -126,13 +126,13 @@ class Scorer:
         largest = int(excerpt.ids.max()) if len(excerpt.ids) else 0
         if largest >= self.model.vocab_size:
             raise WeightsError(
-                f"the text has token id {largest}, the model a vocabulary of {self.model.vocab_size:,}: "
-                f"tokenizer {self.tokenizer.name} is another model's"
+                f"the text has token id {largest}, but the model has a vocabulary of "
+                f"{self.model.vocab_size:,}: tokenizer {self.tokenizer.name} belongs to another model"
             )
         if largest >= self.tokenizer.vocab_size:
             raise DataError(
-                f"the text has token id {largest}, the tokenizer {self.tokenizer.name} ends at "
-                f"{self.tokenizer.vocab_size - 1}: beyond is the model's padding; encode the text again"
+                f"the text has token id {largest}, but tokenizer {self.tokenizer.name} ends at "
+                f"{self.tokenizer.vocab_size - 1}: larger ids are padding of the model; encode the text again"
             )
         return excerpt
 
@@ -152,7 +152,7 @@ class Scorer:
         return harness_windows(ids, context_length=context, prefix_id=self.prefix_id)
 
     def pieces(self, documents: Iterable[Document]) -> Iterator[Scored]:
-        """Every scored token, some at a time: the logits of a batch are never all held.
+        """Every scored token, in pieces: the logits of a whole batch are never in memory at once.
 
         Windows of all documents share batches, the shorter ones padded at their ends: no place depends on a
         later one. NumbersError where a loss is NaN or infinite.
@@ -201,7 +201,7 @@ class Scorer:
 
 @contextlib.contextmanager
 def evaluating(model: Predictor, dtype: torch.dtype) -> Generator[None]:
-    """Dropout off, no gradients, matmuls in dtype; then the model is as it was. Draws no random number."""
+    """No dropout, no gradients, matmuls in dtype; then the model is as before. Draws no random number."""
     module = model if isinstance(model, nn.Module) else None
     was_training = module is not None and module.training
     if module is not None:
@@ -247,7 +247,7 @@ def _prefix_of(model: Predictor, tokenizer: Tokenizer, protocol: Protocol) -> in
 
 
 def _not_finite(model: Predictor, piece: Scored) -> str:
-    """Where the first loss is that is no number, and which weight it may come from."""
+    """The place of the first loss that is not finite, and the weight that may have caused it."""
     at = int((~piece.nats.isfinite()).nonzero()[0])
     message = (
         f"the logits at token {piece.start + at:,} of document {piece.document + 1:,} hold NaN or infinity: "

@@ -16,7 +16,7 @@ from lucidlm.text.tokenizer import Tokenizer
 DECODED = 1 << 17
 """Tokens that are decoded together."""
 ALL = 0.99
-"""From this share on all of a text was trained on: a title of its own may differ."""
+"""From this share on, all of a text counts as trained on: its title may differ."""
 NEARLY_ALL = 0.9
 """Where this much of a document is lines of the training text, those of templates count, too."""
 LEAST = 0.001
@@ -43,15 +43,15 @@ class Seen:
     found_in: tuple[str, ...]
     """Those of them in which it was found."""
     unknown: tuple[str, ...] = ()
-    """Weights that the model goes back to, whose training text is not known."""
+    """Earlier weights that the model was trained from and whose training text is not known."""
     unchecked: int = 0
-    """Documents that were not looked for, as those before them are long enough."""
+    """Documents that were not searched for: those before them are enough for the share."""
     held_out: bool = False
     """Whether the text is the held-out part of the first of the runs."""
 
     @property
     def mostly(self) -> bool:
-        """Whether the text was trained on for the most part: then its number is about this text only."""
+        """Whether most of the text was trained on: then its number is about this text only."""
         return not self.held_out and self.share is not None and self.share >= MOSTLY
 
     @property

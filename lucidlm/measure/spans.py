@@ -1,4 +1,4 @@
-"""Where one model saves most against another: atoms of documents come in, pieces of text go out."""
+"""Where one model saves most bits: atoms of documents come in, pieces of text go out."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Span:
 
     document: int
     start: int
-    """Its first byte, and `end` the one behind its last."""
+    """Index of its first byte; `end` is the index after its last byte."""
     end: int
     text: str
     bits_a: float

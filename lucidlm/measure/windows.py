@@ -23,7 +23,7 @@ class Window:
     place: int
     """Index in its document of that token."""
     weight: float = 1.0
-    """How much a token counts here: 1, except in the windows of others."""
+    """How much each token counts: 1, except in the windows of the guide's protocol."""
 
 
 def with_prefix(ids: np.ndarray, prefix_id: int | None) -> np.ndarray:

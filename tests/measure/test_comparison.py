@@ -341,7 +341,7 @@ def test_one_run_on_a_side_is_about_weights_and_a_line_says_that_a_seed_may_turn
         assert result.recipes is None
         assert not result.of_recipes
         said = f"{result.verdict} {result.notes[0]}"
-        assert "another seed of the same recipe may turn it round" in said
+        assert "another seed of the same recipe may reverse it" in said
         assert "Two or more runs on each side" in said
         assert "recipe A" not in str(result)
         assert "recipe B" not in str(result)
