@@ -35,8 +35,8 @@ man: .venv/ready
 	$(BIN)/lucidlm --man > build/lucidlm.1
 	@echo "man ./build/lucidlm.1 shows it"
 
-bench: .venv/ready-test  # make bench TEXT=a-book.txt
-	$(BIN)/python benchmarks/budget.py $(TEXT)
+bench: .venv-bench/ready  # make bench TEXT=tinyshakespeare.txt ONLY="step small": about a quarter of an hour
+	.venv-bench/bin/python benchmarks/peers.py $(if $(TEXT),--text $(TEXT)) $(if $(ONLY),--only $(ONLY))
 
 torture: .venv/ready-test
 	$(BIN)/python -m pytest -m torture --timeout 3600
@@ -68,9 +68,19 @@ wheel: .venv/ready-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,check]"
 	@touch $@
 
+# The programs that ours is compared with want older versions than ours of what both use, and far more than their
+# models need. So they are installed without what they ask for, in an environment of their own.
+.venv-bench/ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found. Install one, or run: make PYTHON=/path/to/python3"; exit 1; }
+	@echo "Creating .venv-bench with $(PYTHON), with the other programs: one to five minutes."
+	$(PYTHON) -m venv --clear .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llms-from-scratch litgpt
+	@touch $@
+
 .venv/ready-docs: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	@touch $@
 
 clean:
-	rm -rf .venv dist build site
+	rm -rf .venv .venv-bench dist build site

@@ -42,6 +42,8 @@ class Chart:
     curves: Sequence[Curve]
     stars: Sequence[tuple[int, float, int]] = ()
     """Step, value and colour of the best step of each run."""
+    x_title: str = "step"
+    """Of the x axis."""
 
 
 def svg(chart: Chart, *, whole: bool = False) -> str:
@@ -62,6 +64,7 @@ def svg(chart: Chart, *, whole: bool = False) -> str:
     return render(
         "chart.svg",
         width=WIDTH, height=height, left=LEFT, top=top, right=right, bottom=bottom, title=chart.title,
+        x_title=chart.x_title,
         colours=COLOURS,
         curves=[(curve, _points(curve, x, y)) for curve in chart.curves],
         legend=legend,

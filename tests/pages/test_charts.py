@@ -23,6 +23,8 @@ def test_the_picture_is_xml_with_a_line_for_each_curve_and_all_names():
     x = [float(point.split(",")[0]) for point in lines[0]]
     assert x[0] == LEFT
     assert (x[2] - x[0]) / (x[3] - x[0]) == pytest.approx(0.5, abs=0.01)
+    seconds = svg(Chart("loss", [FALLING], x_title="seconds < 9"))
+    assert "seconds < 9" in [each.text for each in elements(seconds, "text")]
     (star,) = elements(picture, "circle")
     assert f"{star.attrib['cx']},{star.attrib['cy']}" == lines[0][-1]
 
