@@ -37,7 +37,7 @@ ROOMS = {
         "preparation"
     ),
     "pages": "page charts tokens",
-    "model": "config decoding loss attention presets sampling gpt generation",
+    "model": "config decoding loss dropout attention presets sampling gpt generation",
     "weights": (
         "gguf header published tf_bundle tensor_files openai hf_config names whole huggingface export load"
     ),
@@ -50,8 +50,8 @@ ROOMS = {
     "runs": "curves data records settings trend run_toml history lineage checkpoints folder listing metrics",
     "report": "course ladder curves memorization verdict assessment card run_page",
     "training": (
-        "validation footprint given_text schedule optim shapes prediction step pace speed state plan saving "
-        "setup tracking outline finish resume start loop seeds"
+        "validation footprint given_text schedule muon optim shapes prediction gradient step workers pace "
+        "speed state plan saving setup tracking outline finish resume start loop seeds"
     ),
     "doctor": "",
     "learn": "workshop questions path",

@@ -303,20 +303,17 @@ def quick_commands(parsed, monkeypatch) -> None:
 class KnownMachine(Machine):
     """A machine of known speed: what a plan makes of it can be computed by hand."""
 
-    def __init__(self, *, fast: tuple[str, int] | None = None, evaluated_per_s: float = 25_600.0) -> None:
+    def __init__(self, *, fast: str | None = None, evaluated_per_s: float = 25_600.0) -> None:
         self.fast = fast
         self.tokens_per_s = evaluated_per_s
 
     def flops_per_s(self, device):
         return 5e10
 
-    def threads_stall(self, threads):
-        return False
-
     def seconds_per_step(self, trial, plan, *, most):
         if self.fast is None:
             return SECONDS_PER_STEP * (0.5 if plan.dtype == "bfloat16" else 1.0)
-        return SECONDS_PER_STEP * (0.1 if (plan.dtype, plan.threads) == self.fast else 1.0)
+        return SECONDS_PER_STEP * (0.1 if plan.dtype == self.fast else 1.0)
 
     def evaluated_per_s(self, corpus, model, device):
         return self.tokens_per_s

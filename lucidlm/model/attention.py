@@ -9,8 +9,10 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lucidlm.model.config import GPTConfig
+from lucidlm.model.dropout import Dropout
 
 
 def textbook_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -31,6 +33,46 @@ def textbook_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     # -inf before softmax, not 0 after it: the remaining weights then add up to 1.
     later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
     return scores.masked_fill(later, -torch.inf).softmax(-1) @ v
+
+
+LARGEST_SCORES = 2**21
+"""Attention weights that a layer holds for its backward pass on a CPU; larger ones are made again there."""
+
+
+def attention_by_matmuls(q: Tensor, k: Tensor, v: Tensor, *, dropout: Dropout | None = None) -> Tensor:
+    """textbook_attention by two matmuls, whose backward pass is four more: for training on a CPU.
+
+    PyTorch's fused kernel saves the memory of the (T, T) weights, but its backward pass takes several times
+    as long on a CPU, and it draws dropout slowly.
+    """
+    count, scores = len(q), torch.Size((*q.shape[1:3], q.shape[2]))  # (H, T, T)
+    at_once = max(1, LARGEST_SCORES // scores.numel())
+    if at_once >= count:
+        return _mixed(q, k, v, _factors(dropout, q, scores))
+    # A few texts after the other, and their weights are made again in the backward pass: never held at once.
+    parts = zip(q.split(at_once), k.split(at_once), v.split(at_once), strict=True)
+    return torch.cat(
+        [checkpoint(_mixed, *part, _factors(dropout, part[0], scores), use_reentrant=False) for part in parts]
+    )
+
+
+def _factors(dropout: Dropout | None, q: Tensor, scores: torch.Size) -> Tensor | None:
+    """Dropout's factors for the weights of these queries: (B, H, T, T)."""
+    return dropout.mask(q, torch.Size((len(q), *scores))) if dropout is not None and dropout.is_on else None
+
+
+def _mixed(q: Tensor, k: Tensor, v: Tensor, factors: Tensor | None) -> Tensor:
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    count = q.shape[-2]
+    later = torch.full((count, count), -torch.inf, dtype=q.dtype).triu_(1)
+    # Scaled before the matmul, and masked in it: (T, D) and no extra pass over (T, T).
+    flat = (q * q.shape[-1] ** -0.5).flatten(0, 1), k.flatten(0, 1).transpose(1, 2)
+    weights = torch.baddbmm(later, *flat).softmax(-1)  # (B H, T, T)
+    if factors is not None:
+        weights = weights * factors.flatten(0, 1)
+    return (weights @ v.flatten(0, 1)).view_as(q)
 
 
 class KVCache:
@@ -159,7 +201,9 @@ class CausalSelfAttention(nn.Module):
         self.q_norm = RMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else None
         # Dropout on attention weights is GPT-2's alone: Qwen3 and Llama train without it.
-        self.drop_rate = 0.0 if modern else config.drop_rate
+        self.dropout = Dropout(0.0 if modern else config.drop_rate)
+        self.by_matmuls = False
+        """Whether texts go through attention_by_matmuls; there is no cache then."""
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, T, D), keys and values (B, G, T, D) of x, before any rotation."""
@@ -190,15 +234,18 @@ class CausalSelfAttention(nn.Module):
         if cache is not None:
             k, v = cache.append(layer, k, v)
             q = q.to(k.dtype)
-        mixed = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=None if causal else mask,
-            dropout_p=self.drop_rate if self.training else 0.0,
-            is_causal=causal and x.shape[1] > 1,
-            enable_gqa=self.n_kv_heads != self.n_heads,
-        )
+        if self.by_matmuls:
+            mixed = attention_by_matmuls(q, k, v, dropout=self.dropout)
+        else:
+            mixed = F.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=None if causal else mask,
+                dropout_p=self.dropout.rate if self.training else 0.0,
+                is_causal=causal and x.shape[1] > 1,
+                enable_gqa=self.n_kv_heads != self.n_heads,
+            )
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 

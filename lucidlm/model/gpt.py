@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from lucidlm.errors import ConfigError
 from lucidlm.model.attention import CausalSelfAttention, KVCache, RMSNorm, rotation_table
 from lucidlm.model.config import GPTConfig
+from lucidlm.model.dropout import Dropout
 from lucidlm.runtime.process import settle_vector_math
 
 
@@ -60,7 +61,7 @@ class Block(nn.Module):
         self.attention = CausalSelfAttention(config)
         self.feed_forward_norm = _norm(config)
         self.feed_forward = GatedFeedForward(config) if config.family == "modern" else FeedForward(config)
-        self.dropout = nn.Dropout(config.drop_rate)
+        self.dropout = Dropout(config.drop_rate)
 
     def forward(self, x: Tensor, **attention_inputs) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -87,7 +88,7 @@ class GPT(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.emb_dim)
         learned = config.family == "gpt2"
         self.position_embedding = nn.Embedding(config.context_length, config.emb_dim) if learned else None
-        self.dropout = nn.Dropout(config.drop_rate)
+        self.dropout = Dropout(config.drop_rate)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.final_norm = _norm(config)
         self.head = nn.Linear(config.emb_dim, config.vocab_size, bias=False)

@@ -67,7 +67,7 @@ class TrainConfig:
     batch_tokens: int | None = None
     """Tokens of one optimizer step."""
     micro_batch: int | None = None
-    """Windows that go through the model at once; a step may need several (default: what fits)."""
+    """Windows that go through a model at once; a step may need several (default: what fits)."""
     val: str | tuple[str, ...] = ()
     """Held-out texts of your own (default: a part of the training text is held out)."""
     val_fraction: float = 0.1
@@ -98,7 +98,7 @@ class TrainConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """dtype of matmuls. auto: the faster one with --minutes; else float32, on a GPU bfloat16."""
     threads: int = 0
-    """CPU threads. 0: one or all, the faster with --minutes; else one for small models."""
+    """CPU threads (0: one for each core)."""
     compile: bool = False
     """Compile the model with torch.compile; if that fails, train without it and print a note."""
     tensorboard: bool = False
@@ -148,7 +148,7 @@ class Plan:
     batch_size: int
     """Windows of one optimizer step, of model.context_length tokens each."""
     micro_batch: int
-    """Windows that go through the model at once."""
+    """Windows that go through a model at once: with workers, in each of them."""
     steps: int
     schedule: tuple[tuple[int, float], ...]
     """Corners (step, factor): the learning rate is its peak times the factor, linear in between."""
@@ -165,12 +165,16 @@ class Plan:
     """(step, threads): from this step on another number of threads computes, as the CPU was contended."""
     float32: Literal["stock", "onednn"] = "stock"
     """Kernels of float32 matmuls: PyTorch's own, or oneDNN's where a probe found them exact and faster."""
+    workers: int = 0
+    """Threads that each compute a fixed share of every batch; 0: all threads share each matmul."""
 
     def __post_init__(self) -> None:
         if self.optim.missing:
             raise ConfigError(f"plan.optim.{self.optim.missing[0]} is missing; restore this run.toml")
         for name in ("batch_size", "micro_batch", "steps", "validate_every", "validation_tokens", "threads"):
             _check_size(f"plan.{name}", getattr(self, name))
+        if self.workers:
+            _check_size("plan.workers", self.workers)
         for first, threads in self.threads_from:
             _check_size("plan.threads_from", threads)
             if first < 0:

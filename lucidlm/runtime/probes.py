@@ -15,11 +15,6 @@ from lucidlm.runtime.process import float32_precision
 
 Clock = Callable[[], float]
 """Returns seconds."""
-STALL_RATIO = 3.0
-"""Several threads that need this many times as long as one wait for a core that another program uses.
-
-Threads that only fail to help need about as long as one; waiting costs tens of times as much.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,29 +56,6 @@ def core_share(
     while (wall := clock() - began) < seconds:
         pass
     return min(1.0, (used() - used_before) / wall)
-
-
-def threads_stall(
-    threads: int, *, size: int = 256, times: int = 20, clock: Clock = time.perf_counter
-) -> bool:
-    """Whether small matmuls are much slower on this many threads than on one: other programs use cores."""
-    left = torch.randn(size, size, generator=torch.Generator().manual_seed(0))
-
-    def seconds_on(count: int) -> float:
-        torch.set_num_threads(count)
-        left @ left
-        began = clock()
-        for _ in range(times):
-            left @ left
-        return clock() - began
-
-    before = torch.get_num_threads()
-    try:
-        # The better of two: a short interruption by another program is not a stall.
-        alone, together = (min(seconds_on(count) for _ in range(2)) for count in (1, threads))
-        return together > STALL_RATIO * alone
-    finally:
-        torch.set_num_threads(before)
 
 
 def probe_matmul(

@@ -24,26 +24,37 @@ baselines, which come later, need less.
 
 
 def training_bytes(
-    model: GPTConfig, optim: str, *, micro_batch: int, batch_size: int, device: str, dtype: str
+    model: GPTConfig,
+    optim: str,
+    *,
+    micro_batch: int,
+    batch_size: int,
+    device: str,
+    dtype: str,
+    workers: int = 0,
 ) -> int:
     """The bytes that a step holds at its fullest, without what the process holds before it begins.
 
     On a CPU with the copy of the best weights, which of a model on a GPU is kept on the CPU. Gradients of all
-    weights stand beside a window's activations only where a step adds up those of several micro-batches.
+    weights stand beside a window's activations only where a step adds up those of several micro-batches. Each
+    worker holds the activations and the gradients of its share, in bfloat16 beside weights of that dtype.
     """
     n = model.n_parameters
     embedding = model.vocab_size * model.emb_dim
     in_blocks = n - (1 if model.tied_head else 2) * embedding
     moments = 2 * n - (in_blocks if optim == "muon" else 0)
     kept = 4 * ((2 if device == "cpu" else 1) * n + moments)
-    width = 2 if dtype == "bfloat16" and device != "cpu" else 4
-    tokens = min(micro_batch, batch_size) * model.context_length
+    width = 2 if dtype == "bfloat16" and (workers or device != "cpu") else 4
+    at_once = max(1, workers)
+    tokens = min(at_once * micro_batch, batch_size) * model.context_length
     activations = KEPT_A_TOKEN * width * tokens * model.emb_dim * model.n_layers
-    chunk = min(tokens, max(256, 2**26 // model.vocab_size))
-    loss = 4 * (chunk * model.vocab_size + embedding)  # logits, in whose place gradients come, and the head's
-    gradients = 4 * n
+    chunk = min(tokens, at_once * max(256, 2**26 // model.vocab_size))
+    # Logits, in whose place gradients come, and the head's.
+    loss = 4 * (chunk * model.vocab_size + at_once * embedding)
+    gradients, copies = 4 * n, workers * width * n + (width * n if workers and width == 2 else 0)
     once = activations + loss
-    return kept + (gradients + once if batch_size > micro_batch else max(gradients, once))
+    several = batch_size > at_once * micro_batch
+    return kept + copies + (gradients + once if several else max(gradients, once))
 
 
 def check_preset(config: TrainConfig, device: torch.device) -> None:
@@ -76,6 +87,7 @@ def check_fits(
             batch_size=batch_size,
             device=device.type,
             dtype=plan.dtype,
+            workers=plan.workers,
         )
 
     # At the end: the model, its gradients and moments, and the best weights, but no activations.

@@ -107,7 +107,7 @@ def train_steps(run: TrainingRun, *, stop: Callable[[], bool] = lambda: False) -
             run.validation_pending = True
             if not stop():  # else a resumed run begins with it
                 report = _validated(run, report)
-        for change in run.pace.changes(run.plan, run.step) if run.unfinished else ():
+        if run.unfinished and (change := run.pace.change(run.plan, run.step)) is not None:
             run.change(change)
             report = replace(report, steps=run.plan.steps, notes=(*report.notes, change.note))
         if checkpoint_due(run) or stop():
@@ -123,7 +123,13 @@ def _one_step(run: TrainingRun) -> Report:
         set_threads(plan.threads_at(step), recorded=True)
     batch = run.windows.batch_at(seed=run.config.seed, step=step, batch_size=plan.batch_size)
     result = train_step(
-        run.model, run.optimizers, batch, plan=plan, seed=run.config.seed, step=step, hidden=run.hidden
+        run.model,
+        run.optimizers,
+        batch,
+        gradient=run.gradient,
+        plan=plan,
+        seed=run.config.seed,
+        step=step,
     )
     synchronise(run.model.device)
     seconds = time.perf_counter() - started
@@ -140,7 +146,7 @@ def _one_step(run: TrainingRun) -> Report:
         mfu=flops_per_s / run.peak_flops_per_s,
     )
     run.metrics.event("step", asdict(line))
-    run.pace.count(run.step, seconds)
+    run.pace.count(run.step)
     return Report(line, plan.steps, _time_left_s(run))
 
 

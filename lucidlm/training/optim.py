@@ -1,25 +1,29 @@
 """A model and a recipe in, optimizers out: Muon for block matrices, AdamW for the rest, or AdamW alone."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from lucidlm.errors import RunError
 from lucidlm.model.presets import Recipe
+from lucidlm.training.muon import Muon
 
 Optimizers = list[torch.optim.Optimizer]
 
 REMEMBERED: dict[type[torch.optim.Optimizer], set[str]] = {
     torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
-    torch.optim.Muon: {"momentum_buffer"},
+    Muon: {"momentum_buffer"},
 }
 """Names of the state that each optimizer keeps for a weight."""
 
 
-def make_optimizers(model: nn.Module, optim: Recipe) -> Optimizers:
+def make_optimizers(model: nn.Module, optim: Recipe, *, parts: int = 1) -> Optimizers:
     """One or two optimizers over all weights of the model, each once; set_learning_rate moves their rates.
 
     Muon (Jordan 2024) makes each matrix's momentum orthogonal, so that no direction of it is left behind.
     Embeddings and the head are looked up or matched row by row, vectors are no matrices: AdamW has these.
+    parts: see Muon.
     """
     named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
     hidden = [
@@ -33,17 +37,43 @@ def make_optimizers(model: nn.Module, optim: Recipe) -> Optimizers:
         {"params": [weight for weight in rest if weight.dim() < 2], "weight_decay": 0.0},
     ]
     betas = (optim.beta1, optim.beta2)
-    optimizers: Optimizers = [torch.optim.AdamW(groups, lr=optim.lr, betas=betas, fused=True)]
+    optimizers: Optimizers = [
+        torch.optim.AdamW(part, lr=optim.lr, betas=betas, fused=True) for part in _parts(groups, parts)
+    ]
     if hidden:
         optimizers.append(
-            torch.optim.Muon(
-                hidden, lr=optim.matrix_lr, weight_decay=optim.weight_decay, momentum=optim.momentum
+            Muon(
+                hidden,
+                lr=optim.matrix_lr,
+                weight_decay=optim.weight_decay,
+                momentum=optim.momentum,
+                parts=parts,
             )
         )
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
     return optimizers
+
+
+def _parts(groups: list[dict], count: int) -> list[list[dict]]:
+    """The weights of these groups in at most `count` parts of nearly equal size, for as many threads."""
+    parts = [[{**group, "params": []} for group in groups] for _ in range(count)]
+    sizes = [0] * count
+    weights = [(weight, place) for place, group in enumerate(groups) for weight in group["params"]]
+    for weight, place in sorted(weights, key=lambda each: -each[0].numel()):  # the largest first
+        smallest = sizes.index(min(sizes))
+        parts[smallest][place]["params"].append(weight)
+        sizes[smallest] += weight.numel()
+    return [part for part, size in zip(parts, sizes) if size]
+
+
+def tasks_of(optimizers: Optimizers) -> list[Callable[[], object]]:
+    """One step of all of them, as tasks that may run at once."""
+    tasks: list[Callable[[], object]] = []
+    for optimizer in optimizers:
+        tasks += optimizer.tasks() if isinstance(optimizer, Muon) else [optimizer.step]
+    return tasks
 
 
 def set_learning_rate(optimizers: Optimizers, factor: float) -> None:

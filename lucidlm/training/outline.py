@@ -4,7 +4,6 @@ from lucidlm.runs.settings import TrainConfig
 from lucidlm.runtime.wording import duration, plural
 from lucidlm.text.corpus import Corpus
 from lucidlm.training.plan import Planned
-from lucidlm.training.speed import Speed
 
 SIZE_LIMITS = {
     "text": "size limited by the amount of text",
@@ -46,21 +45,20 @@ def details(planned: Planned, corpus: Corpus) -> tuple[str, ...]:
         f"{model.context_length}{cut}, dropout {model.drop_rate:g}",
         f"optimizer: {OPTIMIZERS[plan.optim.name]}; {plural(plan.optim.warmup_steps, 'step')} of warm-up, "
         f"decay in the last {plan.optim.decay_fraction:.0%}",
-        f"speed: {_speed(planned.speed, plan.batch_tokens, timed=planned.deadline_s is not None)}",
+        f"speed: {_speed(planned)}",
         f"memory: about {planned.memory_bytes / 2**30:.2f} GiB",
     )
 
 
-def _speed(speed: Speed, tokens: int, *, timed: bool) -> str:
+def _speed(planned: Planned) -> str:
     """dtype and threads, and the tokens a second of all that was tried."""
-    chosen = f"{speed.dtype} matmuls, float32 weights and loss, {plural(speed.threads, 'thread')}"
-    if not timed:
-        return f"{chosen} (fixed without --minutes); {tokens / speed.seconds_per_step:,.0f} tokens/s"
+    plan, speed = planned.plan, planned.speed
+    threads = plural(plan.workers, "worker thread") if plan.workers else plural(plan.threads, "thread")
+    chosen = f"{speed.dtype} matmuls, float32 weights and loss, {threads}"
+    if planned.deadline_s is None:
+        tokens_per_s = plan.batch_tokens / speed.seconds_per_step
+        return f"{chosen} (fixed without --minutes); {tokens_per_s:,.0f} tokens/s"
     tried = ", ".join(
-        f"{tokens / seconds:,.0f} in {dtype} on {plural(threads, 'thread')}"
-        for (dtype, threads), seconds in speed.trials.items()
+        f"{plan.batch_tokens / seconds:,.0f} in {dtype}" for dtype, seconds in speed.trials.items()
     )
-    untried = (
-        f"; {speed.untried_threads} threads not tried: CPU is contended" if speed.untried_threads else ""
-    )
-    return f"{chosen}; tokens/s: {tried}{untried}"
+    return f"{chosen}; tokens/s: {tried}"

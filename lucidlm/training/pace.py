@@ -19,13 +19,6 @@ from lucidlm.training.schedule import moved, shortened
 
 CONTENDED, QUIET = 0.5, 0.8
 """Shares of a core that a thread gets: with less, probes mislead; with more, no other program computes."""
-STALLED = 1.5
-"""Several threads that take this many times as long as one wait for a core that another program uses.
-
-A thread waits for the others after each matmul: a step of a quarter of a second was seen to take eight.
-"""
-STALLED_STEPS = 3
-"""The median of this many steps counts: one slow step is an accident."""
 LEAST_SHARE_TO_JUDGE, LATE_SHARE = 0.15, 0.8
 """No change before this part of the time, by too few steps; after the later part small delays count."""
 FAR_BEHIND, BEHIND = 0.7, 0.97
@@ -57,8 +50,6 @@ class Pace:
     """More steps than these would teach nothing new, however much time is left."""
     final_tokens: int = sys.maxsize
     """Tokens of validation text that there is time to evaluate at the end."""
-    one_thread_s: float | None = None
-    """Seconds of a step on one thread, where the plan has tried that."""
     text: Compressibility | None = None
     """What the plan has measured of the text: the prediction is renewed from it."""
     began: float = field(init=False)
@@ -68,8 +59,6 @@ class Pace:
     """Mean since `first`, validations and checkpoints included."""
     first: tuple[int, float] | None = None
     """The step and the time from which the speed is counted."""
-    last_seconds: list[float] = field(default_factory=list)
-    """Seconds of the last steps alone."""
     evaluated_per_s: float = 0.0
     """Tokens a second at the last validation."""
     saving_s: float = 0.0
@@ -85,9 +74,8 @@ class Pace:
         """Seconds since the beginning."""
         return self.clock() - self.began
 
-    def count(self, step: int, seconds: float) -> None:
+    def count(self, step: int) -> None:
         """A step has ended. The first one warms caches up, so that it is not counted."""
-        self.last_seconds = [*self.last_seconds[1 - STALLED_STEPS :], seconds]
         if self.first is None:
             self.first = step, self.elapsed_s
         elif step > self.first[0]:
@@ -97,27 +85,9 @@ class Pace:
         """Seconds until the deadline less what the end will take."""
         return max(0.0, (self.deadline_s or math.inf) - self.elapsed_s - reserve_s)
 
-    def changes(self, plan: Plan, step: int) -> list[Change]:
-        """Changes that this step calls for, one after the other; none without a deadline."""
-        found = []
-        for change_of in (self._one_thread, self._other_end):
-            if self.deadline_s is not None and (change := change_of(plan, step)) is not None:
-                found.append(change)
-                plan = change.plan
-        return found
-
-    def _one_thread(self, plan: Plan, step: int) -> Change | None:
-        """One thread from here on, where several have become much slower than one."""
-        if self.one_thread_s is None or plan.threads_at(step) == 1 or len(self.last_seconds) < STALLED_STEPS:
-            return None
-        if sorted(self.last_seconds)[STALLED_STEPS // 2] < STALLED * self.one_thread_s:
-            return None
-        self.first = step, self.elapsed_s  # the speed until now says nothing about what comes
-        return Change(
-            replace(plan, threads_from=(*plan.threads_from, (step, 1))),
-            {"step": step, "threads": 1},
-            f"CPU is contended by other programs: using 1 thread from step {step:,} (saved in run.toml)",
-        )
+    def change(self, plan: Plan, step: int) -> Change | None:
+        """The change that this step calls for, if any; none without a deadline."""
+        return None if self.deadline_s is None else self._other_end(plan, step)
 
     def _other_end(self, plan: Plan, step: int) -> Change | None:
         """Another last step, so that the run ends in time: when the decay begins, or before if it must."""

@@ -25,12 +25,13 @@ from lucidlm.training.prediction import Compressibility, Prediction, compressibi
 from lucidlm.training.schedule import trapezoid
 from lucidlm.training.shapes import block_weights, shape_for, trainable_flops
 from lucidlm.training.speed import (
-    ONE_THREAD_WEIGHTS,
+    SMALL_WEIGHTS,
     Machine,
     Speed,
     fixed_dtype,
-    fixed_threads,
     measure_speed,
+    threads_for,
+    workers_for,
 )
 
 VALIDATIONS = 12
@@ -58,7 +59,7 @@ fourteenths of all that repeating can give are there. A short story, with its sm
 EPOCHS_FROM_WEIGHTS, EPOCHS_FROM_SMALL_WEIGHTS = 20.0, 40.0
 """The same for weights that are trained already: after them they learn the text by heart (docs/numbers.md).
 
-Small models, with fewer block weights than ONE_THREAD_WEIGHTS, have room for more.
+Small models, with fewer block weights than SMALL_WEIGHTS, have room for more.
 """
 DROPOUT = ((1.0, 0.0), (6.0, 0.1), (15.0, 0.15), (math.inf, 0.2))
 """Up to this many epochs, this rate of dropout: the more often a text is seen, the more (docs/plan.md)."""
@@ -131,7 +132,7 @@ def make_plan(
     later = judging_bytes(min(corpus.train_bytes, baseline_bytes(config)))
     check_fits(config, draft, device, later=later)
     speed = measure_speed(config, corpus, draft, device, machine)
-    set_threads(speed.threads)  # as the run will: what is measured from here on is measured on these
+    set_threads(draft.threads)  # as the run will: what is measured from here on is measured on these
     validation_tokens, final_tokens = _validation_sizes(config, corpus, model, device, machine)
     n_windows = Windows(corpus.train, model.context_length).n_windows
     most_steps = _steps_of(_most_epochs(corpus, base), n_windows, draft)
@@ -148,7 +149,6 @@ def make_plan(
         validate_every=config.validate_every or max(1, round(steps / VALIDATIONS)),
         validation_tokens=validation_tokens,
         dtype=speed.dtype,
-        threads=speed.threads,
     )
     seconds = None if config.seconds is None else COMPRESSING_SHARE * config.seconds
     text = compressibility(corpus, seconds=seconds)
@@ -184,17 +184,20 @@ def _draft(
 ) -> Plan:
     """The plan as far as nothing is measured for it: one step, in the dtype of a run without a time limit."""
     batch_size = _batch_size(config, model)
+    workers = workers_for(config, device, batch_size=batch_size)
+    share = math.ceil(batch_size / max(1, workers))
     return Plan(
         model=model,
         optim=recipe_for(config, model),
         batch_size=batch_size,
-        micro_batch=min(batch_size, config.micro_batch or _micro_batch(model, device)),
+        micro_batch=min(share, config.micro_batch or _micro_batch(model, device, workers=workers)),
         steps=1,
         schedule=((0, 1.0),),
         validate_every=1,
         validation_tokens=1,
         dtype=fixed_dtype(config, device),
-        threads=fixed_threads(config, model, device),
+        threads=threads_for(config, model, device),
+        workers=workers,
         early_stop=config.early_stop,
         compile=config.compile,
         moving_windows=config.preset is None or preset(config.preset).moving_windows,
@@ -259,20 +262,21 @@ def _batch_size(config: TrainConfig, model: GPTConfig) -> int:
     return max(1, BATCH_TOKENS * 2 ** max(0, doublings) // model.context_length)
 
 
-def _micro_batch(model: GPTConfig, device: torch.device) -> int:
-    """Windows at once: as many as there is memory for, and no more than make a step faster."""
+def _micro_batch(model: GPTConfig, device: torch.device, *, workers: int) -> int:
+    """Windows that each worker takes at once: as many as fit, and no more than make a step faster."""
     bytes_per_window = ACTIVATIONS * model.context_length * model.emb_dim * model.n_layers
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         # 16 bytes a weight: weights, gradients and AdamW's two moments.
         return max(1, int(GPU_ACTIVATIONS_SHARE * (free - 16 * model.n_parameters) / bytes_per_window))
-    return max(1, min(CPU_TOKENS // model.context_length, CPU_ACTIVATIONS // bytes_per_window))
+    at_once = min(CPU_TOKENS // model.context_length, CPU_ACTIVATIONS // bytes_per_window)
+    return max(1, at_once // max(1, workers))
 
 
 def _most_epochs(corpus: Corpus, base: GPTConfig | None) -> float:
     """Epochs after which the same text teaches nothing more."""
     if base is not None:
-        small = block_weights(base) < ONE_THREAD_WEIGHTS
+        small = block_weights(base) < SMALL_WEIGHTS
         return EPOCHS_FROM_SMALL_WEIGHTS if small else EPOCHS_FROM_WEIGHTS
     return EPOCHS_OF_A_STORY if corpus.train_bytes < SHORT_STORY_BYTES else EPOCHS_OF_A_BOOK
 

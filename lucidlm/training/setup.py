@@ -3,12 +3,10 @@
 import json
 import os
 import platform
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from lucidlm.model.gpt import GPT
 from lucidlm.runs.metrics import Metrics
@@ -24,6 +22,7 @@ from lucidlm.training.optim import make_optimizers
 from lucidlm.training.pace import Pace
 from lucidlm.training.state import TrainingRun
 from lucidlm.training.validation import choose_samples
+from lucidlm.training.workers import gradient_of
 
 ENVIRONMENT = "env.json"
 
@@ -60,27 +59,13 @@ def assemble(
         windows=Windows(corpus.train, plan.model.context_length, moving=plan.moving_windows),
         samples=choose_samples(corpus, tokens=plan.validation_tokens, prompt=config.sample_prompt),
         model=model,
-        optimizers=make_optimizers(model, plan.optim),
-        hidden=_compiled(model, plan, progress) if plan.compile else model.hidden,
+        optimizers=make_optimizers(model, plan.optim, parts=max(1, plan.workers)),
+        gradient=gradient_of(model, plan, config=config, progress=progress),
         peak_flops_per_s=probe_matmul(model.device, dtype_of(plan.dtype)).flops_per_s,
         metrics=Metrics(Path(config.out), progress=progress),
         pace=pace,
         id=id,
     )
-
-
-def _compiled(model: GPT, plan: Plan, progress: Progress) -> Callable[[Tensor], Tensor]:
-    """model.hidden through torch.compile; as it is, with a note, where that fails."""
-    shape = plan.micro_batch, plan.model.context_length
-    try:
-        compiled = torch.compile(model.hidden)
-        with torch.no_grad():
-            compiled(torch.zeros(*shape, dtype=torch.int64, device=model.device))
-        return compiled
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        progress.note(f"torch.compile failed, training without it ({type(error).__name__}: {reason})")
-        return model.hidden
 
 
 def write_environment(folder: Path, config: TrainConfig, corpus: Corpus, notes: list[str]) -> None:

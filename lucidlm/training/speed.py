@@ -12,30 +12,28 @@ from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.device import synchronise
-from lucidlm.runtime.probes import probe_matmul, threads_stall, time_of
+from lucidlm.runtime.probes import probe_matmul, time_of
 from lucidlm.runtime.process import available_processors, set_threads
 from lucidlm.text.corpus import Corpus, train_documents
 from lucidlm.text.windows import Windows
+from lucidlm.training.gradient import Gradient
 from lucidlm.training.optim import make_optimizers
 from lucidlm.training.shapes import block_weights
 from lucidlm.training.step import train_step
+from lucidlm.training.workers import gradient_of
 
 Dtype = Literal["float32", "bfloat16"]
 
 TRIAL_SHARE = 0.015
 """A single step that takes more than this share of the run is not repeated to be measured better."""
-ONE_THREAD_WEIGHTS = 20_000_000
-"""With --minutes, a model with fewer block weights is also tried on one thread.
+SMALL_WEIGHTS = 20_000_000
+"""A model with fewer block weights is evaluated on one thread.
 
-Threads wait for each other after each matmul: where another program used a core, one thread was up to 16
-times as fast as two. In larger matmuls the wait is a small part.
+Threads that share a matmul wait for each other after each one: where another program used a core, one thread
+was up to 16 times as fast as two. In larger matmuls the wait is a small part.
 """
-FIXED_ONE_THREAD_WEIGHTS = 2_000_000
-"""Without --minutes, a model with fewer block weights uses one thread.
-
-A second thread gains such a model little on a quiet machine, and on a contended one it can cost ten times the
-time.
-"""
+WORKERS = 2
+"""Without --minutes, on a CPU: the same on every machine, as the rounding of sums depends on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +41,13 @@ class Speed:
     """How fast this machine trains one model."""
 
     dtype: Dtype
-    threads: int
-    trials: dict[tuple[Dtype, int], float]
-    """Seconds of a step for each dtype and number of threads that was tried."""
-    untried_threads: int = 0
-    """This many threads were not tried, as the CPU is contended; 0 where all were."""
+    trials: dict[Dtype, float]
+    """Seconds of a step in each dtype that was tried."""
 
     @property
     def seconds_per_step(self) -> float:
-        """Seconds of a step in the dtype and on the threads that were chosen."""
-        return self.trials[self.dtype, self.threads]
-
-    @property
-    def one_thread_s(self) -> float | None:
-        """Seconds of a step on one thread, where that was tried."""
-        return self.trials.get((self.dtype, 1))
+        """Seconds of a step in the dtype that was chosen."""
+        return self.trials[self.dtype]
 
 
 class Machine:
@@ -68,13 +58,8 @@ class Machine:
         dtypes = (torch.float32, torch.bfloat16)
         return max(probe_matmul(device, dtype, size=512).flops_per_s for dtype in dtypes)
 
-    def threads_stall(self, threads: int) -> bool:
-        """Whether this many threads are much slower than one now: other programs use the cores."""
-        return threads_stall(threads)
-
     def seconds_per_step(self, trial: "Trial", plan: Plan, *, most: float) -> float:
-        """Seconds of a step in the plan's dtype, on its threads; one longer than `most` is not repeated."""
-        set_threads(plan.threads)
+        """Seconds of a step in the plan's dtype; one longer than `most` is not repeated."""
         began = time.perf_counter()
         trial.step(plan)
         first = time.perf_counter() - began
@@ -94,18 +79,30 @@ class Machine:
 class Trial:
     """A copy of the model that is trained with a learning rate of 0 and then thrown away."""
 
-    def __init__(self, corpus: Corpus, plan: Plan, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, config: TrainConfig, corpus: Corpus, plan: Plan, device: torch.device) -> None:
+        self.device, self.config = device, config
         self.windows = Windows(corpus.train, plan.model.context_length)
         with torch.random.fork_rng():
             self.model = GPT(plan.model).to(device).train()
-        self.optimizers = make_optimizers(self.model, plan.optim)
+        self.optimizers = make_optimizers(self.model, plan.optim, parts=max(1, plan.workers))
+        self.gradient: tuple[Dtype, Gradient] | None = None
         self.steps = 0
 
     def step(self, plan: Plan) -> None:
         """One step of the plan."""
+        if self.gradient is None or self.gradient[0] != plan.dtype:
+            plain = replace(plan, compile=False)  # compiling takes longer than the trial
+            self.gradient = plan.dtype, gradient_of(self.model, plain, config=self.config)
         batch = self.windows.batch_at(seed=0, step=self.steps, batch_size=plan.batch_size)
-        train_step(self.model, self.optimizers, batch, plan=plan, seed=0, step=self.steps)
+        train_step(
+            self.model,
+            self.optimizers,
+            batch,
+            gradient=self.gradient[1],
+            plan=plan,
+            seed=0,
+            step=self.steps,
+        )
         synchronise(self.device)
         self.steps += 1
 
@@ -113,38 +110,24 @@ class Trial:
 def measure_speed(
     config: TrainConfig, corpus: Corpus, plan: Plan, device: torch.device, machine: Machine
 ) -> Speed:
-    """Seconds of a step of `plan`, whose dtype and threads are those of a run without a time limit.
+    """Seconds of a step of `plan`, whose dtype is that of a run without a time limit.
 
-    With --minutes the fastest dtype and number of threads are taken. Without, both are fixed before anything
-    is measured, so that no race of speeds changes the weights; the time only says how long the run takes.
+    With --minutes the fastest dtype is taken. Without, it is fixed before anything is measured, so that no
+    race of speeds changes the weights; the time only says how long the run takes.
     """
-    before = torch.get_num_threads()
-    trial = Trial(corpus, plan, device)
+    set_threads(plan.threads)
+    trial = Trial(config, corpus, plan, device)
     still = replace(plan, schedule=((0, 0.0),))
-    if config.seconds is None:
-        seconds = machine.seconds_per_step(trial, still, most=math.inf)
-        set_threads(before)
-        return Speed(plan.dtype, plan.threads, {(plan.dtype, plan.threads): seconds})
-    several, untried = before, 0
     dtypes: tuple[Dtype, ...] = (plan.dtype,)
-    if config.dtype == "auto" and device.type != "cuda":
+    if config.timed and config.dtype == "auto" and device.type != "cuda":
         dtypes = ("float32", "bfloat16")
-    tries_one = (
-        config.threads == 0 and device.type == "cpu" and block_weights(plan.model) < ONE_THREAD_WEIGHTS
-    )
-    if tries_one and several > 1 and machine.threads_stall(several):
-        # One step on them would take as long as the whole plan.
-        several, untried = 1, several
-    slow = TRIAL_SHARE * config.seconds
-    trials: dict[tuple[Dtype, int], float] = {}
-    for threads in sorted({several, 1}) if tries_one else [several]:
-        # The faster dtype on one thread is the faster one on more: it is searched once.
-        for dtype in [min(trials, key=trials.__getitem__)[0]] if trials else dtypes:
-            most = min(3 * min(trials.values(), default=math.inf), slow)
-            tried = replace(still, dtype=dtype, threads=threads)
-            trials[dtype, threads] = machine.seconds_per_step(trial, tried, most=most)
-    set_threads(before)
-    return Speed(*min(trials, key=trials.__getitem__), trials, untried)
+    trials: dict[Dtype, float] = {}
+    for dtype in dtypes:
+        most = math.inf
+        if config.seconds is not None:
+            most = min(3 * min(trials.values(), default=math.inf), TRIAL_SHARE * config.seconds)
+        trials[dtype] = machine.seconds_per_step(trial, replace(still, dtype=dtype), most=most)
+    return Speed(min(trials, key=trials.__getitem__), trials)
 
 
 def fixed_dtype(config: TrainConfig, device: torch.device) -> Dtype:
@@ -154,7 +137,14 @@ def fixed_dtype(config: TrainConfig, device: torch.device) -> Dtype:
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
 
 
-def fixed_threads(config: TrainConfig, model: GPTConfig, device: torch.device) -> int:
-    """Threads of a run without a time limit: the number asked for, else by the model's size alone."""
-    small = device.type == "cpu" and block_weights(model) < FIXED_ONE_THREAD_WEIGHTS
-    return config.threads or (1 if small else available_processors())
+def workers_for(config: TrainConfig, device: torch.device, *, batch_size: int) -> int:
+    """Workers on a CPU, each with at least one window of a batch; 0 on a GPU and for a compiled model."""
+    if device.type != "cpu" or config.compile:
+        return 0
+    return min(batch_size, (config.threads or available_processors()) if config.timed else WORKERS)
+
+
+def threads_for(config: TrainConfig, model: GPTConfig, device: torch.device) -> int:
+    """Threads of all but the workers: one for a small model on a CPU, else those asked for, or all cores."""
+    small = device.type == "cpu" and block_weights(model) < SMALL_WEIGHTS
+    return 1 if small else config.threads or available_processors()

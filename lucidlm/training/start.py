@@ -84,7 +84,7 @@ def start_run(
                 progress.note(line)
             plan = planned.plan
             pace.most_steps, pace.final_tokens = planned.most_steps, planned.final_tokens
-            pace.one_thread_s, pace.text = planned.speed.one_thread_s, planned.text
+            pace.text = planned.text
         plan = with_prefix(plan, corpus)
         apply(plan)
         _check_room(folder, plan)

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from lucidlm.runs.run_toml import write_settings
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.text.corpus import Corpus
 from lucidlm.text.windows import Windows
+from lucidlm.training.gradient import Gradient
 from lucidlm.training.optim import Optimizers
 from lucidlm.training.pace import Change, Pace
 from lucidlm.training.validation import Samples
@@ -47,8 +47,7 @@ class TrainingRun:
     samples: Samples
     model: GPT
     optimizers: Optimizers
-    hidden: Callable[[Tensor], Tensor]
-    """model.hidden, or its compiled form."""
+    gradient: Gradient
     peak_flops_per_s: float
     metrics: Metrics
     pace: Pace

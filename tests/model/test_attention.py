@@ -5,15 +5,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lucidlm.model import attention as attention_module
 from lucidlm.model.attention import (
     CausalSelfAttention,
     KVCache,
     RMSNorm,
+    attention_by_matmuls,
     rotate,
     rotation_table,
     textbook_attention,
 )
 from lucidlm.model.config import GPTConfig
+from lucidlm.model.dropout import Dropout, Tape
 
 SHAPES = [(4, 4), (4, 2), (4, 1), (6, 3)]  # heads, heads of keys and values
 
@@ -293,6 +296,56 @@ def test_truncate_takes_a_copy_of_the_lengths():
     cache.truncate(lengths)
     lengths[0] = 1
     assert cache.lengths == [4, 2]
+
+
+@pytest.mark.parametrize("largest", [10**9, 2 * 4 * 81, 1], ids=["at once", "in halves", "one by one"])
+@pytest.mark.parametrize(("heads", "groups"), SHAPES)
+def test_attention_by_matmuls_is_the_textbooks_with_its_gradients(monkeypatch, heads, groups, largest):
+    monkeypatch.setattr(attention_module, "LARGEST_SCORES", largest)
+    tensors = [torch.cat([each, each.flip(0)]) for each in queries_keys_values(heads, groups)]
+    upstream = torch.randn_like(tensors[0])
+    found = []
+    for attend in (textbook_attention, attention_by_matmuls):
+        q, k, v = (tensor.double().requires_grad_() for tensor in tensors)
+        mixed = attend(q, k, v)
+        mixed.backward(upstream.double())
+        found.append((mixed, q.grad, k.grad, v.grad))
+    for book, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, book, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("largest", [10**9, 1], ids=["at once", "one by one"])
+def test_attention_by_matmuls_drops_weights_after_softmax(monkeypatch, largest):
+    monkeypatch.setattr(attention_module, "LARGEST_SCORES", largest)
+    tape = Tape(0.4, dtype=torch.float64, longest=4096, seed=0)
+    dropout = Dropout(0.4).train()
+    dropout.places = tape.places(5)
+    q, k, v = (each.double().requires_grad_() for each in queries_keys_values(4, 4))
+    mixed = attention_by_matmuls(q, k, v, dropout=dropout)
+    mixed.sum().backward()
+    found = [mixed, q.grad, k.grad, v.grad]
+    places = tape.places(5)
+    shape = (4, 9, 9)
+    if largest == 1:
+        factors = torch.cat([places.mask(torch.Size((1, *shape))) for _ in range(2)])
+    else:
+        factors = places.mask(torch.Size((2, *shape)))
+    q, k, v = (each.detach().requires_grad_() for each in (q, k, v))
+    later = torch.ones(9, 9, dtype=torch.bool).triu(1)
+    weights = (q @ k.mT / 8**0.5).masked_fill(later, -torch.inf).softmax(-1)
+    expected = (weights * factors) @ v
+    expected.sum().backward()
+    for ours, book in zip(found, [expected, q.grad, k.grad, v.grad], strict=True):
+        torch.testing.assert_close(ours, book, atol=1e-12, rtol=0)
+
+
+def test_a_layer_gives_the_same_by_matmuls(tiny_config):
+    attention = layer(tiny_config)
+    x = torch.randn(2, 12, tiny_config.emb_dim)
+    rotation = rotation_table(tiny_config, torch.arange(12)) if tiny_config.family == "modern" else None
+    plain = run(attention, x, rotation)
+    attention.by_matmuls = True
+    torch.testing.assert_close(run(attention, x, rotation), plain, atol=1e-5, rtol=1e-5)
 
 
 def test_attentions_own_dropout_is_on_in_training_and_off_in_eval():

@@ -10,6 +10,7 @@ from torch import nn
 
 from lucidlm.errors import ConfigError, DataError
 from lucidlm.model.decoding import Decoding
+from lucidlm.model.dropout import Dropout
 from lucidlm.model.generation import generate, generate_batch, stream
 from lucidlm.model.gpt import GPT
 from lucidlm.text.tokenizer import Tokenizer
@@ -109,8 +110,8 @@ def test_a_model_in_training_mode_writes_without_dropout_and_stays_in_it():
     model = a_model()
     quiet = generate(model, BYTES, "hello", Decoding(max_new_tokens=10, temperature=0))
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.9
+        if isinstance(module, Dropout):
+            module.rate = 0.9
     model.train()
     frozen = model.blocks[0].dropout.eval()
     assert generate(model, BYTES, "hello", Decoding(max_new_tokens=10, temperature=0)).text == quiet.text

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lucidlm.errors import ConfigError
 from lucidlm.model.config import GPTConfig
+from lucidlm.model.dropout import Dropout
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy, linear_cross_entropy
 from lucidlm.text.windows import IGNORE_INDEX
@@ -289,7 +290,7 @@ def test_dropout_falls_on_the_embeddings_and_on_both_branches_of_each_block(fami
         dropped.append(((output == 0).float().mean().item(), (output / args[0])[output != 0].mean().item()))
 
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, Dropout):
             module.register_forward_hook(share)
     model(random_ids(model, length=64, batch_size=4))
     assert len(dropped) == 1 + 2 * 2

@@ -10,7 +10,6 @@ from lucidlm.runtime.probes import (
     core_share,
     fastest_exact_float32,
     probe_matmul,
-    threads_stall,
     time_of,
 )
 
@@ -65,18 +64,3 @@ def test_a_time_is_the_median_after_a_run_that_does_not_count():
 def test_the_share_of_a_core_is_the_time_of_this_thread_in_that_of_the_clock():
     wall, used = itertools.count(0, 0.1), itertools.count(0, 0.1)
     assert core_share(clock=lambda: next(wall), used=lambda: next(used)) == pytest.approx(0.1 / 0.2)
-
-
-@pytest.mark.parametrize(("ratio", "stalls"), [(1.0, False), (2.9, False), (3.1, True)])
-def test_threads_that_take_more_than_three_times_as_long_as_one_stall(ratio, stalls):
-    before, now = torch.get_num_threads(), [0.0]
-    calls = itertools.count()
-
-    def clock() -> float:
-        # Two measurements with one thread, two with several: each reads the clock twice.
-        if (call := next(calls)) % 2:
-            now[0] += 1.0 if call < 4 else ratio
-        return now[0]
-
-    assert threads_stall(2, size=8, times=1, clock=clock) is stalls
-    assert torch.get_num_threads() == before

@@ -9,6 +9,7 @@ import torch
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.model.presets import PLAIN, Recipe
+from lucidlm.training.muon import Muon
 from lucidlm.training.optim import (
     load_optimizer_tensors,
     make_optimizers,
@@ -43,7 +44,7 @@ def test_each_weight_is_moved_by_exactly_one_group(tiny_gpt: GPT, optim: Recipe)
 
 def test_muon_has_the_matrices_of_the_blocks_and_nothing_else(tiny_gpt: GPT):
     muon = make_optimizers(tiny_gpt, _settings("muon"))[1]
-    assert isinstance(muon, torch.optim.Muon)
+    assert isinstance(muon, Muon)
     held = {id(weight) for group in muon.param_groups for weight in group["params"]}
     expected = {
         id(module.weight)
@@ -133,6 +134,28 @@ def test_a_weight_that_is_kept_fixed_belongs_to_no_optimizer(tiny_config: GPTCon
         for weight in group["params"]
     }
     assert id(model.token_embedding.weight) not in held
+
+
+@pytest.mark.parametrize("parts", [2, 3, 7])
+def test_parts_share_the_weights_out_and_move_them_as_one_does(tiny_gpt: GPT, optim: Recipe, parts: int):
+    twin = copy.deepcopy(tiny_gpt)
+    optimizers = make_optimizers(twin, optim, parts=parts)
+    held = [id(weight) for each in optimizers for group in each.param_groups for weight in group["params"]]
+    assert sorted(held) == sorted(id(weight) for weight in twin.parameters())
+    _move(tiny_gpt, make_optimizers(tiny_gpt, optim), steps=3, seed=0)
+    _move(twin, optimizers, steps=3, seed=0)
+    for name, weight in tiny_gpt.state_dict().items():
+        torch.testing.assert_close(twin.state_dict()[name], weight, rtol=0, atol=2e-4)
+
+
+def test_the_largest_part_of_adamw_is_no_larger_than_it_must_be(tiny_gpt: GPT):
+    optimizers = make_optimizers(tiny_gpt, _settings("adamw"), parts=2)
+    sizes = [
+        sum(weight.numel() for group in each.param_groups for weight in group["params"])
+        for each in optimizers
+    ]
+    largest = max(weight.numel() for weight in tiny_gpt.parameters())
+    assert max(sizes) - min(sizes) <= largest
 
 
 def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

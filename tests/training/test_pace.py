@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from trainings import last_of
 
 from lucidlm.runs.run_toml import read_settings
@@ -67,20 +68,13 @@ def test_a_constant_rate_keeps_to_the_minutes_and_stays_constant(
     assert {learning_rate_factor(shortened, step) for step in range(warmup_steps, result.step)} == {1.0}
 
 
-def test_threads_that_stall_are_left_for_one_and_run_toml_has_it(
-    make_config, make_tiny_plan, monkeypatch, fingerprint
+def test_a_plan_of_a_former_version_changes_its_threads_where_it_says(
+    make_config, make_tiny_plan, monkeypatch
 ):
-    told = []
-    with monkeypatch.context() as contended:
-        # Whatever a step takes, one thread would be faster.
-        _hurry(contended, deadline_s=600.0, one_thread_s=1e-9)
-        result = train(
-            make_config(), plan=make_tiny_plan(threads=2), watch=lambda report: told.extend(report.notes)
-        )
-    assert result.step == 8
-    assert [note for note in told if "using 1 thread from step 3" in note]
-    plan = read_settings(Path("run"))[1]
-    assert plan.threads_from == ((3, 1),)
+    used = []
+    monkeypatch.setattr(loop, "set_threads", lambda threads, *, recorded: used.append(threads))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 0)
+    plan = make_tiny_plan(threads=2, threads_from=((3, 1),))
     assert [plan.threads_at(step) for step in (0, 2, 3, 7)] == [2, 2, 1, 1]
-    train(make_config(out="again"), plan=plan)
-    assert fingerprint(last_of("again")) == fingerprint(last_of("run"))
+    train(make_config(), plan=plan)
+    assert used == [2, 2, 2, 1, 1, 1, 1, 1]

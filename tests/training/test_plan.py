@@ -20,7 +20,7 @@ from lucidlm.training import speed
 from lucidlm.training.footprint import judging_bytes, memory_bytes
 from lucidlm.training.plan import recipe_for
 from lucidlm.training.schedule import learning_rate_factor
-from lucidlm.training.speed import Machine
+from lucidlm.training.speed import Machine, threads_for
 
 CPU = torch.device("cpu")
 
@@ -150,47 +150,44 @@ def test_with_minutes_the_faster_dtype_is_taken(plan_for):
     assert plan_for(minutes=1, dtype="auto").plan.dtype == "bfloat16"
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-RACES = [("float32", 1), ("float32", 2), ("bfloat16", 1), ("bfloat16", 2)]
+RACES = ["float32", "bfloat16"]
 
 
 @pytest.mark.parametrize("budget", [{"steps": 30}, {"epochs": 1.0}], ids=["steps", "epochs"])
-@pytest.mark.parametrize(("name", "threads"), [("modern-1m", 1), ("modern-3m", available_processors())])
-def test_without_minutes_no_race_of_speeds_decides_anything(plan_for, two_threads, budget, name, threads):
-    open_choice = {"preset": name, "threads": 0, "dtype": "auto"}
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_without_minutes_no_race_of_speeds_decides_anything(plan_for, budget, threads):
+    open_choice = {"threads": threads, "dtype": "auto"}
     plans = [plan_for(**open_choice, **budget, machine=KnownMachine(fast=fast)).plan for fast in RACES]
     assert all(plan == plans[0] for plan in plans)
-    assert (plans[0].dtype, plans[0].threads) == ("float32", threads)
+    assert (plans[0].dtype, plans[0].workers) == ("float32", 2)
 
 
-def test_with_minutes_the_race_decides_dtype_and_threads(plan_for, two_threads):
-    open_choice = {"minutes": 1, "threads": 0, "dtype": "auto"}
-    planned = {fast: plan_for(**open_choice, machine=KnownMachine(fast=fast)) for fast in RACES}
-    for fast in [("float32", 1), ("bfloat16", 1)]:
-        assert (planned[fast].plan.dtype, planned[fast].plan.threads) == fast
-        assert planned[fast].speed.one_thread_s == pytest.approx(0.1 * SECONDS_PER_STEP)
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_with_minutes_the_race_decides_dtype_and_each_core_has_a_worker(plan_for, threads):
+    open_choice = {"minutes": 1, "threads": threads, "dtype": "auto"}
+    for fast in RACES:
+        planned = plan_for(**open_choice, machine=KnownMachine(fast=fast))
+        assert (planned.plan.dtype, planned.plan.workers) == (fast, threads or available_processors())
+        assert planned.speed.seconds_per_step == pytest.approx(0.1 * SECONDS_PER_STEP)
 
 
-def test_several_threads_are_not_tried_where_they_stall(plan_for, two_threads):
-    class Contended(KnownMachine):
-        def threads_stall(self, threads):
-            return True
-
-    planned = plan_for(minutes=1, threads=0, dtype="auto", machine=Contended(fast=("float32", 2)))
-    assert planned.plan.threads == 1
-    assert planned.speed.untried_threads == 2
+def test_no_worker_is_without_a_window(plan_for):
+    plan = plan_for(minutes=1, threads=64, batch_tokens=256, context_length=128).plan
+    assert (plan.batch_size, plan.workers, plan.micro_batch) == (2, 2, 1)
 
 
-def test_without_minutes_dtype_and_threads_that_were_asked_for_are_taken(plan_for):
-    plan = plan_for(steps=3, dtype="bfloat16", threads=2, machine=KnownMachine(fast=("float32", 1))).plan
-    assert (plan.dtype, plan.threads) == ("bfloat16", 2)
+def test_a_compiled_model_has_no_workers(plan_for):
+    assert plan_for(steps=3, compile=True).plan.workers == 0
+
+
+def test_a_small_model_is_evaluated_on_one_thread_and_a_large_one_on_all():
+    config, cpu = TrainConfig(text="book.txt"), torch.device("cpu")
+    sizes = [threads_for(config, preset(name).shape, cpu) for name in ("modern-3m", "gpt2-124m")]
+    assert sizes == [1, available_processors()]
+
+
+def test_without_minutes_the_dtype_that_was_asked_for_is_taken(plan_for):
+    assert plan_for(steps=3, dtype="bfloat16", machine=KnownMachine(fast="float32")).plan.dtype == "bfloat16"
 
 
 def test_the_plan_does_not_depend_on_torchs_generator(plan_for):
@@ -262,13 +259,16 @@ def test_what_is_planned_can_be_trained(plan_for, plan_corpus, name):
     from lucidlm.model.gpt import GPT
     from lucidlm.training.optim import make_optimizers
     from lucidlm.training.step import train_step
+    from lucidlm.training.workers import Workers
 
     plan = plan_for(preset=name, steps=1, context_length=16, batch_tokens=32).plan
     torch.manual_seed(0)
-    model = GPT(plan.model.changed(n_layers=1))
+    plan = dataclasses.replace(plan, model=plan.model.changed(n_layers=1))
+    model = GPT(plan.model)
     batch = Windows(plan_corpus.train, 16).batch_at(seed=0, step=0, batch_size=plan.batch_size)
     optimizers = make_optimizers(model, plan.optim)
-    result = train_step(model, optimizers, batch, plan=plan, seed=0, step=0)
+    gradient = Workers(model, plan, seed=0)
+    result = train_step(model, optimizers, batch, gradient=gradient, plan=plan, seed=0, step=0)
     assert math.isfinite(result.loss_nats)
     assert evaluate_documents(model, plan_corpus.tokenizer, [plan_corpus.train[1:40]]).tokens_scored > 0
 

@@ -10,12 +10,15 @@ import torch
 from torch import nn
 
 from lucidlm.errors import RunError
+from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import IGNORE_INDEX
 from lucidlm.model.presets import PLAIN
 from lucidlm.runs.settings import Plan
+from lucidlm.training.gradient import Gradient, WholeBatch
 from lucidlm.training.optim import make_optimizers, optimizer_tensors
-from lucidlm.training.step import StepResult, accumulate_gradient, train_step
+from lucidlm.training.step import StepResult, train_step
+from lucidlm.training.workers import Workers
 
 ADAMW = replace(PLAIN, name="adamw", lr=1e-3, matrix_lr=1e-3, weight_decay=0.1)
 
@@ -30,22 +33,37 @@ def _batch(*, rows: int = 8, length: int = 24, ragged: bool = True, seed: int = 
     return inputs, targets
 
 
-def _gradients(model: GPT, batch, micro_batch: int):
-    model.zero_grad(set_to_none=True)
-    # float32 is "no autocast": a model in float64 stays in float64.
-    nats, tokens = accumulate_gradient(model, batch, micro_batch=micro_batch, dtype=torch.float32)
-    return nats, tokens, {name: weight.grad.clone() for name, weight in model.named_parameters()}
+@pytest.fixture(params=[0, 3])
+def workers(request: pytest.FixtureRequest) -> int:
+    """0: the whole batch by the model itself."""
+    return request.param
 
 
-def _step(model: GPT, optimizers, batch, **changes) -> StepResult:
-    settings = {"micro_batch": 4, "factor": 1.0, "clip": 1.0, "dtype": "float32", "seed": 123, "step": 0}
-    settings |= changes
-    plan = Plan(
+def _plan(model: GPT, batch, **changes) -> Plan:
+    settings = {"micro_batch": 4, "factor": 1.0, "clip": 1.0, "dtype": "float32", "workers": 0} | changes
+    return Plan(
         model=model.config, optim=replace(ADAMW, clip=settings["clip"]), batch_size=len(batch[0]),
         micro_batch=settings["micro_batch"], steps=1, schedule=((0, settings["factor"]),), validate_every=1,
         validation_tokens=1, dtype=settings["dtype"], threads=1, early_stop=False,
+        workers=settings["workers"],
     )  # fmt: skip
-    return train_step(model, optimizers, batch, plan=plan, seed=settings["seed"], step=settings["step"])
+
+
+def _way(model: GPT, plan: Plan, *, seed: int = 123, threads: int = 0) -> Gradient:
+    return Workers(model, plan, seed=seed, threads=threads) if plan.workers else WholeBatch(model, plan)
+
+
+def _gradients(model: GPT, batch, micro_batch: int, workers: int = 0):
+    model.zero_grad(set_to_none=True)
+    way = _way(model, _plan(model, batch, micro_batch=micro_batch, workers=workers))
+    nats, tokens = way.add(batch, seed=123, step=0)
+    return nats, tokens, {name: weight.grad.clone() for name, weight in model.named_parameters()}
+
+
+def _step(model: GPT, optimizers, batch, *, seed: int = 123, step: int = 0, **changes) -> StepResult:
+    plan = _plan(model, batch, **changes)
+    way = _way(model, plan, seed=seed)
+    return train_step(model, optimizers, batch, gradient=way, plan=plan, seed=seed, step=step)
 
 
 def _by_the_book(model: GPT, batch):
@@ -60,11 +78,11 @@ def _by_the_book(model: GPT, batch):
 
 
 @pytest.mark.parametrize("ragged", [True, False])
-@pytest.mark.parametrize("micro_batch", [8, 4, 2, 1, 3, 100])
-def test_loss_and_gradients_are_the_whole_batchs_however_it_is_cut(lively_gpt, micro_batch, ragged):
+@pytest.mark.parametrize("micro_batch", [8, 2, 3, 100])
+def test_loss_and_gradients_are_the_whole_batchs_however_it_is_cut(lively_gpt, micro_batch, ragged, workers):
     batch = _batch(ragged=ragged)
     loss, expected = _by_the_book(lively_gpt, batch)
-    nats, tokens, found = _gradients(lively_gpt, batch, micro_batch)
+    nats, tokens, found = _gradients(lively_gpt, batch, micro_batch, workers)
     assert tokens == (batch[1] != IGNORE_INDEX).sum()
     assert nats / tokens == pytest.approx(loss, abs=1e-6 * max(1.0, loss))
     for name, gradient in expected.items():
@@ -73,22 +91,22 @@ def test_loss_and_gradients_are_the_whole_batchs_however_it_is_cut(lively_gpt, m
 
 
 @pytest.mark.parametrize("micro_batch", [4, 2, 1])
-def test_in_float64_the_cut_leaves_only_float64s_own_rounding(lively_gpt, micro_batch):
+def test_in_float64_the_cut_leaves_only_float64s_own_rounding(lively_gpt, micro_batch, workers):
     model, batch = lively_gpt.double(), _batch()
     whole_nats, _, whole = _gradients(model, batch, 8)
-    nats, _, parts = _gradients(model, batch, micro_batch)
+    nats, _, parts = _gradients(model, batch, micro_batch, workers)
     # The printed sum of nats is kept in float32; the gradients never leave float64.
     assert nats == pytest.approx(whole_nats, rel=1e-6)
     for name, gradient in whole.items():
         assert (parts[name] - gradient).norm() <= 1e-12 * gradient.norm() + 1e-15, name
 
 
-def test_rows_that_are_ignored_change_nothing(lively_gpt):
+def test_rows_that_are_ignored_change_nothing(lively_gpt, workers):
     inputs, targets = _batch(rows=4, ragged=False)
     noise, _ = _batch(rows=4, seed=9)
-    nats, tokens, kept = _gradients(lively_gpt, (inputs, targets), 4)
+    nats, tokens, kept = _gradients(lively_gpt, (inputs, targets), 4, workers)
     padded = np.concatenate([inputs, noise]), np.concatenate([targets, np.full_like(targets, IGNORE_INDEX)])
-    more_nats, more_tokens, found = _gradients(lively_gpt, padded, 4)
+    more_nats, more_tokens, found = _gradients(lively_gpt, padded, 4, workers)
     assert more_tokens == tokens
     assert more_nats == pytest.approx(nats, abs=1e-7 * nats)
     for name, gradient in kept.items():
@@ -96,10 +114,12 @@ def test_rows_that_are_ignored_change_nothing(lively_gpt):
 
 
 @pytest.mark.parametrize("micro_batch", [8, 1])
-def test_a_batch_of_only_ignored_rows_costs_0_and_is_never_nan(tiny_gpt, micro_batch):
+def test_a_batch_of_only_ignored_rows_costs_0_and_is_never_nan(tiny_gpt, micro_batch, workers):
     inputs, targets = _batch()
     batch = inputs, np.full_like(targets, IGNORE_INDEX)
-    result = _step(tiny_gpt, make_optimizers(tiny_gpt, ADAMW), batch, micro_batch=micro_batch)
+    result = _step(
+        tiny_gpt, make_optimizers(tiny_gpt, ADAMW), batch, micro_batch=micro_batch, workers=workers
+    )
     assert (result.nats, result.loss_nats, result.grad_norm) == (0.0, 0.0, 0.0)
     assert all(weight.isfinite().all() for weight in tiny_gpt.parameters())
 
@@ -123,7 +143,7 @@ def test_a_gradient_that_is_no_number_moves_nothing_and_names_its_step(tiny_gpt,
     assert all(torch.equal(tensor, after[key]) for key, tensor in state.items())
 
 
-def test_dropout_is_a_function_of_seed_and_step_alone(tiny_config):
+def test_dropout_is_a_function_of_seed_and_step_alone(tiny_config, workers):
     torch.manual_seed(0)
     model = GPT(tiny_config.changed(drop_rate=0.2)).train()
 
@@ -131,7 +151,8 @@ def test_dropout_is_a_function_of_seed_and_step_alone(tiny_config):
         torch.manual_seed(drawn_before)
         torch.rand(drawn_before)
         twin = copy.deepcopy(model)
-        return _step(twin, make_optimizers(twin, ADAMW), _batch(), seed=seed, step=step).nats
+        optimizers = make_optimizers(twin, ADAMW)
+        return _step(twin, optimizers, _batch(), seed=seed, step=step, workers=workers).nats
 
     first = loss(seed=1, step=5, drawn_before=0)
     assert loss(seed=1, step=5, drawn_before=17) == first
@@ -157,20 +178,26 @@ def test_the_reported_norm_is_the_one_before_clipping_and_0_means_no_limit(tiny_
     assert moved == pytest.approx([1e-3, norm, norm], rel=1e-3)
 
 
-def test_a_step_leaves_no_gradient_for_the_next(tiny_gpt):
+def test_a_step_leaves_no_gradient_for_the_next(tiny_gpt, workers):
     optimizers = make_optimizers(tiny_gpt, ADAMW)
-    _step(tiny_gpt, optimizers, _batch())
+    _step(tiny_gpt, optimizers, _batch(), workers=workers)
     assert all(weight.grad is None for weight in tiny_gpt.parameters())
 
 
-def test_one_batch_is_learnt_by_heart(tiny_config):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_one_batch_is_learnt_by_heart(tiny_config, workers, dtype):
     torch.manual_seed(0)
     model = GPT(tiny_config).train()
     optimizers = make_optimizers(
         model, replace(PLAIN, name="muon", lr=4e-3, matrix_lr=0.02, weight_decay=0.0)
     )
     batch = _batch(rows=2, length=16, ragged=False)
-    losses = [_step(model, optimizers, batch, step=step).loss_nats for step in range(80)]
+    plan = _plan(model, batch, workers=workers, dtype=dtype)
+    way = _way(model, plan)
+    losses = [
+        train_step(model, optimizers, batch, gradient=way, plan=plan, seed=123, step=step).loss_nats
+        for step in range(80)
+    ]
     assert losses[0] == pytest.approx(math.log(257), abs=0.1)
     assert min(losses) < 0.01
 
@@ -192,3 +219,53 @@ def test_adamw_trains_alike_whether_a_batch_is_cut_or_not(tiny_config):
     # A sum of 400 nats in float32 is right to 3e-5: 4e-7 a token, on each side. AdamW divides by the root of
     # squares, which makes more of it where gradients are small: 3.5e-6 after 20 steps on one CPU.
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def _trained(config: GPTConfig, *, threads: int, dtype: str) -> list[float]:
+    """Losses and norms of some steps with dropout, by three workers on this many threads."""
+    torch.manual_seed(0)
+    model, batch = GPT(config.changed(drop_rate=0.2)).train(), _batch()
+    optimizers = make_optimizers(
+        model, replace(PLAIN, name="muon", lr=4e-3, matrix_lr=0.02, weight_decay=0.1), parts=3
+    )
+    plan = _plan(model, batch, workers=3, micro_batch=2, dtype=dtype)
+    way = _way(model, plan, threads=threads)
+    results = [
+        train_step(model, optimizers, batch, gradient=way, plan=plan, seed=1, step=step) for step in range(5)
+    ]
+    return [number for result in results for number in (result.nats, result.grad_norm)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_workers_give_the_same_bits_on_one_core_and_on_three(tiny_config, dtype):
+    assert _trained(tiny_config, threads=1, dtype=dtype) == _trained(tiny_config, threads=3, dtype=dtype)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "modern"])
+def test_gradients_in_bfloat16_point_where_those_of_float32_do(family):
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(family=family, vocab_size=257, context_length=32, emb_dim=64, n_heads=4)).train()
+    batch = _batch(length=32, ragged=False)
+    _, exact = _by_the_book(model, batch)
+    model.zero_grad(set_to_none=True)
+    way = _way(model, _plan(model, batch, workers=2, dtype="bfloat16"))
+    nats, tokens = way.add(batch, seed=123, step=0)
+    assert nats / tokens == pytest.approx(math.log(257), abs=0.05)
+    for name, weight in model.named_parameters():
+        same = nn.functional.cosine_similarity(weight.grad.flatten(), exact[name].flatten(), dim=0)
+        assert weight.grad.dtype == torch.float32
+        assert same > 0.99, name
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_copies_hold_the_models_own_weights_in_float32(tied):
+    model = GPT(
+        GPTConfig(vocab_size=257, context_length=16, emb_dim=32, n_layers=2, n_heads=4, tied_head=tied)
+    )
+    batch = _batch(length=16)
+    way = _way(model, _plan(model, batch, workers=2))
+    assert isinstance(way, Workers)
+    for copied in way.copies:
+        places = {name: weight.data_ptr() for name, weight in copied.named_parameters()}
+        assert places == {name: weight.data_ptr() for name, weight in model.named_parameters()}
+        assert (copied.head.weight is copied.token_embedding.weight) is tied

@@ -1,0 +1,140 @@
+"""A batch in, the gradient of its mean loss out: in shares, one for each thread and its copy of the model."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor, nn
+
+from lucidlm.model.attention import LARGEST_SCORES, CausalSelfAttention
+from lucidlm.model.dropout import Dropout, Tape
+from lucidlm.model.gpt import GPT
+from lucidlm.runs.settings import Plan, TrainConfig
+from lucidlm.runtime.device import seed_from
+from lucidlm.runtime.process import available_processors, float32_precision
+from lucidlm.runtime.progress import SILENT, Progress
+from lucidlm.training.gradient import Batch, Gradient, WholeBatch, compiled, count_of, micro_batches, nats_of
+
+
+def gradient_of(model: GPT, plan: Plan, *, config: TrainConfig, progress: Progress = SILENT) -> Gradient:
+    """What computes the gradients of this plan."""
+    if plan.workers:
+        return Workers(model, plan, seed=config.seed, threads=config.threads)
+    return WholeBatch(model, plan, hidden=compiled(model, plan, progress) if plan.compile else None)
+
+
+class Workers:
+    """The gradient by `plan.workers` copies of the model, each with a fixed share of every batch.
+
+    Each share is computed by one thread. Such threads meet a few times a step, where threads that share each
+    matmul meet thousands of times and wait there for every core that another program uses. The shares, and
+    so the sums, are the same on one core and on many. In bfloat16 the copies hold weights of that dtype, cast
+    once a step; else they use the model's own.
+    """
+
+    def __init__(self, model: GPT, plan: Plan, *, seed: int, threads: int = 0) -> None:
+        """threads: the most that run at once (0: one for each core); it changes no number."""
+        self.plan = plan
+        self.weights = list(model.parameters())
+        self.shortened = plan.dtype == "bfloat16"
+        self.dtype = torch.bfloat16 if self.shortened else self.weights[0].dtype
+        self.cast = [
+            torch.empty_like(weight, dtype=self.dtype) if self.shortened else weight.detach()
+            for weight in self.weights
+        ]
+        self.copies = [_copy_with(model, self.cast) for _ in range(plan.workers)]
+        self.tape = _tape(plan, dtype=self.dtype, seed=seed)
+        # A thread's number of OpenMP threads is its own setting.
+        at_once = min(plan.workers, threads or available_processors())
+        self.pool = ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(1,))
+
+    def add(self, batch: Batch, *, seed: int, step: int) -> tuple[float, int]:
+        """See Gradient."""
+        tokens, nats = count_of(batch), 0.0
+        if self.shortened:
+            for cast, weight in zip(self.cast, self.weights, strict=True):
+                cast.copy_(weight.detach())
+        shares = [list(micro_batches(share, self.plan.micro_batch)) for share in self._shares(batch)]
+        for number in range(max(map(len, shares))):
+
+            def work(worker: int, number: int = number) -> float:
+                if number >= len(shares[worker]):
+                    return 0.0
+                places = seed_from(seed, "dropout", step, worker, number)
+                return self._pass(self.copies[worker], shares[worker][number], tokens=tokens, places=places)
+
+            # The head's matmul sets this switch for itself, but there is one for all threads.
+            with float32_precision("bf16") if self.shortened else contextlib.nullcontext():
+                nats += sum(self.pool.map(work, range(len(shares))))
+            self._collect()
+        return nats, tokens
+
+    def run(self, tasks: Iterable[Callable[[], object]]) -> None:
+        """All tasks, by the threads of the workers."""
+        for _ in self.pool.map(lambda task: task(), tasks):
+            pass
+
+    def _shares(self, batch: Batch) -> list[Batch]:
+        """The batch in contiguous parts, which differ by at most one window."""
+        count, workers = len(batch[0]), len(self.copies)
+        bounds = [count * worker // workers for worker in range(workers + 1)]
+        return [(batch[0][a:b], batch[1][a:b]) for a, b in itertools.pairwise(bounds) if b > a]
+
+    def _pass(self, copy: GPT, batch: Batch, *, tokens: int, places: int) -> float:
+        """Nats of a micro-batch; its part of the gradient is in the copy's .grad then."""
+        if self.tape is not None:
+            masks = self.tape.places(places)
+            for module in copy.modules():
+                if isinstance(module, Dropout):
+                    module.places = masks
+        part = nats_of(copy, *batch, hidden=copy.hidden)
+        (part / tokens).backward()
+        return part.item()
+
+    def _collect(self) -> None:
+        """Adds the gradients of the copies, in their order and in float32, to those of the weights."""
+        parts = [list(copy.parameters()) for copy in self.copies]
+
+        def collect(first: int) -> None:
+            for place in range(first, len(self.weights), len(parts)):
+                weight = self.weights[place]
+                for copied in (part[place] for part in parts):
+                    if copied.grad is not None:
+                        if weight.grad is None:
+                            weight.grad = copied.grad.to(weight.dtype)
+                        else:
+                            weight.grad += copied.grad
+                        copied.grad = None
+
+        self.run([lambda first=first: collect(first) for first in range(len(parts))])
+
+
+def _copy_with(model: GPT, weights: list[Tensor]) -> GPT:
+    """A model of the same shape in training mode, whose parameters are these tensors themselves."""
+    copy = GPT.empty(model.config).train()
+    names = [name for name, _ in model.named_parameters()]
+    for name, weight, own in zip(names, weights, model.parameters(), strict=True):
+        owner, _, leaf = name.rpartition(".")
+        setattr(copy.get_submodule(owner), leaf, nn.Parameter(weight, requires_grad=own.requires_grad))
+    if model.config.tied_head:
+        copy.head.weight = copy.token_embedding.weight
+    for module in copy.modules():
+        if isinstance(module, CausalSelfAttention):
+            module.by_matmuls = True
+    return copy
+
+
+def _tape(plan: Plan, *, dtype: torch.dtype, seed: int) -> Tape | None:
+    """The tape of dropout's factors for copies of the plan's model; None without dropout."""
+    config = plan.model
+    if not config.drop_rate:
+        return None
+    windows, length = min(plan.micro_batch, plan.batch_size), config.context_length
+    longest = windows * length * config.emb_dim
+    if config.family == "gpt2":
+        longest = max(
+            longest, min(windows * config.n_heads * length**2, LARGEST_SCORES), config.n_heads * length**2
+        )
+    return Tape(config.drop_rate, dtype=dtype, longest=longest, seed=seed_from(seed, "dropout tape"))
