@@ -23,7 +23,8 @@ BEFORE = "0d0fd38"
 
 def step(given: argparse.Namespace) -> tuple[object, str]:
     """Tables of a training step, ours and others'."""
-    results, peak = steps.measured(steps.SIZES, python=given.peers)
+    sizes = [size for size in steps.SIZES if not given.sizes or str(size) in given.sizes]
+    results, peak = steps.measured(sizes, python=given.peers)
     (ROOT / "docs" / "steps.svg").write_text(steps.picture(results), encoding="utf-8")
     versions = sorted(
         {f"{steps.CONTESTANTS[each.name].package} {each.version}" for each in results if each.version}
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--text", type=Path, help="for the part learning; without it, that part is left out")
     parser.add_argument("--minutes", type=float, default=3.0, help="of the part learning")
+    parser.add_argument("--sizes", nargs="+", choices=list(map(str, steps.SIZES)), help="of the part step")
     parser.add_argument("--peers", default=sys.executable, help="a Python that has the other programs")
     parser.add_argument("--against", default=BEFORE, help="the git revision of the part small")
     given = parser.parse_args()

@@ -13,7 +13,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tables import ROOT, table
@@ -47,6 +47,8 @@ class Result:
     situation: str
     before: Times
     now: Times
+    plans: tuple[str, str]
+    """dtype and threads that each revision chose, on a machine as it was then."""
 
     @property
     def ratio(self) -> float:
@@ -59,8 +61,8 @@ class Worker:
     """A process that trains when it is asked to."""
 
     process: subprocess.Popen
-    said: dict = field(default_factory=dict)
-    """About its model and plan."""
+    plan: str = ""
+    """dtype and threads that it chose."""
 
     def seconds_per_step(self, *, seconds: float) -> float:
         """Of a slice of this length."""
@@ -72,11 +74,13 @@ class Worker:
 
     def begin(self) -> None:
         """Waits until it has planned."""
-        self.said = self._line()
+        self.plan = self._line()["plan"]
 
     def _line(self) -> dict:
         assert self.process.stdout is not None
-        return json.loads(self.process.stdout.readline() or '{"ended": true}')
+        if not (line := self.process.stdout.readline()):
+            raise SystemExit("a process that trains has ended; its last words are above")
+        return json.loads(line)
 
 
 @contextlib.contextmanager
@@ -117,7 +121,7 @@ def measured(revision: str, shapes: Sequence[Shape] = SHAPES) -> list[Result]:
             with training(shape, old) as before, training(shape, ROOT) as now:
                 for worker in (before, now):
                     worker.begin()
-                print(f"{shape}: {before.said} before, {now.said} now", file=sys.stderr, flush=True)
+                print(f"{shape}: {before.plan}; now {now.plan}", file=sys.stderr, flush=True)
                 results.append(_result(shape, QUIET, before, now, rounds=5, seconds=1.5))
                 with busy_loops(os.cpu_count() or 1):
                     results.append(_result(shape, BUSY, before, now, rounds=3, seconds=2.0))
@@ -135,7 +139,7 @@ def _result(
         {} if situation == QUIET else {"canary": lambda: 1.0}
     )  # beside loops no moment is quiet: all count
     times = interleaved(works, rounds=rounds, warm_up=False, **always)
-    return Result(shape, situation, times["before"], times["now"])
+    return Result(shape, situation, times["before"], times["now"], (before.plan, now.plan))
 
 
 def records(results: Sequence[Result]) -> list[dict]:
@@ -145,13 +149,16 @@ def records(results: Sequence[Result]) -> list[dict]:
 
 def tables(results: Sequence[Result], revision: str) -> str:
     """A row for each shape and situation."""
-    rows = [
-        [str(each.shape), each.situation, _speed(each.before), _speed(each.now), f"{each.ratio:.2f}"]
-        for each in results
-    ]
-    return table(["model", "machine", f"{revision}, tokens/s: median (least to most)", "now", "ratio"], rows)
+    rows = []
+    for each in results:
+        speeds = [
+            _speed(times, plan) for times, plan in zip((each.before, each.now), each.plans, strict=True)
+        ]
+        rows.append([str(each.shape), each.situation, *speeds, f"{each.ratio:.2f}"])
+    head = ["model", "machine", f"{revision}, tokens/s: median (least to most)", "now", "times as fast"]
+    return table(head, rows)
 
 
-def _speed(times: Times) -> str:
+def _speed(times: Times, plan: str) -> str:
     low, middle, high = (TOKENS_OF_A_STEP / each for each in (max(times.seconds), times.median, times.least))
-    return f"{middle:,.0f} ({low:,.0f} to {high:,.0f}){'' if times.quiet else '; noisy'}"
+    return f"{middle:,.0f} ({low:,.0f} to {high:,.0f}); {plan}{'' if times.quiet else '; noisy'}"

@@ -57,7 +57,7 @@ def main() -> None:
         run.validation_pending = False  # the one before the first step
         steps = train_steps(run)
         next(steps)
-        print(json.dumps({"parameters": run.model.config.n_parameters, "dtype": run.plan.dtype}), flush=True)
+        print(json.dumps({"plan": f"{run.plan.dtype}, threads: {run.plan.threads}"}), flush=True)
         for line in sys.stdin:
             print(json.dumps(part(steps, seconds=float(line))), flush=True)
 
