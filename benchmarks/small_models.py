@@ -99,18 +99,18 @@ def training(shape: Shape, folder: Path) -> Generator[Worker]:
     """A process that trains this shape with the lucidlm in `folder`."""
     program = Path(__file__).with_name("small_steps.py")
     call = [sys.executable, str(program), "--width", str(shape.width), "--layers", str(shape.layers)]
-    process = subprocess.Popen(
+    opened = subprocess.Popen(
         [*call, "--tokenizer", shape.tokenizer],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(folder)},
     )
-    try:
-        yield Worker(process)
-    finally:
-        process.kill()
-        process.wait()
+    with opened as process:
+        try:
+            yield Worker(process)
+        finally:
+            process.kill()
 
 
 def measured(revision: str, shapes: Sequence[Shape] = SHAPES) -> list[Result]:

@@ -37,7 +37,7 @@ class Size:
 
 SIZES = (
     Size(2, 256, tuple(CONTESTANTS), rounds=2, seconds=8),
-    Size(8, 256, tuple(name for name in CONTESTANTS if name != "course-autocast"), rounds=2, seconds=12),
+    Size(8, 256, ("course", "transformers", "litgpt", "ours"), rounds=2, seconds=12),
     Size(4, 1024, ("course", "transformers", "litgpt", "ours"), rounds=1, seconds=20),
 )
 

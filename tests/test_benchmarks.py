@@ -110,3 +110,25 @@ def test_the_first_weights_below_a_goal_are_found(bench, count):
     for goal in learning.GOALS:
         first = next((place for place, bits in enumerate(curve) if bits <= goal), None)
         assert min((place for place, bits in found.items() if bits <= goal), default=None) == first
+
+
+def test_two_revisions_are_compared_by_their_medians(bench):
+    small, times = bench["small_models"], bench["timing"].Times
+    plans = ("float32, threads: 2", "bfloat16, threads: 1")
+    result = small.Result(
+        small.SHAPES[0], small.QUIET, times((0.4, 0.4, 0.9), 3), times((0.1, 0.2, 0.2), 3), plans
+    )
+    (row,) = [line for line in small.tables([result], "abc").splitlines() if "quiet" in line]
+    before, now, ratio = row.strip("| ").split(" | ")[2:]
+    assert before == "5,120 (2,276 to 5,120); float32, threads: 2"
+    assert now == "10,240 (10,240 to 20,480); bfloat16, threads: 1"
+    assert ratio == "2.00"
+    assert small.records([result])[0]["ratio"] == pytest.approx(2.0)
+
+
+def test_a_process_that_ends_early_ends_the_comparison(bench, tmp_path, monkeypatch):
+    small = bench["small_models"]
+    monkeypatch.setattr(small, "__file__", str(tmp_path / "small_models.py"))
+    (tmp_path / "small_steps.py").write_text("raise KeyError('missing')")
+    with small.training(small.SHAPES[0], tmp_path) as worker, pytest.raises(SystemExit, match="ended"):
+        worker.begin()
