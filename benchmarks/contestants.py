@@ -175,7 +175,7 @@ def memory_mib() -> float:
 
 
 def measured(contestant: Contestant, *, windows: int, length: int, seconds: float) -> dict[str, object]:
-    """Each step's seconds with the lower canary of the two around it; the memory of model and steps.
+    """Each step's seconds, the lower canary of the two around it, its CPU seconds; the memory of all.
 
     As many steps as begin within `seconds`. The first is not counted, unless it takes all that time.
     """
@@ -184,11 +184,11 @@ def measured(contestant: Contestant, *, windows: int, length: int, seconds: floa
     with (peer if contestant.model else ours)(contestant, windows=windows, length=length) as step:
         began, speed = time.perf_counter(), canary()
         while time.perf_counter() - began < seconds or len(times) < 1:
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             step()
-            took = time.perf_counter() - start
+            took, used = time.perf_counter() - start, time.process_time() - used
             last, speed = speed, canary()
-            times.append((took, min(last, speed)))
+            times.append((took, min(last, speed), used))
         return {
             "times": times[1:] or times,
             "peak_mib": round(memory_mib() - before),

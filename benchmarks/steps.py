@@ -50,6 +50,8 @@ class Result:
     size: Size
     times: Times | None
     """Of a step; None where it failed."""
+    cpu_s: float
+    """Least CPU time of a step: other programs hardly change it, but waiting threads count."""
     peak_mib: int
     """Memory of model, optimizer and steps."""
     version: str
@@ -86,7 +88,7 @@ def measured(sizes: Sequence[Size], *, python: str) -> tuple[list[Result], float
                 if not any("failed" in run for run in found):
                     print(f"{size}, round {number + 1}: {name}", file=sys.stderr, flush=True)
                     found.append(run_one(name, size, python))
-        speeds = [speed for found in runs.values() for run in found for _, speed in run.get("times", ())]
+        speeds = [speed for found in runs.values() for run in found for _, speed, _ in run.get("times", ())]
         best = max(speeds, default=0.0)
         peak = max(peak, best)
         results += [result_of(name, size, found, best=best) for name, found in runs.items()]
@@ -113,11 +115,13 @@ def result_of(name: str, size: Size, runs: list[dict], *, best: float) -> Result
     """One result of all rounds of a contestant; `best` is the best canary of all."""
     failed = next((run["failed"] for run in runs if "failed" in run), "")
     good = [run for run in runs if "failed" not in run]
-    times = counted([(seconds, speed) for run in good for seconds, speed in run["times"]], best=best)
+    taken = [each for run in good for each in run["times"]]
+    times = counted([(seconds, speed) for seconds, speed, _ in taken], best=best)
     return Result(
         name,
         size,
         None if failed else times,
+        min((used for _, _, used in taken), default=0.0),
         max((run["peak_mib"] for run in good), default=0),
         good[0]["version"] if good else "",
         failed,
@@ -149,7 +153,7 @@ def tables(results: Sequence[Result], peak: float) -> str:
         for mine, other in compared
     ]
     ratios = [row for row in ratios if any(row[1:])]
-    more = table(["times as fast by medians (by the best); memory", *map(str, sizes)], ratios)
+    more = table(["times as fast, median (best); by CPU time; memory", *map(str, sizes)], ratios)
     failed = [
         f"{CONTESTANTS[each.name].title}, {each.size}: {each.failed}" for each in results if each.failed
     ]
@@ -173,7 +177,8 @@ def _ratio(mine: Result | None, other: Result | None) -> str:
     if mine is None or other is None or mine.times is None or other.times is None:
         return ""
     median, least = other.times.median / mine.times.median, other.times.least / mine.times.least
-    return f"{median:.1f} ({least:.1f}); {mine.peak_mib / other.peak_mib:.2f}"
+    cpu = other.cpu_s / mine.cpu_s
+    return f"{median:.1f} ({least:.1f}); {cpu:.1f}; {mine.peak_mib / other.peak_mib:.2f}"
 
 
 def picture(results: Sequence[Result]) -> str:

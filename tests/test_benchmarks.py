@@ -47,7 +47,7 @@ def test_a_page_without_the_marks_is_refused(bench):
 
 
 def runs_of(*seconds, speed=100.0, peak_mib=1000):
-    return [{"times": [[each, speed] for each in seconds], "peak_mib": peak_mib, "version": "1"}]
+    return [{"times": [[each, speed, 3 * each] for each in seconds], "peak_mib": peak_mib, "version": "1"}]
 
 
 def test_a_step_is_compared_by_median_and_by_the_best(bench):
@@ -60,7 +60,7 @@ def test_a_step_is_compared_by_median_and_by_the_best(bench):
     assert results[0].of_peak(1e12) == pytest.approx(results[1].of_peak(1e12) / 4)
     text = steps.tables(results, 1e12)
     assert "| 64 (128); " in text
-    assert "against the course's code, float32 | 4.0 (4.0); 0.50 |" in text
+    assert "against the course's code, float32 | 4.0 (4.0); 4.0; 0.50 |" in text
     assert "<svg" in steps.picture(results)
 
 
