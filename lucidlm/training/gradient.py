@@ -20,9 +20,6 @@ from lucidlm.runtime.progress import Progress
 Batch = tuple[np.ndarray, np.ndarray]
 """Inputs and targets, each (B, T)."""
 
-LOGITS_AT_ONCE = 2**26
-"""Logits that the loss holds at a time: 256 MiB in float32, where larger chunks no longer paid."""
-
 
 class Gradient(Protocol):
     """What adds the gradient of a batch to the weights' .grad, and how the work of a step is spread."""
@@ -84,7 +81,6 @@ def nats_of(
         hidden(to_device(inputs, model.device)).flatten(0, 1),  # (b T, C)
         model.head.weight,
         to_device(targets, model.device).flatten(),
-        chunk=max(256, LOGITS_AT_ONCE // model.config.vocab_size),
     )
 
 

@@ -1,6 +1,5 @@
 """A batch in, the gradient of its mean loss out: in shares, one for each thread and its copy of the model."""
 
-import contextlib
 import itertools
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from lucidlm.model.dropout import Dropout, Tape
 from lucidlm.model.gpt import GPT
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.device import seed_from
-from lucidlm.runtime.process import available_processors, float32_precision
+from lucidlm.runtime.process import available_processors
 from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.training.gradient import Batch, Gradient, WholeBatch, compiled, count_of, micro_batches, nats_of
 
@@ -65,9 +64,7 @@ class Workers:
                 places = seed_from(seed, "dropout", step, worker, number)
                 return self._pass(self.copies[worker], shares[worker][number], tokens=tokens, places=places)
 
-            # The head's matmul sets this switch for itself, but there is one for all threads.
-            with float32_precision("bf16") if self.shortened else contextlib.nullcontext():
-                nats += sum(self.pool.map(work, range(len(shares))))
+            nats += sum(self.pool.map(work, range(len(shares))))
             self._collect()
         return nats, tokens
 

@@ -130,6 +130,8 @@ def test_a_target_outside_the_vocabulary_is_refused(target):
         cross_entropy(numbers(1, 31), torch.tensor([target]))
     with pytest.raises((IndexError, RuntimeError)):
         linear_cross_entropy(numbers(1, 4), numbers(31, 4), torch.tensor([target]))
+    with pytest.raises((IndexError, RuntimeError)), torch.autocast("cpu", torch.bfloat16):
+        linear_cross_entropy(numbers(1, 4), numbers(31, 4), torch.tensor([target]))
 
 
 def test_the_loss_of_equal_logits_is_the_logarithm_of_the_vocabulary():
