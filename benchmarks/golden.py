@@ -72,6 +72,7 @@ def plan_of(name: str) -> Plan:
         validation_tokens=1024,
         dtype="float32",
         threads=1,
+        workers=2,
         early_stop=False,
     )
 

@@ -37,7 +37,7 @@ ROOMS = {
         "preparation"
     ),
     "pages": "page charts tokens",
-    "model": "config decoding loss dropout attention presets sampling gpt generation",
+    "model": "config decoding loss dropout norm attention presets sampling gpt generation",
     "weights": (
         "gguf header published tf_bundle tensor_files openai hf_config names whole huggingface export load"
     ),

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.dropout import Dropout
+from lucidlm.model.norm import RMSNorm
 
 
 def textbook_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -169,22 +170,6 @@ class KVCache:
         return (places <= positions[:, :, None])[:, None]
 
 
-class RMSNorm(nn.Module):
-    """x divided by its root mean square over the last dimension, times a learned weight (Zhang 2019).
-
-    LayerNorm without the mean and the bias: comparable results, and cheaper.
-    """
-
-    def __init__(self, size: int, *, eps: float) -> None:
-        super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., size) -> (..., size), in the dtype of x."""
-        # The fused kernel needs one dtype for both. It sums in float32 in any case.
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
-
-
 class CausalSelfAttention(nn.Module):
     """Multi-head attention (Vaswani 2017), keys and values grouped (Ainslie 2023) if the config says so."""
 
@@ -252,16 +237,17 @@ class CausalSelfAttention(nn.Module):
 def rotation_table(
     config: GPTConfig, positions: Tensor, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every position's angles, each (..., D), for positions (...): RoPE (Su 2021, 3.2.2).
+    """Cosines and signed sines of the angles of positions (...), each (..., D): RoPE (Su 2021, 3.2.2).
 
     Pair i turns by position * theta^(-2i/D): from one radian a token to almost none. At least in float32:
-    bfloat16 has 8 bits, so it cannot tell positions 256 and 257 apart.
+    bfloat16 has 8 bits, so it cannot tell positions 256 and 257 apart. A rotation by an angle maps (x, y) to
+    (x cos - y sin, y cos + x sin): the first half of the sines is negative.
     """
     dtype = torch.promote_types(dtype, torch.float32)
     pairs = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=dtype)
     angles = positions[..., None].to(dtype) * config.rope_theta ** (-pairs / config.head_dim)
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
@@ -270,5 +256,4 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     Turning both q and k makes their dot product depend on the distance of two tokens, not on their positions.
     """
     cos, sin = rotation
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin  # roll: each channel gets its partner

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lucidlm.errors import ConfigError
-from lucidlm.model.attention import CausalSelfAttention, KVCache, RMSNorm, rotation_table
+from lucidlm.model.attention import CausalSelfAttention, KVCache, rotation_table
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.dropout import Dropout
+from lucidlm.model.norm import RMSNorm
 from lucidlm.runtime.process import settle_vector_math
 
 
@@ -150,7 +151,8 @@ class GPT(nn.Module):
             x = x + self.position_embedding(positions)
         else:
             cos, sin = rotation_table(self.config, positions, self.token_embedding.weight.dtype)
-            rotation = cos[:, None], sin[:, None]  # (B or 1, 1, T, D): the same for every head
+            # (B or 1, 1, T, D): the same for every head.
+            rotation = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
         x = self.dropout(x)
         mask = None if cache is None else cache.mask(count)
         for layer, block in enumerate(self.blocks):

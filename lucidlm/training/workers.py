@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lucidlm.model.attention import LARGEST_SCORES, CausalSelfAttention
 from lucidlm.model.dropout import Dropout, Tape
 from lucidlm.model.gpt import GPT
+from lucidlm.model.norm import RMSNorm
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.device import seed_from
 from lucidlm.runtime.process import available_processors
@@ -120,6 +121,8 @@ def _copy_with(model: GPT, weights: list[Tensor]) -> GPT:
     for module in copy.modules():
         if isinstance(module, CausalSelfAttention):
             module.by_matmuls = True
+        elif isinstance(module, RMSNorm):
+            module.by_hand = True
     return copy
 
 

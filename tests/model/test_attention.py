@@ -9,7 +9,6 @@ from lucidlm.model import attention as attention_module
 from lucidlm.model.attention import (
     CausalSelfAttention,
     KVCache,
-    RMSNorm,
     attention_by_matmuls,
     rotate,
     rotation_table,
@@ -142,34 +141,6 @@ def test_queries_and_keys_are_normed_in_the_modern_family_and_values_never():
         scale = (normed / norm.weight).square().mean(-1)
         torch.testing.assert_close(scale, torch.ones_like(scale), atol=1e-4, rtol=0)
     torch.testing.assert_close(v.transpose(1, 2).flatten(2), (x @ attention.qkv.weight.T)[..., -32:])
-
-
-@pytest.mark.parametrize("eps", [1e-6, 0.5])
-def test_rms_norm_is_its_formula_and_the_fused_one_with_gradients(eps):
-    torch.manual_seed(0)
-    norm = RMSNorm(32, eps=eps)
-    with torch.no_grad():
-        norm.weight.normal_()
-    x = (3 * torch.randn(4, 5, 32)).requires_grad_()
-    y = norm(x)
-    wanted = oracles.rms_norm(x.detach().double().numpy(), norm.weight.detach().double().numpy(), eps=eps)
-    np.testing.assert_allclose(y.detach(), wanted, rtol=0, atol=2e-6)
-    y.square().sum().backward()
-    by_hand = x.detach().clone().requires_grad_()
-    weight = norm.weight.detach().clone().requires_grad_()
-    (by_hand / (by_hand.square().mean(-1, keepdim=True) + eps).sqrt() * weight).square().sum().backward()
-    torch.testing.assert_close(x.grad, by_hand.grad, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(norm.weight.grad, weight.grad, atol=1e-4, rtol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_rms_norm_gives_the_type_that_it_gets(dtype):
-    x = torch.randn(3, 64, dtype=dtype) * 200  # squares of 200 add up past float16's 65504
-    y = RMSNorm(64, eps=1e-6)(x)
-    assert y.dtype == dtype
-    wanted = oracles.rms_norm(x.double().numpy(), np.ones(64), eps=1e-6)
-    # One rounding into the type: half of its last place.
-    np.testing.assert_allclose(y.detach().double(), wanted, rtol=torch.finfo(dtype).eps, atol=1e-6)
 
 
 @pytest.mark.parametrize("theta", [10_000.0, 1e6])
