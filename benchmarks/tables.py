@@ -37,6 +37,7 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return (
         f"{named[1] if named else platform.processor() or platform.machine()}, {cores} cores, "
+        f"{torch.get_num_threads()} threads, "
         f"{torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}, "
         f"Python {platform.python_version()}"
     )
