@@ -11,6 +11,7 @@ import torch
 from lucidlm import __version__
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
+from lucidlm.model.linear import fastest_form
 from lucidlm.model.loss import cross_entropy
 from lucidlm.runtime.device import autocast, choose_device, dtype_name
 from lucidlm.runtime.files import free_bytes
@@ -84,6 +85,8 @@ def examine(device_name: str = "auto") -> Findings:
         keep_freed_memory(),
         fastest_exact_float32(device)[1],
     )
+    if device.type == "cpu":
+        choices += (f"generation: large models in {fastest_form('auto')}",)
     speeds = {
         dtype_name(dtype): probe_matmul(device, dtype).flops_per_s / 1e9
         for dtype in (torch.float32, torch.bfloat16)

@@ -1,15 +1,30 @@
 """The verbs that code or generate text with a model: generate, compress, decompress."""
 
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from lucidlm.cli.inputs import check_places, load_model, matmul_dtype, model_source, say_state
+from lucidlm.cli.inputs import (
+    check_places,
+    load_model,
+    matmul_dtype,
+    model_source,
+    own_validation_text,
+    say_state,
+)
 from lucidlm.cli.options import EXACT, MACHINE, WINDOWS, Exact, Machine, Windows, app
+from lucidlm.errors import LucidError
 from lucidlm.model.decoding import Decoding
 from lucidlm.runtime.console import say, show, show_generated, show_json
 from lucidlm.runtime.wording import plural
+
+if TYPE_CHECKING:
+    from lucidlm.measure.rounding import RoundingCost
+    from lucidlm.model.gpt import GPT
+    from lucidlm.text.tokenizer import Tokenizer
+    from lucidlm.weights.load import Source
 
 DECODING = Decoding()
 
@@ -22,7 +37,8 @@ def generate(
     decoding: Annotated[Decoding, Parameter(name="*", negative="")] = DECODING,
     num: int = 1,
     seed: int | None = None,
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
+    val: str | None = None,
     machine: Machine = MACHINE,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -39,24 +55,57 @@ def generate(
     seed
         Seed of the sampling (default: a new one, which is printed).
     dtype
-        dtype of the matmuls (auto: float32 on a CPU, bfloat16 on a GPU).
+        dtype of the weights in matmuls. auto: bfloat16 on a GPU, and on a CPU for a large model where that is
+        faster; else float32. int8 (CPU) is the fastest for one text and the least accurate.
+    val
+        Text on which the cost of int8 is measured (default: the run's held-out text, or the bundled story).
     json
         Print the result as JSON.
     """
     from lucidlm.model.generation import generate_batch
+    from lucidlm.model.linear import for_generation, form_for
     from lucidlm.runtime.device import autocast, dtype_of
 
+    if val is not None and dtype != "int8":
+        raise LucidError(f"--val {val}: it measures the cost of --dtype int8; give that, or leave --val out")
     source = model_source(model)
     loaded, tokenizer = load_model(source, machine)
     say_state(source)
-    with autocast(loaded.device, dtype_of(matmul_dtype(dtype, loaded.device))):
-        results = generate_batch(loaded, tokenizer, [prompt], decoding, num=num, seed=seed)
+    form = form_for(loaded, dtype, rows=num)
+    quick = for_generation(loaded, form)
+    cost = _cost_of_int8(source, (loaded, quick, tokenizer), val) if dtype == "int8" else None
+    # On a GPU the weights stay as they are, and autocast shortens them.
+    matmuls = matmul_dtype(dtype, loaded.device) if form.kernel is None else "float32"
+    with autocast(loaded.device, dtype_of(matmuls)):
+        results = generate_batch(quick, tokenizer, [prompt], decoding, num=num, seed=seed)
+    used = form.dtype if form.kernel is not None else matmuls
     if json:
-        show_json([result.to_dict() for result in results])
+        extra = {"dtype": used} | ({"int8_cost": cost.to_dict()} if cost else {})
+        show_json([result.to_dict() | extra for result in results])
         return
     show_generated("\n\n".join(str(result) for result in results))
+    if dtype == "auto" and form.kernel is not None:
+        say(f"dtype {used}: faster than float32 here (--dtype float32 is more accurate)")
+    if cost:
+        say(str(cost))
     if seed is None and decoding.temperature > 0:
         say(f"seed {results[0].seed}")
+
+
+def _cost_of_int8(source: "Source", models: "tuple[GPT, GPT, Tokenizer]", val: str | None) -> "RoundingCost":
+    """What int8 costs on a text that is given, on the run's held-out text, or on the bundled story."""
+    from lucidlm.measure.rounding import rounding_cost
+    from lucidlm.runs.data import is_run
+    from lucidlm.text.documents import read_documents
+    from lucidlm.text.preparation import bundled_story
+
+    if val is None and source.run is not None and is_run(source.run):
+        return rounding_cost(*models, own_validation_text(source.run)[0], f"held-out text of {source.run}")
+    with bundled_story() as story:
+        name = "the bundled story" if val is None else val
+        read = read_documents([val or str(story)])
+        documents = ("".join(islice(document.pieces(), 1)) for document in read)
+        return rounding_cost(*models, documents, name)
 
 
 @app.command

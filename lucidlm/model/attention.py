@@ -231,7 +231,7 @@ class CausalSelfAttention(nn.Module):
                 is_causal=causal and x.shape[1] > 1,
                 enable_gqa=self.n_kv_heads != self.n_heads,
             )
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        return self.out(mixed.transpose(1, 2).flatten(2).to(x.dtype))
 
 
 def rotation_table(

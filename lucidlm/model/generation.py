@@ -11,13 +11,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lucidlm.errors import ConfigError, DataError
 from lucidlm.model.attention import KVCache
 from lucidlm.model.decoding import Decoding
 from lucidlm.model.gpt import GPT
-from lucidlm.model.loss import log_softmax
 from lucidlm.model.sampling import next_token, usable
 from lucidlm.runtime.device import seed_from
 from lucidlm.runtime.ranges import SEEDS, is_whole
@@ -150,11 +149,16 @@ def _decode(model: GPT, rows: list["_Row"]) -> Iterator[tuple[int, Token]]:
         return
     # As small as possible: the context of published models is a hundred times the length of most texts.
     cache = model.new_cache(len(alive), max(len(rows[number].ids) + rows[number].left for number in alive))
-    logits = _prefill(model, [rows[number] for number in alive], cache)
+    modules = list(model.modules())
+    with _without_dropout(modules):
+        logits = _prefill(model, [rows[number] for number in alive], cache)
     while True:
         kept = []
+        logits = usable(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+        # Of all rows at once: a softmax over V takes as long as a layer of a small model.
+        log_probabilities = logits.log_softmax(-1)
         for place, number in enumerate(alive):
-            token = rows[number].draw(logits[place])
+            token = rows[number].draw(logits[place], log_probabilities[place])
             yield number, token
             if token.finish_reason is None:
                 kept.append(place)
@@ -163,7 +167,8 @@ def _decode(model: GPT, rows: list["_Row"]) -> Iterator[tuple[int, Token]]:
         if len(kept) < len(alive):
             alive = [alive[place] for place in kept]
             cache.keep_rows(kept)
-        logits = _step(model, [rows[number] for number in alive], cache)
+        with _without_dropout(modules):
+            logits = _step(model, [rows[number] for number in alive], cache)
 
 
 def _prefill(model: GPT, rows: list["_Row"], cache: KVCache) -> Tensor:
@@ -175,11 +180,10 @@ def _prefill(model: GPT, rows: list["_Row"], cache: KVCache) -> Tensor:
     prompts = torch.zeros(len(rows), max(lengths), dtype=torch.int64)
     for place, row in enumerate(rows):
         prompts[place, : len(row.ids)] = torch.tensor(row.ids)
-    with _without_dropout(model):
-        hidden = model.hidden(prompts.to(model.device), cache)
-        cache.truncate(lengths)  # forgets the padding behind shorter prompts
-        # The head runs on the last position of each row only: V is the model's largest dimension.
-        return model.head(hidden[torch.arange(len(rows)), torch.tensor(lengths) - 1])
+    hidden = model.hidden(prompts.to(model.device), cache)
+    cache.truncate(lengths)  # forgets the padding behind shorter prompts
+    # The head runs on the last position of each row only: V is the model's largest dimension.
+    return model.head(hidden[torch.arange(len(rows)), torch.tensor(lengths) - 1])
 
 
 def _step(model: GPT, rows: list["_Row"], cache: KVCache) -> Tensor:
@@ -188,16 +192,15 @@ def _step(model: GPT, rows: list["_Row"], cache: KVCache) -> Tensor:
     Half, and not one token: every dropped token shifts the positions of all others, so the whole context has
     to be run again. Dropping a half does that once in context / 2 tokens.
     """
-    with _without_dropout(model):
-        for place, row in enumerate(rows):
-            if cache.lengths[place] >= model.config.context_length:
-                row.ids = _newest_half(row.ids, model)
-                single = model.new_cache(1)
-                if len(row.ids) > 1:
-                    model.hidden(torch.tensor([row.ids[:-1]], device=model.device), single)
-                cache.replace_row(place, single)
-        last = torch.tensor([[row.ids[-1]] for row in rows], device=model.device)
-        return model.head(model.hidden(last, cache)[:, -1])
+    for place, row in enumerate(rows):
+        if cache.lengths[place] >= model.config.context_length:
+            row.ids = _newest_half(row.ids, model)
+            single = model.new_cache(1)
+            if len(row.ids) > 1:
+                model.hidden(torch.tensor([row.ids[:-1]], device=model.device), single)
+            cache.replace_row(place, single)
+    last = torch.tensor([[row.ids[-1]] for row in rows], device=model.device)
+    return model.head(model.hidden(last, cache)[:, -1])
 
 
 def _newest_half(ids: list[int], model: GPT) -> list[int]:
@@ -205,9 +208,9 @@ def _newest_half(ids: list[int], model: GPT) -> list[int]:
 
 
 @contextlib.contextmanager
-def _without_dropout(model: GPT) -> Generator[None]:
+def _without_dropout(modules: Sequence[nn.Module]) -> Generator[None]:
     """Every module in eval mode inside, and as before outside: the caller may train between two tokens."""
-    training = [module for module in model.modules() if module.training]
+    training = [module for module in modules if module.training]
     for module in training:
         module.training = False
     try:
@@ -243,14 +246,13 @@ class _Row:
             raise DataError("an empty prompt needs a model that knows an end-of-text token; give a prompt")
         return [end]
 
-    def draw(self, logits: Tensor) -> Token:
+    def draw(self, logits: Tensor, log_probabilities: Tensor) -> Token:
         """The next token, drawn from logits (V,) and added to the row."""
-        logits = usable(logits)
         # Ids beyond the tokenizer's vocabulary pad the model's to a round size: they have no text.
         drawable = logits[: self.tokenizer.vocab_size]
         id = next_token(drawable, self.decoding, ids=self.ids, generator=self.generator)
         # Of all logits: the model gave the padding its share of the probability.
-        log_probability = log_softmax(logits)[id].item()
+        log_probability = log_probabilities[id].item()
         self.ids.append(id)
         self.left -= 1
         ending = "end_of_text" if id == self.tokenizer.end_of_text else "length" if self.left == 0 else None

@@ -91,22 +91,23 @@ def next_token(
 
     `ids` are the tokens so far, for the repetition penalty. WeightsError for NaN.
     """
+    if decoding.temperature == 0:  # the argmax of `distribution`, without it
+        return int(usable(penalise_repetition(logits, ids, decoding.repetition_penalty)).argmax())
     probabilities = distribution(logits, decoding, ids)
-    if decoding.temperature == 0:
-        return int(probabilities.argmax())
     # On the CPU: generators of other devices give other random numbers for the same seed.
     return int(torch.multinomial(probabilities.cpu(), 1, generator=generator))
 
 
 def usable(logits: Tensor) -> Tensor:
-    """The logits with no +inf and at least one finite; tokens with +inf share all the probability."""
-    largest = logits.max().item()  # NaN if any logit is NaN
-    if math.isnan(largest):
+    """Logits (..., V) with no +inf and one finite in each row; tokens with +inf share all the probability."""
+    largest = logits.amax(-1, keepdim=True)  # NaN if any logit is NaN
+    if largest.isfinite().all():
+        return logits
+    if largest.isnan().any():
         raise WeightsError(
             "the model's logits hold NaN: its weights are damaged or overflowed; take another checkpoint"
         )
-    if largest == -math.inf:
+    if (largest == -math.inf).any():
         raise WeightsError("the model forbids every token: all its logits are -inf; take another checkpoint")
-    if largest == math.inf:
-        return torch.zeros_like(logits).masked_fill(logits < math.inf, -torch.inf)
-    return logits
+    shared = torch.zeros_like(logits).masked_fill(logits < math.inf, -torch.inf)
+    return torch.where(largest == math.inf, shared, logits)

@@ -71,7 +71,7 @@ def prepare(
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock(out))
         if not (texts := _as_list(sources)):
-            texts += [stack.enter_context(_bundled_story())]
+            texts += [stack.enter_context(bundled_story())]
             aliases[str(texts[0])] = "the bundled story"
         request = _Request(
             texts, _as_list(validation), tokenizer, validation_fraction, split, reading, aliases
@@ -118,7 +118,8 @@ def _as_list(sources: Sources | None) -> list[str | Path]:
     return [sources] if isinstance(sources, str | Path) else list(sources)
 
 
-def _bundled_story() -> contextlib.AbstractContextManager[Path]:
+def bundled_story() -> contextlib.AbstractContextManager[Path]:
+    """The file of the story that comes with lucidlm, as long as the context is open."""
     return importlib.resources.as_file(importlib.resources.files("lucidlm.text") / "assets" / "story.txt")
 
 

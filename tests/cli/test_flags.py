@@ -84,6 +84,7 @@ SHOWN: dict[str, dict[str, str]] = {
         "--num": "generate tiny A --seed 1 --num 2",
         "--seed": "generate tiny A --seed 1",
         "--dtype": "generate tiny A --seed 1 --json --dtype bfloat16",
+        "--val": "generate tiny A --seed 1 --dtype int8 --val text.txt",
         "--device": "generate tiny A --seed 1 --device abacus",
         "--threads": "generate tiny A --seed 1 --threads 3",
         "--json": "generate tiny A --seed 1 --json",

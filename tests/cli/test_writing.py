@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from command_line import shown
 
 
@@ -35,3 +36,25 @@ def test_generate_answers_with_json_for_each_text(answer):
     )
     assert len(values) == 3
     assert all({"text", "seed", "finish_reason"} <= value.keys() for value in values)
+
+
+def test_generating_in_int8_measures_its_cost_on_the_runs_held_out_text_or_on_a_text_given(answer):
+    own = answer("generate", "run", "The", "--max-new-tokens", "4", "--seed", "1", "--dtype", "int8")
+    assert re.search(r"int8 costs [+-]0\.\d{4} bits per byte: .* held-out text of run\)", own.err)
+    given = ("generate", "run", "The", "--max-new-tokens", "4", "--seed", "1", "--dtype", "int8")
+    (value,) = shown(answer(*given, "--val", "other.txt", "--json").out)
+    assert (value["dtype"], value["int8_cost"]["text"]) == ("int8", "other.txt")
+    assert value["int8_cost"]["exact_bits_per_byte"] == pytest.approx(
+        shown(answer("evaluate", "run", "other.txt", "--json", "--no-baselines").out)["bits_per_byte"]
+    )
+
+
+def test_a_model_without_text_of_its_own_measures_int8_on_the_bundled_story(answer):
+    told = answer("generate", "modern-1m", "A", "--max-new-tokens", "1", "--seed", "1", "--dtype", "int8").err
+    assert "the bundled story)" in told
+
+
+def test_a_text_to_measure_int8_on_is_refused_with_another_dtype(call):
+    refused = call("generate", "run", "The", "--val", "other.txt")
+    assert refused.code == 2
+    assert "--val other.txt: it measures the cost of --dtype int8" in refused.err
