@@ -54,6 +54,7 @@ FOLLOWED = [
     Advised("evaluate run more.txt --csv t.csv", "--csv needs --by document", "evaluate run more.txt --csv t.csv --by document"),
     Advised("explain run book --field x", "give it by --file, or leave them out", "explain run book"),
     Advised("explain run", "nothing to explain: give a text in quotes, or --file", "explain run --file more.txt"),
+    Advised("generate run The --val more.txt", "it measures the cost of --dtype int8; give that, or leave --val out", "generate run The --val more.txt --dtype int8 --max-new-tokens 2"),
     Advised("runs nothing", "no runs in {}; lucidlm train BOOK makes one", "runs ."),
     Advised(f'train book.txt {TRAIN} --out c --config ""', "give a .toml file or leave it out", f"train book.txt {TRAIN} --out c"),
     Advised("compare run,run run2 more.txt", "give each run once (lucidlm train --seed N makes others)", "compare run,run3 run2 more.txt"),
@@ -274,6 +275,9 @@ ELSEWHERE = {
 UNTRIED = {
     # What only another machine, a broken one or a full disk makes it say. The flags are those that exist.
     "use --device cpu --dtype float32, and report it to PyTorch": "a device that computes wrong numbers",
+    "int8 weights are for CPUs; use --dtype bfloat16": "a GPU: model/test_linear.py",
+    "PyTorch has no int8 kernel for this CPU; use --dtype bfloat16": "another CPU: model/test_linear.py",
+    "no text to measure the cost of int8 on; give one with --val": "an empty held-out text: measure/test_rounding.py",
     "use --device cpu": "a machine without that device; followed for cuda above",
     "try --threads 1, 2, ...": "a file of a former version",
     "leave out --threads": "other kernels: measure/test_compression.py",
@@ -305,6 +309,8 @@ UNTRIED = {
 """Advice that is not followed here, and why."""
 
 NO_ADVICE = {
+    "--dtype int8 --device {}": "the beginning of two messages above",
+    "faster than float32 here (--dtype float32 is more accurate)": "a result",
     "--seed chooses the first": "what another flag does",
     "give --out as in the command to go on with": "training/test_seeds.py",
     "lucidlm has no public name": "no command",
