@@ -1,7 +1,10 @@
 """Bytes of text and seconds in, the shape of a model of the modern family that suits both out."""
 
 import math
+from collections.abc import Iterable
 from typing import Literal
+
+import torch
 
 from lucidlm.model.config import GPTConfig
 
@@ -28,7 +31,12 @@ WEIGHTS_AT_1_MB, FLOPS_AT_1_MB = 2.6e6, 2.3e13
 """The point through which both lines go: the best model for 1 MB of text, and the operations it was given."""
 TOLERANCE = 1.15
 """The next larger shape is taken where it is this close: the best size is a flat minimum."""
-CPU_SHARE, GPU_SHARE = 0.15, 0.35
+FLOPS_OF_A_CORE = (("amx_bf16", 4.5e11), ("avx512_bf16", 3e11), ("avx512_f", 1.2e11))
+"""Operations a second of small matmuls on one core, in the faster dtype, by the best instructions it has."""
+FLOPS_OF_ANOTHER_CORE = 6e10
+CORES_POWER = 0.75
+"""More cores gain less each: a small model's layers are too short to be shared by many."""
+CPU_SHARE, GPU_SHARE = 0.3, 0.35
 """Of the speed of a lone matmul, what a small model's training reaches.
 
 On a CPU two thirds of a step are spent outside of matmuls, on a GPU half of it; the rest is the first steps,
@@ -79,3 +87,20 @@ def block_weights(shape: GPTConfig) -> int:
 def trainable_flops(kind: str, flops_per_s: float, seconds: float) -> float:
     """Operations of a training in this time on a "cpu" or a GPU with this speed of a lone matmul."""
     return (CPU_SHARE if kind == "cpu" else GPU_SHARE) * flops_per_s * seconds
+
+
+def cpu_flops_per_s(cores: int, instructions: Iterable[str] | None = None) -> float:
+    """Operations a second of small matmuls on so many cores, from their instructions: nothing is timed.
+
+    The same text and time shall get the same shape on one machine. A matmul that was timed was up to four
+    times as fast in one minute as in the next, as other programs, or other machines on the same processor,
+    ran beside it; two shapes are only a factor of three apart. `instructions`: by default those of this CPU.
+
+    >>> cpu_flops_per_s(1, {"avx2", "avx512_f"})
+    120000000000.0
+    """
+    if instructions is None:
+        instructions = {name for name, has in torch.cpu.get_capabilities().items() if has is True}
+    known = set(instructions)
+    each = next((flops for name, flops in FLOPS_OF_A_CORE if name in known), FLOPS_OF_ANOTHER_CORE)
+    return each * cores**CORES_POWER

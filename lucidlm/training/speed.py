@@ -18,7 +18,7 @@ from lucidlm.text.corpus import Corpus, train_documents
 from lucidlm.text.windows import Windows
 from lucidlm.training.gradient import Gradient
 from lucidlm.training.optim import make_optimizers
-from lucidlm.training.shapes import block_weights
+from lucidlm.training.shapes import block_weights, cpu_flops_per_s
 from lucidlm.training.step import train_step
 from lucidlm.training.workers import gradient_of
 
@@ -53,8 +53,13 @@ class Speed:
 class Machine:
     """What is measured of this machine before a plan is made."""
 
-    def flops_per_s(self, device: torch.device) -> float:
-        """Operations a second of a matmul of a small layer's size, in the faster dtype."""
+    def flops_per_s(self, device: torch.device, *, cores: int) -> float:
+        """Operations a second of a matmul of a small layer's size, in the faster dtype.
+
+        Of a CPU by its instructions and `cores`: it decides on the shape, which no busy minute may change.
+        """
+        if device.type == "cpu":
+            return cpu_flops_per_s(cores)
         dtypes = (torch.float32, torch.bfloat16)
         return max(probe_matmul(device, dtype, size=512).flops_per_s for dtype in dtypes)
 
