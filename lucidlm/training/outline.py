@@ -43,8 +43,9 @@ def details(planned: Planned, corpus: Corpus) -> tuple[str, ...]:
         f"({corpus.manifest['tokenizer']['reason']})",
         f"shape: {model.family}, {plural(model.n_layers, 'layer')}, {model.emb_dim} wide, context length "
         f"{model.context_length}{cut}, dropout {model.drop_rate:g}",
-        f"optimizer: {OPTIMIZERS[plan.optim.name]}; {plural(plan.optim.warmup_steps, 'step')} of warm-up, "
-        f"decay in the last {plan.optim.decay_fraction:.0%}",
+        f"optimizer: {OPTIMIZERS[plan.optim.name]}; weight decay {plan.optim.weight_decay:g}, "
+        f"{plural(plan.optim.warmup_steps, 'step')} of warm-up, the rate falls in the "
+        f"last {plan.optim.decay_fraction:.0%}",
         f"speed: {_speed(planned)}",
         f"memory: about {planned.memory_bytes / 2**30:.2f} GiB",
     )

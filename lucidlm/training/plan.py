@@ -16,7 +16,7 @@ from lucidlm.model.presets import GPT2, MUON, PLAIN, Recipe, preset
 from lucidlm.report.assessment import BASELINE_BYTES
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.memory import peak_memory_bytes, resident_bytes
-from lucidlm.runtime.process import set_threads
+from lucidlm.runtime.process import available_processors, set_threads
 from lucidlm.text.corpus import FEW_TOKENS, Corpus
 from lucidlm.text.windows import Windows
 from lucidlm.training.footprint import check_fits, judging_bytes, memory_bytes
@@ -63,6 +63,12 @@ Small models, with fewer block weights than SMALL_WEIGHTS, have room for more.
 """
 DROPOUT = ((1.0, 0.0), (6.0, 0.1), (15.0, 0.15), (math.inf, 0.2))
 """Up to this many epochs, this rate of dropout: the more often a text is seen, the more (docs/plan.md)."""
+DECAY_OF_AN_EPOCH, MOST_DECAY = 1 / 80, 0.5
+"""Weight decay grows with the epochs, from the recipe's own to the second value (docs/plan.md).
+
+What is seen again and again is learnt by heart, unless weights that only one passage needs shrink meanwhile.
+Where a text is seen a few times, a run ends before that, and a strong decay only makes it slower.
+"""
 
 BATCH_TOKENS, BATCH_WEIGHTS = 2048, 4e6
 """Tokens of a step, up to this many block weights; twice as many for each four times as many weights."""
@@ -138,12 +144,11 @@ def make_plan(
     most_steps = _steps_of(_most_epochs(corpus, base), n_windows, draft)
     steps = _steps(config, draft, n_windows, most_steps, pace, speed)
     epochs = steps * draft.batch_size / n_windows
-    if config.drop_rate is None and config.preset is None:
-        model = replace(model, drop_rate=next(rate for most, rate in DROPOUT if epochs <= most))
-    recipe = draft.optim
+    model, recipe = _regularised(config, model, draft.optim, epochs=epochs)
     plan = replace(
         draft,
         model=model,
+        optim=recipe,
         steps=steps,
         schedule=trapezoid(steps, warmup_steps=recipe.warmup_steps, decay_fraction=recipe.decay_fraction),
         validate_every=config.validate_every or max(1, round(steps / VALIDATIONS)),
@@ -227,7 +232,8 @@ def _model(
     else:
         flops = None
         if config.seconds is not None:
-            flops = trainable_flops(device.type, machine.flops_per_s(device), config.seconds)
+            speed = machine.flops_per_s(device, cores=config.threads or available_processors())
+            flops = trainable_flops(device.type, speed, config.seconds)
         shape, size_limit = shape_for(corpus.train_bytes, vocab_size, flops=flops)
     # A window has a target more than it has inputs.
     context_length = min(config.context_length or shape.context_length, len(corpus.train) - 1)
@@ -245,6 +251,23 @@ def recipe_for(config: TrainConfig, model: GPTConfig) -> Recipe:
     if config.optim.name not in (None, recipe.name):
         recipe = MUON if config.optim.name == "muon" else ADAMW_FOR_MUON
     return config.optim.filled(recipe)
+
+
+def _regularised(
+    config: TrainConfig, model: GPTConfig, recipe: Recipe, *, epochs: float
+) -> tuple[GPTConfig, Recipe]:
+    """Dropout and weight decay by the number of epochs, where neither the request nor a preset has them.
+
+    Weights that are trained already keep their recipe's decay: it would pull them away from what they know.
+    """
+    if config.preset is not None:
+        return model, recipe
+    if config.drop_rate is None:
+        model = replace(model, drop_rate=next(rate for most, rate in DROPOUT if epochs <= most))
+    if config.optim.weight_decay is None and config.from_ is None and recipe.name == "muon":
+        decay = max(recipe.weight_decay, min(MOST_DECAY, DECAY_OF_AN_EPOCH * epochs))
+        recipe = replace(recipe, weight_decay=round(decay, 3))
+    return model, recipe
 
 
 def _batch_size(config: TrainConfig, model: GPTConfig) -> int:

@@ -11,15 +11,16 @@ from trainings import SECONDS_PER_STEP, KnownMachine
 from lucidlm.errors import ConfigError
 from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.model.config import GPTConfig
-from lucidlm.model.presets import Recipe, preset
+from lucidlm.model.presets import MUON, Recipe, preset
 from lucidlm.runs.settings import TrainConfig
 from lucidlm.runtime.process import available_processors
 from lucidlm.text.preparation import prepare
 from lucidlm.text.windows import Windows
 from lucidlm.training import speed
 from lucidlm.training.footprint import judging_bytes, memory_bytes
-from lucidlm.training.plan import recipe_for
+from lucidlm.training.plan import ADAMW_FOR_MUON, GO_ON, recipe_for
 from lucidlm.training.schedule import learning_rate_factor
+from lucidlm.training.shapes import cpu_flops_per_s
 from lucidlm.training.speed import Machine, threads_for
 
 CPU = torch.device("cpu")
@@ -126,6 +127,42 @@ def test_settings_that_were_given_stand_over_the_plans_own(plan_for):
 @pytest.mark.parametrize("name", ["muon", "adamw"])
 def test_the_optimizer_that_was_asked_for_is_taken(plan_for, name):
     assert plan_for(steps=1, optim=Recipe(name=name)).plan.optim.name == name
+
+
+def test_the_more_often_a_text_is_seen_the_more_a_model_is_regularised(plan_for):
+    plans = [plan_for(preset=None, epochs=epochs).plan for epochs in (0.5, 4.0, 16.0, 40.0, 60.0)]
+    decays = [plan.optim.weight_decay for plan in plans]
+    assert decays == sorted(decays)
+    assert decays[0] == decays[1] == MUON.weight_decay
+    assert decays[1] < decays[2] < decays[3] == decays[4]
+    rates = [plan.model.drop_rate for plan in plans]
+    assert rates == sorted(rates)
+
+
+@pytest.mark.parametrize(
+    ("settings", "decay"),
+    [
+        ({"optim": Recipe(weight_decay=0.02)}, 0.02),
+        ({"preset": "modern-1m"}, preset("modern-1m").recipe.weight_decay),
+        ({"preset": "lecture"}, preset("lecture").recipe.weight_decay),
+        ({"optim": Recipe(name="adamw")}, ADAMW_FOR_MUON.weight_decay),
+        ({"from_": "base", "base": preset("modern-1m").shape}, GO_ON.weight_decay),
+    ],
+    ids=["asked for", "preset", "lecture", "adamw", "from"],
+)
+def test_only_the_plans_own_recipe_takes_its_weight_decay_from_the_epochs(plan_for, settings, decay):
+    plan = plan_for(**({"preset": None, "epochs": 40.0, "context_length": 64} | settings)).plan
+    assert plan.optim.weight_decay == decay
+
+
+def test_nothing_is_timed_for_the_shape_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(speed, "probe_matmul", lambda *_, **__: pytest.fail("a matmul was timed"))
+    assert Machine().flops_per_s(CPU, cores=2) == cpu_flops_per_s(2)
+    cores = [cpu_flops_per_s(count, {"avx2"}) for count in (1, 2, 64)]
+    assert cores[0] < cores[1] < 2 * cores[0]
+    assert cores[1] < cores[2] < 64 * cores[0]
+    kinds = [cpu_flops_per_s(1, has) for has in ((), {"avx512_f"}, {"avx512_f", "avx512_bf16"})]
+    assert kinds == sorted(set(kinds))
 
 
 def test_the_lecture_gets_the_courses_settings(plan_for):
