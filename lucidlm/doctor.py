@@ -2,20 +2,24 @@
 
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from lucidlm import __version__
+from lucidlm.model.attention import attention_by_matmuls
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.model.linear import fastest_form
 from lucidlm.model.loss import cross_entropy
 from lucidlm.runtime.device import autocast, choose_device, dtype_name
 from lucidlm.runtime.files import free_bytes
-from lucidlm.runtime.probes import fastest_exact_float32, probe_matmul
+from lucidlm.runtime.probes import fastest_exact_float32, probe_matmul, time_of
 from lucidlm.runtime.process import available_processors, keep_freed_memory, set_threads
 
 LIMITS = {"float32": 1e-4, "bfloat16": 3e-2}
@@ -86,12 +90,28 @@ def examine(device_name: str = "auto") -> Findings:
         fastest_exact_float32(device)[1],
     )
     if device.type == "cpu":
-        choices += (f"generation: large models in {fastest_form('auto')}",)
+        choices += (f"generation: large models in {fastest_form('auto')}", _attention_in_training(device))
     speeds = {
         dtype_name(dtype): probe_matmul(device, dtype).flops_per_s / 1e9
         for dtype in (torch.float32, torch.bfloat16)
     }
     return Findings(_versions(), _machine(), choices, speeds, tuple(_checks(device)))
+
+
+def _attention_in_training(device: torch.device) -> str:
+    """How attention is trained on a CPU, and what it and PyTorch's kernel take on one thread, as in a worker."""
+    q = torch.randn(2, 4, 256, 64, dtype=torch.bfloat16, device=device, requires_grad=True)
+
+    def milliseconds(attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> float:
+        work = lambda: attend(q, q, q).sum().backward()  # noqa: E731
+        return 1000 * time_of(work, device=device, seconds=0.1)
+
+    threads = torch.get_num_threads()
+    set_threads(1)
+    ours = milliseconds(attention_by_matmuls)
+    theirs = milliseconds(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True))
+    set_threads(threads)
+    return f"attention in training: matmuls ({ours:.1f} ms; PyTorch's fused kernel: {theirs:.1f} ms)"
 
 
 def _versions() -> dict[str, str]:
