@@ -137,9 +137,11 @@ def seen_of(source: "Source", texts: Sequence[str], reading: Reading, *, held_ou
 
 def state_line(source: "Source") -> str:
     """That a run is training now or was interrupted, in one sentence; "" of a finished run and of others."""
-    from lucidlm.runs.listing import state_of
+    if source.kind != "run" or source.run is None:
+        return ""
+    from lucidlm.runs.listing import state_of  # it opens a run's text: a tenth of a second
 
-    return state_of(source.run).sentence(source.run) if source.kind == "run" and source.run else ""
+    return state_of(source.run).sentence(source.run)
 
 
 def say_state(source: "Source") -> None:
