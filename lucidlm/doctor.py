@@ -99,7 +99,7 @@ def examine(device_name: str = "auto") -> Findings:
 
 
 def _attention_in_training(device: torch.device) -> str:
-    """How attention is trained on a CPU, and what it and PyTorch's kernel take on one thread, as in a worker."""
+    """Attention in training on a CPU: what it and PyTorch's kernel take on one thread, as in a worker."""
     q = torch.randn(2, 4, 256, 64, dtype=torch.bfloat16, device=device, requires_grad=True)
 
     def milliseconds(attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> float:
