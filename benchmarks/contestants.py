@@ -28,6 +28,8 @@ from torch import Tensor, nn
 VOCABULARY, WIDTH, HEADS, LAYERS, DROPOUT = 50257, 768, 12, 12, 0.1
 
 Step = Callable[[], object]
+Opened = tuple[Step, str]
+"""A step, and what a program has chosen by itself."""
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Of inputs and targets (B, T), as one number."""
 
@@ -124,7 +126,7 @@ CONTESTANTS = {
 
 
 @contextlib.contextmanager
-def peer(contestant: Contestant, *, windows: int, length: int) -> Generator[Step]:
+def peer(contestant: Contestant, *, windows: int, length: int) -> Generator[Opened]:
     """A step of another program: forward, backward, AdamW."""
     assert contestant.model is not None
     model, loss_of = contestant.model(length)
@@ -140,11 +142,11 @@ def peer(contestant: Contestant, *, windows: int, length: int) -> Generator[Step
         loss.backward()
         optimizer.step()
 
-    yield step
+    yield step, ""
 
 
 @contextlib.contextmanager
-def ours(contestant: Contestant, *, windows: int, length: int) -> Generator[Step]:
+def ours(contestant: Contestant, *, windows: int, length: int) -> Generator[Opened]:
     """A step of `lucidlm train --preset lecture`: of the run that it starts, by its own loop."""
     from lucidlm.runs.settings import TrainConfig
     from lucidlm.runtime.progress import SILENT
@@ -166,7 +168,7 @@ def ours(contestant: Contestant, *, windows: int, length: int) -> Generator[Step
         run.validation_pending = False  # the one before the first step
         assert run.plan.batch_size == windows
         steps = train_steps(run)
-        yield lambda: next(steps)
+        yield lambda: next(steps), f"{run.plan.float32} float32 kernels, threads: {run.plan.threads}"
 
 
 def memory_mib() -> float:
@@ -181,7 +183,7 @@ def measured(contestant: Contestant, *, windows: int, length: int, seconds: floa
     """
     importlib.import_module(contestant.module)
     before, times = memory_mib(), []
-    with (peer if contestant.model else ours)(contestant, windows=windows, length=length) as step:
+    with (peer if contestant.model else ours)(contestant, windows=windows, length=length) as (step, chosen):
         began, speed = time.perf_counter(), canary()
         while time.perf_counter() - began < seconds or len(times) < 1:
             start, used = time.perf_counter(), time.process_time()
@@ -191,6 +193,7 @@ def measured(contestant: Contestant, *, windows: int, length: int, seconds: floa
             times.append((took, min(last, speed), used))
         return {
             "times": times[1:] or times,
+            "chosen": chosen,
             "peak_mib": round(memory_mib() - before),
             "version": importlib.metadata.version(contestant.package),
         }

@@ -55,6 +55,8 @@ class Result:
     peak_mib: int
     """Memory of model, optimizer and steps."""
     version: str
+    chosen: str
+    """What the program chose by itself in the last round, as far as it says so."""
     failed: str = ""
     """Why, in its own last words."""
 
@@ -124,6 +126,7 @@ def result_of(name: str, size: Size, runs: list[dict], *, best: float) -> Result
         min((used for _, _, used in taken), default=0.0),
         max((run["peak_mib"] for run in good), default=0),
         good[0]["version"] if good else "",
+        good[-1]["chosen"] if good else "",
         failed,
     )
 
@@ -154,10 +157,12 @@ def tables(results: Sequence[Result], peak: float) -> str:
     ]
     ratios = [row for row in ratios if any(row[1:])]
     more = table(["times as fast, median (best); by CPU time; memory", *map(str, sizes)], ratios)
-    failed = [
-        f"{CONTESTANTS[each.name].title}, {each.size}: {each.failed}" for each in results if each.failed
+    notes = [
+        f"{CONTESTANTS[each.name].title}, {each.size}: {each.failed or each.chosen}."
+        for each in results
+        if each.failed or each.chosen
     ]
-    return "\n\n".join([speeds, more, *failed])
+    return "\n\n".join([speeds, more, " ".join(notes)])
 
 
 def _speed(result: Result | None, peak: float) -> str:

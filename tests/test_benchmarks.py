@@ -47,7 +47,8 @@ def test_a_page_without_the_marks_is_refused(bench):
 
 
 def runs_of(*seconds, speed=100.0, peak_mib=1000):
-    return [{"times": [[each, speed, 3 * each] for each in seconds], "peak_mib": peak_mib, "version": "1"}]
+    times = [[each, speed, 3 * each] for each in seconds]
+    return [{"times": times, "chosen": "by itself", "peak_mib": peak_mib, "version": "1"}]
 
 
 def test_a_step_is_compared_by_median_and_by_the_best(bench):
