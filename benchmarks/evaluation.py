@@ -1,93 +1,165 @@
-"""What evaluate and explain cost: speed against the plain forward pass on the same windows, and memory.
+"""What evaluate and explain cost, beside the transformers guide's recipe for perplexity: time and memory.
 
-python benchmarks/evaluation.py [TEXT]: 300 KB of it, a 124M model of random weights, context 1024, stride 512
+python benchmarks/evaluation.py [TEXT]: gpt2-124m of random weights, context 1024, stride 512, 12 KB in turn;
+ten minutes. --cpu takes CPU time instead, for a busy machine: use it with OMP_NUM_THREADS=1.
+--whole SIZE: evaluate alone, of so many bytes.
 """
 
 import argparse
-import resource
+import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from timing import interleaved, timed
 
 from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.measure.explanation import explain
-from lucidlm.measure.protocol import Protocol
-from lucidlm.measure.scoring import evaluating
-from lucidlm.measure.windows import lucid_windows
+from lucidlm.measure.protocol import Dtype, Protocol
+from lucidlm.model.gpt import GPT
 from lucidlm.runtime.process import keep_freed_memory, set_threads
-from lucidlm.text.excerpts import Excerpt
 from lucidlm.weights.load import load
 
-CONTEXT, STRIDE, BYTES = 1024, 512, 300_000
+CONTEXT, STRIDE = 1024, 512
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 
 
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak() -> int:
+    """The most bytes that this process has held; resource.getrusage would count its parent's too."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        return 1024 * next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
 
 
-def prepared(path: str, size: int):
-    keep_freed_memory()
-    set_threads(0)
+def growth(work: Callable[[], object]) -> int:
+    """Bytes by which the peak is above what was held before."""
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")  # the peak begins again
+    before = peak()
+    work()
+    return peak() - before
+
+
+def recipe(model, ids: torch.Tensor) -> float:
+    """Nats a token as the guide has it, with its names: https://huggingface.co/docs/transformers/perplexity."""
+    nll_sum, n_tokens, prev_end_loc, seq_len = 0.0, 0, 0, ids.size(1)
+    for begin_loc in range(0, seq_len, STRIDE):
+        end_loc = min(begin_loc + CONTEXT, seq_len)
+        trg_len = end_loc - prev_end_loc
+        input_ids = ids[:, begin_loc:end_loc]
+        target_ids = input_ids.clone()
+        target_ids[:, :-trg_len] = -100
+        with torch.no_grad():
+            neg_log_likelihood = model(input_ids, labels=target_ids).loss
+        num_loss_tokens = int((target_ids != -100).sum()) - target_ids.size(0)
+        nll_sum += float(neg_log_likelihood) * num_loss_tokens
+        n_tokens += num_loss_tokens
+        prev_end_loc = end_loc
+        if end_loc == seq_len:
+            break
+    return nll_sum / n_tokens
+
+
+def theirs(dtype: Dtype, ids: np.ndarray) -> Callable[[], float]:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config()).to(getattr(torch, dtype)).eval()
+    return lambda: recipe(model, torch.from_numpy(ids)[None])
+
+
+def ours(dtype: Dtype, ids: np.ndarray) -> Callable[[], float]:
+    model, tokenizer = load("gpt2-124m")
+    assert isinstance(model, GPT)
+    protocol = Protocol(context_length=CONTEXT, stride=STRIDE, dtype=dtype)
+    return lambda: evaluate_documents(model, tokenizer, [ids], protocol=protocol).loss_nats
+
+
+PROGRAMS = {"recipe": theirs, "ours": ours}
+
+
+def ids_of(path: str, size: int) -> np.ndarray:
+    with open(path, "rb") as file:
+        text = file.read(size).decode("utf-8", errors="ignore")
+    return np.array(load("gpt2-124m")[1].encode(text))
+
+
+def explaining(path: str, size: int) -> dict[str, float]:
     model, tokenizer = load("gpt2-124m")
     with open(path, "rb") as file:
         text = file.read(size).decode("utf-8", errors="ignore")
-    return model, tokenizer, text
+    began, lines = time.perf_counter(), 0
+
+    def work() -> None:
+        nonlocal lines
+        lines = sum(len(line) for line in explain(model, tokenizer, text).json_lines())
+
+    return {"MiB": growth(work) >> 20, "characters": lines, "s": time.perf_counter() - began}
 
 
-def windows(model, tokenizer, text):
-    ids = np.array(tokenizer.encode(text))
-    return list(lucid_windows([Excerpt(ids)], context_length=CONTEXT, stride=STRIDE, prefix_id=None))
+def part(path: str, name: str) -> dict[str, float]:
+    """One piece of work in this process: ours:bfloat16:BYTES, recipe:float32:BYTES or explain:BYTES."""
+    program, *rest = name.split(":")
+    if program == "explain":
+        return explaining(path, int(rest[0]))
+    dtype, ids = rest[0], ids_of(path, int(rest[1]))
+    work = PROGRAMS[program]("bfloat16" if dtype == "bfloat16" else "float32", ids)
+    began, nats = time.perf_counter(), 0.0
+
+    def measured() -> None:
+        nonlocal nats
+        nats = work()
+
+    bytes_more = growth(measured)
+    return {"MiB": bytes_more >> 20, "nats": nats, "tokens/s": len(ids) / (time.perf_counter() - began)}
 
 
-def plain(path: str) -> str:
-    """Logits of every place of every window, a window at a time, and nothing else."""
-    model, tokenizer, text = prepared(path, BYTES)
-    tokens, began = 0, time.perf_counter()
-    for window in windows(model, tokenizer, text):
-        with evaluating(model, torch.float32):
-            model(torch.from_numpy(window.ids[:-1])[None])
-        tokens += len(window.ids) - 1
-    return f"{tokens / (time.perf_counter() - began):.1f}"
-
-
-def ours(path: str) -> str:
-    model, tokenizer, text = prepared(path, BYTES)
-    inputs = sum(len(window.ids) - 1 for window in windows(model, tokenizer, text))
-    ids, before = np.array(tokenizer.encode(text)), peak_mib()
-    began = time.perf_counter()
-    result = evaluate_documents(
-        model, tokenizer, [ids], protocol=Protocol(context_length=CONTEXT, stride=STRIDE)
-    )
-    seconds = time.perf_counter() - began
-    return f"{inputs / seconds:.1f} {peak_mib() - before:.0f} {result.loss_nats:.4f} {seconds:.1f}"
-
-
-def explaining(path: str, size: int) -> str:
-    model, tokenizer, text = prepared(path, size)
-    before = peak_mib()
-    began = time.perf_counter()
-    lines = sum(len(line) for line in explain(model, tokenizer, text).json_lines())
-    return f"{peak_mib() - before:.0f} {lines} {time.perf_counter() - began:.1f}"
+def compared(path: str, *, size: int, rounds: int, clock: Callable[[], float]) -> None:
+    ids = ids_of(path, size)
+    works = {
+        f"{name} {dtype}": timed(program(dtype, ids), clock=clock)
+        for dtype in DTYPES
+        for name, program in PROGRAMS.items()
+    }
+    times = interleaved(works, rounds=rounds, warm_up=False)
+    for name, each in times.items():
+        print(f"{len(ids):,} tokens, {name:<16} {each}; {len(ids) / each.least:.0f} tokens/s", flush=True)
+    for mine, other in (
+        ("float32", "float32"),
+        ("bfloat16", "float32"),
+        ("bfloat16", "bfloat16"),
+    ):
+        a, b = times[f"ours {mine}"], times[f"recipe {other}"]
+        print(
+            f"ours {mine} is {b.median / a.median:.2f} times as fast as the recipe in {other} "
+            f"({b.least / a.least:.2f} by least times)"
+        )
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("text", nargs="?", default="lucidlm/text/assets/story.txt")
-    arguments.add_argument("--part")
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--bytes", type=int, default=12_000)
+    arguments.add_argument("--cpu", action="store_true")
+    arguments.add_argument("--whole", type=int, help="evaluate of so many bytes, in both dtypes")
+    arguments.add_argument("--part", help=argparse.SUPPRESS)
     given = arguments.parse_args()
+    keep_freed_memory()
+    set_threads(0)
     if given.part:
-        name, _, size = given.part.partition(":")
-        work = {"plain": plain, "ours": ours}.get(name)
-        print(work(given.text) if work else explaining(given.text, int(size)))
+        print(json.dumps(part(given.text, given.part)))
         return
-    for part in ("plain", "ours", "plain", "ours", "explain:10000", "explain:100000"):
-        done = subprocess.run(
-            [sys.executable, __file__, given.text, "--part", part], capture_output=True, text=True, check=True
-        )
-        print(f"{part:<16} {done.stdout.strip()}", flush=True)
+    clock = time.process_time if given.cpu else time.perf_counter
+    if not given.whole:
+        compared(given.text, size=given.bytes, rounds=given.rounds, clock=clock)
+    size = given.whole or given.bytes
+    parts = [f"{name}:{dtype}:{size}" for name in PROGRAMS for dtype in DTYPES]
+    for name in parts[2:] if given.whole else [*parts, "explain:10000", "explain:20000"]:
+        command = [sys.executable, __file__, given.text, "--part", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        print(f"{name:<24} {done.stdout.strip()}", flush=True)
 
 
 if __name__ == "__main__":

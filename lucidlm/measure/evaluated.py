@@ -9,6 +9,7 @@ import numpy as np
 from lucidlm.measure.diagnosis import Diagnosis
 from lucidlm.measure.intervals import STRATA, Design, Interval, NoInterval
 from lucidlm.measure.protocol import Counted
+from lucidlm.measure.shortening import Shortening
 from lucidlm.model.loss import perplexity
 from lucidlm.pages.page import notebook
 from lucidlm.runtime.wording import fixed, plural
@@ -60,6 +61,8 @@ class Evaluation:
     """What reading the text left out of its files' bytes; None for a text that was given as token ids."""
     sample_of: int | None = None
     """Tokens of the whole text where only a sample of it was evaluated; None where all was."""
+    rounding: Shortening | None = None
+    """What the dtype of the matmuls changes in the loss; None for float32."""
 
     @property
     def caution(self) -> str:
@@ -171,6 +174,8 @@ class Evaluation:
                        f"{self.bytes_scored:,} of "
                        f"{plural(self.bytes_total, 'byte')}, {plural(self.documents, kind)}", None),
         ]  # fmt: skip
+        if self.rounding is not None:
+            rows.append((f"{self.protocol.dtype} adds", str(self.rounding), None))
         if self.certainty:
             rows.append(("certainty", self.certainty, None))
         if repeated := self.repetition.sentence:

@@ -14,7 +14,9 @@ from lucidlm.measure.counts import Counts
 from lucidlm.measure.evaluated import Evaluation
 from lucidlm.measure.intervals import STRATA, Design
 from lucidlm.measure.protocol import LUCID, Protocol
+from lucidlm.measure.shortening import shortening_of
 from lucidlm.measure.scoring import Document, Predictor, Scorer
+from lucidlm.measure.windows import Window
 from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.text.account import Account
 from lucidlm.text.documents import given_text, read_texts
@@ -75,6 +77,9 @@ def evaluate_documents(
     scorer = Scorer(model, tokenizer, protocol)
     counts = Counts(scorer, progress)
     progress.stage("scoring tokens")
-    for piece in scorer.pieces(counts.watch(documents)):
+    sample: list[Window] = []
+    for piece in scorer.pieces(counts.watch(documents), sample=sample):
         counts.add(piece)
-    return counts.evaluation(scorer.counted(in_pieces=design in STRATA), token_counts, design, fraction)
+    counted = scorer.counted(in_pieces=design in STRATA)
+    evaluation = counts.evaluation(counted, token_counts, design, fraction)
+    return replace(evaluation, rounding=shortening_of(scorer, sample))
