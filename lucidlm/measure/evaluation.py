@@ -14,8 +14,8 @@ from lucidlm.measure.counts import Counts
 from lucidlm.measure.evaluated import Evaluation
 from lucidlm.measure.intervals import STRATA, Design
 from lucidlm.measure.protocol import LUCID, Protocol
-from lucidlm.measure.shortening import shortening_of
 from lucidlm.measure.scoring import Document, Predictor, Scorer
+from lucidlm.measure.shortening import shortening_of
 from lucidlm.measure.windows import Window
 from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.text.account import Account

@@ -186,8 +186,10 @@ class Scorer:
             inputs[row, : len(window.ids) - 1] = torch.from_numpy(window.ids[:-1])
         with evaluating(model, self.dtype):
             hidden = model.hidden(inputs.to(model.device))  # (B, T, C)
-        row_bytes = 4 * model.vocab_size
-        at_once, handed_on = (max(1, size // row_bytes) for size in (LOGITS_BYTES, PIECE_BYTES))
+        # As many rows as fit in this dtype: autocast casts the head's weights in each call, which takes as
+        # long as the matmul of 100 rows.
+        at_once = max(1, LOGITS_BYTES // (self.dtype.itemsize * model.vocab_size))
+        handed_on = max(1, PIECE_BYTES // (4 * model.vocab_size))
         for row, window in enumerate(batch):
             targets = torch.from_numpy(window.ids[1:]).to(model.device)
             for begin in range(window.first, len(targets), at_once):

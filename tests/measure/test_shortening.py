@@ -34,7 +34,9 @@ def test_what_bfloat16_changes_is_measured_on_a_sample_of_the_windows(model, mon
 def test_the_sample_of_every_window_has_the_whole_difference(model, monkeypatch):
     monkeypatch.setattr(scoring, "SAMPLED_EVERY", 1)
     exact, short = (
-        evaluate_documents(model, BYTES, documents_of([STORY, "a", FOREIGN]), protocol=Protocol(dtype=dtype, batch_size=1))
+        evaluate_documents(
+            model, BYTES, documents_of([STORY, "a", FOREIGN]), protocol=Protocol(dtype=dtype, batch_size=1)
+        )
         for dtype in ("float32", "bfloat16")
     )
     assert short.rounding.tokens == short.tokens_scored
