@@ -150,6 +150,7 @@ def ours(contestant: Contestant, *, windows: int, length: int) -> Generator[Open
     """A step of `lucidlm train --preset lecture`: of the run that it starts, by its own loop."""
     from lucidlm.runs.settings import TrainConfig
     from lucidlm.runtime.progress import SILENT
+    from lucidlm.runtime.wording import plural
     from lucidlm.training.loop import train_steps
     from lucidlm.training.start import start_run
 
@@ -168,7 +169,9 @@ def ours(contestant: Contestant, *, windows: int, length: int) -> Generator[Open
         run.validation_pending = False  # the one before the first step
         assert run.plan.batch_size == windows
         steps = train_steps(run)
-        yield lambda: next(steps), f"{run.plan.float32} float32 kernels, threads: {run.plan.threads}"
+        plan = run.plan
+        chosen = f"{plural(plan.workers, 'worker')}, {plural(plan.threads, 'thread')}"
+        yield lambda: next(steps), f"{chosen}, float32 kernels: {plan.float32}"
 
 
 def memory_mib() -> float:

@@ -17,6 +17,7 @@ from pathlib import Path
 from lucidlm.model.presets import PRESETS
 from lucidlm.runs.settings import TrainConfig
 from lucidlm.runtime.progress import SILENT
+from lucidlm.runtime.wording import plural
 from lucidlm.training.loop import train_steps
 from lucidlm.training.start import start_run
 
@@ -57,7 +58,9 @@ def main() -> None:
         run.validation_pending = False  # the one before the first step
         steps = train_steps(run)
         next(steps)
-        print(json.dumps({"plan": f"{run.plan.dtype}, threads: {run.plan.threads}"}), flush=True)
+        workers = getattr(run.plan, "workers", 0)  # which earlier revisions did not have
+        chosen = f"{run.plan.dtype}, {plural(workers, 'worker')}, {plural(run.plan.threads, 'thread')}"
+        print(json.dumps({"plan": chosen}), flush=True)
         for line in sys.stdin:
             print(json.dumps(part(steps, seconds=float(line))), flush=True)
 
