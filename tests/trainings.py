@@ -196,7 +196,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[Plan, Path]:
 
 
 @pytest.fixture
-def undisturbed(make_config, finished: dict[Plan, Path], tmp_path_factory) -> Callable[[Plan], Path]:
+def undisturbed(
+    make_config, finished: dict[Plan, Path], tmp_path_factory, here, quick_probes, quick_judging
+) -> Callable[[Plan], Path]:
     """undisturbed(plan): the folder of a run that went from start to end, to be looked at only."""
 
     def run(plan: Plan) -> Path:

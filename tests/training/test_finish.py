@@ -41,7 +41,7 @@ def test_three_numbers_of_one_run_agree_or_say_that_they_are_of_samples(make_con
 
 
 @pytest.fixture
-def no_more_saves(here, quick_probes, undisturbed, make_tiny_plan, monkeypatch) -> None:
+def no_more_saves(undisturbed, make_tiny_plan, monkeypatch) -> None:
     """A disk that is full after the first save; the undisturbed run was made before."""
     undisturbed(make_tiny_plan())
     real = saving.save_checkpoint
