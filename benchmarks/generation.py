@@ -1,20 +1,25 @@
-"""Tokens a second of generation by gpt2-124m on a CPU: ours, transformers', and the course's loop.
+"""Tokens a second of generation by gpt2-124m on a CPU: ours, transformers', llama.cpp's, the course's loop.
 
 python benchmarks/generation.py [--tokens 200] [--rounds 5] [--write]: greedy, random weights, 1 and 8 texts;
 three to ten minutes, without the course's loop (--no-course) one to three. --cpu takes CPU time, for a busy
 machine: use it with OMP_NUM_THREADS=1. --write puts the table into docs/numbers.md.
 
-transformers has its cache, and is measured where it is installed; the course's model and loop are those of
-llms-from-scratch where that is installed, else that loop with our model. Times of ours do not include the
-preparation of short weights, which is once for a model and has a row of its own.
+transformers has its cache. It and llama.cpp (one text; its int8 is Q8_0) are measured where they are
+installed; llama-cpp-python compiles llama.cpp, to be fair with all instructions of this CPU (CMAKE_ARGS). The
+course's model and loop are those of llms-from-scratch where that is installed, else that loop with our model.
+Times of ours do not include the preparation of short weights, which is once for a model and has a row of its
+own.
 """
 
 import argparse
 import importlib
 import importlib.util
+import itertools
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,9 +33,12 @@ from lucidlm.model.linear import for_generation, form_for
 from lucidlm.model.presets import preset
 from lucidlm.runtime.process import keep_freed_memory, set_threads
 from lucidlm.text.tokenizer import Tokenizer
+from lucidlm.weights.gguf import Kind, export_gguf
 
 PROMPT = "Every effort moves you"
 SEVERAL = 8
+LLAMA: dict[str, Kind] = {"float32": "f32", "bfloat16": "bf16", "int8": "q8_0"}
+"""What llama.cpp calls them. In the file; it computes in its own way."""
 Work = Callable[[], object]
 
 
@@ -59,6 +67,26 @@ def transformers(dtype: torch.dtype, rows: int, tokens: int) -> Work:
             model.generate(
                 ids, attention_mask=torch.ones_like(ids), do_sample=False, pad_token_id=50256, **length
             )
+
+    return work
+
+
+def llama_cpp(model: GPT, kind: Kind, tokens: int) -> Work:
+    """llama.cpp's own greedy sampling, of one text, from the file that `lucidlm export` writes."""
+    tokenizer = Tokenizer.gpt2()
+    threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.gguf")
+        export_gguf(model, tokenizer, file, kind=kind)
+        llama = importlib.import_module("llama_cpp").Llama(
+            str(file), n_ctx=256, n_threads=threads, n_threads_batch=threads, use_mmap=False, verbose=False
+        )
+    ids = tokenizer.encode(PROMPT)
+
+    def work() -> None:
+        llama.reset()
+        drawn = sum(1 for _ in itertools.islice(llama.generate(ids, temp=0.0), tokens))
+        assert drawn == tokens, "the text ended early"
 
     return work
 
@@ -100,6 +128,8 @@ def works_of(model: GPT, tokens: int, clock: Clock) -> tuple[dict[str, Work], li
             for rows in (1, SEVERAL):
                 name = f"transformers {str(dtype).removeprefix('torch.')}, {rows}"
                 works[name] = transformers(dtype, rows, tokens)
+    if importlib.util.find_spec("llama_cpp"):
+        works |= {f"llama.cpp {dtype}, 1": llama_cpp(model, kind, tokens) for dtype, kind in LLAMA.items()}
     return works, prepared
 
 
@@ -124,6 +154,7 @@ def ratios(times: dict[str, Times], with_course: dict[str, Times]) -> list[list[
     pairs = [("transformers bfloat16, 1", "ours bfloat16, 1", 1), ("ours bfloat16, 1", "ours int8, 1", 1)]
     pairs += [("ours bfloat16, 1", f"ours bfloat16, {SEVERAL}", SEVERAL)]
     pairs += [(f"transformers bfloat16, {SEVERAL}", f"ours bfloat16, {SEVERAL}", 1)]
+    pairs += [(f"llama.cpp {dtype}, 1", f"ours {dtype}, 1", 1) for dtype in LLAMA]
     pairs += [(name, "ours bfloat16, 1", 1) for name in with_course if not name.startswith("ours")]
     lines = []
     for slow, fast, factor in pairs:
