@@ -201,7 +201,8 @@ def main() -> None:
     n_weights = model.n_parameters - model.config.context_length * model.config.emb_dim
     weights_gb = {"float32": 4e-9 * n_weights, "bfloat16": 2e-9 * n_weights, "int8": 1e-9 * n_weights}
     text = "\n\n".join((
-        f"Options: {shlex.join(sys.argv[1:]) or 'none'}. {revision()}, {machine()}, {'CPU' if given.cpu else 'wall-clock'} time, load {before}; "
+        f"Options: {shlex.join(sys.argv[1:]) or 'none'}. {revision()}, {machine()}, "
+        f"{'CPU' if given.cpu else 'wall-clock'} time, load {before}; "
         f"read bandwidth {0.5 / reads.least:.1f} GB/s (median {0.5 / reads.median:.1f}), canary kept "
         f"{statistics.mean(len(each.seconds) / each.taken for each in times.values()):.0%} of the rounds.",
         table(
