@@ -115,7 +115,8 @@ def memory_bytes(plan: Plan, device: torch.device, *, later: int, held: int, pea
     """
     if device.type == "cpu":
         judging = max(later, ONEDNN_BYTES) if plan.float32 == "onednn" else later
-        return max(peak, held + 2 * 4 * plan.model.n_parameters + LOOP_BYTES + judging)
+        # A step of the run takes what the trial's took, beside the best weights and a checkpoint's.
+        return 2 * 4 * plan.model.n_parameters + LOOP_BYTES + max(peak, held + judging)
     return training_bytes(
         plan.model,
         plan.optim.name,
