@@ -259,8 +259,8 @@ def test_an_evaluation_whose_targets_are_its_inputs_is_refused(monkeypatch):
 
     pieces = Scorer.pieces
 
-    def shifted(*arguments):
-        for piece in pieces(*arguments):
+    def shifted(*arguments, **named):
+        for piece in pieces(*arguments, **named):
             targets = sequence[piece.start :][: len(piece.targets)]
             nats = F.cross_entropy(piece.logits, targets, reduction="none")
             yield replace(piece, targets=targets, nats=nats)
