@@ -44,6 +44,8 @@ class Pace:
     """How long a run has taken, how fast it is, and when it must have ended."""
 
     clock: Callable[[], float] = time.perf_counter
+    used: Callable[[], float] = time.process_time
+    """Seconds that this process has computed, its workers included."""
     deadline_s: float | None = None
     """Seconds after the beginning; None for a run that never looks at the clock."""
     most_steps: int = sys.maxsize
@@ -53,8 +55,7 @@ class Pace:
     text: Compressibility | None = None
     """What the plan has measured of the text: the prediction is renewed from it."""
     began: float = field(init=False)
-    used_before_s: float = field(default_factory=time.thread_time)
-    """What this thread had computed before the beginning."""
+    used_before_s: float = field(init=False)
     seconds_per_step: float = 0.0
     """Mean since `first`, validations and checkpoints included."""
     first: tuple[int, float] | None = None
@@ -67,7 +68,7 @@ class Pace:
     """Whether the planned look at the clock, where the decay begins, is over."""
 
     def __post_init__(self) -> None:
-        self.began = self.clock()
+        self.began, self.used_before_s = self.clock(), self.used()
 
     @property
     def elapsed_s(self) -> float:
@@ -150,6 +151,7 @@ class Pace:
         """The part of the usual work for baselines and memorization: what other programs leave of a core."""
         if self.deadline_s is None:
             return 1.0
-        used = (time.thread_time() - self.used_before_s) / max(1e-9, self.elapsed_s)
-        share = min(1.0, used, core_share())  # this thread computes nearly all the time
+        # A run computes nearly all the time, so that what it got is what there was.
+        used = (self.used() - self.used_before_s) / max(1e-9, self.elapsed_s)
+        share = min(1.0, used, core_share())
         return share if share < QUIET else 1.0

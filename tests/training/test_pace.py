@@ -1,5 +1,6 @@
 """A run that is late gets another plan, and run.toml has it, so that a repetition is bitwise the same."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import torch
 from trainings import last_of
 
 from lucidlm.runs.run_toml import read_settings
-from lucidlm.training import loop, start
+from lucidlm.training import loop, pace, start
 from lucidlm.training.loop import train
+from lucidlm.training.pace import Pace
 from lucidlm.training.prediction import Compressibility, predict
 from lucidlm.training.schedule import learning_rate_factor, trapezoid
 from lucidlm.training.state import TrainingRun
@@ -78,3 +80,27 @@ def test_a_plan_of_a_former_version_changes_its_threads_where_it_says(
     assert [plan.threads_at(step) for step in (0, 2, 3, 7)] == [2, 2, 1, 1]
     train(make_config(), plan=plan)
     assert used == [2, 2, 2, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("used", "now", "effort"), [(1.9, 1.0, 1.0), (0.95, 1.0, 1.0), (0.3, 1.0, 0.3), (1.9, 0.4, 0.4)]
+)
+def test_a_run_whose_cores_were_its_own_spares_no_work_at_its_end(monkeypatch, used, now, effort):
+    monkeypatch.setattr(pace, "core_share", lambda: now)
+    time = [0.0]
+    its = Pace(clock=lambda: time[0], used=lambda: used * time[0], deadline_s=100.0)
+    time[0] = 90.0
+    assert its.effort() == pytest.approx(effort)
+
+
+def test_what_the_workers_compute_counts_as_the_runs(monkeypatch):
+    monkeypatch.setattr(pace, "core_share", lambda: 1.0)
+    seconds = [0.0]
+    its = Pace(deadline_s=100.0, clock=lambda: seconds[0])
+    before = its.used()
+    worker = threading.Thread(target=lambda: sum(range(3_000_000)))
+    worker.start()
+    worker.join()
+    assert its.used() - before > 0
+    seconds[0] = its.used() - before
+    assert its.effort() == 1.0
