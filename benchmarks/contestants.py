@@ -158,7 +158,7 @@ def ours(contestant: Contestant, *, windows: int, length: int) -> Generator[Open
         config = TrainConfig(
             out=str(Path(folder, "run")),
             preset="lecture",
-            minutes=10,
+            minutes=5,
             context_length=length,
             batch_tokens=windows * length,
             dtype=contestant.dtype,
