@@ -58,8 +58,11 @@ def attention_by_matmuls(q: Tensor, k: Tensor, v: Tensor, *, dropout: Dropout | 
 
 
 def _factors(dropout: Dropout | None, q: Tensor, scores: torch.Size) -> Tensor | None:
-    """Dropout's factors for the weights of these queries: (B, H, T, T)."""
-    return dropout.mask(q, torch.Size((len(q), *scores))) if dropout is not None and dropout.is_on else None
+    """Dropout's factors (B, H, T, T) for the weights of these queries, from its tape; None if off."""
+    if dropout is None or not dropout.is_on:
+        return None
+    assert dropout.places is not None, "attention by matmuls takes its masks from a tape"
+    return dropout.places.mask(torch.Size((len(q), *scores)))
 
 
 def _mixed(q: Tensor, k: Tensor, v: Tensor, factors: Tensor | None) -> Tensor:

@@ -61,13 +61,6 @@ class Dropout(nn.Module):
         """Whether anything is dropped now."""
         return self.training and self.rate > 0
 
-    def mask(self, like: Tensor, shape: torch.Size | None = None) -> Tensor:
-        """The factors of the next call, of this shape (default: that of `like`), in its dtype."""
-        shape = like.shape if shape is None else shape
-        if self.places is not None:
-            return self.places.mask(shape)
-        return F.dropout(like.new_ones(shape), self.rate)
-
     def forward(self, x: Tensor) -> Tensor:
         """x, any shape; unchanged where dropout is off."""
         if not self.is_on:

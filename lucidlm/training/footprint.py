@@ -7,6 +7,7 @@ import torch
 
 from lucidlm.errors import ConfigError
 from lucidlm.model.config import GPTConfig
+from lucidlm.model.loss import LOGITS_BYTES
 from lucidlm.model.presets import PRESETS
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.memory import Free, free_on, size
@@ -47,10 +48,10 @@ def training_bytes(
     width = 2 if dtype == "bfloat16" and (workers or device != "cpu") else 4
     at_once = max(1, workers)
     tokens = min(at_once * micro_batch, batch_size) * model.context_length
+    rows = min(tokens // at_once, max(256, LOGITS_BYTES // (width * model.vocab_size)))
     activations = KEPT_A_TOKEN * width * tokens * model.emb_dim * model.n_layers
-    chunk = min(tokens, at_once * max(256, 2**26 // model.vocab_size))
-    # Logits, in whose place gradients come, and the head's.
-    loss = 4 * (chunk * model.vocab_size + at_once * embedding)
+    # Logits, in whose place gradients come, and the head's, in each worker.
+    loss = at_once * (width * rows * model.vocab_size + 4 * embedding)
     gradients, copies = 4 * n, workers * width * n + (width * n if workers and width == 2 else 0)
     once = activations + loss
     several = batch_size > at_once * micro_batch

@@ -195,7 +195,7 @@ def _draft(
         model=model,
         optim=recipe_for(config, model),
         batch_size=batch_size,
-        micro_batch=min(share, config.micro_batch or _micro_batch(model, device, workers=workers)),
+        micro_batch=min(share, config.micro_batch or _micro_batch(model, device, workers, share=share)),
         steps=1,
         schedule=((0, 1.0),),
         validate_every=1,
@@ -285,15 +285,16 @@ def _batch_size(config: TrainConfig, model: GPTConfig) -> int:
     return max(1, BATCH_TOKENS * 2 ** max(0, doublings) // model.context_length)
 
 
-def _micro_batch(model: GPTConfig, device: torch.device, *, workers: int) -> int:
-    """Windows that each worker takes at once: as many as fit, and no more than make a step faster."""
+def _micro_batch(model: GPTConfig, device: torch.device, workers: int, *, share: int) -> int:
+    """Windows of its share that a worker takes at once: what fits, and no more than make a step faster."""
     bytes_per_window = ACTIVATIONS * model.context_length * model.emb_dim * model.n_layers
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         # 16 bytes a weight: weights, gradients and AdamW's two moments.
         return max(1, int(GPU_ACTIVATIONS_SHARE * (free - 16 * model.n_parameters) / bytes_per_window))
     at_once = min(CPU_TOKENS // model.context_length, CPU_ACTIVATIONS // bytes_per_window)
-    return max(1, at_once // max(1, workers))
+    most = max(1, at_once // max(1, workers))
+    return math.ceil(share / math.ceil(share / most))  # of 4 windows 2 and 2, not 3 and 1
 
 
 def _most_epochs(corpus: Corpus, base: GPTConfig | None) -> float:

@@ -22,7 +22,7 @@ from lucidlm.training.optim import make_optimizers
 from lucidlm.training.pace import Pace
 from lucidlm.training.state import TrainingRun
 from lucidlm.training.validation import choose_samples
-from lucidlm.training.workers import gradient_of
+from lucidlm.training.workers import cores_of, gradient_of
 
 ENVIRONMENT = "env.json"
 
@@ -61,11 +61,21 @@ def assemble(
         model=model,
         optimizers=make_optimizers(model, plan.optim, parts=max(1, plan.workers)),
         gradient=gradient_of(model, plan, config=config, progress=progress),
-        peak_flops_per_s=probe_matmul(model.device, dtype_of(plan.dtype)).flops_per_s,
+        peak_flops_per_s=_peak(plan, model.device, threads=config.threads),
         metrics=Metrics(Path(config.out), progress=progress),
         pace=pace,
         id=id,
     )
+
+
+def _peak(plan: Plan, device: torch.device, *, threads: int) -> float:
+    """Operations a second of a matmul on the cores that compute a step: the peak in the formula of MFU."""
+    before = torch.get_num_threads()
+    set_threads(cores_of(plan, threads), recorded=True)
+    try:
+        return probe_matmul(device, dtype_of(plan.dtype)).flops_per_s
+    finally:
+        set_threads(before, recorded=True)
 
 
 def write_environment(folder: Path, config: TrainConfig, corpus: Corpus, notes: list[str]) -> None:

@@ -25,6 +25,11 @@ def gradient_of(model: GPT, plan: Plan, *, config: TrainConfig, progress: Progre
     return WholeBatch(model, plan, hidden=compiled(model, plan, progress) if plan.compile else None)
 
 
+def cores_of(plan: Plan, threads: int) -> int:
+    """Cores that compute a step by this plan, of which `threads` may be used (0: all that there are)."""
+    return min(plan.workers, threads or available_processors()) or plan.threads
+
+
 class Workers:
     """The gradient by `plan.workers` copies of the model, each with a fixed share of every batch.
 
@@ -38,22 +43,23 @@ class Workers:
         """threads: the most that run at once (0: one for each core); it changes no number."""
         self.plan = plan
         self.weights = list(model.parameters())
-        self.shortened = plan.dtype == "bfloat16"
-        self.dtype = torch.bfloat16 if self.shortened else self.weights[0].dtype
+        self.casts = plan.dtype == "bfloat16"
+        self.dtype = torch.bfloat16 if self.casts else self.weights[0].dtype
         self.cast = [
-            torch.empty_like(weight, dtype=self.dtype) if self.shortened else weight.detach()
+            torch.empty_like(weight, dtype=self.dtype) if self.casts else weight.detach()
             for weight in self.weights
         ]
         self.copies = [_copy_with(model, self.cast) for _ in range(plan.workers)]
         self.tape = _tape(plan, dtype=self.dtype, seed=seed)
         # A thread's number of OpenMP threads is its own setting.
-        at_once = min(plan.workers, threads or available_processors())
-        self.pool = ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(1,))
+        self.pool = ThreadPoolExecutor(
+            cores_of(plan, threads), initializer=torch.set_num_threads, initargs=(1,)
+        )
 
     def add(self, batch: Batch, *, seed: int, step: int) -> tuple[float, int]:
         """See Gradient."""
         tokens, nats = count_of(batch), 0.0
-        if self.shortened:
+        if self.casts:
             for cast, weight in zip(self.cast, self.weights, strict=True):
                 cast.copy_(weight.detach())
         shares = [list(micro_batches(share, self.plan.micro_batch)) for share in self._shares(batch)]

@@ -68,13 +68,3 @@ def test_every_place_of_the_tape_fits_the_longest_mask():
     places = small.places(0)
     for _ in range(50):
         assert places.mask(torch.Size((TAPE_LENGTH,))).numel() == TAPE_LENGTH
-
-
-def test_attention_masks_have_their_own_shape(tape):
-    dropout = Dropout(RATE).train()
-    q = torch.zeros(2, 3, 5, 8)
-    for places in (None, tape.places(0)):
-        dropout.places = places
-        mask = dropout.mask(q, torch.Size((2, 3, 5, 5)))
-        assert mask.shape == (2, 3, 5, 5)
-        assert set(mask.unique().tolist()) <= {0.0, mask.max().item()}

@@ -16,6 +16,7 @@ from lucidlm.runs.settings import TrainConfig
 from lucidlm.runtime.process import available_processors
 from lucidlm.text.preparation import prepare
 from lucidlm.text.windows import Windows
+from lucidlm.training import plan as plan_module
 from lucidlm.training import speed
 from lucidlm.training.footprint import judging_bytes, memory_bytes
 from lucidlm.training.plan import ADAMW_FOR_MUON, GO_ON, recipe_for
@@ -211,6 +212,14 @@ def test_with_minutes_the_race_decides_dtype_and_each_core_has_a_worker(plan_for
 def test_no_worker_is_without_a_window(plan_for):
     plan = plan_for(minutes=1, threads=64, batch_tokens=256, context_length=128).plan
     assert (plan.batch_size, plan.workers, plan.micro_batch) == (2, 2, 1)
+
+
+def test_the_windows_of_a_worker_are_cut_evenly_where_not_all_fit(plan_for, monkeypatch):
+    window = plan_module.ACTIVATIONS * 64 * 128 * 4  # of modern-1m
+    monkeypatch.setattr(plan_module, "CPU_ACTIVATIONS", 6 * window)
+    asked = {"context_length": 64, "batch_tokens": 8 * 64, "steps": 1}
+    assert plan_for(**asked).plan.micro_batch == 2  # 3 fit, of 4
+    assert plan_for(**asked, micro_batch=3).plan.micro_batch == 3
 
 
 def test_a_compiled_model_has_no_workers(plan_for):

@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from trainings import last_of
 
 from lucidlm.errors import ConfigError, RunError
 from lucidlm.runs.run_toml import read_settings
-from lucidlm.training import start
+from lucidlm.runtime.probes import Probe
+from lucidlm.training import setup, start
 from lucidlm.training.loop import train
 from lucidlm.training.speed import Machine
 
@@ -90,3 +92,17 @@ def test_without_minutes_no_probe_of_speed_changes_the_weights(make_config, monk
     first, second = chosen.values()
     assert first == second
     assert first[0].float32 == "stock"
+
+
+@pytest.mark.parametrize(("workers", "cores"), [(0, 3), (2, 2)])
+def test_the_peak_is_that_of_the_cores_that_a_step_computes_on(
+    make_config, make_tiny_plan, monkeypatch, workers, cores
+):
+    counts = []
+    monkeypatch.setattr(
+        setup,
+        "probe_matmul",
+        lambda device, dtype: counts.append(torch.get_num_threads()) or Probe("", 1e9, 0.0),
+    )
+    train(make_config(threads=2), plan=make_tiny_plan(steps=1, threads=3, workers=workers))
+    assert counts == [cores]
