@@ -212,9 +212,9 @@ def _centred(h: Tensor, head: Tensor, target: Tensor, graded: bool) -> tuple[Ten
     """`_in_full` for bfloat16 on a CPU, whose matmuls return nothing longer: relative to the target's logit.
 
     bfloat16 has 8 bits. GPT-2's logits are near -100, where its steps are 0.5 wide. Differences to the
-    target's logit are small for every token that matters: if the target costs x nats, none of them is larger
-    than x, so that the rounding changes the loss by at most 2^-9 of it, up or down at random. The matmul
-    subtracts before it rounds.
+    target's logit are smaller: if the target costs x nats, none is above x, and tokens far below it have
+    little probability. Each is off by up to 2^-9 of itself, at random, and counts with its probability: the
+    loss is off by about 2^-9 of itself at most. The matmul subtracts before it rounds.
     """
     own = torch.linalg.vecdot(h.float(), head.index_select(0, target).float())  # the target's logit
     centre = own.bfloat16()

@@ -63,22 +63,23 @@ def test_lean_loss_and_gradients_in_bfloat16_equal_float64_on_the_same_numbers(r
     assert total.dtype == torch.float32
     h, w = as_numpy(hidden.bfloat16()), as_numpy(weight.bfloat16())
     wanted = oracles.linear_cross_entropy(h, w, targets.numpy())
-    # What goes into a matmul is rounded to 8 bits, the softmax among it: 2^-9 of each number.
+    # The softmax is rounded to 8 bits where it goes into a matmul: 2^-9 of each number.
     check_lean(hidden, weight, total, wanted, loss=rounding_of(h, w, targets) / wanted[0], slope=5e-3)
 
 
 def rounding_of(hidden: np.ndarray, weight: np.ndarray, targets: Tensor) -> float:
     """The most that the sum of nats may change if each logit, less the target's, is rounded to bfloat16.
 
-    A logit that is off by d moves the loss by its probability times d. The exact sum adds 1e-6 of itself.
+    A logit that is off by d moves the loss by its probability times d. These roundings are independent:
+    Hoeffding's bound for their sum is passed once in 1,500 times, were each as large as it may be.
     """
     logits = hidden @ weight.T
     kept = (targets != IGNORE_INDEX).numpy()
     own = np.take_along_axis(logits, targets.where(targets >= 0, 0).numpy()[:, None], axis=-1)
-    nats = oracles.cross_entropy(logits, targets.numpy())
-    distance = (oracles.softmax(logits) * np.abs(logits - own)).sum(-1)
     # The target's own logit is rounded too where it is subtracted: to 2^-9 of itself, and that again.
-    return float((kept * (2**-9 * distance + 2**-18 * np.abs(own[:, 0]) + 1e-6 * nats)).sum())
+    off = oracles.softmax(logits) * (2**-9 * np.abs(logits - own) + 2**-18 * np.abs(own)) * kept[:, None]
+    sums = 1e-6 * oracles.cross_entropy(logits, targets.numpy()).sum()  # in float32
+    return min(off.sum(), 4 * math.sqrt((off**2).sum())) + sums
 
 
 def test_logits_far_from_zero_cost_no_digits_in_bfloat16():
@@ -136,17 +137,19 @@ def test_lean_loss_in_bfloat16_is_no_further_off_than_the_plain_one_in_bfloat16(
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         plain = cross_entropy(hidden @ weight.T, targets).sum()
         lean = linear_cross_entropy(hidden, weight, targets, chunk=64)
-    # The plain logits are rounded to 8 bits: up to 2^-8 of a logit of 9, less over many rows.
-    torch.testing.assert_close(lean, plain, atol=0, rtol=1e-3)
+    # The plain logits are rounded to 8 bits: up to 2^-9 of a logit of 9, less over many rows.
+    torch.testing.assert_close(lean, plain, atol=0, rtol=2e-4)
     wanted = oracles.linear_cross_entropy(
         as_numpy(hidden.bfloat16()), as_numpy(weight.bfloat16()), targets.numpy()
     )
     plain_slopes = torch.autograd.grad(plain, (hidden, weight))
     lean_slopes = torch.autograd.grad(lean, (hidden, weight))
-    # Each of the 16 chunks rounds its part of the head's gradient, the plain loss the whole, once: roundings
-    # add up as the root of the sum of their squares, as the parts do.
-    for plain_slope, lean_slope, slope in zip(plain_slopes, lean_slopes, wanted[1:], strict=True):
-        assert off_by(lean_slope, slope) <= 1.25 * off_by(plain_slope, slope)
+    # Chunks round their parts of the head's gradient too, which is rounded once more where it is returned in
+    # bfloat16: two errors of 1.7e-3 beside the softmax's 3.4e-3, where the plain loss has one, so 1.1 times.
+    for plain_slope, lean_slope, slope, most in zip(
+        plain_slopes, lean_slopes, wanted[1:], (1.1, 1.1 if autocast else 1.15), strict=True
+    ):
+        assert off_by(lean_slope, slope) <= most * off_by(plain_slope, slope)
 
 
 def test_the_heads_gradient_is_summed_in_float32_over_many_chunks_of_bfloat16():
