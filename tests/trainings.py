@@ -37,6 +37,7 @@ from lucidlm.training.schedule import trapezoid
 from lucidlm.training.speed import Machine
 
 SECONDS_PER_STEP = 0.1
+SAVING_SHARE = saving.SAVING_SHARE
 TIME_OR_SPEED = ("time_s", "tokens_per_s", "mfu")
 
 
@@ -203,8 +204,12 @@ def undisturbed(
 
     def run(plan: Plan) -> Path:
         if plan not in finished:
-            finished[plan] = tmp_path_factory.mktemp("undisturbed") / "run"
-            loop.train(make_config(out=str(finished[plan])), plan=plan)
+            folder = tmp_path_factory.mktemp("undisturbed") / "run"
+            with pytest.MonkeyPatch.context() as patch:
+                # The same run whether or not the test that asks first has `save_always`.
+                patch.setattr(saving, "SAVING_SHARE", SAVING_SHARE)
+                loop.train(make_config(out=str(folder)), plan=plan)
+            finished[plan] = folder
         return finished[plan]
 
     return run
@@ -261,7 +266,9 @@ def run(here, quick_probes, shelf, make_config, make_tiny_plan, monkeypatch) -> 
     def copied(name: str = "run", *, stopped: int = 0, **changes: Any) -> Path:
         Path("book.txt").write_text(made_up_text(sentences=16), encoding="utf-8")
         Path("short.txt").write_text("Nobody knew why.\n")
-        stored = shelf / "-".join(map(str, ("run", stopped, *changes.values())))
+        stored = shelf / "-".join(
+            ("run", f"{stopped}", *(f"{key}={changes[key]}" for key in sorted(changes)))
+        )
 
         def watch(report: loop.Report) -> None:
             if stopped and report.step.step == stopped:
