@@ -3,9 +3,14 @@
 import copy
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+
+from lucidlm.errors import WeightsError
+from lucidlm.weights.load import load
 
 ODD = [None, True, -1, 0, 1, 2, 3.5, 7, 2**16, 2**31, 2**63, 10**30, 1e308, float("nan"), float("inf")]
 ODD += ["", "x", "../x.safetensors", "/etc/passwd", "\x00", "a" * 10_000, [], [1], [[]], {}, {"a": 1}]
@@ -14,6 +19,17 @@ GONE = "(gone)"
 DEEP = json.loads("[" * 400 + "]" * 400)
 CONFUSING = [None, True, -1, 0, 2**63, 1e308, float("nan"), "", "x\0", [], {}, DEEP, GONE]
 """One of each kind of what a place in a file of JSON or TOML may hold unexpectedly."""
+
+
+def refusal(folder: Path) -> str:
+    """The message with which a model's folder is refused: one line, first a path in it, last a way out."""
+    with pytest.raises(WeightsError) as refused:
+        load(folder)
+    message = str(refused.value)
+    assert message.startswith(str(folder))
+    assert "\n" not in message
+    assert "; " in message
+    return message
 
 
 def mutated(data: bytes, rng: np.random.Generator) -> bytes:

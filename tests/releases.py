@@ -9,14 +9,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import regex
 import torch
 from oracles import attention, gelu_tanh, layer_norm
 
-from lucidlm.errors import WeightsError
 from lucidlm.weights import openai
-from lucidlm.weights.openai import load_openai
 
 FIXTURE = Path(__file__).parent / "weights" / "fixtures" / "openai-gpt2-tiny"
 
@@ -250,14 +247,3 @@ def textbook_ids(folder: Path, text: str) -> list[int]:
             parts = joined
         ids += [encoder[part] for part in parts]
     return ids
-
-
-def refusal(folder: Path) -> str:
-    """The message with which a folder is refused: one line, first a path in it, last a way out."""
-    with pytest.raises(WeightsError) as error:
-        load_openai(folder)
-    message = str(error.value)
-    assert message.startswith(str(folder))
-    assert "\n" not in message
-    assert "; " in message
-    return message

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lucidlm.errors import ConfigError, WeightsError
 from lucidlm.model.config import GPTConfig
+from lucidlm.runtime.small_files import AGAIN
 from lucidlm.weights.tensor_files import read_json
 
 CONFIG = "config.json"
@@ -182,7 +183,10 @@ def read_config(folder: str | Path) -> GPTConfig:
         return _from_modern(_Qwen3(**values) if kind == "qwen3" else _Llama(**values))
     except ValidationError as error:
         first = error.errors()[0]
-        raise WeightsError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        value = "" if first["type"] == "missing" else f" is {first['input']!r:.80}"
+        raise WeightsError(
+            f"{path}: {'.'.join(map(str, first['loc']))}{value}: {first['msg']}", AGAIN
+        ) from None
     except ConfigError as error:
         raise WeightsError(f"{path}: {error}") from None
 

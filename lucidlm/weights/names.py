@@ -240,7 +240,8 @@ def _check_left(left: Mapping[str, StoredTensor], embedding: StoredTensor, confi
     which = f"{names} belongs" if len(unknown) == 1 else f"{plural(len(unknown), 'tensor')} ({names}) belong"
     raise WeightsError(
         f"{unknown[0].path}: {which} to no part of a {config.family} model of "
-        f"{plural(config.n_layers, 'layer')} as config.json says it"
+        f"{plural(config.n_layers, 'layer')}, which config.json describes",
+        "copy or download both again",
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from damage import mutated, mutated_json
+from damage import mutated, mutated_json, refusal
 from models import BYTES, shape
 from safetensors.torch import load_file, save_file
 
@@ -53,15 +53,6 @@ def sharded(tmp_path):
     save_model(GPT(shape(n_layers=2, **fields)), BYTES, tmp_path)
     split(tmp_path)
     return tmp_path
-
-
-def refusal(folder: Path) -> str:
-    with pytest.raises(WeightsError) as refused:
-        load(folder)
-    message = str(refused.value)
-    assert message.startswith(str(folder))
-    assert "\n" not in message
-    return message
 
 
 # Several files

@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from damage import refusal
 from models import BYTES, shape
 from recorded import Recorded
 from safetensors.torch import load_file, save_file
@@ -59,13 +60,6 @@ def assert_same(model, folder):
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name
     return lines
-
-
-def refusal(folder):
-    with pytest.raises(WeightsError) as refused:
-        load(folder)
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
 
 
 # Tensors

@@ -13,7 +13,7 @@ import google_crc32c
 import numpy as np
 import pytest
 import torch
-from damage import mutated
+from damage import mutated, refusal
 from releases import (
     FILES,
     FIXTURE,
@@ -26,7 +26,6 @@ from releases import (
     entry,
     header,
     random_tensors,
-    refusal,
     release_logits,
     table_of,
     textbook_ids,

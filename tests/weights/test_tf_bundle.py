@@ -5,6 +5,7 @@ import json
 import google_crc32c
 import numpy as np
 import pytest
+from damage import refusal
 from releases import (
     FIXTURE,
     arrays,
@@ -16,7 +17,6 @@ from releases import (
     field,
     header,
     random_tensors,
-    refusal,
     table_of,
     textbook_crc32c,
     varint,
