@@ -61,17 +61,6 @@ def assert_comes_back(model, tokenizer, data, **settings):
     return result
 
 
-@pytest.fixture
-def gpt() -> GPT:
-    """For facts that have nothing to do with the model's family."""
-    return lively(shape(document_prefix_id=END_OF_TEXT))
-
-
-@pytest.fixture
-def file(gpt) -> bytes:
-    return compress(gpt, BYTES, STORY.encode()[:40]).file
-
-
 # The same bytes come back, in as many bits as were evaluated.
 
 
@@ -164,20 +153,21 @@ def test_step_by_step_the_logits_are_those_of_a_whole_window(lively_gpt, context
         assert np.ptp(stepwise[0]) == 0  # the first is as probable as any other
 
 
-def test_without_a_prefix_the_first_token_costs_a_fair_choice(gpt):
-    bits = [8 * len(compress(gpt, BYTES, b"a" * n, protocol=Protocol(prefix="none")).file) for n in (0, 1)]
+def test_without_a_prefix_the_first_token_costs_a_fair_choice(byte_gpt):
+    protocol = Protocol(prefix="none")
+    bits = [8 * len(compress(byte_gpt, BYTES, b"a" * n, protocol=protocol).file) for n in (0, 1)]
     assert bits[0] == 8 * HEADER.size
     assert bits[1] - bits[0] == 32  # log2(257) bits, in words of 32
 
 
-def test_a_model_that_is_sure_makes_a_small_file(gpt):
+def test_a_model_that_is_sure_makes_a_small_file(byte_gpt):
     # It has learnt one thing, that "a" follows "a".
     with torch.no_grad():
-        for parameter in gpt.parameters():
+        for parameter in byte_gpt.parameters():
             parameter.zero_()
-        gpt.final_norm.bias.fill_(1)
-        gpt.head.weight[97] = 1
-    result = assert_comes_back(gpt, BYTES, b"a" * 600)
+        byte_gpt.final_norm.bias.fill_(1)
+        byte_gpt.head.weight[97] = 1
+    result = assert_comes_back(byte_gpt, BYTES, b"a" * 600)
     assert result.evaluated_bits < 2
     assert len(result.file) <= HEADER.size + 4
 
@@ -287,36 +277,36 @@ def test_what_was_encoded_with_the_whole_text_in_sight_cannot_be_decoded(peeking
 # Another model, another tokenizer, another machine.
 
 
-def test_one_other_weight_is_another_model(gpt, file):
-    weight = gpt.blocks[0].feed_forward.out.bias
+def test_one_other_weight_is_another_model(byte_gpt, file):
+    weight = byte_gpt.blocks[0].feed_forward.out.bias
     with torch.no_grad():
         weight[3] = torch.nextafter(weight[3], torch.tensor(9.0))
     with pytest.raises(WeightsError, match="another model or tokenizer"):
-        decompress(gpt, BYTES, file)
+        decompress(byte_gpt, BYTES, file)
 
 
-def test_another_shape_or_tokenizer_is_refused(gpt, file):
-    other = GPT(gpt.config.changed(norm_eps=1e-6)).eval()
-    other.load_state_dict(gpt.state_dict())
+def test_another_shape_or_tokenizer_is_refused(byte_gpt, file):
+    other = GPT(byte_gpt.config.changed(norm_eps=1e-6)).eval()
+    other.load_state_dict(byte_gpt.state_dict())
     with pytest.raises(WeightsError, match="another model or tokenizer"):
         decompress(other, BYTES, file)
     with pytest.raises(WeightsError, match="another model or tokenizer"):
-        decompress(gpt, Tokenizer.train([STORY], 257), file)
+        decompress(byte_gpt, Tokenizer.train([STORY], 257), file)
 
 
-def test_what_does_not_change_predictions_does_not_change_the_hash(gpt):
-    copy = GPT(gpt.config.changed(drop_rate=0.5))
-    copy.load_state_dict(gpt.state_dict())
-    assert model_hash(copy, BYTES) == model_hash(gpt, BYTES)
+def test_what_does_not_change_predictions_does_not_change_the_hash(byte_gpt):
+    copy = GPT(byte_gpt.config.changed(drop_rate=0.5))
+    copy.load_state_dict(byte_gpt.state_dict())
+    assert model_hash(copy, BYTES) == model_hash(byte_gpt, BYTES)
     copy.config = copy.config.changed(document_prefix_id=5)  # it stands in the file
-    assert model_hash(copy.train(), BYTES) == model_hash(gpt, BYTES)
-    assert len(model_hash(gpt, BYTES)) == 16
+    assert model_hash(copy.train(), BYTES) == model_hash(byte_gpt, BYTES)
+    assert len(model_hash(byte_gpt, BYTES)) == 16
 
 
-def test_other_probabilities_are_told_and_never_give_other_bytes(gpt, file, monkeypatch):
+def test_other_probabilities_are_told_and_never_give_other_bytes(byte_gpt, file, monkeypatch):
     elsewhere(monkeypatch)
     with pytest.raises(DataError, match=r"kernels, PyTorch and CPU are equal .*damaged.*decompress where"):
-        decompress(gpt, BYTES, file)
+        decompress(byte_gpt, BYTES, file)
 
 
 @pytest.mark.parametrize(
@@ -332,13 +322,13 @@ def test_other_probabilities_are_told_and_never_give_other_bytes(gpt, file, monk
         ),  # kernels are set as they were
     ],
 )
-def test_what_differs_from_where_the_file_was_made_is_named(gpt, file, monkeypatch, fields, says):
+def test_what_differs_from_where_the_file_was_made_is_named(byte_gpt, file, monkeypatch, fields, says):
     elsewhere(monkeypatch)
     with pytest.raises(DataError, match=says):
-        decompress(gpt, BYTES, changed(file, **{"threads": 2} | fields), threads=2)
+        decompress(byte_gpt, BYTES, changed(file, **{"threads": 2} | fields), threads=2)
 
 
-def test_a_file_is_decompressed_on_the_threads_and_kernels_it_was_made_with(gpt, monkeypatch):
+def test_a_file_is_decompressed_on_the_threads_and_kernels_it_was_made_with(byte_gpt, monkeypatch):
     before = torch.get_num_threads()
     step, seen = compression.predictions, []
 
@@ -349,10 +339,11 @@ def test_a_file_is_decompressed_on_the_threads_and_kernels_it_was_made_with(gpt,
     monkeypatch.setattr(compression, "predictions", watched)
     made = Arithmetic(3, "cpu", "onednn", "", "")
     with made.used():
-        file = compress(gpt, BYTES, b"some text").file
+        file = compress(byte_gpt, BYTES, b"some text").file
     assert compression.arithmetic_of(file).threads == 3
-    assert decompress(gpt, BYTES, file) == b"some text"
-    assert decompress(gpt, BYTES, file, threads=2) == b"some text"  # too small a model for threads to matter
+    assert decompress(byte_gpt, BYTES, file) == b"some text"
+    # Too small a model for threads to matter.
+    assert decompress(byte_gpt, BYTES, file, threads=2) == b"some text"
     assert seen == [(3, "onednn"), (3, "onednn"), (2, "onednn")]
     assert torch.get_num_threads() == before
     assert Arithmetic.here(torch.device("cpu")).kernels == "stock"
@@ -361,23 +352,23 @@ def test_a_file_is_decompressed_on_the_threads_and_kernels_it_was_made_with(gpt,
 # What else it keeps.
 
 
-def test_logits_that_are_no_numbers_are_named(gpt, file, monkeypatch):
+def test_logits_that_are_no_numbers_are_named(byte_gpt, file, monkeypatch):
     monkeypatch.setattr(
         compression, "predictions", lambda *_, **__: (np.full(257, math.nan) for _ in range(40))
     )
     with pytest.raises(NumbersError, match="token 0 hold NaN"):
-        decompress(gpt, BYTES, file)
+        decompress(byte_gpt, BYTES, file)
     monkeypatch.undo()
     with torch.no_grad():
-        gpt.head.weight[5, 5] = math.nan
+        byte_gpt.head.weight[5, 5] = math.nan
     with pytest.raises(NumbersError, match="NaN"):
-        compress(gpt, BYTES, b"abc")
+        compress(byte_gpt, BYTES, b"abc")
 
 
-def test_a_tokenizer_of_more_ids_than_the_model_is_named(gpt):
+def test_a_tokenizer_of_more_ids_than_the_model_is_named(byte_gpt):
     for text in (b"\xe7\x8c\xab clock clocks", b" clocks"):
         with pytest.raises(WeightsError, match="vocabulary of 257"):
-            compress(gpt, Tokenizer.gpt2(), text, protocol=Protocol(prefix="none"))
+            compress(byte_gpt, Tokenizer.gpt2(), text, protocol=Protocol(prefix="none"))
 
 
 @pytest.mark.parametrize(
@@ -391,35 +382,35 @@ def test_a_tokenizer_of_more_ids_than_the_model_is_named(gpt):
         {"dtype": "bfloat16"},
     ],
 )
-def test_a_setting_that_cannot_work_is_named(gpt, wrong):
+def test_a_setting_that_cannot_work_is_named(byte_gpt, wrong):
     with pytest.raises(ConfigError):
-        compress(gpt, BYTES, b"abc", protocol=Protocol(**wrong))
+        compress(byte_gpt, BYTES, b"abc", protocol=Protocol(**wrong))
 
 
-def test_progress_counts_the_tokens_both_ways(gpt):
+def test_progress_counts_the_tokens_both_ways(byte_gpt):
     there, back = Recorded(), Recorded()
-    file = compress(gpt, BYTES, b"abc", progress=there).file
-    decompress(gpt, BYTES, file, progress=back)
+    file = compress(byte_gpt, BYTES, b"abc", progress=there).file
+    decompress(byte_gpt, BYTES, file, progress=back)
     assert there.stages[-1][1:] == back.stages[-1][1:] == [3, 3]
     assert back.steps == 3
 
 
-def test_the_model_is_left_as_it_was(gpt):
-    gpt.train()
-    before = {name: weight.clone() for name, weight in gpt.state_dict().items()}
+def test_the_model_is_left_as_it_was(byte_gpt):
+    byte_gpt.train()
+    before = {name: weight.clone() for name, weight in byte_gpt.state_dict().items()}
     state = torch.random.get_rng_state()
-    decompress(gpt, BYTES, compress(gpt, BYTES, b"abc").file)
-    assert gpt.training
+    decompress(byte_gpt, BYTES, compress(byte_gpt, BYTES, b"abc").file)
+    assert byte_gpt.training
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert all(torch.equal(weight, before[name]) for name, weight in gpt.state_dict().items())
+    assert all(torch.equal(weight, before[name]) for name, weight in byte_gpt.state_dict().items())
 
 
-def test_the_same_text_gives_the_same_file(gpt):
-    assert compress(gpt, BYTES, b"abc" * 20).file == compress(gpt, BYTES, b"abc" * 20).file
+def test_the_same_text_gives_the_same_file(byte_gpt):
+    assert compress(byte_gpt, BYTES, b"abc" * 20).file == compress(byte_gpt, BYTES, b"abc" * 20).file
 
 
-def test_it_says_both_numbers_and_what_lies_between(gpt):
-    result = compress(gpt, BYTES, STORY.encode())
+def test_it_says_both_numbers_and_what_lies_between(byte_gpt):
+    result = compress(byte_gpt, BYTES, STORY.encode())
     lines = str(result).splitlines()
     assert len(lines) == 5
     assert f"{len(STORY):,} bytes" in lines[0]
@@ -433,17 +424,17 @@ def test_it_says_both_numbers_and_what_lies_between(gpt):
     )
 
 
-def test_what_evaluate_of_the_same_file_leaves_out_is_counted_and_said(gpt, tmp_path):
+def test_what_evaluate_of_the_same_file_leaves_out_is_counted_and_said(byte_gpt, tmp_path):
     data = b"\xef\xbb\xbfone\r\ntwo\r\nthree\r\n"
     (tmp_path / "crlf.txt").write_bytes(data)
-    result, read = compress(gpt, BYTES, data), evaluate(gpt, BYTES, path=tmp_path / "crlf.txt")
+    result, read = compress(byte_gpt, BYTES, data), evaluate(byte_gpt, BYTES, path=tmp_path / "crlf.txt")
     assert result.left_out == {"byte_order_marks": 3, "carriage_returns": 3}
     assert result.to_dict()["evaluate_leaves_out"] == result.left_out == read.bytes_left_out
     assert result.bytes == 20 == read.bytes_scored + 6
     said = "counts 14 bytes of text, so its bits are of other bytes: left out 6 of the text's 20 bytes: 3"
     assert f"as it is; `evaluate` of it {said}" in str(result)
-    assert compress(gpt, BYTES, b"one\ntwo\r").left_out == {}
-    assert compress(gpt, BYTES, b"caf\xe9\r\n").left_out == {}  # no text that evaluate would read
+    assert compress(byte_gpt, BYTES, b"one\ntwo\r").left_out == {}
+    assert compress(byte_gpt, BYTES, b"caf\xe9\r\n").left_out == {}  # no text that evaluate would read
 
 
 JSONL = b'{"text": "one two"}\n{"text": "three"}\n'
@@ -459,30 +450,30 @@ BOOK = b"\n".join((b"*** START OF THE PROJECT GUTENBERG EBOOK A ***", b"one two"
     ("b.txt", b"one two\rthree\r", "carriage returns read as line feeds"),
 ])  # fmt: skip
 def test_every_file_whose_text_is_not_its_bytes_says_why_evaluate_counts_others(
-    gpt, tmp_path, name, data, why
+    byte_gpt, tmp_path, name, data, why
 ):
     path = tmp_path / name
     path.write_bytes(data)
-    result, read = compress(gpt, BYTES, data, source=str(path)), evaluate(gpt, BYTES, path=path)
+    result, read = compress(byte_gpt, BYTES, data, source=str(path)), evaluate(byte_gpt, BYTES, path=path)
     line = str(result).splitlines()[1]
     assert f"`evaluate` of it counts {read.bytes_total} bytes of text" in line
     assert why in line
-    assert decompress(gpt, BYTES, result.file) == data
+    assert decompress(byte_gpt, BYTES, result.file) == data
 
 
 @pytest.mark.parametrize(
     ("name", "data"), [("a.txt", b"one two\n"), ("a.jsonl", b"no JSON"), ("a.bin", b"abc")]
 )
-def test_a_file_that_is_its_text_or_none_needs_no_reason(gpt, tmp_path, name, data):
+def test_a_file_that_is_its_text_or_none_needs_no_reason(byte_gpt, tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
-    result = compress(gpt, BYTES, data, source=str(tmp_path / name))
+    result = compress(byte_gpt, BYTES, data, source=str(tmp_path / name))
     assert str(result).splitlines()[1] == "counted: every byte of the file as it is"
 
 
-def test_an_empty_file_is_its_header(gpt):
+def test_an_empty_file_is_its_header(byte_gpt):
     for prefix in ("auto", "none"):
-        result = compress(gpt, BYTES, b"", protocol=Protocol(prefix=prefix))
+        result = compress(byte_gpt, BYTES, b"", protocol=Protocol(prefix=prefix))
         assert len(result.file) == HEADER.size
         assert (result.tokens, result.bytes, result.evaluated_bits) == (0, 0, 0)
         assert "header alone" in str(result)
-        assert decompress(gpt, BYTES, result.file) == b""
+        assert decompress(byte_gpt, BYTES, result.file) == b""
