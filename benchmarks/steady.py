@@ -5,14 +5,13 @@ The shape should be the same in 19 of 20 tries; the steps follow what a step tak
 """
 
 import argparse
-import contextlib
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+
+from timing import busy_loops
 
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.progress import SILENT
@@ -34,7 +33,7 @@ def main() -> None:
         "| other programs | shapes (tries) | weight decay | steps: median, least, most |\n|---|---|---|---|"
     )
     for count in (0, asked.busy):
-        with _busy(count):
+        with busy_loops(count):
             plans = list(_plans(asked.text, minutes=asked.minutes, tries=asked.tries))
         shapes = Counter(f"{plan.model.emb_dim} x {plan.model.n_layers}" for plan in plans)
         decays = sorted({plan.optim.weight_decay for plan in plans})
@@ -54,18 +53,6 @@ def _plans(text: str, *, minutes: float, tries: int) -> Iterator[Plan]:
         for _ in range(tries):
             device, _ = settle(config)
             yield make_plan(config, corpus, device, pace=Pace(deadline_s=config.seconds)).plan
-
-
-@contextlib.contextmanager
-def _busy(count: int) -> Generator[None]:
-    """So many programs that use a core each."""
-    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for loop in loops:
-            loop.kill()
-            loop.wait()
 
 
 if __name__ == "__main__":
