@@ -12,7 +12,6 @@ import contextlib
 import importlib
 import importlib.metadata
 import json
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Generator
@@ -22,6 +21,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from memory import peak_bytes
 from timing import canary
 from torch import Tensor, nn
 
@@ -174,18 +174,13 @@ def ours(contestant: Contestant, *, windows: int, length: int) -> Generator[Open
         yield lambda: next(steps), f"{chosen}, float32 kernels: {plan.float32}"
 
 
-def memory_mib() -> float:
-    """Largest memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def measured(contestant: Contestant, *, windows: int, length: int, seconds: float) -> dict[str, object]:
     """Each step's seconds, the lower canary of the two around it, its CPU seconds; the memory of all.
 
     As many steps as begin within `seconds`. The first is not counted, unless it takes all that time.
     """
     importlib.import_module(contestant.module)
-    before, times = memory_mib(), []
+    before, times = peak_bytes(), []
     with (peer if contestant.model else ours)(contestant, windows=windows, length=length) as (step, chosen):
         began, speed = time.perf_counter(), canary()
         while time.perf_counter() - began < seconds or len(times) < 1:
@@ -197,7 +192,7 @@ def measured(contestant: Contestant, *, windows: int, length: int, seconds: floa
         return {
             "times": times[1:] or times,
             "chosen": chosen,
-            "peak_mib": round(memory_mib() - before),
+            "peak_mib": (peak_bytes() - before) >> 20,
             "version": importlib.metadata.version(contestant.package),
         }
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from memory import growth_bytes
 from timing import interleaved, timed
 
 from lucidlm.measure.evaluation import evaluate_documents
@@ -25,21 +26,6 @@ from lucidlm.weights.load import load
 
 CONTEXT, STRIDE = 1024, 512
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
-
-
-def peak() -> int:
-    """The most bytes that this process has held; resource.getrusage would count its parent's too."""
-    with open("/proc/self/status", encoding="ascii") as file:
-        return 1024 * next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
-
-
-def growth(work: Callable[[], object]) -> int:
-    """Bytes by which the peak is above what was held before."""
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")  # the peak begins again
-    before = peak()
-    work()
-    return peak() - before
 
 
 def recipe(model, ids: torch.Tensor) -> float:
@@ -79,23 +65,25 @@ def ours(dtype: Dtype, ids: np.ndarray) -> Callable[[], float]:
 PROGRAMS = {"recipe": theirs, "ours": ours}
 
 
-def ids_of(path: str, size: int) -> np.ndarray:
+def beginning(path: str, size: int) -> str:
     with open(path, "rb") as file:
-        text = file.read(size).decode("utf-8", errors="ignore")
-    return np.array(load("gpt2-124m")[1].encode(text))
+        return file.read(size).decode("utf-8", errors="ignore")
+
+
+def ids_of(path: str, size: int) -> np.ndarray:
+    return np.array(load("gpt2-124m")[1].encode(beginning(path, size)))
 
 
 def explaining(path: str, size: int) -> dict[str, float]:
     model, tokenizer = load("gpt2-124m")
-    with open(path, "rb") as file:
-        text = file.read(size).decode("utf-8", errors="ignore")
-    began, lines = time.perf_counter(), 0
+    text, began, characters = beginning(path, size), time.perf_counter(), 0
 
     def work() -> None:
-        nonlocal lines
-        lines = sum(len(line) for line in explain(model, tokenizer, text).json_lines())
+        nonlocal characters
+        characters = sum(len(line) for line in explain(model, tokenizer, text).json_lines())
 
-    return {"MiB": growth(work) >> 20, "characters": lines, "s": time.perf_counter() - began}
+    bytes_more = growth_bytes(work)
+    return {"MiB": bytes_more >> 20, "characters": characters, "s": time.perf_counter() - began}
 
 
 def part(path: str, name: str) -> dict[str, float]:
@@ -111,7 +99,7 @@ def part(path: str, name: str) -> dict[str, float]:
         nonlocal nats
         nats = work()
 
-    bytes_more = growth(measured)
+    bytes_more = growth_bytes(measured)
     return {"MiB": bytes_more >> 20, "nats": nats, "tokens/s": len(ids) / (time.perf_counter() - began)}
 
 

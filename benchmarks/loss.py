@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from memory import growth_bytes
 from timing import interleaved, timed
 from torch import Tensor
 
@@ -68,21 +69,11 @@ def work_of(name: str, case: Case) -> Callable[[], None]:
     return work
 
 
-def peak() -> int:
-    """The most bytes that this process has held; resource.getrusage would count its parent's too."""
-    with open("/proc/self/status", encoding="ascii") as file:
-        return 1024 * next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
-
-
 def memory(name: str, rows: int) -> int:
     """Bytes that a pass takes beyond its inputs, among them the two gradients that are asked for."""
     case = case_of(rows, *HEAD)
     work_of(name, case_of(8, 8, 8))()  # what PyTorch sets up on first use
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")  # the peak begins again
-    before = peak()
-    work_of(name, case)()
-    return peak() - before
+    return growth_bytes(work_of(name, case))
 
 
 def memory_apart(name: str, rows: int) -> int:
