@@ -15,19 +15,16 @@ import time
 from pathlib import Path
 
 import torch
+from texts import cut
 
 import lucidlm as lm
 
 
-def cut(text: Path, folder: Path) -> tuple[Path, Path]:
-    """The first 90 % of the bytes and the rest, as files; the cut moves to the next whole character."""
-    data = text.read_bytes()
-    place = len(data) * 9 // 10
-    while place < len(data) and data[place] & 0xC0 == 0x80:
-        place += 1
+def cut_files(text: Path, folder: Path) -> tuple[Path, Path]:
+    """The first 90 % of the bytes and the rest, as files."""
     train, test = folder / "train.txt", folder / "test.txt"
-    train.write_bytes(data[:place])
-    test.write_bytes(data[place:])
+    for path, data in zip((train, test), cut(text.read_bytes()), strict=True):
+        path.write_bytes(data)
     return train, test
 
 
@@ -59,7 +56,7 @@ def main() -> None:
     print("| text | minutes | wall s | bits/byte, stride T/2 | stride T |\n|---|---|---|---|---|")
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        train, test = cut(asked.text, Path(folder))
+        train, test = cut_files(asked.text, Path(folder))
         for number in range(asked.repeats):
             seconds, half, whole = measure(
                 train,

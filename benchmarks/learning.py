@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyppmd
 import torch
-from budget import cut
+from budget import cut_files
 from tables import table
 
 import lucidlm as lm
@@ -54,7 +54,7 @@ def measured(text: Path, *, minutes: float) -> Result:
     """One run."""
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
-        train, test = cut(text, folder)
+        train, test = cut_files(text, folder)
         config = lm.TrainConfig(text=str(train), out=str(folder / "run"), minutes=minutes)
         run = start_run(config, stack, SILENT)
         copies: list[tuple[float, dict[str, torch.Tensor]]] = []

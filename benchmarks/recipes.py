@@ -2,11 +2,10 @@
 
 python benchmarks/recipes.py TEXT [KEY=VALUE ...] [--seeds 1 2 3] [--test] [--out benchmarks/recipes.csv]
 
-TEXT is a file, FILE:BYTES for its first so many bytes, story for the bundled one, or one of code:BYTES,
-manual-de:BYTES, manual-fr:BYTES, made from the standard library and the manual pages of this machine.
-KEY is steps or epochs, tokenizer, shape (128x4), drop_rate, context_length, batch_tokens, a setting of the
-optimizer (weight_decay, matrix_lr, lr, warmup_steps ...), or average: the part of the steps at the end whose
-weights are averaged. What is not given is the plan's choice.
+TEXT is a file, FILE:BYTES, story or a text that is made on this machine (benchmarks/texts.py). KEY is steps
+or epochs, tokenizer, shape (128x4), drop_rate, context_length, batch_tokens, a setting of the optimizer
+(weight_decay, matrix_lr, lr, warmup_steps ...), or average: the part of the steps at the end whose weights
+are averaged. What is not given is the plan's choice.
 
 The last 10 % of the bytes are cut off before anything else. Of the rest a run holds out its own pieces, as
 the product does: settings are chosen by these. The part that was cut off is scored with --test only, once
@@ -17,19 +16,15 @@ import argparse
 import contextlib
 import csv
 import dataclasses
-import gzip
-import re
-import sysconfig
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from texts import Text, text_of
 
 import lucidlm as lm
-import lucidlm.text
 from lucidlm.model.presets import Recipe
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.process import keep_freed_memory
@@ -44,10 +39,10 @@ from lucidlm.training.shapes import modern_shape
 from lucidlm.training.speed import Dtype, Machine
 from lucidlm.training.start import start_run
 from lucidlm.training.state import TrainingRun
+from lucidlm.training.validation import validate
 from lucidlm.weights.load import load
 
 RESULTS = Path(__file__).with_suffix(".csv")
-TEST_SHARE = 0.1
 VALIDATIONS = 5
 COLUMNS = (
     "text", "bytes", "kind", "tokenizer", "shape", "steps", "epochs", "settings", "seed",
@@ -67,16 +62,6 @@ class Unmeasured(Machine):
 
     def seconds_per_step(self, trial: object, plan: Plan, *, most: float) -> float:
         return 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A text by its name, cut into the part that a run gets and the test part."""
-
-    name: str
-    kind: str
-    train: bytes
-    test: bytes
 
 
 def main() -> None:
@@ -175,8 +160,6 @@ def train(run: TrainingRun, average: float) -> dict[str, torch.Tensor]:
 
 
 def _heldout(run: TrainingRun) -> float:
-    from lucidlm.training.validation import validate
-
     tokenizer = run.corpus.tokenizer
     found = validate(run.model.eval(), tokenizer, run.samples, step=run.step, epoch=0.0, time_s=0.0)
     return found.validation_bits_per_byte
@@ -201,60 +184,6 @@ def _shown(plan: Plan, settings: dict[str, str]) -> str:
     return " ".join(
         [f"weight_decay={plan.optim.weight_decay:g}", f"drop_rate={plan.model.drop_rate:g}", *rest]
     )
-
-
-# The texts
-
-
-def text_of(spec: str) -> Text:
-    """The text of that name, its test part cut off at the end of a character."""
-    name, _, size = spec.partition(":")
-    kind = {"code": "code", "manual-de": "German", "manual-fr": "French"}.get(name, "English")
-    if name == "story":
-        data = (Path(lucidlm.text.__file__).parent / "assets" / "story.txt").read_bytes()
-    elif name == "code":
-        data = _joined((path.read_bytes() for path in _modules()), int(size))
-    elif name.startswith("manual-"):
-        pages = sorted(Path(f"/usr/share/man/{name[-2:]}").glob("man[178]/*.gz"))
-        data = _joined((_without_markup(path) for path in pages if not path.is_symlink()), int(size))
-    else:
-        data = Path(name).read_bytes()
-        kind, name = "logs" if name.endswith(".log") else kind, Path(name).stem
-    data = data[: int(size)] if size else data
-    data = data.decode("utf-8", "ignore").encode()
-    cut = round(len(data) * (1 - TEST_SHARE))
-    while cut < len(data) and data[cut] & 0xC0 == 0x80:
-        cut += 1
-    return Text(f"{name}-{size}" if size else name, kind, data[:cut], data[cut:])
-
-
-def _modules() -> Iterator[Path]:
-    """Modules of the standard library, without its tests and tables."""
-    library = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(library.rglob("*.py")):
-        if not {"site-packages", "test", "tests", "encodings", "pydoc_data"} & set(path.parts):
-            yield path
-
-
-def _without_markup(path: Path) -> bytes:
-    """A page of the manual: words alone."""
-    lines = gzip.decompress(path.read_bytes()).decode("utf-8", "ignore").splitlines()
-    words = (
-        re.sub(r"^\.[A-Za-z]+ *|\\f[A-Z]|\\&|\"", "", line)
-        for line in lines
-        if line[:2] != ".\\" and "po4a" not in line
-    )
-    return "\n".join(line.replace("\\-", "-") for line in words if not line.startswith((".", "'"))).encode()
-
-
-def _joined(parts: Sequence[bytes] | Iterator[bytes], size: int) -> bytes:
-    """The first parts with so many bytes."""
-    found = b""
-    for part in parts:
-        found += part + b"\n"
-        if len(found) >= size:
-            break
-    return found[:size]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("timing", "tables", "contestants", "steps", "small_models", "learning", "budget", "peers")
+MODULES = ("timing", "tables", "contestants", "steps", "small_models", "learning", "budget", "texts", "peers")
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,21 @@ def test_what_a_contestant_says_last_is_why_it_failed(bench, tmp_path, monkeypat
     (tmp_path / "contestants.py").write_text("print('a word'); raise KeyError('missing')")
     size = steps.Size(1, 16, ("course",), rounds=1, seconds=0.1)
     assert steps.run_one("course", size, sys.executable) == {"failed": "KeyError: 'missing'"}
+
+
+@pytest.mark.parametrize(
+    ("text", "first"), [("abcdefghij", "abcdefghi"), ("abcdefgh€", "abcdefgh€"), ("€" * 4, "€" * 4), ("", "")]
+)
+def test_a_text_is_cut_after_nine_tenths_before_a_whole_character(bench, text, first):
+    train, test = bench["texts"].cut(text.encode())
+    assert train.decode() == first
+    assert (train + test).decode() == text
+
+
+def test_a_text_of_this_machine_needs_a_size(bench):
+    with pytest.raises(SystemExit, match="code:200000"):
+        bench["texts"].text_of("code")
+    assert len(bench["texts"].text_of("code:1000").train) == 900
 
 
 @pytest.mark.parametrize("count", [1, 5, 37])
