@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tables import ROOT, table
-from timing import Times, busy_loops, interleaved
+from timing import Times, busy_loops, canary, interleaved
 
 TOKENS_OF_A_STEP = 2048
 QUIET, BUSY = "quiet", "beside a busy loop on each core"
@@ -48,7 +48,7 @@ class Result:
     before: Times
     now: Times
     plans: tuple[str, str]
-    """dtype and threads that each revision chose, on a machine as it was then."""
+    """dtype, workers and threads that each revision chose, on a machine as it was then."""
 
     @property
     def ratio(self) -> float:
@@ -57,12 +57,12 @@ class Result:
 
 
 @dataclass(slots=True)
-class Worker:
-    """A process that trains when it is asked to."""
+class Side:
+    """One of the two revisions: a process that trains when it is asked to."""
 
     process: subprocess.Popen
     plan: str = ""
-    """dtype and threads that it chose."""
+    """dtype, workers and threads that it chose."""
 
     def seconds_per_step(self, *, seconds: float) -> float:
         """Of a slice of this length."""
@@ -95,7 +95,7 @@ def checkout(revision: str) -> Generator[Path]:
 
 
 @contextlib.contextmanager
-def training(shape: Shape, folder: Path) -> Generator[Worker]:
+def training(shape: Shape, folder: Path) -> Generator[Side]:
     """A process that trains this shape with the lucidlm in `folder`."""
     program = Path(__file__).with_name("small_steps.py")
     call = [sys.executable, str(program), "--width", str(shape.width), "--layers", str(shape.layers)]
@@ -108,7 +108,7 @@ def training(shape: Shape, folder: Path) -> Generator[Worker]:
     )
     with opened as process:
         try:
-            yield Worker(process)
+            yield Side(process)
         finally:
             process.kill()
 
@@ -119,8 +119,8 @@ def measured(revision: str, shapes: Sequence[Shape] = SHAPES) -> list[Result]:
     with checkout(revision) as old:
         for shape in shapes:
             with training(shape, old) as before, training(shape, ROOT) as now:
-                for worker in (before, now):
-                    worker.begin()
+                for side in (before, now):
+                    side.begin()
                 print(f"{shape}: {before.plan}; now {now.plan}", file=sys.stderr, flush=True)
                 results.append(_result(shape, QUIET, before, now, rounds=5, seconds=1.5))
                 with busy_loops(os.cpu_count() or 1):
@@ -128,17 +128,14 @@ def measured(revision: str, shapes: Sequence[Shape] = SHAPES) -> list[Result]:
     return results
 
 
-def _result(
-    shape: Shape, situation: str, before: Worker, now: Worker, *, rounds: int, seconds: float
-) -> Result:
+def _result(shape: Shape, situation: str, before: Side, now: Side, *, rounds: int, seconds: float) -> Result:
     works = {
         "before": lambda: before.seconds_per_step(seconds=seconds),
         "now": lambda: now.seconds_per_step(seconds=seconds),
     }
-    always = (
-        {} if situation == QUIET else {"canary": lambda: 1.0}
-    )  # beside loops no moment is quiet: all count
-    times = interleaved(works, rounds=rounds, warm_up=False, **always)
+    # Beside busy loops no moment is quiet, so that all times count.
+    beside = canary if situation == QUIET else lambda: 1.0
+    times = interleaved(works, rounds=rounds, warm_up=False, canary=beside)
     return Result(shape, situation, times["before"], times["now"], (before.plan, now.plan))
 
 

@@ -72,9 +72,8 @@ def test_the_part_of_the_peak_is_counted_by_hand(bench):
     )
     blocks = 12 * (4 * 768 * 768 + 768 + 2 * 768 * 3072 + 3072 + 768)
     norms = (12 * 4 + 2) * 768
-    attention = (
-        12 * 768 * 256
-    )  # the mask leaves half of the pairs: 2 x 2 T C forward, twice that backward, halved
+    # The mask leaves half of the pairs: 2 x 2 T C forward, twice that backward, halved.
+    attention = 12 * 768 * 256
     flops = 6 * (blocks + norms + 50257 * 768 + attention) * 8 * 256
     assert result.of_peak(1e12) == pytest.approx(flops / 2.0 / 1e12, rel=1e-6)
 
@@ -130,14 +129,14 @@ def test_the_first_weights_below_a_goal_are_found(bench, count):
 
 def test_two_revisions_are_compared_by_their_medians(bench):
     small, times = bench["small_models"], bench["timing"].Times
-    plans = ("float32, threads: 2", "bfloat16, threads: 1")
+    plans = ("float32, 0 workers, 2 threads", "bfloat16, 2 workers, 1 thread")
     result = small.Result(
         small.SHAPES[0], small.QUIET, times((0.4, 0.4, 0.9), 3), times((0.1, 0.2, 0.2), 3), plans
     )
     (row,) = [line for line in small.tables([result], "abc").splitlines() if "quiet" in line]
     before, now, ratio = row.strip("| ").split(" | ")[2:]
-    assert before == "5,120 (2,276 to 5,120); float32, threads: 2"
-    assert now == "10,240 (10,240 to 20,480); bfloat16, threads: 1"
+    assert before == "5,120 (2,276 to 5,120); float32, 0 workers, 2 threads"
+    assert now == "10,240 (10,240 to 20,480); bfloat16, 2 workers, 1 thread"
     assert ratio == "2.00"
     assert small.records([result])[0]["ratio"] == pytest.approx(2.0)
 
@@ -146,5 +145,5 @@ def test_a_process_that_ends_early_ends_the_comparison(bench, tmp_path, monkeypa
     small = bench["small_models"]
     monkeypatch.setattr(small, "__file__", str(tmp_path / "small_models.py"))
     (tmp_path / "small_steps.py").write_text("raise KeyError('missing')")
-    with small.training(small.SHAPES[0], tmp_path) as worker, pytest.raises(SystemExit, match="ended"):
-        worker.begin()
+    with small.training(small.SHAPES[0], tmp_path) as side, pytest.raises(SystemExit, match="ended"):
+        side.begin()
