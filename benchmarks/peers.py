@@ -16,7 +16,6 @@ import small_models
 import steps
 from tables import ROOT, load, machine, revision, write
 
-PARTS = ("step", "small", "learning")
 BEFORE = "0d0fd38"
 """The last revision before training, generation and evaluation were made faster."""
 
@@ -50,26 +49,31 @@ def learn(given: argparse.Namespace) -> tuple[object, str]:
     return learning.records(result), text
 
 
+PARTS = {"step": step, "small": small, "learning": learn}
+
+
 def main() -> None:
     """Measures the parts that are asked for and writes them down."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--text", type=Path, help="for the part learning; without it, that part is left out")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="all, if not given; learning needs --text")
+    parser.add_argument("--text", type=Path, help="of the part learning")
     parser.add_argument("--minutes", type=float, default=3.0, help="of the part learning")
     parser.add_argument("--sizes", nargs="+", choices=list(map(str, steps.SIZES)), help="of the part step")
     parser.add_argument("--peers", default=sys.executable, help="a Python that has the other programs")
     parser.add_argument("--against", default=BEFORE, help="the git revision of the part small")
     given = parser.parse_args()
-    for name, part in zip(PARTS, (step, small, learn), strict=True):
-        if name not in given.only:
-            continue
+    if given.text is None and "learning" in (given.only or ()):
+        parser.error("the part learning needs --text FILE (make bench: TEXT=FILE)")
+    if given.text is not None and not given.text.is_file():
+        parser.error(f"--text {given.text}: there is no such file")
+    for name in given.only or PARTS:
         if name == "learning" and given.text is None:
-            print("learning: left out, as it needs --text FILE", file=sys.stderr)
+            print("learning: left out, as it needs --text FILE (make bench: TEXT=FILE)", file=sys.stderr)
             continue
         before = load()
-        results, text = part(given)
+        results, text = PARTS[name](given)
         head = f"{machine()}. Revision {revision()}; load {before} before, {load()} after."
         write(name, {"machine": head, "results": results}, f"{head} {text}", folder=ROOT / "build" / "bench")
         print(f"{name}: {head} {text}\n", flush=True)
