@@ -181,7 +181,8 @@ def main() -> None:
     given = parser.parse_args()
     clock: Clock = time.process_time if given.cpu else time.perf_counter
     keep_freed_memory()
-    threads, before = set_threads(0), load()
+    set_threads(0)
+    before = load()
     torch.manual_seed(0)
     model = GPT(preset("gpt2-124m").shape).eval()
     works, prepared = works_of(model, given.tokens, clock)
@@ -213,7 +214,7 @@ def main() -> None:
         table(["ratio", "by medians", "by least times"], ratios),
         table(["prepared", "form", "s"], prepared),
     ))  # fmt: skip
-    print(text, f"\n\n{threads} threads")
+    print(text)
     if given.write:
         record = {name: [list(taken.seconds), taken.taken] for name, taken in times.items()}
         write("generation", record, text, folder=ROOT / "build" / "bench")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from lucidlm.runtime.wording import plural
+
 ROOT = Path(__file__).parents[1]
 NUMBERS = ROOT / "docs" / "numbers.md"
 
@@ -36,10 +38,9 @@ def machine() -> str:
     named = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return (
-        f"{named[1] if named else platform.processor() or platform.machine()}, {cores} cores, "
-        f"{torch.get_num_threads()} threads, "
-        f"{torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}"
+        f"{named[1] if named else platform.processor() or platform.machine()}, {plural(cores or 1, 'core')}, "
+        f"{plural(torch.get_num_threads(), 'thread')}, {torch.backends.cpu.get_cpu_capability()}, "
+        f"torch {torch.__version__}, Python {platform.python_version()}"
     )
 
 
