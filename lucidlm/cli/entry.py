@@ -63,7 +63,7 @@ def _yield_processors_soon(arguments: list[str]) -> None:
 
     GNU's OpenMP spins 300,000 times by default. Where another program holds a processor, the thread that is
     waited for may want the very one that the waiting spins on: evaluating a small model took 23 s instead
-    of 4, with this 8. It costs training 4 % on a quiet machine, and training leaves stalled threads anyway.
+    of 4, with this 8. Training keeps the default: its workers wait for each other four times a step.
     """
     if arguments[:1] != ["train"] and "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
