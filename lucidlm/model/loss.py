@@ -21,9 +21,9 @@ Each chunk reads and writes all V x C numbers of the head's gradient, as many by
 Larger chunks save little of that, and would hold more than the head and its gradient.
 """
 HEAD_TOKENS = 4096
-"""Tokens whose part of the head's gradient is added at once: 6 MB in bfloat16, while they are in a cache.
+"""Tokens whose part of the head's gradient a CPU adds at once: 6 MB in bfloat16, while they are in a cache.
 
-All tokens of GPT-2 at once take 1.4 times as long, and a copy of the whole gradient in float32.
+All tokens of GPT-2 at once take 1.4 times as long there, and a copy of the whole gradient in float32.
 """
 PIECE_BYTES = 2**23
 """Softmax goes over pieces of this size, several times: they fit into a CPU's cache, 41 rows of GPT-2's."""
@@ -165,6 +165,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         chunk = chunk or max(256, LOGITS_BYTES // (len(head) * (2 if centred else 4)))
         total = torch.zeros((), dtype=exact, device=hidden.device)
         needs_hidden, needs_weight = needs
+        at_once = HEAD_TOKENS if hidden.device.type == "cpu" else len(head)
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=exact) if needs_weight else None
         for start in range(0, hidden.shape[0], chunk):
@@ -179,7 +180,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden[part] = _without(ignored, _product(grad, head))
             if grad_weight is not None:
-                for tokens in (slice(i, i + HEAD_TOKENS) for i in range(0, len(head), HEAD_TOKENS)):
+                for tokens in (slice(i, i + at_once) for i in range(0, len(head), at_once)):
                     grad_weight[tokens] += _product(grad[:, tokens].T, h)
             del grad  # before the logits of the next chunk are made
         ctx.save_for_backward(grad_hidden, grad_weight)

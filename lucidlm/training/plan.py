@@ -291,9 +291,10 @@ def _micro_batch(model: GPTConfig, device: torch.device, workers: int, *, share:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         # 16 bytes a weight: weights, gradients and AdamW's two moments.
-        return max(1, int(GPU_ACTIVATIONS_SHARE * (free - 16 * model.n_parameters) / bytes_per_window))
-    at_once = min(CPU_TOKENS // model.context_length, CPU_ACTIVATIONS // bytes_per_window)
-    most = max(1, at_once // max(1, workers))
+        most = max(1, int(GPU_ACTIVATIONS_SHARE * (free - 16 * model.n_parameters) / bytes_per_window))
+    else:
+        at_once = min(CPU_TOKENS // model.context_length, CPU_ACTIVATIONS // bytes_per_window)
+        most = max(1, at_once // max(1, workers))
     return math.ceil(share / math.ceil(share / most))  # of 4 windows 2 and 2, not 3 and 1
 
 
