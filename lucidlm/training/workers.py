@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,10 @@ def gradient_of(model: GPT, plan: Plan, *, config: TrainConfig, progress: Progre
 def cores_of(plan: Plan, threads: int) -> int:
     """Cores that compute a step by this plan, of which `threads` may be used (0: all that there are)."""
     return min(plan.workers, threads or available_processors()) or plan.threads
+
+
+PIECE = 2**18
+"""Numbers that are added up at once: the sum of one gradient is still in a core's cache for the next."""
 
 
 class Workers:
@@ -99,20 +104,36 @@ class Workers:
 
     def _collect(self) -> None:
         """Adds the gradients of the copies, in their order and in float32, to those of the weights."""
-        parts = [list(copy.parameters()) for copy in self.copies]
+        sums: list[Sum] = []
+        for weight, *copied in zip(self.weights, *(copy.parameters() for copy in self.copies), strict=True):
+            parts = [each.grad for each in copied if each.grad is not None]
+            for each in copied:
+                each.grad = None
+            if not parts:
+                continue
+            begins = weight.grad is None
+            if weight.grad is None:
+                weight.grad = torch.empty_like(weight) if self.casts else parts.pop(0)
+            split = [each.view(-1).split(PIECE) for each in (weight.grad, *parts)]
+            sums += [Sum(total, more, begins and self.casts) for total, *more in zip(*split, strict=True)]
+        count = len(self.copies)
+        self.run([lambda first=first: [each.add() for each in sums[first::count]] for first in range(count)])
 
-        def collect(first: int) -> None:
-            for place in range(first, len(self.weights), len(parts)):
-                weight = self.weights[place]
-                for copied in (part[place] for part in parts):
-                    if copied.grad is not None:
-                        if weight.grad is None:
-                            weight.grad = copied.grad.to(weight.dtype)
-                        else:
-                            weight.grad += copied.grad
-                        copied.grad = None
 
-        self.run([lambda first=first: collect(first) for first in range(len(parts))])
+class Sum(NamedTuple):
+    """A piece of the gradient of a weight, and the same piece of those of its copies."""
+
+    total: Tensor
+    parts: list[Tensor]
+    begins: bool
+    """Whether the total is only memory so far."""
+
+    def add(self) -> None:
+        """Adds the parts, one after the other."""
+        if self.begins:
+            self.total.copy_(self.parts[0])
+        for part in self.parts[self.begins :]:
+            self.total.add_(part)
 
 
 def _copy_with(model: GPT, weights: list[Tensor]) -> GPT:
