@@ -179,11 +179,11 @@ def _requested(settings: dict[str, str]) -> dict:
 
 def _shown(plan: Plan, settings: dict[str, str]) -> str:
     """What decides the result besides shape and steps, in short."""
-    usual = ("steps", "epochs", "tokenizer", "shape", "weight_decay", "drop_rate")
+    usual = ("steps", "epochs", "tokenizer", "shape", "weight_decay", "drop_rate", "lr", "matrix_lr")
     rest = [f"{name}={value}" for name, value in settings.items() if name not in usual]
-    return " ".join(
-        [f"weight_decay={plan.optim.weight_decay:g}", f"drop_rate={plan.model.drop_rate:g}", *rest]
-    )
+    optim = plan.optim
+    first = [f"lr={optim.lr:g}", f"matrix_lr={optim.matrix_lr:g}", f"weight_decay={optim.weight_decay:g}"]
+    return " ".join([*first, f"drop_rate={plan.model.drop_rate:g}", *rest])
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ class Recipe:
     """Decay of AdamW's mean of squared gradients."""
     momentum: Number = OPEN
     """Decay of Muon's mean of gradients."""
+    row_beta: Number = OPEN
+    """Decay of Muon's mean square of the steps of a row, which evens out the rows; 0: it does not."""
     warmup_steps: Whole = OPEN
     """Steps of warm-up: the learning rate rises from 0 to its peak."""
     decay_fraction: Number = OPEN
@@ -66,13 +68,15 @@ _NAMES = tuple(field.name for field in dataclasses.fields(Recipe))
 _RATE = Range(0, 1e6)
 _RANGES = dict.fromkeys(("lr", "matrix_lr", "weight_decay"), _RATE) | {
     # Adam's correction for its first steps divides by 1 - beta.
-    **{name: Range(0, 1, without_most=True) for name in ("beta1", "beta2", "momentum")},
+    **{name: Range(0, 1, without_most=True) for name in ("beta1", "beta2", "momentum", "row_beta")},
     "warmup_steps": Range(0, 10**9),
     "decay_fraction": Range(0, 1),
     "clip": Range(0, 1e9),
 }
 
-PLAIN = Recipe(beta1=0.9, beta2=0.95, momentum=0.95, warmup_steps=0, decay_fraction=0.0, clip=0.0)
+PLAIN = Recipe(
+    beta1=0.9, beta2=0.95, momentum=0.95, row_beta=0.0, warmup_steps=0, decay_fraction=0.0, clip=0.0
+)  # fmt: skip
 """The usual betas (GPT-3: Brown 2020, appendix B), a constant learning rate, no clipping."""
 COURSE = replace(PLAIN, name="adamw", lr=5e-4, matrix_lr=5e-4, weight_decay=0.1, beta2=0.999)
 """The course's training function: PyTorch's beta2, a constant learning rate, no clipping."""
@@ -82,7 +86,7 @@ GPT2 = replace(
 )  # fmt: skip
 """Learning rate of the smallest GPT-3 (Brown 2020, table 2.1), with a linear decay."""
 MUON = replace(
-    PLAIN, name="muon", lr=4e-3, matrix_lr=0.02, weight_decay=0.05,
+    PLAIN, name="muon", lr=8e-3, matrix_lr=0.014, weight_decay=0.05, row_beta=0.95,
     warmup_steps=20, decay_fraction=0.6, clip=1.0,
 )  # fmt: skip
 """For the modern family. Rates and decay: the runs in docs/plan.md."""

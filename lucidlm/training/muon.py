@@ -40,15 +40,30 @@ def orthogonalized(matrices: Tensor) -> Tensor:
 class Muon(Optimizer):
     """torch.optim.Muon over stacks of matrices of one shape, in parts that threads can share.
 
-    Small matrices one by one leave a core idle: six of them in one batched matmul take half the time.
+    Small matrices one by one leave a core idle: six of them in one batched matmul take half the time. With
+    row_beta above 0, rows that moved further than others in the last steps move less (NorMuon, Li 2025).
     """
 
     def __init__(
-        self, params: Iterable[Tensor], *, lr: float, weight_decay: float, momentum: float, parts: int = 1
+        self,
+        params: Iterable[Tensor],
+        *,
+        lr: float,
+        weight_decay: float,
+        momentum: float,
+        row_beta: float = 0.0,
+        parts: int = 1,
     ) -> None:
         """parts: tasks that the stack of each shape is cut into. The rounding may depend on it."""
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "row_beta": row_beta}
+        super().__init__(params, defaults)
         self.parts = parts
+
+    @property
+    def remembered(self) -> set[str]:
+        """Names of the state that is kept for each weight."""
+        evened = any(group["row_beta"] for group in self.param_groups)
+        return {"momentum_buffer", "row_squares"} if evened else {"momentum_buffer"}
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -85,9 +100,12 @@ class Muon(Optimizer):
             for weight in weights:
                 gradient = weight.grad
                 assert gradient is not None
-                mean = self._momentum(weight).lerp_(gradient, 1 - momentum)
+                mean = self._kept(weight, "momentum_buffer", weight.shape).lerp_(gradient, 1 - momentum)
                 ahead.append(gradient.lerp(mean, momentum))  # Nesterov: the mean after another such gradient
             steps = orthogonalized(torch.stack(ahead)).to(weights[0].dtype)
+            if group["row_beta"]:
+                kept = [self._kept(weight, "row_squares", (len(weight), 1)) for weight in weights]
+                steps = evened(steps, kept, beta=group["row_beta"])
             rows, columns = weights[0].shape
             # An orthogonal matrix that is taller than wide moves each output less.
             scale = math.sqrt(max(1.0, rows / columns))
@@ -96,8 +114,22 @@ class Muon(Optimizer):
 
         return move
 
-    def _momentum(self, weight: Tensor) -> Tensor:
+    def _kept(self, weight: Tensor, name: str, shape: Iterable[int]) -> Tensor:
+        """A tensor of the weight's state, zeros at first."""
         state = self.state[weight]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(weight)
-        return state["momentum_buffer"]
+        if name not in state:
+            state[name] = weight.new_zeros(*shape)
+        return state[name]
+
+
+def evened(steps: Tensor, kept: list[Tensor], *, beta: float) -> Tensor:
+    """Steps (L, m, n), each row divided by the root of its mean square in the last steps; none is longer.
+
+    `kept` has those mean squares of each matrix, (m, 1), and is moved on. What all rows have in common
+    cancels out, as each step gets its own length back.
+    """
+    for squares, step in zip(kept, steps, strict=True):
+        squares.lerp_(step.square().mean(1, keepdim=True), 1 - beta)
+    divided = steps / torch.stack(kept).sqrt().clamp(min=1e-8)
+    lengths = [torch.linalg.vector_norm(each, dim=(1, 2), keepdim=True) for each in (steps, divided)]
+    return divided * (lengths[0] / lengths[1].clamp(min=1e-8))

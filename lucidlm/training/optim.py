@@ -11,11 +11,8 @@ from lucidlm.training.muon import Muon
 
 Optimizers = list[torch.optim.Optimizer]
 
-REMEMBERED: dict[type[torch.optim.Optimizer], set[str]] = {
-    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
-    Muon: {"momentum_buffer"},
-}
-"""Names of the state that each optimizer keeps for a weight."""
+REMEMBERED_BY_ADAMW = {"step", "exp_avg", "exp_avg_sq"}
+"""Names of the state that AdamW keeps for a weight."""
 
 
 def make_optimizers(model: nn.Module, optim: Recipe, *, parts: int = 1) -> Optimizers:
@@ -47,6 +44,7 @@ def make_optimizers(model: nn.Module, optim: Recipe, *, parts: int = 1) -> Optim
                 lr=optim.matrix_lr,
                 weight_decay=optim.weight_decay,
                 momentum=optim.momentum,
+                row_beta=optim.row_beta,
                 parts=parts,
             )
         )
@@ -112,7 +110,8 @@ def load_optimizer_tensors(model: nn.Module, optimizers: Optimizers, tensors: di
         weight_name, key = name.rsplit("/", 1)
         found.setdefault(weight_name, set()).add(key)
     for weight_name, keys in found.items():
-        wanted = REMEMBERED[type(owner[id(weights[weight_name])])]
+        optimizer = owner[id(weights[weight_name])]
+        wanted = optimizer.remembered if isinstance(optimizer, Muon) else REMEMBERED_BY_ADAMW
         if keys != wanted:
             raise RunError(
                 f"the checkpoint remembers {sorted(keys)} of {weight_name}, the optimizer of run.toml needs "

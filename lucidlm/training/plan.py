@@ -61,13 +61,15 @@ EPOCHS_FROM_WEIGHTS, EPOCHS_FROM_SMALL_WEIGHTS = 20.0, 40.0
 
 Small models, with fewer block weights than SMALL_WEIGHTS, have room for more.
 """
-DROPOUT = ((1.0, 0.0), (6.0, 0.1), (15.0, 0.15), (math.inf, 0.2))
+DROPOUT = ((2.0, 0.0), (9.0, 0.05), (16.0, 0.1), (30.0, 0.15), (math.inf, 0.2))
 """Up to this many epochs, this rate of dropout: the more often a text is seen, the more (docs/plan.md)."""
-DECAY_OF_AN_EPOCH, MOST_DECAY = 1 / 80, 0.5
-"""Weight decay grows with the epochs, from the recipe's own to the second value (docs/plan.md).
+REMEMBERED_EPOCHS, MOST_DECAY = 2.0, 5.0
+"""Weight decay makes a step's share of the weights fall to 1/e in this many epochs; at most the second value.
 
 What is seen again and again is learnt by heart, unless weights that only one passage needs shrink meanwhile.
-Where a text is seen a few times, a run ends before that, and a strong decay only makes it slower.
+Each step takes rate x decay from the weights, so that they remember the last 1 / (rate x decay) steps. On
+five texts of 20 KB to 1 MB the best decays differ by a factor of 25, and this number of epochs by two
+(docs/plan.md; Wang 2024).
 """
 
 BATCH_TOKENS, BATCH_WEIGHTS = 2048, 4e6
@@ -144,7 +146,9 @@ def make_plan(
     most_steps = _steps_of(_most_epochs(corpus, base), n_windows, draft)
     steps = _steps(config, draft, n_windows, most_steps, pace, speed)
     epochs = steps * draft.batch_size / n_windows
-    model, recipe = _regularised(config, model, draft.optim, epochs=epochs)
+    model, recipe = _regularised(
+        config, model, draft.optim, epochs=epochs, steps_per_epoch=n_windows / draft.batch_size
+    )
     plan = replace(
         draft,
         model=model,
@@ -254,9 +258,9 @@ def recipe_for(config: TrainConfig, model: GPTConfig) -> Recipe:
 
 
 def _regularised(
-    config: TrainConfig, model: GPTConfig, recipe: Recipe, *, epochs: float
+    config: TrainConfig, model: GPTConfig, recipe: Recipe, *, epochs: float, steps_per_epoch: float
 ) -> tuple[GPTConfig, Recipe]:
-    """Dropout and weight decay by the number of epochs, where neither the request nor a preset has them.
+    """Dropout and weight decay by epochs, where neither the request nor a preset has them.
 
     Weights that are trained already keep their recipe's decay: it would pull them away from what they know.
     """
@@ -265,7 +269,8 @@ def _regularised(
     if config.drop_rate is None:
         model = replace(model, drop_rate=next(rate for most, rate in DROPOUT if epochs <= most))
     if config.optim.weight_decay is None and config.from_ is None and recipe.name == "muon":
-        decay = max(recipe.weight_decay, min(MOST_DECAY, DECAY_OF_AN_EPOCH * epochs))
+        decay = 1 / max(1e-9, recipe.matrix_lr * REMEMBERED_EPOCHS * steps_per_epoch)
+        decay = max(recipe.weight_decay, min(MOST_DECAY, decay))
         recipe = replace(recipe, weight_decay=round(decay, 3))
     return model, recipe
 

@@ -160,9 +160,10 @@ SETTINGS = {
     "micro-batch": "2", "val": "held.txt", "val-fraction": "0.2", "split": "end", "encoding": "latin-1",
     "field": "body", "raw": "", "optim.name": "adamw", "optim.lr": "0.1", "optim.matrix-lr": "0.1",
     "optim.weight-decay": "0.5", "optim.beta1": "0.5", "optim.beta2": "0.5", "optim.momentum": "0.5",
-    "optim.warmup-steps": "3", "optim.decay-fraction": "0.5", "optim.clip": "2", "validate-every": "3",
-    "no-early-stop": "", "sample-prompt": "Once", "checkpoint-seconds": "9", "seed": "5", "device": "cpu",
-    "dtype": "bfloat16", "threads": "3", "compile": "", "tensorboard": "", "track": "trackio",
+    "optim.row-beta": "0.5", "optim.warmup-steps": "3", "optim.decay-fraction": "0.5", "optim.clip": "2",
+    "validate-every": "3", "no-early-stop": "", "sample-prompt": "Once", "checkpoint-seconds": "9",
+    "seed": "5", "device": "cpu", "dtype": "bfloat16", "threads": "3", "compile": "",
+    "tensorboard": "", "track": "trackio",
 }  # fmt: skip
 """A value of each setting of train that is not its default; the negatives of switches show in a --config."""
 SHOWN["train"] |= {

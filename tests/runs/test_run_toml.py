@@ -72,6 +72,15 @@ def test_settings_come_back_as_they_were_written(config, make_tiny_plan, run):
     assert read_settings(run / "run.toml") == (config, plan)
 
 
+def test_a_run_from_before_rows_were_evened_goes_on_without(make_tiny_plan, run):
+    write_settings(run, TrainConfig(steps=9), make_tiny_plan(steps=9))
+    path = run / "run.toml"
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if "row_beta" not in line))
+    plan = read_settings(run)[1]
+    assert plan is not None
+    assert plan.optim.row_beta == 0.0
+
+
 def test_a_settings_file_of_ones_own_needs_no_plan():
     Path("mine.toml").write_text('text = "book.txt"\nsteps = 5\n[optim]\nlr = 1e-3\n')
     assert read_settings(Path("mine.toml")) == (

@@ -45,9 +45,11 @@ def test_a_number_beyond_all_use_is_refused_with_flag_value_and_limit(name, valu
         TrainConfig(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["beta1", "beta2", "momentum"])
+@pytest.mark.parametrize("name", ["beta1", "beta2", "momentum", "row_beta"])
 def test_a_mean_that_forgets_nothing_is_refused(name):
-    with pytest.raises(ConfigError, match=f"--optim.{name} 1.0: it must be at least 0 and less than 1"):
+    with pytest.raises(
+        ConfigError, match=f"--optim.{name.replace('_', '-')} 1.0: it must be at least 0 and less than 1"
+    ):
         Recipe(**{name: 1.0})
 
 
@@ -70,7 +72,7 @@ def test_a_negative_or_endless_optimizer_setting_is_refused_with_its_flag(name, 
         Recipe(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["beta1", "beta2", "momentum", "decay_fraction"])
+@pytest.mark.parametrize("name", ["beta1", "beta2", "momentum", "row_beta", "decay_fraction"])
 @pytest.mark.parametrize("value", [-0.1, 1.1])
 def test_a_share_outside_0_to_1_is_refused_with_its_flag(name, value):
     with pytest.raises(ConfigError, match=f"--optim.{name.replace('_', '-')} {value}"):

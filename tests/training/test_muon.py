@@ -1,9 +1,10 @@
 """Muon moves each matrix as torch's own does, alone or in a stack; its step is nearly orthogonal."""
 
+import numpy as np
 import pytest
 import torch
 
-from lucidlm.training.muon import Muon, orthogonalized
+from lucidlm.training.muon import Muon, evened, orthogonalized
 
 SHAPES = [(24, 24), (24, 72), (72, 24), (24, 24), (24, 72), (24, 24)]
 
@@ -48,9 +49,31 @@ def test_singular_values_come_near_1_whatever_they_were(shape, scale):
     )
 
 
-def test_a_gradient_of_zeros_moves_nothing():
+def test_rows_are_evened_by_their_mean_squares_and_a_step_keeps_its_length():
+    generator = torch.Generator().manual_seed(1)
+    kept, squares = [torch.zeros(6, 1) for _ in range(2)], np.zeros((2, 6))
+    for _ in range(5):
+        steps = torch.randn(2, 6, 9, generator=generator) * torch.logspace(-2, 2, 6)[None, :, None]
+        found = evened(steps, kept, beta=0.9)
+        for place, step in enumerate(steps.double().numpy()):
+            squares[place] = 0.9 * squares[place] + 0.1 * (step**2).mean(axis=1)
+            divided = step / np.sqrt(squares[place])[:, None]
+            wanted = divided * np.sqrt((step**2).sum() / (divided**2).sum())
+            np.testing.assert_allclose(found[place].numpy(), wanted, rtol=1e-5)
+
+
+def test_rows_that_are_evened_move_as_those_that_are_not_where_all_are_alike():
+    ours, theirs = _weights(), _weights()
+    _moved(Muon(ours, lr=0.02, weight_decay=0.1, momentum=0.95, row_beta=0.95), ours)
+    _moved(Muon(theirs, lr=0.02, weight_decay=0.1, momentum=0.95), theirs)
+    for mine, other, start in zip(ours, theirs, _weights(), strict=True):
+        assert 0 < (mine - other).norm() < 0.2 * (other - start).norm()
+
+
+@pytest.mark.parametrize("row_beta", [0.0, 0.95])
+def test_a_gradient_of_zeros_moves_nothing(row_beta):
     weights = _weights()
-    optimizer = Muon(weights, lr=0.02, weight_decay=0.0, momentum=0.95)
+    optimizer = Muon(weights, lr=0.02, weight_decay=0.0, momentum=0.95, row_beta=row_beta)
     for weight in weights:
         weight.grad = torch.zeros_like(weight)
     optimizer.step()
