@@ -179,11 +179,12 @@ def _requested(settings: dict[str, str]) -> dict:
 
 def _shown(plan: Plan, settings: dict[str, str]) -> str:
     """What decides the result besides shape and steps, in short."""
-    usual = ("steps", "epochs", "tokenizer", "shape", "weight_decay", "drop_rate", "lr", "matrix_lr")
+    usual = {"steps", "epochs", "tokenizer", "shape"}
+    usual |= {"lr", "matrix_lr", "weight_decay", "drop_rate", "row_beta"}
     rest = [f"{name}={value}" for name, value in settings.items() if name not in usual]
     optim = plan.optim
     first = [f"lr={optim.lr:g}", f"matrix_lr={optim.matrix_lr:g}", f"weight_decay={optim.weight_decay:g}"]
-    return " ".join([*first, f"drop_rate={plan.model.drop_rate:g}", *rest])
+    return " ".join([*first, f"drop_rate={plan.model.drop_rate:g}", f"row_beta={optim.row_beta:g}", *rest])
 
 
 if __name__ == "__main__":

@@ -29,19 +29,15 @@ def main() -> None:
     parser.add_argument("--tries", type=int, default=20)
     parser.add_argument("--busy", type=int, default=1)
     asked = parser.parse_args()
-    print(
-        "| other programs | shapes (tries) | weight decay | steps: median, least, most |\n|---|---|---|---|"
-    )
+    print("| other programs | shapes (tries) | steps: median, least, most |\n|---|---|---|")
     for count in (0, asked.busy):
         with busy_loops(count):
             plans = list(_plans(asked.text, minutes=asked.minutes, tries=asked.tries))
         shapes = Counter(f"{plan.model.emb_dim} x {plan.model.n_layers}" for plan in plans)
-        decays = sorted({plan.optim.weight_decay for plan in plans})
         steps = sorted(plan.steps for plan in plans)
         shown = ", ".join(f"{shape} ({times})" for shape, times in shapes.most_common())
         print(
-            f"| {count} | {shown} | {decays[0]:.2f} to {decays[-1]:.2f} | "
-            f"{statistics.median(steps):.0f}, {steps[0]}, {steps[-1]} |",
+            f"| {count} | {shown} | {statistics.median(steps):.0f}, {steps[0]}, {steps[-1]} |",
             flush=True,
         )
 

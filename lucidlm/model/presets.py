@@ -39,7 +39,7 @@ class Recipe:
     momentum: Number = OPEN
     """Decay of Muon's mean of gradients."""
     row_beta: Number = OPEN
-    """Decay of Muon's mean square of the steps of a row, which evens out the rows; 0: it does not."""
+    """Decay of the mean square by which Muon divides each row of its steps; 0: rows stay as they are."""
     warmup_steps: Whole = OPEN
     """Steps of warm-up: the learning rate rises from 0 to its peak."""
     decay_fraction: Number = OPEN
@@ -89,7 +89,7 @@ MUON = replace(
     PLAIN, name="muon", lr=8e-3, matrix_lr=0.014, weight_decay=0.05, row_beta=0.95,
     warmup_steps=20, decay_fraction=0.6, clip=1.0,
 )  # fmt: skip
-"""For the modern family. Rates and decay: the runs in docs/plan.md."""
+"""For the modern family. Rates and decay: the runs in docs/plan.md, of 64 to 192 channels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,6 +77,8 @@ def read_settings(path: Path) -> tuple[TrainConfig, Plan | None]:
     plan = values.pop("plan", None)
     if plan is not None:
         values.setdefault("split", _split_before(path.parent))
+        if isinstance(plan, dict) and isinstance(optim := plan.get("optim"), dict):
+            optim.setdefault("row_beta", 0.0)  # in a run from before rows were evened
     return _checked(TrainConfig, values, path), None if plan is None else _checked(Plan, plan, path)
 
 

@@ -169,8 +169,6 @@ class Plan:
     """Threads that each compute a fixed share of every batch; 0: all threads share each matmul."""
 
     def __post_init__(self) -> None:
-        if self.optim.row_beta is None:  # in the run.toml of a run that was made before it was there
-            object.__setattr__(self, "optim", dataclasses.replace(self.optim, row_beta=0.0))
         if self.optim.missing:
             raise ConfigError(f"plan.optim.{self.optim.missing[0]} is missing; restore this run.toml")
         for name in ("batch_size", "micro_batch", "steps", "validate_every", "validation_tokens", "threads"):

@@ -1,4 +1,7 @@
-"""Muon: the momentum of a matrix in, its nearest orthogonal matrix as the step out; equal shapes at once."""
+"""Muon: the momentum of a matrix in, its nearest orthogonal matrix as the step out; equal shapes at once.
+
+The rows of that step can be evened out.
+"""
 
 import itertools
 import math
@@ -62,8 +65,8 @@ class Muon(Optimizer):
     @property
     def remembered(self) -> set[str]:
         """Names of the state that is kept for each weight."""
-        evened = any(group["row_beta"] for group in self.param_groups)
-        return {"momentum_buffer", "row_squares"} if evened else {"momentum_buffer"}
+        with_rows = any(group["row_beta"] for group in self.param_groups)
+        return {"momentum_buffer", "row_squares"} if with_rows else {"momentum_buffer"}
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -104,8 +107,8 @@ class Muon(Optimizer):
                 ahead.append(gradient.lerp(mean, momentum))  # Nesterov: the mean after another such gradient
             steps = orthogonalized(torch.stack(ahead)).to(weights[0].dtype)
             if group["row_beta"]:
-                kept = [self._kept(weight, "row_squares", (len(weight), 1)) for weight in weights]
-                steps = evened(steps, kept, beta=group["row_beta"])
+                squares = [self._kept(weight, "row_squares", (len(weight), 1)) for weight in weights]
+                steps = evened(steps, squares, beta=group["row_beta"])
             rows, columns = weights[0].shape
             # An orthogonal matrix that is taller than wide moves each output less.
             scale = math.sqrt(max(1.0, rows / columns))
@@ -114,22 +117,22 @@ class Muon(Optimizer):
 
         return move
 
-    def _kept(self, weight: Tensor, name: str, shape: Iterable[int]) -> Tensor:
+    def _kept(self, weight: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
         """A tensor of the weight's state, zeros at first."""
         state = self.state[weight]
         if name not in state:
-            state[name] = weight.new_zeros(*shape)
+            state[name] = weight.new_zeros(shape)
         return state[name]
 
 
-def evened(steps: Tensor, kept: list[Tensor], *, beta: float) -> Tensor:
-    """Steps (L, m, n), each row divided by the root of its mean square in the last steps; none is longer.
+def evened(steps: Tensor, squares: list[Tensor], *, beta: float) -> Tensor:
+    """Steps (L, m, n), each row divided by its root mean square over the last steps.
 
-    `kept` has those mean squares of each matrix, (m, 1), and is moved on. What all rows have in common
-    cancels out, as each step gets its own length back.
+    `squares` are those means of each matrix, (m, 1), with a decay of `beta`; they are updated. Each
+    matrix gets its Frobenius norm back, so that a factor which all rows share cancels out.
     """
-    for squares, step in zip(kept, steps, strict=True):
-        squares.lerp_(step.square().mean(1, keepdim=True), 1 - beta)
-    divided = steps / torch.stack(kept).sqrt().clamp(min=1e-8)
-    lengths = [torch.linalg.vector_norm(each, dim=(1, 2), keepdim=True) for each in (steps, divided)]
-    return divided * (lengths[0] / lengths[1].clamp(min=1e-8))
+    for mean, step in zip(squares, steps, strict=True):
+        mean.lerp_(step.square().mean(1, keepdim=True), 1 - beta)
+    divided = steps / torch.stack(squares).sqrt().clamp(min=1e-8)
+    norms = [torch.linalg.vector_norm(each, dim=(1, 2), keepdim=True) for each in (steps, divided)]
+    return divided * (norms[0] / norms[1].clamp(min=1e-8))

@@ -63,13 +63,13 @@ Small models, with fewer block weights than SMALL_WEIGHTS, have room for more.
 """
 DROPOUT = ((2.0, 0.0), (9.0, 0.05), (16.0, 0.1), (30.0, 0.15), (math.inf, 0.2))
 """Up to this many epochs, this rate of dropout: the more often a text is seen, the more (docs/plan.md)."""
-REMEMBERED_EPOCHS, MOST_DECAY = 2.0, 5.0
-"""Weight decay makes a step's share of the weights fall to 1/e in this many epochs; at most the second value.
+REMEMBERED_EPOCHS, LEAST_REMEMBERED_STEPS = 2.0, 14.0
+"""At the peak rate, what a step added to a matrix falls to 1/e in so many epochs, or steps if that is more.
 
 What is seen again and again is learnt by heart, unless weights that only one passage needs shrink meanwhile.
-Each step takes rate x decay from the weights, so that they remember the last 1 / (rate x decay) steps. On
-five texts of 20 KB to 1 MB the best decays differ by a factor of 25, and this number of epochs by two
-(docs/plan.md; Wang 2024).
+Each step takes rate x decay from the weights, so that they remember the last 1 / (rate x decay) steps. On six
+texts of 20 KB to 1 MB the best decays differ by a factor of 25, this number of epochs by about two (the
+search in docs/plan.md; Wang 2024 for AdamW).
 """
 
 BATCH_TOKENS, BATCH_WEIGHTS = 2048, 4e6
@@ -260,7 +260,7 @@ def recipe_for(config: TrainConfig, model: GPTConfig) -> Recipe:
 def _regularised(
     config: TrainConfig, model: GPTConfig, recipe: Recipe, *, epochs: float, steps_per_epoch: float
 ) -> tuple[GPTConfig, Recipe]:
-    """Dropout and weight decay by epochs, where neither the request nor a preset has them.
+    """Dropout by the run's epochs, weight decay by an epoch's steps, unless the request or a preset has them.
 
     Weights that are trained already keep their recipe's decay: it would pull them away from what they know.
     """
@@ -269,9 +269,10 @@ def _regularised(
     if config.drop_rate is None:
         model = replace(model, drop_rate=next(rate for most, rate in DROPOUT if epochs <= most))
     if config.optim.weight_decay is None and config.from_ is None and recipe.name == "muon":
-        decay = 1 / max(1e-9, recipe.matrix_lr * REMEMBERED_EPOCHS * steps_per_epoch)
-        decay = max(recipe.weight_decay, min(MOST_DECAY, decay))
-        recipe = replace(recipe, weight_decay=round(decay, 3))
+        remembered = max(LEAST_REMEMBERED_STEPS, REMEMBERED_EPOCHS * steps_per_epoch)
+        if rate := max(recipe.matrix_lr, recipe.lr):  # no step may take more than a part of a weight
+            decay = max(recipe.weight_decay, 1 / (rate * remembered))
+            recipe = replace(recipe, weight_decay=round(decay, 3))
     return model, recipe
 
 

@@ -18,6 +18,11 @@ from lucidlm.runtime.process import available_processors
 from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.training.gradient import Batch, Gradient, WholeBatch, compiled, count_of, micro_batches, nats_of
 
+PIECE, AT_ONCE = 2**18, 2**24
+"""Numbers of a sum: those of one gradient are still in a core's cache for the next. And of all that are added
+before the workers meet again: in a small model, all of them.
+"""
+
 
 def gradient_of(model: GPT, plan: Plan, *, config: TrainConfig, progress: Progress = SILENT) -> Gradient:
     """What computes the gradients of this plan."""
@@ -29,10 +34,6 @@ def gradient_of(model: GPT, plan: Plan, *, config: TrainConfig, progress: Progre
 def cores_of(plan: Plan, threads: int) -> int:
     """Cores that compute a step by this plan, of which `threads` may be used (0: all that there are)."""
     return min(plan.workers, threads or available_processors()) or plan.threads
-
-
-PIECE = 2**18
-"""Numbers that are added up at once: the sum of one gradient is still in a core's cache for the next."""
 
 
 class Workers:
@@ -105,6 +106,7 @@ class Workers:
     def _collect(self) -> None:
         """Adds the gradients of the copies, in their order and in float32, to those of the weights."""
         sums: list[Sum] = []
+        numbers = 0
         for weight, *copied in zip(self.weights, *(copy.parameters() for copy in self.copies), strict=True):
             parts = [each.grad for each in copied if each.grad is not None]
             for each in copied:
@@ -116,6 +118,13 @@ class Workers:
                 weight.grad = torch.empty_like(weight) if self.casts else parts.pop(0)
             split = [each.view(-1).split(PIECE) for each in (weight.grad, *parts)]
             sums += [Sum(total, more, begins and self.casts) for total, *more in zip(*split, strict=True)]
+            numbers += weight.numel()
+            if numbers > AT_ONCE:  # so that the gradients of the copies are freed on the way
+                self._add(sums)
+                sums, numbers = [], 0
+        self._add(sums)
+
+    def _add(self, sums: list["Sum"]) -> None:
         count = len(self.copies)
         self.run([lambda first=first: [each.add() for each in sums[first::count]] for first in range(count)])
 
@@ -126,13 +135,13 @@ class Sum(NamedTuple):
     total: Tensor
     parts: list[Tensor]
     begins: bool
-    """Whether the total is only memory so far."""
+    """Whether the total is not initialized yet."""
 
     def add(self) -> None:
         """Adds the parts, one after the other."""
         if self.begins:
             self.total.copy_(self.parts[0])
-        for part in self.parts[self.begins :]:
+        for part in self.parts[1:] if self.begins else self.parts:
             self.total.add_(part)
 
 

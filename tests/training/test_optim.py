@@ -18,8 +18,8 @@ from lucidlm.training.optim import (
 )
 
 
-def _settings(name: str) -> Recipe:
-    return replace(PLAIN, name=name, lr=1e-3, matrix_lr=0.02, weight_decay=0.1)
+def _settings(name: str, *, row_beta: float = 0.0) -> Recipe:
+    return replace(PLAIN, name=name, lr=1e-3, matrix_lr=0.02, weight_decay=0.1, row_beta=row_beta)
 
 
 def _move(model: GPT, optimizers: list[torch.optim.Optimizer], *, steps: int, seed: int) -> None:
@@ -31,9 +31,10 @@ def _move(model: GPT, optimizers: list[torch.optim.Optimizer], *, steps: int, se
             optimizer.step()
 
 
-@pytest.fixture(params=["muon", "adamw"])
+@pytest.fixture(params=[("muon", 0.0), ("muon", 0.95), ("adamw", 0.0)], ids=["muon", "evened", "adamw"])
 def optim(request: pytest.FixtureRequest) -> Recipe:
-    return _settings(request.param)
+    name, row_beta = request.param
+    return _settings(name, row_beta=row_beta)
 
 
 def test_each_weight_is_moved_by_exactly_one_group(tiny_gpt: GPT, optim: Recipe):

@@ -142,11 +142,18 @@ def test_weights_remember_two_epochs(plan_for, plan_corpus, batch_tokens, matrix
     optim = Recipe(matrix_lr=matrix_lr)
     plan = plan_for(preset=None, steps=3, context_length=32, batch_tokens=batch_tokens, optim=optim).plan
     steps_per_epoch = (len(plan_corpus.train) - 1) / batch_tokens
-    remembered = 1 / (matrix_lr * plan.optim.weight_decay) / steps_per_epoch
-    if 0.05 < plan.optim.weight_decay < 5:
-        assert remembered == pytest.approx(2, rel=0.02)
-    else:  # never less than the recipe's own decay, and never more than 5
-        assert (remembered < 2) == (plan.optim.weight_decay == 0.05)
+    remembered = 1 / (matrix_lr * plan.optim.weight_decay)
+    if plan.optim.weight_decay > 0.05:  # the recipe's own is the least
+        assert remembered == pytest.approx(max(14, 2 * steps_per_epoch), rel=0.02)
+    else:
+        assert remembered < 2 * steps_per_epoch
+
+
+@pytest.mark.parametrize(("matrix_lr", "lr"), [(0.0, 0.01), (0.5, 0.01), (0.01, 0.5), (0.0, 0.0)])
+def test_no_step_takes_more_than_a_part_of_a_weight(plan_for, matrix_lr, lr):
+    optim = Recipe(matrix_lr=matrix_lr, lr=lr)
+    plan = plan_for(preset=None, steps=3, batch_tokens=4096, optim=optim).plan
+    assert max(plan.optim.lr, plan.optim.matrix_lr) * plan.optim.weight_decay < 1 / 13
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import IGNORE_INDEX
 from lucidlm.model.presets import PLAIN
 from lucidlm.runs.settings import Plan
+from lucidlm.training import workers as workers_module
 from lucidlm.training.gradient import Gradient, WholeBatch
 from lucidlm.training.optim import make_optimizers, optimizer_tensors
 from lucidlm.training.step import StepResult, train_step
@@ -31,6 +32,13 @@ def _batch(*, rows: int = 8, length: int = 24, ragged: bool = True, seed: int = 
         for row in range(rows):
             targets[row, 3 * row :] = IGNORE_INDEX
     return inputs, targets
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients are added up in pieces and in several rounds, as those of a large model are."""
+    monkeypatch.setattr(workers_module, "PIECE", 100)
+    monkeypatch.setattr(workers_module, "AT_ONCE", 3000)
 
 
 @pytest.fixture(params=[0, 3])
@@ -226,7 +234,9 @@ def _trained(config: GPTConfig, *, threads: int, dtype: str) -> list[float]:
     torch.manual_seed(0)
     model, batch = GPT(config.changed(drop_rate=0.2)).train(), _batch()
     optimizers = make_optimizers(
-        model, replace(PLAIN, name="muon", lr=4e-3, matrix_lr=0.02, weight_decay=0.1), parts=3
+        model,
+        replace(PLAIN, name="muon", lr=4e-3, matrix_lr=0.02, weight_decay=0.1, row_beta=0.95),
+        parts=3,
     )
     plan = _plan(model, batch, workers=3, micro_batch=2, dtype=dtype)
     way = _way(model, plan, threads=threads)
