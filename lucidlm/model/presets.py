@@ -89,7 +89,7 @@ MUON = replace(
     PLAIN, name="muon", lr=8e-3, matrix_lr=0.014, weight_decay=0.05, row_beta=0.95,
     warmup_steps=20, decay_fraction=0.6, clip=1.0,
 )  # fmt: skip
-"""For the modern family. Rates and decay: the runs in docs/plan.md, of 64 to 192 channels."""
+"""For the modern family. Rates and decay: the runs in docs/plan.md, of 64 to 192 channels only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
