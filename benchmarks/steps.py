@@ -195,6 +195,6 @@ def picture(results: Sequence[Result]) -> str:
             for each in results
             if each.name == name and each.times
         ]
-        if points:
+        if len(points) > 1:  # a single point would be named, and not seen
             curves.append(Curve(contestant.title, *map(list, zip(*sorted(points))), colour=place))
     return svg(Chart("tokens/s", curves, x_title="tokens of a step"), whole=True)
