@@ -84,7 +84,7 @@ def generate(
         show_json([result.to_dict() | extra for result in results])
         return
     show_generated("\n\n".join(str(result) for result in results))
-    if dtype == "auto" and form.kernel is not None:
+    if dtype == "auto" and form.kernel is not None and used != "float32":
         say(f"dtype {used}: faster than float32 here (--dtype float32 is more accurate)")
     if cost:
         say(str(cost))

@@ -23,6 +23,8 @@ from lucidlm.model.gpt import GPT
 TINY = torch.finfo(torch.float32).tiny
 SMALL_BYTES = 64 * 2**20
 """float32 weights up to this size stay in a CPU's cache: shorter ones are not faster there."""
+PARTS = 16
+"""Pieces of a float32 matrix, which cores share for one row."""
 CLEARLY = 1.2
 """A shorter dtype is chosen where it is faster by this factor, as it costs some accuracy."""
 
@@ -95,6 +97,31 @@ class Int8Linear(nn.Module):
         return torch.addcmul(self.bias, found, largest)
 
 
+class SplitLinear(nn.Module):
+    """A linear layer with the float32 matrix that it is given, which all cores read for one row.
+
+    For one row PyTorch may leave the whole matrix to one core, which cannot read as fast as the memory can.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight = linear.weight.detach()
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        count, inputs = self.weight.shape
+        self.split = count // PARTS * PARTS
+        self.parts = (
+            self.weight[: self.split].view(PARTS, count // PARTS, inputs).transpose(1, 2)
+        )  # (PARTS, K, N / PARTS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., K) -> (..., N)."""
+        if x.numel() > x.shape[-1]:
+            return F.linear(x, self.weight, self.bias)
+        row = x.reshape(1, 1, -1).expand(PARTS, 1, -1)
+        found = torch.cat((torch.bmm(row, self.parts).flatten(), self.weight[self.split :] @ x.flatten()))
+        return (found if self.bias is None else found.add_(self.bias)).view(*x.shape[:-1], -1)
+
+
 KERNELS: dict[str, type[nn.Module]] = {"native": NativeLinear, "packed": PackedLinear, "plain": ShortLinear}
 """Forms of a linear layer in bfloat16, by name."""
 
@@ -126,9 +153,11 @@ def form_for(model: GPT, dtype: str, *, rows: int = 1) -> Form:
             raise ConfigError(f"{here}: PyTorch has no int8 kernel for this CPU; use --dtype bfloat16")
         return Form("int8", Int8Linear)
     large = sum(each.weight.numel() for each in _linears(model)) * 4 > SMALL_BYTES
-    if dtype == "float32" or model.device.type != "cpu" or (dtype == "auto" and not large):
+    if model.device.type != "cpu" or (dtype == "auto" and not large):
         return Form("bfloat16" if dtype == "bfloat16" else "float32")
-    return fastest_form(dtype, rows=rows)
+    form = Form("float32") if dtype == "float32" else fastest_form(dtype, rows=rows)
+    split = large and rows == 1 and torch.get_num_threads() > 1 and model.head.weight.dtype == torch.float32
+    return Form("float32", SplitLinear) if split and form.dtype == "float32" else form
 
 
 def fastest_form(dtype: str, *, rows: int = 1) -> Form:

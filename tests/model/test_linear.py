@@ -15,6 +15,7 @@ from lucidlm.model.linear import (
     NativeLinear,
     PackedLinear,
     ShortLinear,
+    SplitLinear,
     for_generation,
     form_for,
 )
@@ -45,6 +46,22 @@ def test_a_layer_in_bfloat16_is_the_matmul_of_rounded_weights_and_inputs(kernel,
     # Half a step of bfloat16 where the sum is rounded, another where the bias is added.
     torch.testing.assert_close(found.double(), wanted, rtol=2**-7, atol=2**-8)
     assert torch.backends.mkldnn.enabled
+
+
+@pytest.mark.parametrize("outputs", [80, 95, 7])  # a multiple of its parts, and not
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_in_parts_is_the_matmul_and_holds_no_weights_of_its_own(outputs, count, bias):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = nn.Linear(96, outputs, bias=bias)
+    made, x = SplitLinear(layer), rows_of(count)
+    wanted = x.double() @ layer.weight.double().T + (layer.bias.double() if bias else 0)
+    with torch.inference_mode():
+        found = made(x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-6, atol=1e-6)
+    assert made.parts.untyped_storage().data_ptr() == layer.weight.untyped_storage().data_ptr()
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -115,9 +132,19 @@ def test_auto_is_the_fastest_kernel_where_it_is_faster_by_a_fifth(monkeypatch):
     assert a_choice(monkeypatch, seconds, "auto") == Form("bfloat16", NativeLinear)
     assert a_choice(monkeypatch, seconds, "auto", rows=2) == Form("float32")
     assert a_choice(monkeypatch, seconds, "bfloat16", rows=2) == Form("bfloat16", PackedLinear)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert a_choice(monkeypatch, seconds, "float32") == Form("float32")
     assert a_choice(monkeypatch, {"float32": 1.0}, "auto") == Form("float32")  # no kernel works here
     assert a_choice(monkeypatch, {}, "bfloat16") == Form("bfloat16", ShortLinear)
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_a_large_model_in_float32_is_read_by_all_threads_for_one_text(monkeypatch, dtype):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert a_choice(monkeypatch, {"float32": 1.0}, dtype) == Form("float32", SplitLinear)
+    assert a_choice(monkeypatch, {"float32": 1.0}, dtype, rows=2) == Form("float32")
+    short = lively(shape(), seed=0, noise=0.1).bfloat16()
+    assert form_for(short, "float32") == Form("float32")  # computes with the weights that it has
 
 
 def test_a_small_model_stays_in_float32_and_is_not_copied():
