@@ -75,8 +75,10 @@ def main() -> None:
         before = load()
         results, text = PARTS[name](given)
         head = f"{machine()}. Revision {revision()}; load {before} before, {load()} after."
-        write(name, {"machine": head, "results": results}, f"{head} {text}", folder=ROOT / "build" / "bench")
-        print(f"{name}: {head} {text}\n", flush=True)
+        write(
+            name, {"machine": head, "results": results}, f"{head}\n\n{text}", folder=ROOT / "build" / "bench"
+        )
+        print(f"{name}: {head}\n{text}\n", flush=True)
 
 
 if __name__ == "__main__":

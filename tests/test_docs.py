@@ -34,6 +34,18 @@ def test_each_link_of_a_page_leads_to_a_file_and_a_heading(page):
             assert anchor in anchors_of(file), f"{page.name}: {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_table_of_a_page_has_a_heading_of_its_own_line_with_as_many_cells(page):
+    lines = page.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines):
+        if re.fullmatch(r"\|(\s*:?-+:?\s*\|)+", line):
+            heading = lines[number - 1]
+            assert re.fullmatch(r"\|.*\|", heading), f"{page.name}:{number}: {heading}"
+            assert len(re.findall(r"(?<!\\)\|", heading)) == line.count("|"), f"{page.name}:{number}"
+            above = lines[number - 2] if number > 1 else ""
+            assert not above.strip() or above.startswith(("<!--", "#")), f"{page.name}:{number - 1}: {above}"
+
+
 def test_the_site_lists_every_page():
     pages = {page.name for page in (ROOT / "docs").glob("*.md")}
     assert set(re.findall(r"\w+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))) == pages
