@@ -111,7 +111,7 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         """For a notebook: the coloured text and the steps."""
-        return notebook("explanation_part.html", explained=page_values(self))
+        return notebook("explanation_live.html", explained=page_values(self))
 
     def write_html(self, path: str | os.PathLike, *, model: str = "a model") -> None:
         """Writes one self-contained page: coloured texts, the alternatives of each token, and the steps."""

@@ -1,5 +1,6 @@
 // Explained tokens: their colours and the legend, the panel of the chosen one, words, the most surprising places.
-for (const root of document.querySelectorAll(".lucid-explained:not(.ready)")) (async () => {
+// Pages that stand alone hold this script; the lens imports it. The root gets an event "chosen" for each choice.
+async function lucidExplained(root) {
   root.classList.add("ready");
   const LEVELS = 8, LONG = 200, PLACES = 12, LONGEST_WORD = 32;
   const find = name => root.querySelector(name), panel = find(".panel"), by = find(".by"), parts = find(".parts");
@@ -154,6 +155,7 @@ for (const root of document.querySelectorAll(".lucid-explained:not(.ready)")) (a
     panel.append(close);
     panel.hidden = false;
     root.dataset.at = texts.indexOf(text) + ":" + n;
+    root.dispatchEvent(new CustomEvent("chosen", {detail: {text, from, to}}));
   }
   function token(text, i) {
     const id = text.id[i], cost = -text.logp[i], facts = make("table"), others = make("table");
@@ -216,4 +218,5 @@ for (const root of document.querySelectorAll(".lucid-explained:not(.ready)")) (a
   draw();
   open();
   root.dataset.drawn = "yes";
-})();
+}
+for (const root of document.querySelectorAll(".lucid-explained:not(.ready)")) lucidExplained(root);
