@@ -6,6 +6,7 @@ over an atom can be compared.
 """
 
 import math
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,8 +79,8 @@ class Judge:
             and self._same_tokenizer(other.tokenizer)
         )
 
-    def scores(self, group: list[Passage]) -> list[Tokens]:
-        """The losses of all tokens of some documents."""
+    def scoring(self, group: list[Passage]) -> Generator[int, None, list[Tokens]]:
+        """Returns the losses of all tokens of some documents; yields 0 bytes done after each piece."""
         excerpts = [self._read(passage) for passage in group]
         for passage, excerpt in zip(group, excerpts, strict=True):
             if self.tokenizer.decode_bytes(excerpt.ids) != passage.data:
@@ -96,6 +97,7 @@ class Judge:
         for piece in self.scorer.pieces(excerpts):
             first = piece.start - skipped[piece.document]
             nats[piece.document][first : first + len(piece.nats)] = piece.exact_nats
+            yield 0
         starts = [np.cumsum(self.lengths[each.ids]) - self.lengths[each.ids] for each in excerpts]
         return [
             Tokens(start[skip:], losses) for start, skip, losses in zip(starts, skipped, nats, strict=True)

@@ -244,12 +244,12 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """For a notebook: the table and the heat map."""
-        return notebook("comparison_part.html", **_for_page(self))
+        return notebook("comparison_part.html", **page_values(self))
 
     def write_html(self, path: str | os.PathLike) -> None:
         """Writes one self-contained page: the numbers, and the text as a heat map of the differences."""
         title = f"{self.a.name} or {self.b.name}?"
-        write_page(path, "comparison.html", title=title, **_for_page(self))
+        write_page(path, "comparison.html", title=title, **page_values(self))
 
 
 def places_of(value: float) -> int:
@@ -263,7 +263,7 @@ def shown_number(value: float, places: int, sign: Literal["", "+"] = "") -> str:
     return shown if shown.strip("+-0.") else f"{0:.{places}f}"
 
 
-def _for_page(comparison: Comparison) -> dict[str, Any]:
+def page_values(comparison: Comparison) -> dict[str, Any]:
     """What comparison_part.html shows."""
     return {
         "comparison": comparison,

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -79,6 +79,26 @@ def compare_texts(
     Without `design`, several are documents and one is cut into pages; `fraction` is the share of the book
     that the pieces are.
     """
+    work = comparing(a, b, texts, design=design, fraction=fraction, names=names, protocol=protocol)
+    progress.stage("comparing bytes")
+    while True:
+        try:
+            progress.advance(next(work))
+        except StopIteration as end:
+            return end.value
+
+
+def comparing(
+    a: Loads,
+    b: Loads,
+    texts: Iterable[str | Passage],
+    *,
+    design: Design | None = None,
+    fraction: float = 0.0,
+    names: tuple[str | Sequence[str], str | Sequence[str]] = ("A", "B"),
+    protocol: Protocol = LUCID,
+) -> Generator[int, None, Comparison]:
+    """`compare_texts` for who has other work between: yields the bytes done after each piece of it."""
     if protocol.name != "lucid":
         raise ConfigError(f"--protocol {protocol.name}: compare scores every token once; use lucid")
     judges = [
@@ -89,9 +109,8 @@ def compare_texts(
     if len(judges) > 2:
         _refuse_equal_weights(judges)
     scored = _Scored(judges, of_a=1 if _is_one(a) else len(a))
-    progress.stage("comparing bytes")
     for group in _groups(texts):
-        scored.add(group, progress)
+        yield from scored.adding(group)
     if not scored.atoms:
         raise DataError(
             f"no byte of the {scored.bytes_total:,} is scored by both models: give a longer text"
@@ -111,9 +130,11 @@ class _Scored:
         self.bytes_total = self.documents = 0
         self.repetition = RepetitionCount()
 
-    def add(self, group: list[Passage], progress: Progress) -> None:
-        """Scores some documents."""
-        scores = [judge.scores(group) for judge in self.judges]
+    def adding(self, group: list[Passage]) -> Generator[int]:
+        """Scores some documents; yields the bytes done after each piece of work."""
+        scores = []
+        for judge in self.judges:
+            scores.append((yield from judge.scoring(group)))
         for passage, *tokens in zip(group, *scores, strict=True):
             self.bytes_total += len(passage.data)
             self.repetition.add(passage.data.decode("utf-8", "replace"))
@@ -121,7 +142,7 @@ class _Scored:
                 self.atoms.append(common)
                 self.rows.append(blocks_of(self.documents, common, tokens, self.judges))
             self.documents += 1
-            progress.advance(len(passage.data))
+            yield len(passage.data)
 
     def comparison(self, design: Design | None, fraction: float) -> Comparison:
         """The difference and its intervals."""

@@ -1,0 +1,72 @@
+// The lens: one view at a time, chosen by the address, for the model chosen above.
+
+import {json} from "./api.js";
+import {make, problem} from "./dom.js";
+import {compareView} from "./compare.js";
+import {explainView} from "./explain.js";
+import {generateView} from "./generate.js";
+import {guessView} from "./guess.js";
+import {learnView} from "./learn.js";
+
+const VIEWS = {
+  explain: {name: "Explain", view: explainView},
+  learn: {name: "Learn", view: learnView},
+  guess: {name: "Guess", view: guessView},
+  generate: {name: "Generate", view: generateView},
+  compare: {name: "Compare", view: compareView},
+};
+const main = document.getElementById("view"), nav = document.getElementById("nav"), picker = document.getElementById("model");
+const state = {models: [], leave: null};
+const LONGEST_ADDRESS = 4000;
+
+// What the address says: the name of a view and its values.
+function here() {
+  const name = location.pathname.split("/")[1] || "explain";
+  return {name: name in VIEWS ? name : "explain", values: Object.fromEntries(new URLSearchParams(location.search))};
+}
+
+// The address that shows the same again; texts that are too long for one are left out.
+export function address(name, values) {
+  const kept = new URLSearchParams(Object.entries(values).filter(([, value]) => value !== undefined && value !== null && value !== ""));
+  const path = `/${name}?${kept}`;
+  return path.length <= LONGEST_ADDRESS ? path : `/${name}?model=${encodeURIComponent(values.model ?? "")}`;
+}
+export const remember = (name, values) => history.replaceState(null, "", address(name, values));
+export function go(name, values, focus = true) {
+  history.pushState(null, "", address(name, values));
+  open(focus);
+}
+
+export const model = () => state.models.find(each => each.name === picker.value);
+export const models = () => state.models;
+
+function open(focus) {
+  const {name, values} = here();
+  state.leave?.();
+  state.leave = null;
+  if (state.models.some(each => each.name === values.model)) picker.value = values.model;
+  document.title = `${VIEWS[name].name} · lucidlm`;
+  nav.replaceChildren(...Object.entries(VIEWS).map(([each, {name: label}]) => make("li", {}, make("a", {href: address(each, {model: picker.value}), "aria-current": each === name ? "page" : undefined, onclick: event => {
+    if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+    event.preventDefault();
+    go(each, {model: picker.value});
+  }}, label))));
+  main.replaceChildren();
+  state.leave = VIEWS[name].view(main, values) ?? null;
+  if (focus) main.focus({preventScroll: true});
+}
+
+async function start() {
+  try {
+    state.models = (await json("/api/models")).models;
+  } catch (error) {
+    main.replaceChildren(problem(error), make("button", {type: "button", onclick: start}, "Try again"));
+    return;
+  }
+  picker.replaceChildren(...state.models.map(each => make("option", {value: each.name}, each.name)));
+  picker.disabled = state.models.length < 2;
+  picker.addEventListener("change", () => go(here().name, {...here().values, model: picker.value, at: ""}, false));
+  addEventListener("popstate", () => open(true));
+  open(false);
+}
+start();

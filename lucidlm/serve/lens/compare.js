@@ -1,0 +1,49 @@
+// Compare: one text and two models in, where each of them needs fewer bits out.
+
+import * as api from "./api.js";
+import {model, models, remember} from "./app.js";
+import {copyButton, make, problem, quoted, waiting} from "./dom.js";
+
+export function compareView(main, values) {
+  const running = new AbortController(), names = models().map(each => each.name);
+  main.append(make("h1", {}, "Which one predicts this text better?"));
+  if (names.length < 2) {
+    main.append(make("p", {class: "card"}, "One model is served, and a comparison needs two. Start the server with both: ", make("code", {}, `lucidlm serve ${quoted(names[0])} OTHER`), ". Two checkpoints of a run are two models too."));
+    return null;
+  }
+  const pick = (id, chosen) => {
+    const select = make("select", {id}, ...names.map(name => make("option", {value: name}, name)));
+    select.value = names.includes(chosen) ? chosen : names[0];
+    return select;
+  };
+  const a = pick("a", values.model ?? model().name), b = pick("b", values.b ?? names.find(name => name !== a.value));
+  const input = make("textarea", {id: "text", rows: "5", spellcheck: "false", placeholder: "Type or paste a text: some sentences at least, for an interval"});
+  input.value = values.text ?? "";
+  const result = make("div", {id: "result", "aria-live": "polite"}, make("p", {class: "dim"}, "Nothing is compared yet: give a text that neither model was trained on."));
+  main.append(make("p", {}, "Both models read the same text. Bits per byte do not depend on the tokenizer, so any two models can be compared."),
+    make("form", {class: "card", onsubmit: event => { event.preventDefault(); compare(); }},
+      make("div", {class: "knobs"}, make("label", {}, "model A ", a), make("label", {}, "model B ", b)),
+      make("label", {for: "text"}, "Text"), input,
+      make("p", {class: "controls"}, make("button", {class: "primary", type: "submit"}, "Compare"), " ", copyButton("copy as command", () => `lucidlm compare ${quoted(a.value)} ${quoted(b.value)} text.txt`))),
+    result);
+
+  async function compare() {
+    const body = {a: a.value, b: b.value, text: input.value};
+    if (!body.text) {
+      result.replaceChildren(problem(new Error("There is no text. Type one above.")));
+      return;
+    }
+    remember("compare", {model: a.value, b: b.value, text: body.text});
+    result.replaceChildren(waiting("Both models read the text…"));
+    try {
+      const part = make("div");
+      part.innerHTML = await api.text("/api/compare/part", body, running.signal);  // the server's template escapes the text
+      for (const box of part.querySelectorAll(".scroll")) box.tabIndex = 0;
+      result.replaceChildren(part);
+    } catch (error) {
+      if (error.name !== "AbortError") result.replaceChildren(problem(error));
+    }
+  }
+  if (values.text && values.b) compare();
+  return () => running.abort();
+}

@@ -1,0 +1,75 @@
+// Explain: a text in, its tokens coloured by what they cost, and the steps from logits to loss for one of them.
+
+import * as api from "./api.js";
+import {address, model, remember} from "./app.js";
+import {copyButton, download, make, problem, quoted, waiting} from "./dom.js";
+import {stepsOf} from "./steps.js";
+import {lucidExplained} from "./tokens.js";
+
+const EXAMPLES = ["The cat sat on the mat.", "Once upon a time there was a", "every effort moves you forward"];
+
+export function explainView(main, values) {
+  const running = new AbortController();
+  const input = make("textarea", {id: "text", rows: "3", spellcheck: "false", placeholder: "Type or paste a text"});
+  input.value = values.text ?? "";
+  const form = make("form", {class: "card", onsubmit: event => { event.preventDefault(); explain(input.value); }},
+    make("label", {for: "text"}, "Text to explain"), input,
+    make("p", {class: "controls"}, make("button", {class: "primary", type: "submit"}, "Explain"), make("span", {class: "dim"}, " or try: "),
+      ...EXAMPLES.map(text => make("button", {type: "button", class: "quiet", onclick: () => { input.value = text; explain(text); }}, text))));
+  input.addEventListener("keydown", event => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
+  const result = make("div", {id: "result", "aria-live": "polite"});
+  main.append(make("h1", {}, "Why did it say that?"), make("p", {}, "Type a text. Each token is coloured by how much it surprised the model; choose one to see how its loss comes about. Arrow keys move from token to token."), form, result);
+  result.append(make("p", {class: "dim"}, "Nothing is explained yet: type a text above, or take one of the examples."));
+
+  let last = null;
+  async function explain(text, at) {
+    if (!text) {
+      result.replaceChildren(problem(new Error("There is no text. Type one above.")));
+      input.focus();
+      return;
+    }
+    last?.abort();
+    last = new AbortController();
+    const signal = AbortSignal.any([last.signal, running.signal]), name = model().name;
+    remember("explain", {model: name, text, at});
+    result.replaceChildren(waiting("The model reads the text…"));
+    let html;
+    try {
+      html = await api.text("/api/explain/part", {model: name, texts: [text]}, signal);
+    } catch (error) {
+      if (error.name !== "AbortError") result.replaceChildren(problem(error));
+      return;
+    }
+    const part = make("div", {class: "explanation"}), steps = make("section", {class: "card chain-card", id: "steps"});
+    part.innerHTML = html;  // written by the server's template, which escapes every token
+    const root = part.querySelector(".lucid-explained");
+    root.querySelector(".tokens").after(steps);
+    let moved = null;
+    root.addEventListener("chosen", event => {
+      const {text: shownText, from} = event.detail;
+      remember("explain", {model: name, text, at: from});
+      clearTimeout(moved);
+      moved = setTimeout(() => {
+        last.steps?.abort();
+        last.steps = new AbortController();
+        stepsOf(steps, {model: name, text, place: from, signal: AbortSignal.any([signal, last.steps.signal]),
+          facts: {given: shownText.given(from), token: shownText.spell[shownText.id[from]], rank: shownText.rank[from], running: shownText.running[from]}});
+      }, 120);
+    });
+    result.replaceChildren(part, make("p", {class: "controls"},
+      copyButton("copy as command", () => `lucidlm explain ${quoted(name)} ${quoted(text)}`),
+      make("button", {type: "button", onclick: async () => download("explain.json", "application/json", await api.text("/api/explain", {model: name, texts: [text]}))}, "download JSON"),
+      make("a", {class: "button", href: address("guess", {model: name, text})}, "guess this text first")));
+    await lucidExplained(root);
+    if (at !== undefined && at !== "") choose(root, Number(at));
+  }
+  function choose(root, at) {
+    const tokens = root.querySelectorAll(".tokens > i");
+    tokens[Math.min(at, tokens.length - 1)]?.click();
+  }
+  if (values.text) explain(values.text, values.at);
+  else input.focus({preventScroll: true});
+  return () => running.abort();
+}

@@ -1,0 +1,149 @@
+// Generate: a prompt in, a text out token by token, each with the distribution that it was drawn from.
+
+import * as api from "./api.js";
+import {model, remember} from "./app.js";
+import {bar, copyButton, fixed, make, percent, problem, quoted, shown, slider, waiting, whole} from "./dom.js";
+
+const LEVELS = 8, SHOWN = 12;
+const SETTINGS = {temperature: 0.8, top_k: 0, top_p: 1, min_p: 0, length: 60};
+
+export function generateView(main, values) {
+  const chosen = Object.fromEntries(Object.entries(SETTINGS).map(([name, value]) => [name, Number(values[name] ?? value)]));
+  const prompt = make("textarea", {id: "prompt", rows: "2", spellcheck: "false"});
+  prompt.value = values.prompt ?? "Once upon a time";
+  const seed = make("input", {id: "seed", inputmode: "numeric", pattern: "[0-9]*", size: "8", placeholder: "any"});
+  seed.value = values.seed ?? "";
+  const knob = (name, label, more) => slider({label, id: name, value: chosen[name], change: value => { chosen[name] = value; }, ...more});
+  const output = make("p", {class: "tokens written", tabindex: "0", role: "group", "aria-label": "the text; arrow keys move from token to token"});
+  const panel = make("section", {class: "card", id: "step", "aria-live": "polite"}), state = make("p", {class: "dim", role: "status"}), branches = make("ol", {class: "branches"});
+  const go = make("button", {class: "primary", type: "submit"}, "Generate"), stop = make("button", {type: "button", disabled: true, onclick: () => running?.abort()}, "Stop");
+  main.append(make("h1", {}, "What does it say next?"),
+    make("p", {}, "Each token is drawn from a distribution. Choose a token to see it before and after the filters; choose an alternative, and the text goes on from there."),
+    make("form", {class: "card", onsubmit: event => { event.preventDefault(); begin(); }},
+      make("label", {for: "prompt"}, "Prompt"), prompt,
+      make("div", {class: "knobs"},
+        knob("temperature", "temperature", {min: 0, max: 2, step: 0.05, text: x => x ? x.toFixed(2) : "0: the likeliest token"}),
+        knob("top_k", "top-k", {min: 0, max: 100, step: 1, text: x => x ? whole(x) : "off"}),
+        knob("top_p", "top-p", {min: 0.05, max: 1, step: 0.05, text: x => x < 1 ? x.toFixed(2) : "off"}),
+        knob("min_p", "min-p", {min: 0, max: 0.5, step: 0.01, text: x => x ? x.toFixed(2) : "off"}),
+        knob("length", "tokens", {min: 1, max: 200, step: 1, text: whole}),
+        make("label", {class: "slider", for: "seed"}, make("span", {}, "seed"), seed)),
+      make("p", {class: "controls"}, go, " ", stop, " ", copyButton("copy as command", command))),
+    state, output, branches, panel);
+  state.textContent = "Nothing is generated yet: press Generate.";
+
+  let running = null, at = -1;
+  let text = null;  // {prompt: ids, tokens}
+  const kept = [];  // texts that were left for a branch
+
+  function command() {
+    const flags = [`--temperature ${chosen.temperature}`, `--max-new-tokens ${chosen.length}`];
+    if (chosen.top_k) flags.push(`--top-k ${chosen.top_k}`);
+    if (chosen.top_p < 1) flags.push(`--top-p ${chosen.top_p}`);
+    if (chosen.min_p) flags.push(`--min-p ${chosen.min_p}`);
+    if (seed.value) flags.push(`--seed ${seed.value}`);
+    return `lucidlm generate ${quoted(model().name)} ${quoted(prompt.value)} ${flags.join(" ")}`;
+  }
+
+  async function begin() {
+    try {
+      const {tokens} = await api.json("/api/tokenize", {model: model().name, text: prompt.value});
+      text = {prompt: tokens.map(token => token.id), tokens: []};
+    } catch (error) {
+      state.replaceChildren(problem(error));
+      return;
+    }
+    kept.length = 0;
+    remember("generate", {model: model().name, prompt: prompt.value, seed: seed.value, ...chosen});
+    await more(chosen.length);
+  }
+
+  // Draws `count` tokens after those that are there.
+  async function more(count) {
+    running?.abort();
+    const mine = running = new AbortController(), target = text;
+    go.disabled = true;
+    stop.disabled = false;
+    state.replaceChildren(waiting("Generating…"));
+    draw();
+    const body = {model: model().name, prompt: [...target.prompt, ...target.tokens.map(token => token.id)], max_new_tokens: count, temperature: chosen.temperature, top_p: chosen.top_p, min_p: chosen.min_p};
+    if (!body.prompt.length) body.prompt = "";
+    if (chosen.top_k) body.top_k = chosen.top_k;
+    if (seed.value) body.seed = Number(seed.value);
+    let reason = "", used = null;
+    try {
+      for await (const event of api.events("/api/generate", body, mine.signal)) {
+        target.tokens.push(...event.tokens);
+        used = event.seed ?? used;
+        if (event.finish_reason) reason = event.finish_reason;
+        if (target === text) draw(true);
+      }
+      state.textContent = `${whole(target.tokens.length)} tokens${reason === "stop" ? "; the model ended the text" : ""}. Seed ${used}.`;
+    } catch (error) {
+      if (error.name === "AbortError") state.textContent = `Stopped after ${whole(target.tokens.length)} tokens.`;
+      else state.replaceChildren(problem(error));
+    } finally {
+      if (running === mine) {
+        go.disabled = false;
+        stop.disabled = true;
+      }
+    }
+    if (target.tokens.length && at < 0) choose(0);
+  }
+
+  const level = p => p === null || p === undefined ? 0 : Math.min(LEVELS - 1, Math.floor(LEVELS * Math.log1p(-Math.log(Math.max(p, 1e-9))) / Math.log1p(Math.log(model().vocab_size))));
+  function draw(streaming = false) {
+    if (!streaming) at = -1, panel.replaceChildren();
+    const from = streaming ? output.querySelectorAll("i").length : 0;
+    if (!streaming) output.replaceChildren(make("span", {class: "dim"}, prompt.value));
+    text.tokens.slice(from).forEach((token, n) => {
+      const element = make("i", {class: "k" + level(probability(token)) + (token.picked ? " picked" : "")}, token.text.replace(/\n/g, "↵\n"));
+      element.title = `${percent(probability(token))}`;
+      element.addEventListener("click", () => choose(from + n));
+      output.append(element);
+    });
+    branches.replaceChildren(...kept.map((branch, n) => make("li", {}, make("button", {type: "button", class: "quiet", onclick: () => back(n)}, `back to the text before branch ${n + 1}: ${shown(branch.tokens.map(token => token.text).join("").slice(0, 40))}`))));
+  }
+  // The model's own probability of a token, at temperature 1 and without filters.
+  const probability = token => token.log_probability !== null && token.log_probability !== undefined ? Math.exp(token.log_probability) : token.distribution.find(each => each.id === token.id)?.model ?? 0;
+
+  function choose(n) {
+    const elements = output.querySelectorAll("i");
+    elements[at]?.classList.remove("at");
+    at = Math.max(0, Math.min(n, text.tokens.length - 1));
+    elements[at]?.classList.add("at");
+    const token = text.tokens[at], rows = token.distribution.slice(0, SHOWN), most = Math.max(...rows.map(row => Math.max(row.before, row.after)), 1e-9);
+    const before = at ? text.tokens[at - 1].text : "the prompt";
+    panel.replaceChildren(
+      make("h2", {}, `After ${at ? shown(before) : before} came ${shown(token.text)}`),
+      make("p", {}, `The model's own probability was ${percent(probability(token))}. `, token.kept === null ? "" : `The filters kept ${whole(token.kept)} tokens and cut off ${percent(token.cut_off)} of the probability.`),
+      make("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "distribution of this step"}, make("table", {class: "softmax"},
+        make("thead", {}, make("tr", {}, make("th", {scope: "col"}, "go on with"), make("th", {scope: "col", class: "n"}, "with temperature"), make("th", {scope: "col"}, ""), make("th", {scope: "col", class: "n"}, "after the filters"), make("th", {scope: "col"}, ""))),
+        make("tbody", {}, ...rows.map(row => make("tr", {class: row.id === token.id ? "ours" : undefined},
+          make("td", {}, make("button", {type: "button", class: "alternative", disabled: row.id === token.id, onclick: () => branch(at, row)}, shown(row.text) + (row.id === token.id ? " ✓" : ""))),
+          make("td", {class: "n"}, percent(row.before)), make("td", {class: "wide"}, bar(row.before / most, "other")),
+          make("td", {class: "n"}, row.after ? percent(row.after) : "cut off"), make("td", {class: "wide"}, bar(row.after / most))))))));
+  }
+  // The text goes on from another token; the old one is kept.
+  function branch(n, row) {
+    kept.push(text);
+    const old = text.tokens[n];
+    text = {prompt: text.prompt, tokens: [...text.tokens.slice(0, n), {...old, id: row.id, text: row.text, log_probability: Math.log(row.model), picked: true}]};
+    more(Math.max(1, chosen.length - n - 1));
+  }
+  function back(n) {
+    running?.abort();
+    text = kept[n];
+    kept.length = n;
+    draw();
+    choose(0);
+    state.textContent = `${whole(text.tokens.length)} tokens.`;
+  }
+  output.addEventListener("keydown", event => {
+    const step = {ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10}[event.key];
+    if (!step || !text?.tokens.length) return;
+    event.preventDefault();
+    choose(at + step);
+  });
+  return () => running?.abort();
+}
