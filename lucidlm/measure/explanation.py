@@ -182,7 +182,7 @@ def explain_texts(
         torch_nats += F.cross_entropy(logits, piece.targets, reduction="none").double().sum().item()
         columns[piece.document].fill(piece, logits)
         progress.advance(len(piece.targets))
-    spell = _speller(tokenizer)
+    spell = speller(tokenizer)
     left_out = [spell(int(tokens[0])) if scorer.prefix_id is None else "" for tokens in ids]
     return Explanation(
         texts=tuple(
@@ -239,7 +239,7 @@ class _Columns:
         }
 
 
-def _speller(tokenizer: Tokenizer) -> Callable[[int], str]:
+def speller(tokenizer: Tokenizer) -> Callable[[int], str]:
     """A function that spells a token; parts of a character are \\x.., special and padded ids have names."""
 
     @cache
