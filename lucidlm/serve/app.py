@@ -17,6 +17,7 @@ from lucidlm.serve.guards import Guard, Settings
 from lucidlm.serve.jobs import Served
 from lucidlm.serve.openai_api import openai_routes
 from lucidlm.serve.own_api import own_routes
+from lucidlm.serve.page_api import page_routes
 
 LOCAL = Settings()
 
@@ -49,6 +50,7 @@ def make_app(models: Iterable[Served], settings: Settings = LOCAL) -> Guard:
     )  # fmt: skip
     app.include_router(openai_routes(engine))
     app.include_router(own_routes(engine))
+    app.include_router(page_routes(engine))
     app.add_exception_handler(LucidError, answer_error)
     app.add_exception_handler(HTTPException, answer_error)
     app.add_exception_handler(RequestValidationError, answer_wrong_form)

@@ -45,14 +45,7 @@ def own_routes(engine: Engine) -> APIRouter:
     @router.post("/api/explain")
     async def explain(form: ExplainForm, request: Request) -> Response:
         """What `lucidlm explain MODEL TEXT ... --json` prints, by the same function in float32."""
-        served, account = served_as(engine.served, form.model), Account()
-        protocol = Protocol(context_length=form.context_length, stride=form.stride, prefix=form.prefix)
-        texts = [given_text(text, account, f"text {number}") for number, text in enumerate(form.texts, 1)]
-        ticket = Ticket(engine, request)
-        ticket.submit([Scores(served, ticket.deliver(0), texts, top_k=form.top_k, protocol=protocol)])
-        (explanation,) = [happened async for _, happened in ticket.events()]
-        assert isinstance(explanation, Explanation)
-        lines = _several(replace(explanation, account=account).json_lines())
+        lines = _several((await explained(engine, form, request)).json_lines())
         return StreamingResponse(iterate_in_threadpool(lines), media_type="application/json")
 
     @router.post("/api/tokenize")
@@ -90,6 +83,18 @@ def own_routes(engine: Engine) -> APIRouter:
         return EventSourceResponse(streamed(Outbox(engine.limits.unread_bytes, request.state.drop), fill))
 
     return router
+
+
+async def explained(engine: Engine, form: ExplainForm, request: Request) -> Explanation:
+    """The explanation that a form asks for."""
+    served, account = served_as(engine.served, form.model), Account()
+    protocol = Protocol(context_length=form.context_length, stride=form.stride, prefix=form.prefix)
+    texts = [given_text(text, account, f"text {number}") for number, text in enumerate(form.texts, 1)]
+    ticket = Ticket(engine, request)
+    ticket.submit([Scores(served, ticket.deliver(0), texts, top_k=form.top_k, protocol=protocol)])
+    (explanation,) = [happened async for _, happened in ticket.events()]
+    assert isinstance(explanation, Explanation)
+    return replace(explanation, account=account)
 
 
 def described(served: Served) -> dict[str, Any]:

@@ -174,12 +174,12 @@ async function lucidExplained(root) {
       others.append(row(cell(quoted(text.spell[other]) + (came ? " ✓" : ""), came ? "came" : ""), cell(power(shares[place], 2), "n"), make("td", "", "", bar)));
     });
     if (!ids.includes(id)) others.append(row(cell(quoted(text.spell[id]) + " ✓", "came"), cell(power(text.p[i], 2), "n"), cell("")));
-    return [make("h4", "after " + quoted(text.given(i)) + " came " + quoted(text.spell[id]) + " (id " + id + ")"), facts, others];
+    return [make("h3", "after " + quoted(text.given(i)) + " came " + quoted(text.spell[id]) + " (id " + id + ")"), facts, others];
   }
   function word(text, from, to) {
     const cost = nats(text, from, to), table = make("table", "", "", row(make("th", "token"), make("th", "probability", "n"), make("th", "nats", "n")));
     for (let i = from; i < to; i++) table.append(row(cell(quoted(text.spell[text.id[i]])), cell(written.probability(text.p[i]), "n"), cell(written.nats(-text.logp[i]), "n")));
-    return [make("h4", quoted(spelled(text, from, to)) + ": " + written.nats(cost) + " nats, " + written.bits(cost / Math.LN2) + " bits, the sum of its " + (to - from) + " tokens"), table];
+    return [make("h3", quoted(spelled(text, from, to)) + ": " + written.nats(cost) + " nats, " + written.bits(cost / Math.LN2) + " bits, the sum of its " + (to - from) + " tokens"), table];
   }
 
   // An index of a long text: its words that cost most, each with the text around it.

@@ -27,17 +27,18 @@ export const text = async (path, body, signal) => (await asked(path, body, signa
 // The events of a stream, one JSON value at a time, until [DONE].
 export async function* events(path, body, signal) {
   const reader = (await asked(path, body, signal)).body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
+  let rest = "", ended = false;
   try {
     for (;;) {
       const {value, done} = await reader.read();
       if (done) return;
+      if (ended) continue;  // what closes the connection
       const parts = (rest + value).split(/\r?\n\r?\n/);
       rest = parts.pop();
       for (const part of parts) {
         const data = part.split(/\r?\n/).filter(line => line.startsWith("data:")).map(line => line.slice(5).trimStart()).join("\n");
-        if (data === "[DONE]") return;
-        if (!data) continue;
+        ended = data === "[DONE]";
+        if (ended || !data) continue;
         const event = JSON.parse(data);
         if (event.error) throw new Error(event.error.message);
         yield event;

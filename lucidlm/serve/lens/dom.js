@@ -18,9 +18,11 @@ export function shown(text) {
   return "“" + text.replace(/\n/g, "↵").replace(/\t/g, "→").replace(/\p{Cc}/gu, each => "\\x" + each.charCodeAt(0).toString(16).padStart(2, "0")) + "”";
 }
 
-export const fixed = (x, digits = 4) => Number.isFinite(x) ? x.toLocaleString("en", {minimumFractionDigits: digits, maximumFractionDigits: digits}) : "infinite";
+export const fixed = (x, digits = 4) => Number.isFinite(x) ? x.toLocaleString("en", {minimumFractionDigits: digits, maximumFractionDigits: digits}).replace("-", "−") : "infinite";
+// A probability with all its digits, as Python writes it: 1.1487e-04.
+export const power = (p, digits = 4) => p.toExponential(digits).replace(/e([+-])(\d)$/, "e$10$2");
 export const whole = x => x.toLocaleString("en");
-export const percent = p => p >= 0.9995 ? "100 %" : p >= 0.001 ? (100 * p).toPrecision(3) + " %" : p.toExponential(1);
+export const percent = p => p <= 0 ? "0 %" : p >= 0.9995 ? "100 %" : p >= 0.001 ? (100 * p).toPrecision(3) + " %" : power(p, 1);
 
 // A bar whose length is a share of its cell.
 export function bar(share, kind = "") {

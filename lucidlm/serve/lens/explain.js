@@ -42,10 +42,11 @@ export function explainView(main, values) {
       if (error.name !== "AbortError") result.replaceChildren(problem(error));
       return;
     }
-    const part = make("div", {class: "explanation"}), steps = make("section", {class: "card chain-card", id: "steps"});
+    const part = make("div", {class: "explanation"}), steps = make("div", {class: "card chain-card", id: "steps", role: "region", "aria-label": "Step by step"});
     part.innerHTML = html;  // written by the server's template, which escapes every token
+    for (const box of part.querySelectorAll(".scroll")) box.tabIndex = 0;
     const root = part.querySelector(".lucid-explained");
-    root.querySelector(".tokens").after(steps);
+    root.querySelector(".tokens").after(root.querySelector(".panel"), steps);
     let moved = null;
     root.addEventListener("chosen", event => {
       const {text: shownText, from} = event.detail;
@@ -58,7 +59,7 @@ export function explainView(main, values) {
           facts: {given: shownText.given(from), token: shownText.spell[shownText.id[from]], rank: shownText.rank[from], running: shownText.running[from]}});
       }, 120);
     });
-    result.replaceChildren(part, make("p", {class: "controls"},
+    result.replaceChildren(make("h2", {}, "Token by token"), part, make("p", {class: "controls"},
       copyButton("copy as command", () => `lucidlm explain ${quoted(name)} ${quoted(text)}`),
       make("button", {type: "button", onclick: async () => download("explain.json", "application/json", await api.text("/api/explain", {model: name, texts: [text]}))}, "download JSON"),
       make("a", {class: "button", href: address("guess", {model: name, text})}, "guess this text first")));

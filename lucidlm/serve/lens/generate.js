@@ -15,7 +15,7 @@ export function generateView(main, values) {
   seed.value = values.seed ?? "";
   const knob = (name, label, more) => slider({label, id: name, value: chosen[name], change: value => { chosen[name] = value; }, ...more});
   const output = make("p", {class: "tokens written", tabindex: "0", role: "group", "aria-label": "the text; arrow keys move from token to token"});
-  const panel = make("section", {class: "card", id: "step", "aria-live": "polite"}), state = make("p", {class: "dim", role: "status"}), branches = make("ol", {class: "branches"});
+  const panel = make("section", {class: "card", id: "step", "aria-live": "polite"}), state = make("p", {class: "dim", role: "status", id: "said"}), branches = make("ol", {class: "branches"});
   const go = make("button", {class: "primary", type: "submit"}, "Generate"), stop = make("button", {type: "button", disabled: true, onclick: () => running?.abort()}, "Stop");
   main.append(make("h1", {}, "What does it say next?"),
     make("p", {}, "Each token is drawn from a distribution. Choose a token to see it before and after the filters; choose an alternative, and the text goes on from there."),
@@ -27,7 +27,7 @@ export function generateView(main, values) {
         knob("top_p", "top-p", {min: 0.05, max: 1, step: 0.05, text: x => x < 1 ? x.toFixed(2) : "off"}),
         knob("min_p", "min-p", {min: 0, max: 0.5, step: 0.01, text: x => x ? x.toFixed(2) : "off"}),
         knob("length", "tokens", {min: 1, max: 200, step: 1, text: whole}),
-        make("label", {class: "slider", for: "seed"}, make("span", {}, "seed"), seed)),
+        make("label", {class: "slider"}, make("span", {}, "seed "), seed)),
       make("p", {class: "controls"}, go, " ", stop, " ", copyButton("copy as command", command))),
     state, output, branches, panel);
   state.textContent = "Nothing is generated yet: press Generate.";
@@ -61,12 +61,17 @@ export function generateView(main, values) {
   // Draws `count` tokens after those that are there.
   async function more(count) {
     running?.abort();
-    const mine = running = new AbortController(), target = text;
+    const target = text, room = model().context_length - target.prompt.length - target.tokens.length;
+    if (room < 1) {
+      state.replaceChildren(problem(new Error(`The model reads at most ${whole(model().context_length)} tokens, and prompt and text have as many: give a shorter prompt.`)));
+      return;
+    }
+    const mine = running = new AbortController(), limited = count > room;
     go.disabled = true;
     stop.disabled = false;
     state.replaceChildren(waiting("Generating…"));
     draw();
-    const body = {model: model().name, prompt: [...target.prompt, ...target.tokens.map(token => token.id)], max_new_tokens: count, temperature: chosen.temperature, top_p: chosen.top_p, min_p: chosen.min_p};
+    const body = {model: model().name, prompt: [...target.prompt, ...target.tokens.map(token => token.id)], max_new_tokens: Math.min(count, room), temperature: chosen.temperature, top_p: chosen.top_p, min_p: chosen.min_p};
     if (!body.prompt.length) body.prompt = "";
     if (chosen.top_k) body.top_k = chosen.top_k;
     if (seed.value) body.seed = Number(seed.value);
@@ -78,7 +83,7 @@ export function generateView(main, values) {
         if (event.finish_reason) reason = event.finish_reason;
         if (target === text) draw(true);
       }
-      state.textContent = `${whole(target.tokens.length)} tokens${reason === "stop" ? "; the model ended the text" : ""}. Seed ${used}.`;
+      state.textContent = `${whole(target.tokens.length)} tokens${reason === "stop" ? "; the model ended the text" : limited ? `; the context of ${whole(model().context_length)} is full` : ""}. Seed ${used}.`;
     } catch (error) {
       if (error.name === "AbortError") state.textContent = `Stopped after ${whole(target.tokens.length)} tokens.`;
       else state.replaceChildren(problem(error));
@@ -118,7 +123,7 @@ export function generateView(main, values) {
       make("h2", {}, `After ${at ? shown(before) : before} came ${shown(token.text)}`),
       make("p", {}, `The model's own probability was ${percent(probability(token))}. `, token.kept === null ? "" : `The filters kept ${whole(token.kept)} tokens and cut off ${percent(token.cut_off)} of the probability.`),
       make("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "distribution of this step"}, make("table", {class: "softmax"},
-        make("thead", {}, make("tr", {}, make("th", {scope: "col"}, "go on with"), make("th", {scope: "col", class: "n"}, "with temperature"), make("th", {scope: "col"}, ""), make("th", {scope: "col", class: "n"}, "after the filters"), make("th", {scope: "col"}, ""))),
+        make("thead", {}, make("tr", {}, make("th", {scope: "col"}, "go on with"), make("th", {scope: "col", class: "n"}, "with temperature"), make("td"), make("th", {scope: "col", class: "n"}, "after the filters"), make("td"))),
         make("tbody", {}, ...rows.map(row => make("tr", {class: row.id === token.id ? "ours" : undefined},
           make("td", {}, make("button", {type: "button", class: "alternative", disabled: row.id === token.id, onclick: () => branch(at, row)}, shown(row.text) + (row.id === token.id ? " ✓" : ""))),
           make("td", {class: "n"}, percent(row.before)), make("td", {class: "wide"}, bar(row.before / most, "other")),

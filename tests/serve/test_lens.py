@@ -1,0 +1,288 @@
+"""The lens in a real browser, used as a person would: each number is compared with the command line's."""
+
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from urllib.parse import quote, urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from models import BYTES
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from lucidlm.measure.comparison import compare
+from lucidlm.measure.explanation import explain
+
+TEXT = "The old lamp burned low, and nobody came."
+VIEWS = ("explain", "learn", "guess", "generate", "compare")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The system's own Chromium: nothing is downloaded."""
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        pytest.fail("no Chromium: install one (apt-get install chromium), or set CHROMIUM to its path")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, server) -> Iterator[Page]:
+    """A page of its own, which must end without an error in the console or a request to another host."""
+    context = browser.new_context(base_url=server.address, viewport={"width": 1000, "height": 800})
+    context.set_default_timeout(15_000)
+    page, faults = context.new_page(), []
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("request", lambda asked: faults.append(asked.url) if not local(asked.url) else None)
+    yield page
+    context.close()
+    assert faults == []
+
+
+def local(url: str) -> bool:
+    return urlsplit(url).hostname in ("127.0.0.1", None)
+
+
+def number(text: str) -> float:
+    return float(text.replace("−", "-").replace(",", ""))
+
+
+def explained(page: Page, text: str = TEXT) -> None:
+    """Types a text and waits for the steps of the token that is chosen first."""
+    page.goto("/explain")
+    page.get_by_label("Text to explain").fill(text)
+    page.keyboard.press("Control+Enter")
+    page.locator(".chain b.nats").wait_for()
+
+
+def chosen(page: Page, place: int) -> None:
+    """Chooses a token and waits for its steps."""
+    page.locator(".explanation .tokens > i").nth(place).click()
+    expect(page.locator(".chain li").nth(5)).to_contain_text(f"Over the {place + 1} target")
+
+
+def test_a_token_shows_what_explain_says_of_it(page, tiny):
+    explained(page)
+    wanted = explain(tiny.model, tiny.tokenizer, TEXT).tokens
+    for place in (0, 7, 20, len(wanted) - 1):
+        token = wanted[place]
+        chosen(page, place)
+        assert float(page.locator(".chain b.p").inner_text()) == pytest.approx(token.probability, rel=1e-4)
+        assert number(page.locator(".chain b.nats").inner_text()) == pytest.approx(token.nats, abs=6e-5)
+        steps = page.locator(".chain").inner_text()
+        assert f"id {token.id} of 257" in steps
+        assert f"{token.rank - 1} tokens were likelier" in steps
+        mean, perplexity = re.search(r"e\^([\d.]+) = ([\d.,]+):", steps).groups()
+        assert number(mean) == pytest.approx(token.running_loss_nats, abs=6e-5)
+        assert number(perplexity) == pytest.approx(math.exp(token.running_loss_nats), rel=1e-2)
+        panel = page.locator(".panel").inner_text()
+        assert f"{token.nats:.4f}" in panel
+        assert f"{token.entropy:.4f} nats" in panel
+    loss = explain(tiny.model, tiny.tokenizer, TEXT).loss_nats
+    expect(page.locator(".answers")).to_contain_text(f"{loss:.4f} nats per token")
+
+
+def test_the_keyboard_alone_reaches_a_token_and_moves_on(page):
+    page.goto("/explain")
+    expect(page.get_by_label("Text to explain")).to_be_focused()
+    page.keyboard.type("abc abd")
+    page.keyboard.press("Control+Enter")
+    page.locator(".chain b.nats").wait_for()
+    page.locator(".explanation .tokens").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    at = page.locator(".explanation .tokens > i.at")
+    expect(at).to_have_count(1)
+    before = at.inner_text()
+    page.keyboard.press("ArrowLeft")
+    assert page.locator(".explanation .tokens > i").all_inner_texts()[:7] == list("abc abd")
+    assert before in "abc abd"
+
+
+def test_temperature_moves_the_softmax_and_not_the_loss(page):
+    explained(page)
+    chosen(page, 10)
+    shares = lambda: page.locator(".chain .softmax tbody tr td:nth-child(3)").all_inner_texts()  # noqa: E731
+    loss, at_one = page.locator(".chain b.nats").inner_text(), shares()
+    page.locator("#temperature").fill("0.5")
+    expect(page.locator(".chain .slider output")).to_have_text("0.5")
+    assert shares() != at_one
+    assert page.locator(".chain b.nats").inner_text() == loss
+    page.locator("#temperature").fill("1")
+    assert shares() == at_one
+
+
+def test_the_address_of_a_view_shows_the_same_again(page):
+    explained(page)
+    chosen(page, 9)
+    expect(page).to_have_url(re.compile(r"at=9"))
+    said = page.locator(".chain").inner_text()
+    page.reload()
+    expect(page.locator(".chain li").nth(5)).to_contain_text("Over the 10 target")
+    assert page.locator(".chain").inner_text() == said
+    page.get_by_role("link", name="Generate").click()
+    page.go_back()
+    expect(page.locator(".chain li").nth(5)).to_contain_text("Over the 10 target")
+
+
+def test_three_rounds_of_guessing_are_scored_beside_the_model(page, tiny):
+    page.goto("/guess")
+    page.get_by_label("Text", exact=True).fill(TEXT)
+    page.get_by_role("button", name="Play").click()
+    tokens = explain(tiny.model, tiny.tokenizer, TEXT).tokens
+    bits = []
+    for place, (answer, certainty) in enumerate([(tokens[6].text, 0.9), ("~", 0.25), ("~", 0.5)], start=6):
+        page.get_by_label("The next token is").fill(answer)
+        page.locator("#certainty").fill(str(certainty))
+        page.get_by_role("button", name="Reveal").click()
+        right = answer == tokens[place].text
+        bits.append(-math.log2(certainty if right else (1 - certainty) / 256))
+        said = page.locator("#round").inner_text()
+        assert said.startswith("Right" if right else "It was")
+        assert f"You: {bits[-1]:.2f} bits" in said
+        assert f"{tokens[place].bits:.2f} bits." in said
+        page.get_by_role("button", name="Next").click()
+    mean = lambda who: number(page.locator(f".score tr[data-who={who}] td:nth-child(2)").inner_text())  # noqa: E731
+    assert mean("you") == pytest.approx(sum(bits) / 3, abs=0.006)
+    assert mean("model") == pytest.approx(sum(token.bits for token in tokens[6:9]) / 3, abs=0.006)
+    assert mean("uniform") == pytest.approx(math.log2(257), abs=0.006)
+
+
+def written(page: Page) -> list[str]:
+    return page.locator(".written > i").all_inner_texts()
+
+
+def generated(page: Page, *, seed: int = 7, tokens: int = 20) -> list[str]:
+    page.goto(f"/generate?length={tokens}")
+    page.get_by_label("Prompt").fill("The old")
+    page.locator("#seed").fill(str(seed))
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#said")).to_contain_text(f"Seed {seed}")
+    page.locator("#step table").wait_for()
+    return written(page)
+
+
+def test_a_text_is_the_same_for_a_seed_and_goes_on_from_an_alternative(page, server):
+    first = generated(page)
+    assert len(first) == 20
+    assert generated(page) == first
+    reply = server.ask("POST", "/api/generate", {
+        "prompt": "The old", "max_new_tokens": 20, "seed": 7, "temperature": 0.8, "min_p": 0,
+    })  # fmt: skip
+    tokens = [token["text"] for event in reply.events for token in event["tokens"]]
+    assert first == [text.replace("\n", "↵\n") for text in tokens]
+    page.locator(".written > i").nth(5).click()
+    other = page.locator("#step .alternative:enabled").first
+    text = other.inner_text().removeprefix("“").removesuffix("”")
+    other.click()
+    expect(page.locator(".written > i.picked")).to_have_count(1)
+    expect(page.locator("#said")).to_contain_text("20 tokens")
+    branched = written(page)
+    assert branched[:5] == first[:5]
+    assert branched[5] == text
+    page.locator(".branches button").click()
+    assert written(page) == first
+
+
+def test_the_filters_are_seen_in_the_distribution(page):
+    page.goto("/generate?length=3&top_k=2")
+    page.get_by_label("Prompt").fill("The old")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#step")).to_contain_text("The filters kept 2 tokens")
+    after = page.locator("#step tbody tr td:nth-child(4)").all_inner_texts()
+    assert after[2:] == ["cut off"] * len(after[2:])
+    shares = [float(each.removesuffix(" %")) for each in after[:2]]
+    assert sum(shares) == pytest.approx(100, abs=0.2)
+
+
+def test_two_models_are_compared_as_on_the_command_line(page, server):
+    text = TEXT * 4
+    page.goto("/compare")
+    page.get_by_label("Text", exact=True).fill(text)
+    page.get_by_role("button", name="Compare").click()
+    page.locator("#result .tokens").wait_for()
+    models = [(each.model, each.tokenizer) for each in server.engine.served.values()]
+    wanted = compare(*models, text, names=tuple(server.engine.served))
+    said = page.locator("#result").inner_text()
+    assert wanted.verdict in said
+    assert f"{wanted.bits_per_byte_a:.4f}" in said
+    assert f"{wanted.bits_per_byte_b:.4f}" in said
+
+
+def test_each_lesson_opens_a_view_that_works(page):
+    page.goto("/learn")
+    count = page.locator(".lessons li").count()
+    for lesson in range(1, count + 1):
+        page.goto(f"/learn?lesson={lesson}")
+        expect(page.locator(".lesson h2")).to_contain_text(f"{lesson}. ")
+        page.locator(".lesson summary").click()
+        assert len(page.locator(".lesson details p").inner_text()) > 10
+        page.get_by_role("link", name="open the view").click()
+        page.locator("main h1").wait_for()
+        expect(page).not_to_have_url(re.compile("/learn"))
+        if "text=" in page.url and "/explain" in page.url:
+            page.locator(".chain b.nats").wait_for()
+
+
+def test_errors_say_what_to_do(page):
+    page.goto("/explain")
+    page.get_by_role("button", name="Explain", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("Type one above")
+    page.goto("/generate")
+    page.get_by_label("Prompt").fill("x" * 80)
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_role("alert")).to_contain_text("give a shorter prompt")
+    page.goto("/guess")
+    page.get_by_label("Text", exact=True).fill("a")
+    page.get_by_role("button", name="Play").click()
+    expect(page.get_by_role("alert")).to_contain_text("Give a longer one")
+
+
+def test_text_of_a_model_or_a_user_is_never_html(page):
+    page.goto(f"/explain?text={quote('<img src=x onerror=alert(1)><b>bold</b>')}")
+    page.locator(".chain b.nats").wait_for()
+    assert page.locator("#result img, #result .tokens b").count() == 0
+    assert "".join(page.locator(".explanation .tokens > i").all_inner_texts()).startswith("<img")
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_views_are_accessible_and_fit(browser, server, width, scheme):
+    context = browser.new_context(
+        base_url=server.address, viewport={"width": width, "height": 800}, color_scheme=scheme
+    )
+    page = context.new_page()
+    fill = {
+        "explain": lambda: page.goto(f"/explain?text={quote(TEXT)}") and page.locator(".chain b.nats").wait_for(),
+        "learn": lambda: page.goto("/learn?lesson=3") and page.locator(".formula").wait_for(),
+        "guess": lambda: page.goto(f"/guess?text={quote(TEXT)}") and page.locator("#answer").wait_for(),
+        "generate": lambda: generated(page),
+        "compare": lambda: (
+            page.goto(f"/compare?b=other&text={quote(TEXT)}") and page.locator("#result .tokens").wait_for()
+        ),
+    }  # fmt: skip
+    assert tuple(fill) == VIEWS
+    for name, show in fill.items():
+        show()
+        faults = [
+            (name, fault["id"], fault["nodes"][0]["html"])
+            for fault in Axe().run(page).response["violations"]
+            if fault["impact"] in ("serious", "critical")
+        ]
+        assert faults == []
+        assert page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0, name
+    context.close()
+
+
+def test_bytes_of_a_model_of_bytes_are_named_as_explain_names_them(page):
+    page.goto(f"/explain?text={quote('né')}")
+    page.locator(".chain b.nats").wait_for()
+    chosen(page, 2)
+    assert "\\xa9" in page.locator("#steps h2").inner_text()
+    assert BYTES.encode("é") == [0xC3, 0xA9]
