@@ -39,8 +39,8 @@ class Served:
     """dtype of the matmuls of generated text; explanations are in float32 unless they ask for another."""
 
 
-Event = Piece | Explanation | Exception
-"""What a job hands on: parts of a text, or the whole explanation; or why it failed."""
+Event = object
+"""What a job hands on: the Pieces of a text, or its one result; or the Exception that ended it."""
 
 
 class Job:

@@ -14,8 +14,8 @@ from starlette.responses import Response
 from lucidlm.errors import ServerError
 from lucidlm.measure.compared import Comparison
 from lucidlm.measure.compared import page_values as comparison_values
-from lucidlm.measure.explanation import Explanation, speller
 from lucidlm.measure.explanation import page_values as explanation_values
+from lucidlm.measure.explanation import speller
 from lucidlm.pages.page import render
 from lucidlm.serve.engine import Engine
 from lucidlm.serve.faults import Answer
@@ -62,13 +62,13 @@ def page_routes(engine: Engine) -> APIRouter:
 
     @router.post("/api/explain/part")
     async def explain_part(form: ExplainForm, request: Request) -> Response:
-        """The explanation of texts as HTML: coloured tokens and the table from the targets to the perplexity."""
+        """The explanation of texts as HTML: coloured tokens, and from the targets to the perplexity."""
         explanation = await explained(engine, form, request)
         return HTMLResponse(render("explanation_part.html", explained=explanation_values(explanation)))
 
     @router.post("/api/logits")
     async def logits(form: LogitsForm, request: Request) -> Response:
-        """The logits of one place: float32 in base64 (little-endian), the target's id, names of the likeliest."""
+        """The logits of one place, float32 in base64 (little-endian); the likeliest tokens with their texts."""
         served = served_as(engine.served, form.model)
         text = given_text(form.text, Account(), "the text")
         ticket = Ticket(engine, request)

@@ -57,9 +57,7 @@ class Logits(Job):
 class Compares(Job):
     """The comparison of two models on a text, by the function of `lucidlm compare`."""
 
-    def __init__(
-        self, served: Served, other: Served, deliver: Callable[[Event], None], text: str
-    ) -> None:
+    def __init__(self, served: Served, other: Served, deliver: Callable[[Event], None], text: str) -> None:
         super().__init__(served, deliver)
         models = [(each.model, each.tokenizer) for each in (served, other)]
         self._work = comparing(*models, [text], names=(served.name, other.name))

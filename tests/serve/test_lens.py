@@ -258,18 +258,19 @@ def test_the_views_are_accessible_and_fit(browser, server, width, scheme):
         base_url=server.address, viewport={"width": width, "height": 800}, color_scheme=scheme
     )
     page = context.new_page()
-    fill = {
-        "explain": lambda: page.goto(f"/explain?text={quote(TEXT)}") and page.locator(".chain b.nats").wait_for(),
-        "learn": lambda: page.goto("/learn?lesson=3") and page.locator(".formula").wait_for(),
-        "guess": lambda: page.goto(f"/guess?text={quote(TEXT)}") and page.locator("#answer").wait_for(),
-        "generate": lambda: generated(page),
-        "compare": lambda: (
-            page.goto(f"/compare?b=other&text={quote(TEXT)}") and page.locator("#result .tokens").wait_for()
-        ),
-    }  # fmt: skip
+    fill: dict[str, tuple[str, str]] = {
+        "explain": (f"text={quote(TEXT)}", ".chain b.nats"),
+        "learn": ("lesson=3", ".formula"),
+        "guess": (f"text={quote(TEXT)}", "#answer"),
+        "generate": ("", "#prompt"),
+        "compare": (f"b=other&text={quote(TEXT)}", "#result .tokens"),
+    }
     assert tuple(fill) == VIEWS
-    for name, show in fill.items():
-        show()
+    for name, (values, awaited) in fill.items():
+        page.goto(f"/{name}?{values}")
+        page.locator(awaited).wait_for()
+        if name == "generate":
+            generated(page)
         faults = [
             (name, fault["id"], fault["nodes"][0]["html"])
             for fault in Axe().run(page).response["violations"]

@@ -59,8 +59,9 @@ const lucidCharts = (() => {
   }
 
   // The losses of runs: data has `curves`, and `lines` of baselines. unit: nats, bits or perplexity; steps: settled,
-  // all or log.
-  function curves(id, data, {unit, steps}) {
+  // all or log; x: step, or tokens or time where the points have more than a step and a loss.
+  function curves(id, data, {unit, steps, x = "step"}) {
+    const column = {step: 0, tokens: 2, time: 3}[x], across = {step: "step", tokens: "tokens trained on", time: "seconds of training"}[x];
     const several = data.curves.length > 1, logarithmic = unit === "perplexity";
     const of = (loss, run) => loss === null ? null : {nats: loss, perplexity: Math.exp(loss), bits: run.bits_per_nat ? loss * run.bits_per_nat : null}[unit];
     const title = {nats: "loss, nats per token", perplexity: "perplexity", bits: "bits per byte"}[unit];
@@ -69,16 +70,18 @@ const lucidCharts = (() => {
     data.curves.forEach((run, place) => {
       const ours = several ? RUN_COLOURS[place % RUN_COLOURS.length] : colour("--ours"), theirs = several ? ours : colour("--other");
       const trace = (name, points, more) => {
-        const drawn = points.filter(p => steps !== "log" || p[0] > 0);  // step 0 has no logarithm
-        return {x: drawn.map(p => p[0]), y: drawn.map(p => of(p[1], run)), name: several ? run.name + ": " + name : name, ...more};
+        const drawn = points.filter(p => steps !== "log" || p[column] > 0);  // step 0 has no logarithm
+        return {x: drawn.map(p => p[column]), y: drawn.map(p => of(p[1], run)), name: several ? run.name + ": " + name : name, ...more};
       };
       if (!several) traces.push(trace("batch", run.batch, {mode: "lines", line: {color: colour("--dim"), width: 1}}));
       traces.push(trace("training text", run.training, {mode: "lines+markers", line: {color: theirs, width: 2, dash: "dash"}, marker: {size: 5, symbol: "square"}}));
       traces.push(trace("validation text", run.validation, {mode: "lines+markers", line: {color: ours, width: 2.5}, marker: {size: 6}, ...(several ? {} : {fill: "tonexty", fillcolor: "rgba(150, 150, 150, .13)"})}));
-      if (run.best && run.best[1] !== null) traces.push(trace("best step", [run.best], {mode: "markers", showlegend: !several, marker: {size: 14, symbol: "star", color: ours, line: {width: 1, color: colour("--ink")}}}));
+      const best = run.best && (run.validation.find(p => p[0] === run.best[0]) ?? (x === "step" ? run.best : null));
+      if (best && best[1] !== null) traces.push(trace("best step", [best], {mode: "markers", showlegend: !several, marker: {size: 14, symbol: "star", color: ours, line: {width: 1, color: colour("--ink")}}}));
       const end = run.validation.length ? run.validation[run.validation.length - 1][0] : 0;
-      last = Math.max(last, end, run.batch.length ? run.batch[run.batch.length - 1][0] : 0);
-      for (const [step, loss] of [...run.training, ...run.validation, ...(steps === "settled" ? [] : run.batch)])
+      for (const points of [run.validation, run.batch]) if (points.length) last = Math.max(last, points[points.length - 1][column]);
+      const early = steps === "settled" && run.validation.length > 0;  // before the first validation, batches are all there is
+      for (const [step, loss] of [...run.training, ...run.validation, ...(early ? [] : run.batch)])
         if (loss !== null && (steps === "settled" ? step >= EARLY * end : steps === "all" || step > 0)) { losses.push(loss); values.push(of(loss, run)); }
     });
     // Baselines above the curves, or far below them, are left to the table: they would flatten the curves.
@@ -97,7 +100,7 @@ const lucidCharts = (() => {
       annotations: lines.map(([, y], i) => ({
         text: labels[i], x: 1, xref: "paper", y, ax: 14, ay: beside[i] - heights[i], xanchor: "left", align: "left", showarrow: true, arrowhead: 0, arrowwidth: 1, arrowcolor: colour("--dim"), standoff: 0, font: {size: 11, color: colour("--dim")},
       })),
-      xaxis: {title: {text: "step"}, ...(steps === "log" ? {type: "log", range: [0, Math.log10(1.05 * last)]} : {range: [-.02 * last, 1.02 * last]})},
+      xaxis: {title: {text: across}, ...(steps === "log" ? {type: "log", range: [0, Math.log10(1.05 * last)]} : {range: [-.02 * last, 1.02 * last]})},
       yaxis: {title: {text: title}, type: logarithmic ? "log" : "linear", range},
     });
   }

@@ -9,7 +9,8 @@ async function refused(response) {
 }
 
 async function asked(path, body, signal) {
-  const options = body === undefined ? {} : {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body)};
+  const raw = body instanceof Blob, kind = raw ? "application/octet-stream" : "application/json";
+  const options = body === undefined ? {} : {method: "POST", headers: {"Content-Type": kind}, body: raw ? body : JSON.stringify(body)};
   let response;
   try {
     response = await fetch(path, {...options, signal});
@@ -22,6 +23,7 @@ async function asked(path, body, signal) {
 }
 
 export const json = async (path, body, signal) => (await asked(path, body, signal)).json();
+export const upload = async (path, file, signal) => (await asked(path, file, signal)).json();
 export const text = async (path, body, signal) => (await asked(path, body, signal)).text();
 
 // The events of a stream, one JSON value at a time, until [DONE].

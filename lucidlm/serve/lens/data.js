@@ -1,0 +1,66 @@
+// Data: a file in; what was read and removed, how it is split, and what a tokenizer makes of it.
+
+import * as api from "./api.js";
+import {go, model} from "./app.js";
+import {make, problem, shown, waiting, whole} from "./dom.js";
+
+const LARGEST = 64 * 2 ** 20;
+
+export function dataView(main, values) {
+  const running = new AbortController(), result = make("div", {id: "result", "aria-live": "polite"}, make("p", {class: "dim"}, "No file was read yet."));
+  const file = make("input", {type: "file", id: "file", onchange: () => file.files[0] && read(file.files[0])});
+  const drop = make("label", {class: "drop card", for: "file"}, make("b", {}, "Drop a book here"), make("br"), make("span", {class: "dim"}, "or choose a file: text, HTML, EPUB, PDF, Word, JSON lines, also compressed; up to 64 MiB. It stays on this machine."), make("br"), file);
+  for (const kind of ["dragover", "dragleave", "drop"]) drop.addEventListener(kind, event => {
+    event.preventDefault();
+    drop.classList.toggle("over", kind === "dragover");
+    if (kind === "drop" && event.dataTransfer.files[0]) read(event.dataTransfer.files[0]);
+  });
+  const text = make("textarea", {id: "text", rows: "2", spellcheck: "false"}), tokens = make("div", {id: "tokens", "aria-live": "polite"});
+  text.value = values.text ?? "An old lamp, naïve café, 1234567 🙂";
+  let soon = null;
+  text.addEventListener("input", () => { clearTimeout(soon); soon = setTimeout(tokenize, 200); });
+  main.append(make("h1", {}, "What will it read?"), make("p", {}, "Before a model learns from a text, the text is read, cleaned, cut into tokens and split. See what remains of yours."), drop, result,
+    make("h2", {}, "A tokenizer at work"), make("p", {}, `The tokenizer of ${model()?.name ?? "the model"} cuts a text into the pieces that the model predicts.`), make("label", {for: "text"}, "Text"), text, tokens);
+
+  async function tokenize() {
+    if (!model()) return;
+    try {
+      const found = await api.json("/api/tokenize", {model: model().name, text: text.value}, running.signal);
+      tokens.replaceChildren(make("p", {class: "tokens cut"}, ...found.tokens.map((each, n) => make("i", {class: n % 2 ? "k2" : "k4", title: `id ${each.id}, ${each.bytes} byte${each.bytes === 1 ? "" : "s"}`}, each.text.replace(/\n/g, "↵\n")))),
+        make("p", {class: "dim"}, `${whole(found.count)} tokens of ${found.tokenizer}: ids `, found.tokens.slice(0, 40).map(each => each.id).join(" "), found.count > 40 ? " …" : ""));
+    } catch (error) {
+      if (error.name !== "AbortError") tokens.replaceChildren(problem(error));
+    }
+  }
+
+  async function read(chosen) {
+    if (chosen.size > LARGEST) {
+      result.replaceChildren(problem(new Error(`${chosen.name} has ${whole(chosen.size)} bytes, more than 64 MiB: train on it with lucidlm train, which reads files of any size.`)));
+      return;
+    }
+    result.replaceChildren(waiting(`Reading ${chosen.name}…`));
+    try {
+      draw(await api.upload(`/api/documents?name=${encodeURIComponent(chosen.name)}`, chosen, running.signal));
+    } catch (error) {
+      if (error.name !== "AbortError") result.replaceChildren(problem(error));
+    }
+  }
+
+  function draw(found) {
+    const fact = (value, label) => make("div", {}, make("b", {}, value), make("span", {}, label));
+    const {inputs, targets} = found.window;
+    result.replaceChildren(
+      make("h2", {}, found.name),
+      make("div", {class: "figures"}, fact(whole(found.characters), "characters"), fact(whole(found.words), "words"), fact(whole(found.tokens), `tokens of ${found.tokenizer}`), fact(whole(found.documents), found.documents === 1 ? "document" : "documents")),
+      make("h3", {}, "How it was read"), make("ul", {id: "read"}, ...found.read.map(line => make("li", {}, line))),
+      make("h3", {}, "What is held out"), make("ul", {id: "split"}, ...found.split.map(line => make("li", {}, line))),
+      make("h3", {}, "How it begins"), make("blockquote", {class: "tokens sample"}, found.beginning),
+      make("h3", {}, "Inputs and targets"), make("p", {}, "The targets are the inputs, shifted by one place: each token is predicted from those before it."),
+      make("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "Inputs and targets"}, make("table", {class: "shifted"}, make("tbody", {},
+        make("tr", {}, make("th", {scope: "row"}, "inputs"), ...inputs.map(each => make("td", {}, make("code", {}, shown(each))))),
+        make("tr", {}, make("th", {scope: "row"}, "targets"), ...targets.map(each => make("td", {}, make("code", {}, shown(each)))))))),
+      make("p", {class: "controls"}, make("button", {class: "primary", type: "button", onclick: () => go("train", {text: found.id})}, "Train on it"), make("button", {type: "button", onclick: () => { text.value = found.beginning.slice(0, 300); tokenize(); text.focus(); }}, "see its tokens")));
+  }
+  tokenize();
+  return () => running.abort();
+}
