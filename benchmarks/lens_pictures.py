@@ -1,6 +1,6 @@
 """Runs come in; pictures of the lens's views, at three widths, light and dark, go out: docs/lens/*.png.
 
-python benchmarks/lens_pictures.py RUN OTHER [--runs FOLDER]: needs Chromium, playwright and Pillow, half a minute.
+python benchmarks/lens_pictures.py RUN OTHER [--runs FOLDER]: needs Chromium, playwright and Pillow.
 """
 
 import argparse
