@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from lucidlm.errors import ConfigError, DataError, NumbersError, WeightsError
 from lucidlm.measure.protocol import LUCID, SIDE_BY_SIDE, Counted, Protocol
 from lucidlm.measure.windows import Window, course_windows, guide_windows, harness_windows, lucid_windows
-from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import cross_entropy
-from lucidlm.model.reader import ReadHead, for_reading
+from lucidlm.model.reader import reader_of
 from lucidlm.runtime.device import autocast, dtype_name, dtype_of
 from lucidlm.text.excerpts import Excerpt, as_excerpt
 from lucidlm.text.tokenizer import Tokenizer
@@ -26,7 +25,7 @@ from lucidlm.text.tokenizer import Tokenizer
 LOGITS_BYTES = 32 * 2**20
 """The most that logits may take: the head runs over a batch's scored places in pieces."""
 READER_LOGITS_BYTES = 50 * 2**20
-"""The same for a reader in bfloat16: 512 rows of GPT-2's, half a window, for which the head is cast once."""
+"""The same for a Reader in bfloat16: 512 rows of GPT-2's, half a window, for which the head is cast once."""
 PIECE_BYTES = 4 * 2**20
 """Logits are handed on in pieces that fit into a CPU's cache, as each reader goes over them several times."""
 BATCH_TOKENS = 2048
@@ -108,8 +107,8 @@ class Scorer:
         """ConfigError for windows that the model cannot read, WeightsError for another model's tokenizer."""
         self.model, self.tokenizer, self.protocol = model, tokenizer, protocol
         self.dtype = dtype_of(protocol.dtype)
-        short = for_reading(model) if self.dtype == torch.bfloat16 and isinstance(model, GPT) else None
-        self.reader, self.autocast = (model, self.dtype) if short is None else (short, torch.float32)
+        self.reader = reader_of(model) if self.dtype == torch.bfloat16 else None
+        """What reads instead of the model under autocast, where there is one."""
         self.context_length, self.stride = _window_of(model, protocol)
         self.prefix_id = _prefix_of(model, tokenizer, protocol)
         if self.prefix_id is not None and self.prefix_id >= model.vocab_size:
@@ -193,29 +192,41 @@ class Scorer:
         return torch.cat([piece.exact_nats for piece in self._scored([window])])
 
     def _scored(self, batch: list[Window]) -> Iterator[Scored]:
-        reader = self.reader
+        model = self.model
         longest = max(len(window.ids) for window in batch) - 1
         inputs = torch.zeros(len(batch), longest, dtype=torch.int64)
         for row, window in enumerate(batch):
             inputs[row, : len(window.ids) - 1] = torch.from_numpy(window.ids[:-1])
-        with evaluating(reader, self.autocast):
-            hidden = reader.hidden(inputs.to(reader.device))  # (B, T, C)
+        first = min(window.first for window in batch)
+        hidden = self._hidden(inputs.to(model.device), first)  # (B, T - first, C)
         # As many rows as fit in this dtype: the head's weights are cast in each call, which takes as long as
         # the matmul of 40 to 100 rows.
-        most = LOGITS_BYTES if reader is self.model else READER_LOGITS_BYTES
-        at_once = max(1, most // (self.dtype.itemsize * reader.vocab_size))
+        most = LOGITS_BYTES if self.reader is None else READER_LOGITS_BYTES
+        at_once = max(1, most // (self.dtype.itemsize * model.vocab_size))
         for row, window in enumerate(batch):
-            targets = torch.from_numpy(window.ids[1:]).to(reader.device)
+            targets = torch.from_numpy(window.ids[1:]).to(model.device)
             for begin in range(window.first, len(targets), at_once):
-                places = slice(begin, min(begin + at_once, len(targets)))  # padding begins there
-                yield from self._handed_on(window, begin, hidden[row, places], targets[places])
+                expected = targets[begin : begin + at_once]
+                rows = hidden[row, begin - first :][: len(expected)]  # padding begins there
+                yield from self._handed_on(window, begin, rows, expected)
+
+    def _hidden(self, ids: Tensor, first: int) -> Tensor:
+        """Hidden states of the places from `first` on: (B, T) -> (B, T - first, C)."""
+        if self.reader is not None:
+            return self.reader.hidden(ids, first=first)
+        with evaluating(self.model, self.dtype):
+            return self.model.hidden(ids)[:, first:]
+
+    def _logits(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        if self.reader is not None:
+            return self.reader.logits(hidden, targets)
+        with evaluating(self.model, self.dtype):
+            return self.model.head(hidden)
 
     def _handed_on(self, window: Window, position: int, hidden: Tensor, targets: Tensor) -> Iterator[Scored]:
         """The tokens of consecutive places of a window; at the end, their logits are freed."""
-        head = self.reader.head
-        with evaluating(self.reader, self.autocast):
-            logits = head.centred(hidden, targets) if isinstance(head, ReadHead) else head(hidden)  # (N, V)
-        count = max(1, PIECE_BYTES // (4 * self.reader.vocab_size))
+        logits = self._logits(hidden, targets)  # (N, V)
+        count = max(1, PIECE_BYTES // (4 * self.model.vocab_size))
         for first, piece in zip(range(0, len(logits), count), logits.split(count), strict=True):
             yield self._piece(window, position + first, piece, targets[first : first + count])
 

@@ -86,24 +86,28 @@ ROWS = 128
 def attention_in_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """textbook_attention for a few queries after the other, each only with the keys up to the last of them.
 
-    For reading in bfloat16 on a CPU, where PyTorch's fused kernel takes 1.6 times as long. No gradient.
+    For reading in bfloat16 on a CPU, where PyTorch's fused kernel takes 1.6 times as long. No gradient. If
+    there are fewer queries than keys, they are those of the last tokens.
     """
-    groups, count = q.shape[1] // k.shape[1], q.shape[2]
+    groups, count, before = q.shape[1] // k.shape[1], q.shape[2], k.shape[2] - q.shape[2]
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     q = q * q.shape[-1] ** -0.5
     # Softmax sees only differences of a query's scores. Those to the score of its own key are smaller than
     # the scores, so bfloat16's 8 bits round them less; the matmul subtracts before it rounds.
-    own = -(q * k).sum(-1).flatten(0, 1)[..., None]  # (B H, T, 1)
+    own = -(q * k[:, :, before:]).sum(-1).flatten(0, 1)[..., None]  # (B H, T, 1)
     # In the order of the matmuls once: bmm would copy each for every few queries.
     queries, keys, values = (x.contiguous().flatten(0, 1) for x in (q, k.transpose(2, 3), v))
     later = torch.full((ROWS, ROWS), -torch.inf, dtype=q.dtype).triu_(1)
     mixed = torch.empty_like(queries)
     for first in range(0, count, ROWS):
         end = min(first + ROWS, count)
-        scores = torch.baddbmm(own[:, first:end], queries[:, first:end], keys[..., :end])  # (B H, rows, end)
-        scores[..., first:] += later[: end - first, : end - first]
-        torch.bmm(scores.softmax(-1), values[:, :end], out=mixed[:, first:end])
+        seen = before + end  # scores: (B H, rows, seen)
+        scores = torch.baddbmm(
+            own[:, first:end], queries[:, first:end], keys[..., :seen]
+        )  # (B H, rows, seen)
+        scores[..., before + first :] += later[: end - first, : end - first]
+        torch.bmm(scores.softmax(-1), values[:, :seen], out=mixed[:, first:end])
     return mixed.view_as(q)
 
 
@@ -239,8 +243,13 @@ class CausalSelfAttention(nn.Module):
         cache: KVCache | None,
         mask: Tensor | None,
         layer: int,
+        first: int = 0,
     ) -> Tensor:
-        """x (B, T, C) -> (B, T, C). With a cache, x has only the tokens that come after the cached ones."""
+        """x (B, T, C) -> (B, T, C). With a cache, x has only the tokens that come after the cached ones.
+
+        With `first`, which only attention_in_rows takes: (B, T - first, C), of the tokens from there on.
+        """
+        assert self.in_rows or not first
         q, k, v = self.split(x)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
@@ -253,7 +262,7 @@ class CausalSelfAttention(nn.Module):
             k, v = cache.append(layer, k, v)
             q = q.to(k.dtype)
         if self.in_rows:
-            mixed = attention_in_rows(q, k, v)
+            mixed = attention_in_rows(q[:, :, first:], k, v)
         elif self.by_matmuls:
             mixed = attention_by_matmuls(q, k, v, dropout=self.dropout)
         else:
