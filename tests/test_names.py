@@ -37,7 +37,7 @@ ROOMS = {
         "preparation"
     ),
     "pages": "page charts tokens",
-    "model": "config decoding loss dropout norm attention presets sampling gpt generation linear",
+    "model": "config decoding loss dropout norm attention presets sampling gpt reader generation linear",
     "weights": (
         "gguf header published tf_bundle tensor_files openai hf_config names whole huggingface export load"
     ),

@@ -15,8 +15,7 @@ from lucidlm.measure.evaluated import Evaluation
 from lucidlm.measure.intervals import STRATA, Design
 from lucidlm.measure.protocol import LUCID, Protocol
 from lucidlm.measure.scoring import Document, Predictor, Scorer
-from lucidlm.measure.shortening import shortening_of
-from lucidlm.measure.windows import Window
+from lucidlm.measure.shortening import Sample, shortening_of
 from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.text.account import Account
 from lucidlm.text.documents import given_text, read_texts
@@ -77,9 +76,10 @@ def evaluate_documents(
     scorer = Scorer(model, tokenizer, protocol)
     counts = Counts(scorer, progress)
     progress.stage("scoring tokens")
-    sample: list[Window] = []
-    for piece in scorer.pieces(counts.watch(documents), sample=sample):
+    sample = Sample()
+    for piece in scorer.pieces(counts.watch(documents)):
         counts.add(piece)
+        sample.add(piece)
     counted = scorer.counted(in_pieces=design in STRATA)
     evaluation = counts.evaluation(counted, token_counts, design, fraction)
     return replace(evaluation, rounding=shortening_of(scorer, sample))

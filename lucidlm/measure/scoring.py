@@ -7,7 +7,7 @@ comparison, compression and the samples of a training read this stream, so that 
 import contextlib
 import typing
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,18 +17,19 @@ from lucidlm.errors import ConfigError, DataError, NumbersError, WeightsError
 from lucidlm.measure.protocol import LUCID, SIDE_BY_SIDE, Counted, Protocol
 from lucidlm.measure.windows import Window, course_windows, guide_windows, harness_windows, lucid_windows
 from lucidlm.model.loss import cross_entropy
+from lucidlm.model.reader import reader_of
 from lucidlm.runtime.device import autocast, dtype_name, dtype_of
 from lucidlm.text.excerpts import Excerpt, as_excerpt
 from lucidlm.text.tokenizer import Tokenizer
 
 LOGITS_BYTES = 32 * 2**20
 """The most that logits may take: the head runs over a batch's scored places in pieces."""
+READER_LOGITS_BYTES = 50 * 2**20
+"""The same for a Reader in bfloat16: 512 rows of GPT-2's, half a window, for which the head is cast once."""
 PIECE_BYTES = 4 * 2**20
 """Logits are handed on in pieces that fit into a CPU's cache, as each reader goes over them several times."""
 BATCH_TOKENS = 2048
 """Tokens of a batch unless a batch size is given; larger batches take more memory and are not faster."""
-SAMPLED_EVERY = 64
-"""One of so many windows is scored in float32 too where that is not the dtype: 5 % more time."""
 
 Document = str | np.ndarray | Excerpt
 """A text; or its ids (N,), without end-of-text; or a piece of a text with the ids before it."""
@@ -65,16 +66,30 @@ class Predictor(typing.Protocol):
 class Scored:
     """Consecutive tokens of a document: their logits, and what they cost."""
 
-    document: int
-    start: int
-    """Index in the document of the first of these tokens."""
+    window: Window
+    """Where they were scored: what else the model read with them."""
     position: int
     """Index in its window of the first of these tokens: it was predicted from position + 1 inputs."""
-    weight: float
-    logits: Tensor  # (N, V), float32 or float64
+    logits: Tensor
+    """(N, V), float32 or float64; perhaps less one number a row, which changes no probability."""
     targets: Tensor  # (N,)
     nats: Tensor
     """-ln p of each of these tokens: (N,), finite."""
+
+    @property
+    def document(self) -> int:
+        """Number of their document."""
+        return self.window.document
+
+    @property
+    def start(self) -> int:
+        """Index in the document of the first of these tokens."""
+        return self.window.place + self.position - self.window.first
+
+    @property
+    def weight(self) -> float:
+        """How much each of them counts."""
+        return self.window.weight
 
     @property
     def exact_nats(self) -> Tensor:
@@ -92,6 +107,8 @@ class Scorer:
         """ConfigError for windows that the model cannot read, WeightsError for another model's tokenizer."""
         self.model, self.tokenizer, self.protocol = model, tokenizer, protocol
         self.dtype = dtype_of(protocol.dtype)
+        self.reader = reader_of(model) if self.dtype == torch.bfloat16 else None
+        """What reads instead of the model under autocast, where there is one."""
         self.context_length, self.stride = _window_of(model, protocol)
         self.prefix_id = _prefix_of(model, tokenizer, protocol)
         if self.prefix_id is not None and self.prefix_id >= model.vocab_size:
@@ -153,19 +170,15 @@ class Scorer:
         assert self.prefix_id is not None, "the harness always has a prefix"
         return harness_windows(ids, context_length=context, prefix_id=self.prefix_id)
 
-    def pieces(
-        self, documents: Iterable[Document], *, sample: list[Window] | None = None
-    ) -> Iterator[Scored]:
+    def pieces(self, documents: Iterable[Document]) -> Iterator[Scored]:
         """Every scored token, in pieces: the logits of a whole batch are never in memory at once.
 
         Windows of all documents share batches, the shorter ones padded at their ends: no place depends on a
-        later one. `sample` gets one of SAMPLED_EVERY windows. NumbersError where a loss is NaN or infinite.
+        later one. The pieces of a window follow one another. NumbersError where a loss is NaN or infinite.
         """
         batch: list[Window] = []
         batch_size = self.protocol.batch_size
-        for number, window in enumerate(self.windows(map(self.encoded, documents))):
-            if sample is not None and number % SAMPLED_EVERY == 0:
-                sample.append(replace(window, ids=window.ids.copy()))  # a view would hold its document
+        for window in self.windows(map(self.encoded, documents)):
             batch.append(window)
             batch_size = batch_size or max(1, BATCH_TOKENS // len(window.ids))
             if len(batch) == batch_size:
@@ -184,29 +197,43 @@ class Scorer:
         inputs = torch.zeros(len(batch), longest, dtype=torch.int64)
         for row, window in enumerate(batch):
             inputs[row, : len(window.ids) - 1] = torch.from_numpy(window.ids[:-1])
-        with evaluating(model, self.dtype):
-            hidden = model.hidden(inputs.to(model.device))  # (B, T, C)
-        # As many rows as fit in this dtype: autocast casts the head's weights in each call, which takes as
-        # long as the matmul of 100 rows.
-        at_once = max(1, LOGITS_BYTES // (self.dtype.itemsize * model.vocab_size))
-        handed_on = max(1, PIECE_BYTES // (4 * model.vocab_size))
+        first = min(window.first for window in batch)
+        hidden = self._hidden(inputs.to(model.device), first)  # (B, T - first, C)
+        # As many rows as fit in this dtype: the head's weights are cast in each call, which takes as long as
+        # the matmul of 40 to 100 rows.
+        most = LOGITS_BYTES if self.reader is None else READER_LOGITS_BYTES
+        at_once = max(1, most // (self.dtype.itemsize * model.vocab_size))
         for row, window in enumerate(batch):
             targets = torch.from_numpy(window.ids[1:]).to(model.device)
             for begin in range(window.first, len(targets), at_once):
-                end = min(begin + at_once, len(targets))  # padding begins there
-                with evaluating(model, self.dtype):
-                    logits = model.head(hidden[row, begin:end])  # (N, V)
-                for part, piece in enumerate(logits.split(handed_on)):
-                    position = begin + part * handed_on
-                    expected = targets[position : position + len(piece)]
-                    yield self._piece(window, position, piece, expected)
+                expected = targets[begin : begin + at_once]
+                rows = hidden[row, begin - first :][: len(expected)]  # padding begins there
+                yield from self._handed_on(window, begin, rows, expected)
+
+    def _hidden(self, ids: Tensor, first: int) -> Tensor:
+        """Hidden states of the places from `first` on: (B, T) -> (B, T - first, C)."""
+        if self.reader is not None:
+            return self.reader.hidden(ids, first=first)
+        with evaluating(self.model, self.dtype):
+            return self.model.hidden(ids)[:, first:]
+
+    def _logits(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        if self.reader is not None:
+            return self.reader.logits(hidden, targets)
+        with evaluating(self.model, self.dtype):
+            return self.model.head(hidden)
+
+    def _handed_on(self, window: Window, position: int, hidden: Tensor, targets: Tensor) -> Iterator[Scored]:
+        """The tokens of consecutive places of a window; at the end, their logits are freed."""
+        logits = self._logits(hidden, targets)  # (N, V)
+        count = max(1, PIECE_BYTES // (4 * self.model.vocab_size))
+        for first, piece in zip(range(0, len(logits), count), logits.split(count), strict=True):
+            yield self._piece(window, position + first, piece, targets[first : first + count])
 
     def _piece(self, window: Window, position: int, logits: Tensor, targets: Tensor) -> Scored:
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        nats = cross_entropy(logits, targets)
-        start = window.place + position - window.first
-        piece = Scored(window.document, start, position, window.weight, logits, targets, nats)
-        if not nats.isfinite().all():
+        piece = Scored(window, position, logits, targets, cross_entropy(logits, targets))
+        if not piece.nats.isfinite().all():
             raise NumbersError(_not_finite(self.model, piece))
         return piece
 

@@ -10,6 +10,7 @@ from lucidlm.model.attention import (
     CausalSelfAttention,
     KVCache,
     attention_by_matmuls,
+    attention_in_rows,
     rotate,
     rotation_table,
     textbook_attention,
@@ -308,6 +309,28 @@ def test_attention_by_matmuls_drops_weights_after_softmax(monkeypatch, largest):
     expected.sum().backward()
     for ours, book in zip(found, [expected, q.grad, k.grad, v.grad], strict=True):
         torch.testing.assert_close(ours, book, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 9, 128])
+@pytest.mark.parametrize(("heads", "groups"), SHAPES)
+def test_attention_in_rows_is_the_textbooks(monkeypatch, heads, groups, rows):
+    monkeypatch.setattr(attention_module, "ROWS", rows)
+    q, k, v = queries_keys_values(heads, groups, dtype=torch.float64)
+    book = textbook_attention(q, k, v)
+    for first in (0, 1, 8):
+        found = attention_in_rows(q[:, :, first:], k, v)
+        torch.testing.assert_close(found, book[:, :, first:], atol=1e-12, rtol=0)
+
+
+def test_attention_in_rows_rounds_differences_of_scores():
+    """A part of all keys that a query's scores share cancels out, however large it is."""
+    q, k, v = queries_keys_values(4, 4, length=40)
+    q[..., 0], k[..., 0] = 32.0, 16.0  # adds 181 to each score, where bfloat16's steps are 1 wide
+    q, k, v = (each.bfloat16() for each in (q, k, v))
+    exact = textbook_attention(*(each.double() for each in (q, k, v)))
+    rounded = textbook_attention(q, k, v).double()
+    found = attention_in_rows(q, k, v).double()
+    assert (found - exact).abs().max() < 0.05 < 0.3 < (rounded - exact).abs().max()
 
 
 def test_a_layer_gives_the_same_by_matmuls(tiny_config):
