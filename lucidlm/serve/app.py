@@ -22,18 +22,24 @@ from lucidlm.serve.page_api import page_routes
 LOCAL = Settings()
 
 
+def check_names(names: Iterable[str]) -> None:
+    """ConfigError where two models have one name, or there is none."""
+    names = list(names)
+    if not names:
+        raise ConfigError("there is no model to serve; give at least one")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"two models are called {twice}; rename the folder of one of them")
+
+
 def make_app(models: Iterable[Served], settings: Settings = LOCAL) -> Guard:
     """The app for these models; ConfigError where there is none, or where two have one name.
 
     Its engine starts and stops with it (ASGI's lifespan).
     """
-    served: dict[str, Served] = {}
-    for each in models:
-        if each.name in served:
-            raise ConfigError(f"two models are called {each.name}; rename the folder of one of them")
-        served[each.name] = each
-    if not served:
-        raise ConfigError("there is no model to serve; give at least one")
+    models = list(models)
+    check_names([each.name for each in models])
+    served = {each.name: each for each in models}
     engine = Engine(served, settings.limits)
 
     @contextlib.asynccontextmanager

@@ -30,7 +30,16 @@ def _seated(model, slots, ids):
     return slots.take(single)
 
 
-def test_a_row_has_the_same_bits_alone_and_among_others_in_any_place(model):
+@pytest.fixture(params=[1, 2, 4])
+def threads(request):
+    """Rows are shared out among the threads: each must compute the same bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_a_row_has_the_same_bits_alone_and_among_others_in_any_place(model, threads):
     draw = torch.Generator().manual_seed(0)
     texts = [torch.randint(250, (size,), generator=draw).tolist() for size in (3, 40, 1, 90, 17, 2, 60)]
     alone = grown(model, Slots(model, 256), [9, 8, 7, 6], [])
@@ -57,6 +66,19 @@ def test_the_logits_are_those_of_the_whole_text_at_once(model):
     with torch.inference_mode():
         expected = model(torch.tensor([ids]))[0, 3:]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_that_are_idle_never_fill_up(model):
+    with torch.inference_mode():
+        slots = Slots(model, 64)
+        for number in range(8):  # 160 steps: rows that come, go and stay free
+            row = _seated(model, slots, [number + 1, 2])
+            for _ in range(20):
+                logits = slots.step({row: 7})
+                assert logits[row].isfinite().all()
+            assert slots.cache.lengths[row] == 22
+            slots.leave(row)
+            assert slots.cache.lengths == [0] * ROWS
 
 
 @pytest.mark.parametrize(
