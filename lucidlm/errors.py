@@ -61,3 +61,19 @@ class OutputError(LucidError):
     """Standard output that cannot be written: the work is done, but its result is lost."""
 
     exit_code = 1
+
+
+class ServerError(LucidError):
+    """A request that the server refuses: `status` is that of HTTP, `param` the field that is wrong."""
+
+    def __init__(
+        self,
+        fault: str,
+        advice: str = "",
+        *,
+        status: int = 400,
+        param: str | None = None,
+        retry_s: int | None = None,
+    ) -> None:
+        super().__init__(fault, advice)
+        self.status, self.param, self.retry_s = status, param, retry_s

@@ -241,6 +241,9 @@ def _pattern(said: str) -> str:
 
 
 ELSEWHERE = {
+    "no model given; give one or more: lucidlm serve runs/book": "cli/test_serving.py::test_without_a_model_it_says_how_to_give_one",
+    "other machines can reach this address; give --api-key too, or use --host 127.0.0.1": "cli/test_serving.py::test_an_address_of_others_needs_a_key",
+    "another program uses it; give another --port, or 0 for any free one": "cli/test_serving.py::test_a_port_in_use_is_an_error_with_a_way_out",
     "learn/page": "test_learn.py::test_the_command_of_a_step_is_one_that_the_program_takes",
     'lucidlm explain lecture "{}"': "test_learn.py::test_the_command_of_a_step_is_one_that_the_program_takes",
     "# Learn in twelve steps": "test_learn.py::test_the_page_tells_the_steps",
@@ -273,6 +276,7 @@ ELSEWHERE = {
 """Advice that a test of its module follows: the file, and the test where it is one."""
 
 UNTRIED = {
+    "--host {}: {}; use --host 127.0.0.1": "an address that is not this machine's: serve/test_guards.py",
     # What only another machine, a broken one or a full disk makes it say. The flags are those that exist.
     "use --device cpu --dtype float32, and report it to PyTorch": "a device that computes wrong numbers",
     "int8 weights are for CPUs; use --dtype bfloat16": "a GPU: model/test_linear.py",

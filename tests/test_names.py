@@ -18,7 +18,7 @@ PUBLIC = {
     *("evaluate", "explain", "export", "generate", "load", "prepare", "stream", "train"),
 }
 VERBS = {"train", "evaluate", "explain", "generate", "compare", "compress", "decompress"}
-VERBS |= {"import", "export", "prepare", "info", "runs", "report", "doctor", "learn"}
+VERBS |= {"import", "export", "prepare", "info", "runs", "report", "doctor", "learn", "serve"}
 
 # A file imports only files before it: of the rooms above its own, and before it in its own room.
 ROOMS = {
@@ -53,13 +53,17 @@ ROOMS = {
         "validation footprint given_text schedule muon optim shapes prediction gradient step workers pace "
         "speed state plan saving setup tracking outline finish resume start loop seeds"
     ),
+    "serve": (
+        "limits transcript slots jobs engine forms faults orders ticket choices openai_api own_api "
+        "page_jobs page_api docs_page guards app connection listening"
+    ),
     "doctor": "",
     "learn": "workshop questions path",
     "display": "",
     "edge": "",
     "cli": (
-        "options inputs learning manual entry evaluation judging listing models reporting training writing "
-        "__init__"
+        "options inputs learning manual entry evaluation judging listing models reporting serving training "
+        "writing __init__"
     ),
     "__main__": "",
 }

@@ -12,6 +12,7 @@ from lucidlm.cli import (  # noqa: F401
     manual,
     models,
     reporting,
+    serving,
     training,
     writing,
 )

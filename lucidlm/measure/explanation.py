@@ -7,7 +7,7 @@ mean, its negative; beside it the same number from torch.nn.functional.cross_ent
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -27,7 +27,7 @@ from lucidlm.measure.explained import (
     written,
 )
 from lucidlm.measure.protocol import LUCID, Counted, Protocol
-from lucidlm.measure.scoring import Predictor, Scored, Scorer
+from lucidlm.measure.scoring import Document, Predictor, Scored, Scorer
 from lucidlm.measure.windows import with_prefix
 from lucidlm.model.loss import log_softmax, perplexity, softmax
 from lucidlm.pages.page import SHOWN_STEPS, notebook, write_page
@@ -160,14 +160,40 @@ def explain_texts(
     progress: Progress = SILENT,
 ) -> Explanation:
     """`explain` for texts that have been cleaned."""
+    work = explaining(model, tokenizer, texts, top_k=top_k, protocol=protocol)
+    done = 0
+    while True:
+        try:
+            now, total = next(work)
+        except StopIteration as end:
+            return end.value
+        if done == 0:
+            progress.stage("explaining tokens", total)
+        progress.advance(now - done)
+        done = now
+
+
+def explaining(
+    model: Predictor,
+    tokenizer: Tokenizer,
+    documents: Sequence[Document],
+    *,
+    top_k: int = 5,
+    protocol: Protocol = LUCID,
+) -> Generator[tuple[int, int], None, Explanation]:
+    """`explain_texts` piece by piece, for who has other work between: tokens done and in all; returns it.
+
+    A document may be given by its ids too.
+    """
     if top_k < 0:
         raise ConfigError(f"--top-k {top_k}: it must be 0 or more")
-    if not texts:
+    if not documents:
         raise DataError("there is no text to explain; give at least one")
     if protocol.name != "lucid":
         raise ConfigError(f"--protocol {protocol.name}: explain scores every token once; use lucid")
     scorer = Scorer(model, tokenizer, protocol)
-    ids = [scorer.encoded(text).ids for text in texts]
+    ids = [scorer.encoded(document).ids for document in documents]
+    texts = [each if isinstance(each, str) else tokenizer.decode(of) for each, of in zip(documents, ids)]
     for text, tokens in zip(texts, ids, strict=True):
         if len(tokens) < (1 if scorer.prefix_id is not None else 2):
             raise DataError(
@@ -175,13 +201,13 @@ def explain_texts(
                 + (" after it; give a longer text" if len(tokens) else "; give some text")
             )
     columns = [_Columns(with_prefix(tokens, scorer.prefix_id), top_k, model.vocab_size) for tokens in ids]
-    torch_nats, total = 0.0, sum(len(each.given) for each in columns)
-    progress.stage("explaining tokens", total)
+    torch_nats, done, total = 0.0, 0, sum(len(each.given) for each in columns)
     for piece in scorer.pieces(ids):
         logits = piece.logits.float()
         torch_nats += F.cross_entropy(logits, piece.targets, reduction="none").double().sum().item()
         columns[piece.document].fill(piece, logits)
-        progress.advance(len(piece.targets))
+        done += len(piece.targets)
+        yield done, total
     spell = speller(tokenizer)
     left_out = [spell(int(tokens[0])) if scorer.prefix_id is None else "" for tokens in ids]
     return Explanation(

@@ -261,7 +261,7 @@ class _Row:
         found = [text.find(string) for string in self.decoding.stop if string in text]
         if found:
             return Token(id, text[: min(found)], log_probability, "stop")
-        held = 0 if ending else max((_overlap(text, string) for string in self.decoding.stop), default=0)
+        held = 0 if ending else max((overlap(text, string) for string in self.decoding.stop), default=0)
         self.held = text[len(text) - held :]
         return Token(id, text[: len(text) - held], log_probability, ending)
 
@@ -272,7 +272,7 @@ class _Row:
         return Generation(self.prompt, text, tuple(tokens), reason or "length", self.seed)
 
 
-def _overlap(text: str, string: str) -> int:
+def overlap(text: str, string: str) -> int:
     """Length of the longest end of `text` that is a beginning of `string`."""
     return next(
         (size for size in range(min(len(string) - 1, len(text)), 0, -1) if text.endswith(string[:size])), 0

@@ -4,6 +4,7 @@ The flags are read from the parser, so that a new one without a line here fails.
 """
 
 import ast
+import contextlib
 import dataclasses
 import json
 import os
@@ -103,6 +104,16 @@ SHOWN: dict[str, dict[str, str]] = {
         "--device": "decompress tiny text.lucz --out back.txt --device abacus",
         "--threads": "decompress tiny text.lucz --out back.txt --threads 3",
         "--seed": "decompress tiny text.lucz --out back.txt --seed 5",
+    },
+    "serve": {
+        "--host": "serve tiny --host 127.0.0.2",
+        "--port": "serve tiny --port 8123",
+        "--api-key": "serve tiny --api-key secret",
+        "--open": "serve tiny --open",
+        "--device": "serve tiny --device abacus",
+        "--threads": "serve tiny --threads 3",
+        "--dtype": "serve tiny --dtype bfloat16",
+        "--seed": "serve modern-1m --seed 5",
     },
     "info": {"--json": "info tiny --json"},
     "runs": {
@@ -248,7 +259,7 @@ def outcome(place, seen, monkeypatch, capsys, tmp_path):
 
 @pytest.fixture(autouse=True)
 def stubbed(monkeypatch):
-    """train prints what it would train with, and doctor tries the device alone: both take too long."""
+    """train and serve print what they would do, and doctor tries the device alone: all take too long."""
 
     def train(config, *, resume, overwrite, verbose, **named):
         print(config, resume, overwrite, verbose)
@@ -273,6 +284,18 @@ def stubbed(monkeypatch):
         choose_device(device)
         return SimpleNamespace(sound=True, to_dict=dict)
 
+    @contextlib.contextmanager
+    def listen(settings):
+        yield SimpleNamespace(getsockname=lambda: (settings.host, settings.port))
+
+    def serve(guard, sock, ready):
+        ready()
+        (each,) = guard.app.state.engine.served.values()
+        print(guard.settings.api_key, next(each.model.parameters()).sum().item())
+
+    monkeypatch.setattr("lucidlm.serve.listening.listen", listen)
+    monkeypatch.setattr("lucidlm.serve.listening.serve", serve)
+    monkeypatch.setattr("webbrowser.open", lambda address: print("opened", address) is None)
     monkeypatch.setattr("lucidlm.training.loop.train", train)
     monkeypatch.setattr("lucidlm.training.seeds.train_seeds", train_seeds)
     monkeypatch.setattr("lucidlm.doctor.examine", examine)
@@ -293,6 +316,7 @@ REFUSED = [
     "generate tiny A --seed 1 --protocol lucid",
     "compare tiny other text.txt --seed 5",
     "explain tiny house --batch-size 2",
+    "serve tiny --seed 5",
     "compress tiny text.txt --out a.lucz --dtype bfloat16",
     "decompress tiny text.lucz --out back.txt --dtype bfloat16",
     "decompress tiny text.lucz --out back.txt --seed 5",

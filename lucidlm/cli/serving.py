@@ -1,0 +1,107 @@
+"""The verb serve: models come in, a server for programs runs until it is interrupted."""
+
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from lucidlm.cli.inputs import load_model, matmul_dtype, model_source, say_state
+from lucidlm.cli.options import COMPUTE, Compute, app
+from lucidlm.errors import LucidError
+from lucidlm.runtime.console import say, show
+from lucidlm.runtime.wording import plural
+
+if TYPE_CHECKING:
+    from lucidlm.serve.guards import Settings
+    from lucidlm.serve.jobs import Served
+    from lucidlm.weights.load import Source
+
+
+@app.command
+def serve(
+    *models: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    open: Annotated[bool, Parameter(negative="")] = False,
+    api_key: str | None = None,
+    compute: Compute = COMPUTE,
+) -> None:
+    """Serve models to other programs, over OpenAI's interface and routes of our own.
+
+    Ctrl-C stops it. /docs lists the routes.
+
+    Parameters
+    ----------
+    models
+        Runs, checkpoints, Hugging Face folders, published names (gpt2) or presets. In requests a folder has
+        its name alone, without the path.
+    host
+        Address to listen on; any other than this machine's own needs an API key.
+    port
+        Port to listen on (0: any free one).
+    open
+        Open /docs in the browser.
+    api_key
+        The key that each request must bring.
+    """
+    from lucidlm.serve.app import make_app
+    from lucidlm.serve.guards import Settings
+    from lucidlm.serve.listening import listen
+    from lucidlm.serve.listening import serve as serve_app
+
+    if not models:
+        raise LucidError("no model given; give one or more: lucidlm serve runs/book")
+    settings = Settings(host=host, port=port, api_key=api_key)
+    sources = [model_source(model) for model in models]
+    _check_seed(sources, compute)
+    with listen(settings) as sock:  # before minutes are spent on models
+        served = [_served(source, compute) for source in sources]
+        address = _address(settings, sock.getsockname()[1])
+        server = make_app(served, settings)
+
+        def ready() -> None:
+            for each in served:
+                show(_line(each))
+            show(f"listening on {address} (OpenAI's interface: {address}/v1; routes: {address}/docs)")
+            if open and not webbrowser.open(f"{address}/docs"):
+                say(f"no browser found; open {address}/docs")
+
+        serve_app(server, sock, ready)
+    raise_signal()
+
+
+def raise_signal() -> None:
+    """The signal that ended the server, as the error that says so."""
+    from lucidlm.runtime.signals import check, doing
+
+    with doing("while serving; nothing is lost"):
+        check()
+
+
+def _check_seed(sources: "list[Source]", compute: Compute) -> None:
+    """LucidError for a seed where no model is drawn from it."""
+    if all(source.kind != "preset" for source in sources):
+        model_source(sources[0].name, compute.seed)
+
+
+def _served(source: "Source", compute: Compute) -> "Served":
+    from lucidlm.serve.jobs import Served
+
+    model, tokenizer = load_model(source, compute, compute.seed if source.kind == "preset" else None)
+    say_state(source)
+    name = source.name if source.path is None else Path(source.path).resolve().name
+    return Served(name, source.kind, model, tokenizer, matmul_dtype(compute.dtype, model.device))
+
+
+def _address(settings: "Settings", port: int) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(settings.host, settings.host)
+    return f"http://[{host}]:{port}" if ":" in host and not host.startswith("[") else f"http://{host}:{port}"
+
+
+def _line(served: "Served") -> str:
+    """What a person wants to know of a model that is served."""
+    config = served.model.config
+    size = f"{plural(served.model.n_parameters, 'parameter')}, context {config.context_length:,}"
+    computes = f"{served.dtype} on {served.model.device}"
+    return f"{served.name}: {served.kind}, {size}, tokenizer {served.tokenizer.name}, {computes}"

@@ -1,0 +1,61 @@
+"""Models and settings come in, the ASGI app of the server goes out."""
+
+import contextlib
+from collections.abc import AsyncGenerator, Iterable
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse, Response
+
+from lucidlm import __version__
+from lucidlm.errors import ConfigError, LucidError
+from lucidlm.serve.docs_page import docs_page
+from lucidlm.serve.engine import Engine
+from lucidlm.serve.faults import answer_error, answer_wrong_form
+from lucidlm.serve.guards import Guard, Settings
+from lucidlm.serve.jobs import Served
+from lucidlm.serve.openai_api import openai_routes
+from lucidlm.serve.own_api import own_routes
+
+LOCAL = Settings()
+
+
+def make_app(models: Iterable[Served], settings: Settings = LOCAL) -> Guard:
+    """The app for these models; ConfigError where there is none, or where two have one name.
+
+    Its engine starts and stops with it (ASGI's lifespan).
+    """
+    served: dict[str, Served] = {}
+    for each in models:
+        if each.name in served:
+            raise ConfigError(f"two models are called {each.name}; rename the folder of one of them")
+        served[each.name] = each
+    if not served:
+        raise ConfigError("there is no model to serve; give at least one")
+    engine = Engine(served, settings.limits)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        engine.start()
+        try:
+            yield
+        finally:
+            engine.stop()
+
+    app = FastAPI(
+        title="lucidlm", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan,
+        redirect_slashes=False,
+    )  # fmt: skip
+    app.include_router(openai_routes(engine))
+    app.include_router(own_routes(engine))
+    app.add_exception_handler(LucidError, answer_error)
+    app.add_exception_handler(HTTPException, answer_error)
+    app.add_exception_handler(RequestValidationError, answer_wrong_form)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(docs_page(app.openapi(), served, settings.limits))
+
+    app.state.engine = engine
+    return Guard(app, settings)

@@ -1,0 +1,207 @@
+"""One thread that owns the models: jobs come in from any thread, their events go out. It never dies.
+
+Each round gives every text one token, and one job that has no row yet (a prompt to read, an explanation) one
+piece of work, in turns: no text waits for another one to end.
+"""
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Generator, Mapping, Sequence
+
+import torch
+
+from lucidlm.errors import ServerError
+from lucidlm.runtime.console import say
+from lucidlm.runtime.device import autocast, dtype_of
+from lucidlm.serve.jobs import Completion, Job, Served
+from lucidlm.serve.limits import LIMITS, Limits
+from lucidlm.serve.slots import Slots
+
+RETRY_S = 5
+"""What a refused client is told to wait."""
+
+
+class Group:
+    """The texts of one model whose rows have one capacity."""
+
+    def __init__(self, served: Served, capacity: int) -> None:
+        self.served, self.slots = served, Slots(served.model, capacity)
+        self.jobs: dict[int, Completion] = {}
+        """By row."""
+
+    def add(self, job: Completion) -> None:
+        """Gives a text whose prompt has been read a row."""
+        job.row = self.slots.take(job.leave_cache())
+        self.jobs[job.row] = job
+
+    def remove(self, job: Completion) -> None:
+        """Frees the row of a text."""
+        del self.jobs[job.row]
+        self.slots.leave(job.row)
+
+
+class Engine:
+    """The models, their thread, and the jobs that wait for it.
+
+    `start` starts the thread, `stop` ends it; `submit` and `cancel` may be called from any thread.
+    """
+
+    def __init__(self, served: Mapping[str, Served], limits: Limits = LIMITS) -> None:
+        self.served, self.limits = dict(served), limits
+        for each in self.served.values():
+            each.model.eval()
+        self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._running: set[Job] = set()
+        self._turns: deque[Job] = deque()
+        """Running jobs without a row: each does a piece of work when it is its turn."""
+        self._groups: list[Group] = []
+        self._stopping = False
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 3.0) -> None:
+        """Fails what runs and waits, and ends the thread; a pass through a large model may outlast it."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    @property
+    def running(self) -> int:
+        """How many jobs have a place."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for a place."""
+        return len(self._waiting)
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Takes all jobs of a request, or refuses all of them: ServerError 429, or 503 at the end."""
+        with self._changed:
+            if self._stopping:
+                raise ServerError("the server is stopping", "try again when it is back", status=503)
+            room = self.limits.waiting + max(0, self.limits.running - len(self._running))
+            if len(self._waiting) + len(jobs) > room:
+                raise ServerError(
+                    f"{len(self._running)} texts are running and {len(self._waiting)} are waiting; the "
+                    f"limits are {self.limits.running} and {self.limits.waiting}",
+                    "try again later",
+                    status=429,
+                    retry_s=RETRY_S,
+                )
+            self._waiting.extend(jobs)
+            self._changed.notify()
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """Frees the places of jobs that nobody waits for any more, after the piece of work that runs now."""
+        with self._changed:
+            for job in jobs:
+                job.cancelled = True
+            self._changed.notify()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._admit()
+                while not (self._running or self._waiting or self._stopping):
+                    self._changed.wait()
+                self._admit()
+                if self._stopping:
+                    break
+            self._round()
+        with self._changed:
+            left = [*self._running, *self._waiting]
+            self._running, self._waiting = set(), deque()
+        for job in left:
+            _hand_on(job, ServerError("the server is stopping", "try again when it is back", status=503))
+
+    def _admit(self) -> None:
+        """Forgets what was cancelled, and gives free places to those that wait longest."""
+        for job in [job for job in self._running if job.cancelled]:
+            self._end(job)
+        self._waiting = deque(job for job in self._waiting if not job.cancelled)
+        while self._waiting and len(self._running) < self.limits.running:
+            job = self._waiting.popleft()
+            self._running.add(job)
+            self._turns.append(job)
+
+    def _round(self) -> None:
+        """A token for each text that has a row, then a piece of work for one job that has none."""
+        for group in list(self._groups):
+            self._step(group)
+        if not self._turns:
+            return
+        job = self._turns.popleft()
+        # An explanation sets its own dtype, and must have the numbers that it has on the command line.
+        computing = _computing(job.served) if isinstance(job, Completion) else contextlib.nullcontext()
+        with self._failing_alone([job]), computing:
+            if not job.advance():
+                self._turns.append(job)
+            elif isinstance(job, Completion) and not job.ended:
+                self._group_for(job).add(job)
+            else:
+                self._end(job)
+
+    def _step(self, group: Group) -> None:
+        """One token for each text of a group."""
+        rows = {row: job for row, job in group.jobs.items() if not job.cancelled}
+        if not rows:
+            return
+        with self._failing_alone(list(rows.values())), _computing(group.served):
+            logits = group.slots.step({row: job.ids[-1] for row, job in rows.items()})
+            for row, job in rows.items():
+                with self._failing_alone([job]):
+                    job.draw(logits[row])
+                    if job.ended:
+                        self._end(job)
+
+    def _group_for(self, job: Completion) -> Group:
+        """A group with a free row for the text."""
+        for group in self._groups:
+            if group.served is job.served and group.slots.capacity == job.capacity and group.slots.free:
+                return group
+        self._groups.append(Group(job.served, job.capacity))
+        return self._groups[-1]
+
+    def _end(self, job: Job) -> None:
+        """Frees the place of a job, and its row."""
+        self._running.discard(job)
+        with contextlib.suppress(ValueError):
+            self._turns.remove(job)
+        for group in list(self._groups):
+            if isinstance(job, Completion) and group.jobs.get(job.row) is job:
+                group.remove(job)
+            if not group.jobs:
+                self._groups.remove(group)  # its cache may have hundreds of megabytes
+
+    @contextlib.contextmanager
+    def _failing_alone(self, jobs: Sequence[Job]) -> Generator[None]:
+        """An error inside ends these jobs, and nothing else."""
+        try:
+            yield
+        except Exception as error:
+            for job in jobs:
+                if job in self._running:
+                    self._end(job)
+                    _hand_on(job, error)
+
+
+@contextlib.contextmanager
+def _computing(served: Served) -> Generator[None]:
+    with torch.inference_mode(), autocast(served.model.device, dtype_of(served.dtype)):
+        yield
+
+
+def _hand_on(job: Job, error: Exception) -> None:
+    """Tells whoever waits for a job that it failed; one who is gone cannot be told."""
+    try:
+        job.deliver(error)
+    except Exception as problem:
+        say(f"a failed request could not be answered: {type(problem).__name__}: {problem}")

@@ -1,0 +1,103 @@
+"""OpenAI's interface: GET /v1/models, POST /v1/completions, and a clear no for chat."""
+
+import asyncio
+import secrets
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.sse import EventSourceResponse, format_sse_event
+from starlette.responses import Response
+
+from lucidlm.errors import ServerError
+from lucidlm.serve.choices import Choices, joined
+from lucidlm.serve.engine import Engine
+from lucidlm.serve.faults import Answer, error_of, json_text
+from lucidlm.serve.forms import FAULTS, CompletionAnswer, CompletionForm, ErrorAnswer, ModelCard, ModelList
+from lucidlm.serve.orders import Order, order_of, served_as
+from lucidlm.serve.ticket import Outbox, Ticket, streamed
+
+
+def event(value: Any) -> bytes:
+    """One event of a stream; [DONE] is a word, all else is JSON."""
+    text = value if isinstance(value, str) else json_text(value)
+    return format_sse_event(data_str=text.encode("utf-8", errors="backslashreplace").decode())
+
+
+def openai_routes(engine: Engine) -> APIRouter:
+    """The routes of OpenAI's interface."""
+    router = APIRouter(prefix="/v1", tags=["OpenAI's interface"], responses=FAULTS)
+    started = int(time.time())
+
+    def card(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": started, "owned_by": "lucidlm"}
+
+    @router.get("/models", response_model=ModelList)
+    async def models() -> Response:
+        """The models that are served."""
+        return Answer({"object": "list", "data": [card(name) for name in engine.served]})
+
+    @router.get("/models/{name:path}", response_model=ModelCard)
+    async def model(name: str) -> Response:
+        """One model; its name is a key, never a path."""
+        return Answer(card(served_as(engine.served, name).name))
+
+    @router.post("/completions", response_model=CompletionAnswer)
+    async def completions(form: CompletionForm, request: Request) -> Response:
+        """Texts that continue prompts.
+
+        Log-probabilities are the model's own, before bias, temperature and filters. Those of an echoed prompt
+        are the numbers of `lucidlm explain --prefix none`. Usage counts every token that was generated,
+        end-of-text and the tokens of a stop string too. A stream ends with [DONE].
+        """
+        # A long prompt takes a while to encode: other requests are answered in between.
+        order = await asyncio.to_thread(order_of, form, engine.served, engine.limits)
+        head = {
+            "id": f"cmpl-{secrets.token_hex(12)}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": order.served.name,
+        }
+        if not form.stream:
+            return await _whole(engine, order, head, request)
+        counted = form.stream_options is not None and form.stream_options.include_usage
+        return await _stream(engine, order, head, request, counted=counted)
+
+    @router.post("/chat/completions", status_code=400, response_model=ErrorAnswer)
+    async def chat() -> Response:
+        """Refused: no model here has a chat template."""
+        raise ServerError("no model here has a chat template", "use /v1/completions with a prompt")
+
+    return router
+
+
+async def _whole(engine: Engine, order: Order, head: dict[str, Any], request: Request) -> Response:
+    choices, ticket, parts = Choices(order), Ticket(engine, request), list[dict[str, Any]]()
+    ticket.submit(choices.jobs(ticket))
+    async for key, happened in ticket.events():
+        parts += choices.take(key, happened)
+    parts += choices.echoes()
+    return Answer(head | {"choices": joined(parts), "usage": choices.usage()})
+
+
+async def _stream(
+    engine: Engine, order: Order, head: dict[str, Any], request: Request, *, counted: bool
+) -> Response:
+    choices, ticket = Choices(order), Ticket(engine, request)
+    ticket.submit(choices.jobs(ticket))  # a full queue is an answer, not a part of a stream
+    usage: dict[str, Any] = {"usage": None} if counted else {}
+
+    async def fill(outbox: Outbox) -> None:
+        try:
+            async for key, happened in ticket.events():
+                for part in choices.take(key, happened):
+                    outbox.put(event(head | {"choices": [part]} | usage))
+            for part in choices.echoes():
+                outbox.put(event(head | {"choices": [part]} | usage))
+            if counted:
+                outbox.put(event(head | {"choices": [], "usage": choices.usage()}))
+        except Exception as error:
+            outbox.put(event(error_of(error)))
+        outbox.put(event("[DONE]"))
+
+    return EventSourceResponse(streamed(Outbox(engine.limits.unread_bytes, request.state.drop), fill))

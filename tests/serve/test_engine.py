@@ -1,0 +1,199 @@
+"""Many texts at once: the same text alone or among others, places that are freed, one failure alone."""
+
+import contextlib
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import openai
+import pytest
+import torch
+from models import END_OF_TEXT, STORY
+from serving import running, served
+
+from lucidlm.serve.limits import LIMITS
+
+FOREVER = {str(END_OF_TEXT): -100}
+
+
+class Slow(torch.nn.Module):
+    """A head that takes a while, so that requests meet."""
+
+    def __init__(self, head, seconds):
+        super().__init__()
+        self.head, self.seconds, self.calls = head, seconds, 0
+
+    def forward(self, hidden):
+        self.calls += 1
+        time.sleep(self.seconds)
+        return self.head(hidden)
+
+
+@contextlib.contextmanager
+def slow_server(seconds=0.02, *, context_length=4096, **limits):
+    each = served(context_length=context_length)
+    each.model.head = Slow(each.model.head, seconds)
+    with running(each, limits=replace(LIMITS, **limits)) as live:
+        yield live
+
+
+def stream_of(server, **fields):
+    """A connection whose stream has begun, and its answer."""
+    body = {
+        "model": "tiny",
+        "prompt": "ab",
+        "stream": True,
+        "logit_bias": FOREVER,
+        "max_tokens": 2000,
+    } | fields
+    connection = server.connect()
+    connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+    answer = connection.getresponse()
+    assert answer.status == 200
+    answer.readline()
+    return connection, answer
+
+
+def test_a_seeded_text_is_the_same_alone_and_among_8(client):
+    asked = [
+        {
+            "model": "tiny",
+            "prompt": STORY[: 3 + 5 * number],
+            "seed": number,
+            "max_tokens": 20,
+            "temperature": 1.3,
+        }
+        for number in range(8)
+    ]
+
+    def text(fields):
+        return client.completions.create(**fields, logprobs=2).choices[0].model_dump()
+
+    alone = [text(fields) for fields in asked]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            assert list(pool.map(text, asked)) == alone
+    together = client.completions.create(
+        model="tiny", prompt=[fields["prompt"] for fields in asked], seed=5, max_tokens=20, n=4
+    )
+    single = client.completions.create(model="tiny", prompt=asked[6]["prompt"], seed=5, max_tokens=20, n=4)
+    assert [choice.text for choice in together.choices][24:28] == [choice.text for choice in single.choices]
+
+
+def test_a_long_text_does_not_keep_short_ones_waiting():
+    with slow_server() as server, contextlib.closing(stream_of(server)[0]):
+        began = time.monotonic()
+        assert server.complete(max_tokens=5).status == 200
+        # Five tokens of 0.02 s, each beside one of the long text's; alone the long one takes 40 s.
+        assert time.monotonic() - began < 2
+
+
+def test_a_long_prompt_is_read_in_parts_between_which_others_get_tokens():
+    with slow_server(0) as server:
+        connection, answer = stream_of(server)
+        seen = threading.Event()
+        engine = server.engine
+        step, steps = engine._step, []
+        engine._step = lambda group: (steps.append(len(engine._turns)), step(group))[1]
+        with contextlib.closing(connection):
+            server.complete("x" * 2000, max_tokens=1)
+        assert steps.count(1) >= 2000 // 256, "a token of the stream after each part of the prompt"
+        assert not seen.is_set()
+        assert answer.status == 200
+
+
+def test_a_client_that_leaves_frees_its_place():
+    with slow_server() as server:
+        connections = [stream_of(server)[0] for _ in range(3)]
+        assert server.engine.running == 3
+        for connection in connections:
+            connection.sock.close()  # the stream itself holds the socket open
+            connection.close()
+        del connections, connection
+        assert server.wait_for(0) < 1
+
+
+def test_a_client_that_leaves_before_its_answer_frees_its_place():
+    with slow_server() as server:
+        connection = server.connect()
+        body = {"model": "tiny", "prompt": "ab", "logit_bias": FOREVER, "max_tokens": 2000, "n": 8}
+        connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+        server.wait_for(8)
+        connection.close()
+        assert server.wait_for(0) < 1
+
+
+def test_beyond_the_waiting_ones_a_request_is_refused_at_once():
+    with slow_server(running=2, waiting=3) as server:
+        body = {"model": "tiny", "prompt": "ab", "logit_bias": FOREVER, "max_tokens": 2000, "n": 5}
+        connection = server.connect()
+        connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+        server.wait_for(5)
+        assert (server.engine.running, server.engine.waiting) == (2, 3)
+        began = time.monotonic()
+        reply = server.complete(max_tokens=1)
+        assert time.monotonic() - began < 0.5
+        assert (reply.status, reply.fault["type"]) == (429, "rate_limit_error")
+        assert reply.headers["retry-after"]
+        assert server.complete(max_tokens=1, stream=True).status == 429
+        assert server.ask("GET", "/health").json == {"status": "ok", "running": 2, "waiting": 3}
+        connection.close()
+        server.wait_for(0)
+        assert server.complete(max_tokens=1).status == 200
+
+
+def test_one_failing_request_fails_alone_and_the_server_goes_on():
+    each = served()
+    spoilt = torch.nn.Embedding(257, 64)
+    spoilt.weight = torch.nn.Parameter(each.model.token_embedding.weight.detach().clone())
+    spoilt.weight.data[7] = torch.nan  # a token that breaks its own text
+    each.model.token_embedding = spoilt
+    with running(each) as server, ThreadPoolExecutor(6) as pool:
+        fields = {"seed": 1, "max_tokens": 12, "logit_bias": {"7": -100}}
+        good = server.complete("ab", **fields).json["choices"]
+        bad = [pool.submit(server.complete, [97, 7, 98], max_tokens=12) for _ in range(3)]
+        echoed = pool.submit(server.complete, [97, 7, 98], max_tokens=0, echo=True, logprobs=1)
+        others = [pool.submit(server.complete, "ab", **fields) for _ in range(3)]
+        for reply in [*(each.result() for each in bad), echoed.result()]:
+            assert (reply.status, reply.fault["type"]) in [
+                (400, "invalid_request_error"),
+                (500, "server_error"),
+            ]
+            assert "NaN" in reply.fault["message"]
+        assert [each.result().json["choices"] for each in others] == [good] * 3
+        stream = server.complete([97, 7, 98], max_tokens=12, stream=True)
+        assert stream.status == 200
+        assert "NaN" in stream.events[-1]["error"]["message"]
+        assert server.complete("ab", **fields).json["choices"] == good
+        server.wait_for(0)
+
+
+def test_stopping_ends_running_streams():
+    with slow_server() as server:
+        connection, answer = stream_of(server)
+        server.engine.stop()
+        rest = answer.read().decode()
+        assert "the server is stopping" in rest
+        assert rest.endswith("data: [DONE]\n\n")
+        reply = server.complete()
+        assert (reply.status, reply.fault["type"]) == (503, "server_error")
+        connection.close()
+
+
+def test_a_stream_that_is_not_read_is_dropped():
+    with slow_server(0, unread_bytes=2000, context_length=60_000) as server:
+        connection, _ = stream_of(server, max_tokens=50_000, logprobs=20)
+        assert server.wait_for(0, timeout_s=20) < 20  # the sockets' own buffers hold some hundred kilobytes
+        with contextlib.closing(connection):
+            assert server.complete(max_tokens=1).status == 200
+
+
+def test_the_client_sees_429_as_a_rate_limit():
+    with slow_server(running=1, waiting=0) as server:
+        connection, _ = stream_of(server)
+        client = openai.OpenAI(base_url=f"{server.address}/v1", api_key="x", max_retries=0)
+        with client, pytest.raises(openai.RateLimitError):
+            client.completions.create(model="tiny", prompt="a")
+        connection.close()
