@@ -86,12 +86,19 @@ def _check_seed(sources: "list[Source]", compute: Compute) -> None:
 
 
 def _served(source: "Source", compute: Compute) -> "Served":
+    from lucidlm.model.linear import for_generation, form_for
     from lucidlm.serve.jobs import Served
+    from lucidlm.serve.slots import ROWS
 
     model, tokenizer = load_model(source, compute, compute.seed if source.kind == "preset" else None)
     say_state(source)
     name = source.name if source.path is None else Path(source.path).resolve().name
-    return Served(name, source.kind, model, tokenizer, matmul_dtype(compute.dtype, model.device))
+    dtype = matmul_dtype(compute.dtype, model.device)
+    form = form_for(model, dtype, rows=ROWS)
+    # On a GPU the weights stay as they are, and autocast shortens them.
+    casts = "float32" if form.kernel is not None else dtype
+    writer = for_generation(model, form) if form.kernel is not None else None
+    return Served(name, source.kind, model, tokenizer, writer, dtype, casts)
 
 
 def _address(settings: "Settings", port: int) -> str:

@@ -1,7 +1,7 @@
 """One thread that owns the models: jobs come in from any thread, their events go out. It never dies.
 
-Each round gives every text one token, and one job that has no row yet (a prompt to read, an explanation) one
-piece of work, in turns: no text waits for another one to end.
+Each round gives every text one token. Jobs that have no row yet (a prompt to read, an explanation) share one
+part of a long prompt's work a round, in turns: no text waits for another one to end.
 """
 
 import contextlib
@@ -14,19 +14,22 @@ import torch
 from lucidlm.errors import ServerError
 from lucidlm.runtime.console import say
 from lucidlm.runtime.device import autocast, dtype_of
-from lucidlm.serve.jobs import Completion, Job, Served
+from lucidlm.runtime.memory import free_on
+from lucidlm.serve.jobs import PREFILL, Completion, Job, Served
 from lucidlm.serve.limits import LIMITS, Limits
-from lucidlm.serve.slots import Slots
+from lucidlm.serve.slots import Slots, row_bytes
 
 RETRY_S = 5
 """What a refused client is told to wait."""
+MOST_BYTES = 4 * 2**30
+"""Memory for keys and values where the system does not say how much is free."""
 
 
 class Group:
     """The texts of one model whose rows have one capacity."""
 
     def __init__(self, served: Served, capacity: int) -> None:
-        self.served, self.slots = served, Slots(served.model, capacity)
+        self.served, self.slots = served, Slots(served.generating, capacity)
         self.jobs: dict[int, Completion] = {}
         """By row."""
 
@@ -51,6 +54,8 @@ class Engine:
         self.served, self.limits = dict(served), limits
         for each in self.served.values():
             each.model.eval()
+        self.places = min(limits.running, *(_rows_that_fit(each) for each in self.served.values()))
+        """How many texts run at once."""
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._running: set[Job] = set()
@@ -87,11 +92,11 @@ class Engine:
         with self._changed:
             if self._stopping:
                 raise ServerError("the server is stopping", "try again when it is back", status=503)
-            room = self.limits.waiting + max(0, self.limits.running - len(self._running))
+            room = self.limits.waiting + max(0, self.places - len(self._running))
             if len(self._waiting) + len(jobs) > room:
                 raise ServerError(
                     f"{len(self._running)} texts are running and {len(self._waiting)} are waiting; the "
-                    f"limits are {self.limits.running} and {self.limits.waiting}",
+                    f"limits are {self.places} and {self.limits.waiting}",
                     "try again later",
                     status=429,
                     retry_s=RETRY_S,
@@ -127,18 +132,22 @@ class Engine:
         for job in [job for job in self._running if job.cancelled]:
             self._end(job)
         self._waiting = deque(job for job in self._waiting if not job.cancelled)
-        while self._waiting and len(self._running) < self.limits.running:
+        while self._waiting and len(self._running) < self.places:
             job = self._waiting.popleft()
             self._running.add(job)
             self._turns.append(job)
 
     def _round(self) -> None:
-        """A token for each text that has a row, then a piece of work for one job that has none."""
+        """A token for each text that has a row, then about PREFILL tokens of work for jobs that have none."""
         for group in list(self._groups):
             self._step(group)
-        if not self._turns:
-            return
-        job = self._turns.popleft()
+        left = PREFILL
+        while self._turns and left > 0:
+            left -= self._turns[0].size
+            self._turn(self._turns.popleft())
+
+    def _turn(self, job: Job) -> None:
+        """A piece of work for a job without a row, which then ends, gets one, or waits for its next turn."""
         # An explanation sets its own dtype, and must have the numbers that it has on the command line.
         computing = _computing(job.served) if isinstance(job, Completion) else contextlib.nullcontext()
         with self._failing_alone([job]), computing:
@@ -193,9 +202,15 @@ class Engine:
                     _hand_on(job, error)
 
 
+def _rows_that_fit(served: Served) -> int:
+    """Rows of the whole context that take no more than half of the free memory; at least one."""
+    free = free_on(served.model.device)
+    return max(1, (free.bytes // 2 if free is not None else MOST_BYTES) // row_bytes(served.generating))
+
+
 @contextlib.contextmanager
 def _computing(served: Served) -> Generator[None]:
-    with torch.inference_mode(), autocast(served.model.device, dtype_of(served.dtype)):
+    with torch.inference_mode(), autocast(served.model.device, dtype_of(served.autocast)):
         yield
 
 

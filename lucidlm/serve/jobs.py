@@ -35,8 +35,17 @@ class Served:
     kind: str
     model: GPT
     tokenizer: Tokenizer
-    dtype: Dtype = "float32"
-    """dtype of the matmuls of generated text; explanations are in float32 unless they ask for another."""
+    writer: GPT | None = None
+    """A copy that generates faster (`for_generation`); explanations are always by the model itself."""
+    dtype: str = "float32"
+    """dtype of the weights in the matmuls of generated text; explanations are in float32."""
+    autocast: Dtype = "float32"
+    """dtype that the weights are cast to at each step, where there is no writer."""
+
+    @property
+    def generating(self) -> GPT:
+        """The model that generates text."""
+        return self.model if self.writer is None else self.writer
 
 
 Event = Piece | Explanation | Exception
@@ -50,6 +59,11 @@ class Job:
         self.served, self.deliver = served, deliver
         self.cancelled = False
         """Set by whoever asked for it, from any thread: the job is dropped before its next piece of work."""
+
+    @property
+    def size(self) -> int:
+        """About how many tokens of a prompt the next piece of work is as long as."""
+        return PREFILL
 
     def advance(self) -> bool:
         """Does one piece of work; whether there is none left but the rows of a group."""
@@ -119,9 +133,14 @@ class Completion(Job):
         if wanted.echo:
             self._transcript.echo(prompt)
 
+    @property
+    def size(self) -> int:
+        """Tokens of the next part of the prompt."""
+        return min(PREFILL, len(self._prompt) - (self._cache.lengths[0] if self._cache is not None else 0))
+
     def advance(self) -> bool:
         """Reads the next part of the prompt; after the last one, draws the first token."""
-        model = self.served.model
+        model = self.served.generating
         if self._cache is None:
             self._cache = model.new_cache(1, self.capacity)
         done = self._cache.lengths[0]

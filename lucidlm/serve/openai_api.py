@@ -64,7 +64,7 @@ def openai_routes(engine: Engine) -> APIRouter:
         return await _stream(engine, order, head, request, counted=counted)
 
     @router.post("/chat/completions", status_code=400, response_model=ErrorAnswer)
-    async def chat() -> Response:
+    async def chat(form: dict[str, Any]) -> Response:
         """Refused: no model here has a chat template."""
         raise ServerError("no model here has a chat template", "use /v1/completions with a prompt")
 

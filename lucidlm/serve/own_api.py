@@ -35,7 +35,9 @@ def own_routes(engine: Engine) -> APIRouter:
     @router.get("/health")
     async def health() -> Response:
         """That the server answers, and how much it does."""
-        return Answer({"status": "ok", "running": engine.running, "waiting": engine.waiting})
+        return Answer(
+            {"status": "ok", "running": engine.running, "waiting": engine.waiting, "places": engine.places}
+        )
 
     @router.get("/api/models")
     async def models() -> Response:

@@ -30,6 +30,12 @@ def capacity_for(tokens: int, context_length: int) -> int:
     return min(capacity, context_length)
 
 
+def row_bytes(model: GPT) -> int:
+    """Memory of a row with the whole context: keys and values of all layers."""
+    config, dtype = model.config, model.new_cache(1, 1).keys[0].dtype
+    return 2 * config.n_layers * config.n_kv_heads * config.head_dim * config.context_length * dtype.itemsize
+
+
 class SlotCache(KVCache):
     """A KVCache whose attention always goes over all its places, whatever the lengths of the rows."""
 

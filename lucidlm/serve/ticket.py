@@ -77,10 +77,20 @@ class Outbox:
         self._parts.put_nowait(None)
 
     async def parts(self) -> AsyncIterator[bytes]:
-        """Its parts, as they can be sent."""
-        while not self.dropped and (part := await self._parts.get()) is not None:
-            yield part
-            self._unread -= len(part)
+        """Its parts, as they can be sent; those that have come meanwhile are one."""
+        part: bytes | None = b""
+        while part is not None:
+            together, part = bytearray(), await self._parts.get()
+            while part is not None:
+                together += part
+                if self._parts.empty():
+                    break
+                part = self._parts.get_nowait()
+            if self.dropped:
+                return
+            if together:
+                yield bytes(together)
+                self._unread -= len(together)
 
 
 async def streamed(outbox: Outbox, fill: Callable[[Outbox], Any]) -> AsyncIterator[bytes]:

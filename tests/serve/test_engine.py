@@ -13,7 +13,11 @@ import torch
 from models import END_OF_TEXT, STORY
 from serving import running, served
 
+from lucidlm.model.linear import Form, ShortLinear, for_generation
+from lucidlm.runtime.memory import Free
+from lucidlm.serve.engine import Engine
 from lucidlm.serve.limits import LIMITS
+from lucidlm.serve.slots import row_bytes
 
 FOREVER = {str(END_OF_TEXT): -100}
 
@@ -138,7 +142,7 @@ def test_beyond_the_waiting_ones_a_request_is_refused_at_once():
         assert (reply.status, reply.fault["type"]) == (429, "rate_limit_error")
         assert reply.headers["retry-after"]
         assert server.complete(max_tokens=1, stream=True).status == 429
-        assert server.ask("GET", "/health").json == {"status": "ok", "running": 2, "waiting": 3}
+        assert server.ask("GET", "/health").json == {"status": "ok", "running": 2, "waiting": 3, "places": 2}
         connection.close()
         server.wait_for(0)
         assert server.complete(max_tokens=1).status == 200
@@ -197,3 +201,24 @@ def test_the_client_sees_429_as_a_rate_limit():
         with client, pytest.raises(openai.RateLimitError):
             client.completions.create(model="tiny", prompt="a")
         connection.close()
+
+
+def test_fewer_texts_run_at_once_where_memory_is_short(monkeypatch):
+    each = served()
+    row = row_bytes(each.model)
+    assert row == 2 * 2 * 64 * 64 * 4  # keys and values, layers, channels, places, bytes
+    for free, places in ((row, 1), (6 * row, 3), (1000 * row, LIMITS.running)):
+        monkeypatch.setattr("lucidlm.serve.engine.free_on", lambda device, free=free: Free(free, "a test"))
+        assert Engine({"tiny": each}).places == places
+
+
+def test_bfloat16_writes_with_a_copy_and_explains_in_float32():
+    plain = served()
+    short = for_generation(plain.model, Form("bfloat16", ShortLinear))
+    with running(plain) as server:
+        expected = server.complete(STORY[:30], max_tokens=3, echo=True, logprobs=1, temperature=0).json
+    with running(replace(plain, writer=short, dtype="bfloat16")) as server:
+        found = server.complete(STORY[:30], max_tokens=3, echo=True, logprobs=1, temperature=0).json
+    a, b = (each["choices"][0]["logprobs"]["token_logprobs"] for each in (expected, found))
+    assert a[:30] == b[:30]
+    assert a[30] != b[30] == pytest.approx(a[30], abs=0.3)
