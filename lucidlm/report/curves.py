@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lucidlm.pages.charts import Chart, Curve, svg
-from lucidlm.runs.history import History
+from lucidlm.runs.history import History, Validation
 from lucidlm.runtime.files import write_atomically
 
 Unit = Literal["nats", "bits", "perplexity"]
@@ -49,10 +49,15 @@ def curves_of(history: History, name: str) -> RunCurves:
         tuple((each.step, finite(each.training_loss_nats)) for each in rows),
         tuple((each.step, finite(each.validation_loss_nats)) for each in rows),
         (best.step, finite(best.validation_loss_nats)) if best is not None else None,
-        best.validation_bits_per_byte / best.validation_loss_nats
-        if best is not None and best.validation_loss_nats and best.validation_bits_per_byte
-        else None,
+        bits_per_nat(best),
     )
+
+
+def bits_per_nat(best: Validation | None) -> float | None:
+    """Bits per byte for a nat per token on the text of a validation; None where both are 0, or unknown."""
+    if best is None or not best.validation_loss_nats or not best.validation_bits_per_byte:
+        return None
+    return best.validation_bits_per_byte / best.validation_loss_nats
 
 
 @dataclass(frozen=True, slots=True)

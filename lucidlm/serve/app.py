@@ -1,7 +1,9 @@
 """Models and settings come in, the ASGI app of the server goes out."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterable
+from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -11,20 +13,25 @@ from starlette.responses import HTMLResponse, Response
 from lucidlm import __version__
 from lucidlm.errors import ConfigError, LucidError
 from lucidlm.serve.docs_page import docs_page
+from lucidlm.serve.documents import Documents
+from lucidlm.serve.documents_api import documents_routes
 from lucidlm.serve.engine import Engine
 from lucidlm.serve.faults import answer_error, answer_wrong_form
 from lucidlm.serve.guards import Guard, Settings
 from lucidlm.serve.jobs import Served
 from lucidlm.serve.openai_api import openai_routes
 from lucidlm.serve.own_api import own_routes
+from lucidlm.serve.runs_api import runs_routes
+from lucidlm.serve.runs_folder import Runs
 
 LOCAL = Settings()
 
 
-def make_app(models: Iterable[Served], settings: Settings = LOCAL) -> Guard:
+def make_app(models: Iterable[Served], settings: Settings = LOCAL, *, runs: Path | None = None) -> Guard:
     """The app for these models; ConfigError where there is none, or where two have one name.
 
-    Its engine starts and stops with it (ASGI's lifespan).
+    Its engine starts and stops with it (ASGI's lifespan). With the folder `runs`, the runs below it are
+    shown, and trainings can be started there: they end with the app.
     """
     served: dict[str, Served] = {}
     for each in models:
@@ -33,7 +40,8 @@ def make_app(models: Iterable[Served], settings: Settings = LOCAL) -> Guard:
         served[each.name] = each
     if not served:
         raise ConfigError("there is no model to serve; give at least one")
-    engine = Engine(served, settings.limits)
+    engine, documents = Engine(served, settings.limits), Documents(settings.limits)
+    shown = None if runs is None else Runs(runs, documents)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
@@ -42,6 +50,9 @@ def make_app(models: Iterable[Served], settings: Settings = LOCAL) -> Guard:
             yield
         finally:
             engine.stop()
+            documents.close()
+            if shown is not None:
+                await asyncio.to_thread(shown.close)
 
     app = FastAPI(
         title="lucidlm", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan,
@@ -49,6 +60,9 @@ def make_app(models: Iterable[Served], settings: Settings = LOCAL) -> Guard:
     )  # fmt: skip
     app.include_router(openai_routes(engine))
     app.include_router(own_routes(engine))
+    if shown is not None:
+        app.include_router(runs_routes(shown, settings.limits))
+        app.include_router(documents_routes(documents))
     app.add_exception_handler(LucidError, answer_error)
     app.add_exception_handler(HTTPException, answer_error)
     app.add_exception_handler(RequestValidationError, answer_wrong_form)
@@ -57,5 +71,5 @@ def make_app(models: Iterable[Served], settings: Settings = LOCAL) -> Guard:
     async def docs() -> Response:
         return HTMLResponse(docs_page(app.openapi(), served, settings.limits))
 
-    app.state.engine = engine
-    return Guard(app, settings)
+    app.state.engine, app.state.runs = engine, shown
+    return Guard(app, settings, () if shown is None else (shown.begin_to_close,))
