@@ -1,7 +1,8 @@
 """The verb serve: models come in, a server for programs runs until it is interrupted."""
 
+import os
+import sys
 import webbrowser
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -45,7 +46,7 @@ def serve(
     api_key
         The key that each request must bring.
     """
-    from lucidlm.serve.app import make_app
+    from lucidlm.serve.app import check_names, make_app
     from lucidlm.serve.guards import Settings
     from lucidlm.serve.listening import listen
     from lucidlm.serve.listening import serve as serve_app
@@ -55,6 +56,7 @@ def serve(
     settings = Settings(host=host, port=port, api_key=api_key)
     sources = [model_source(model) for model in models]
     _check_seed(sources, compute)
+    check_names(map(_name, sources))
     with listen(settings) as sock:  # before minutes are spent on models
         served = [_served(source, compute) for source in sources]
         address = _address(settings, sock.getsockname()[1])
@@ -66,6 +68,7 @@ def serve(
             show(f"listening on {address} (OpenAI's interface: {address}/v1; routes: {address}/docs)")
             if open and not webbrowser.open(f"{address}/docs"):
                 say(f"no browser found; open {address}/docs")
+            sys.stdout.flush()
 
         serve_app(server, sock, ready)
     raise_signal()
@@ -85,6 +88,11 @@ def _check_seed(sources: "list[Source]", compute: Compute) -> None:
         model_source(sources[0].name, compute.seed)
 
 
+def _name(source: "Source") -> str:
+    """The name of a model in requests: of a folder without its path, else what was given."""
+    return source.name if source.path is None else os.path.basename(os.path.abspath(source.path))
+
+
 def _served(source: "Source", compute: Compute) -> "Served":
     from lucidlm.model.linear import for_generation, form_for
     from lucidlm.serve.jobs import Served
@@ -92,13 +100,12 @@ def _served(source: "Source", compute: Compute) -> "Served":
 
     model, tokenizer = load_model(source, compute, compute.seed if source.kind == "preset" else None)
     say_state(source)
-    name = source.name if source.path is None else Path(source.path).resolve().name
     dtype = matmul_dtype(compute.dtype, model.device)
     form = form_for(model, dtype, rows=ROWS)
     # On a GPU the weights stay as they are, and autocast shortens them.
     casts = "float32" if form.kernel is not None else dtype
     writer = for_generation(model, form) if form.kernel is not None else None
-    return Served(name, source.kind, model, tokenizer, writer, dtype, casts)
+    return Served(_name(source), source.kind, model, tokenizer, writer, dtype, casts)
 
 
 def _address(settings: "Settings", port: int) -> str:

@@ -27,19 +27,25 @@ from lucidlm.serve.runs_folder import Runs
 LOCAL = Settings()
 
 
+def check_names(names: Iterable[str]) -> None:
+    """ConfigError where two models have one name, or there is none."""
+    names = list(names)
+    if not names:
+        raise ConfigError("there is no model to serve; give at least one")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"two models are called {twice}; rename the folder of one of them")
+
+
 def make_app(models: Iterable[Served], settings: Settings = LOCAL, *, runs: Path | None = None) -> Guard:
     """The app for these models; ConfigError where there is none, or where two have one name.
 
     Its engine starts and stops with it (ASGI's lifespan). With the folder `runs`, the runs below it are
     shown, and trainings can be started there: they end with the app.
     """
-    served: dict[str, Served] = {}
-    for each in models:
-        if each.name in served:
-            raise ConfigError(f"two models are called {each.name}; rename the folder of one of them")
-        served[each.name] = each
-    if not served:
-        raise ConfigError("there is no model to serve; give at least one")
+    models = list(models)
+    check_names([each.name for each in models])
+    served = {each.name: each for each in models}
     engine, documents = Engine(served, settings.limits), Documents(settings.limits)
     shown = None if runs is None else Runs(runs, documents)
 

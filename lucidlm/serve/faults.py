@@ -2,6 +2,8 @@
 
 import json
 import math
+import traceback
+from pathlib import Path
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -69,7 +71,9 @@ def error_of(error: Exception) -> dict[str, Any]:
         return error_object(str(error), status, param=getattr(error, "param", None))
     if isinstance(error, HTTPException):
         return error_object(str(error.detail), status)
-    say(f"a request failed: {type(error).__name__}: {error}")
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    say(f"a request failed: {type(error).__name__}: {error}{where}")
     return error_object(f"internal error in lucidlm: {type(error).__name__}; please report it", status)
 
 

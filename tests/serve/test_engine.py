@@ -1,11 +1,14 @@
 """Many texts at once: the same text alone or among others, places that are freed, one failure alone."""
 
 import contextlib
+import gc
 import json
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import openai
 import pytest
@@ -222,3 +225,38 @@ def test_bfloat16_writes_with_a_copy_and_explains_in_float32():
     a, b = (each["choices"][0]["logprobs"]["token_logprobs"] for each in (expected, found))
     assert a[:30] == b[:30]
     assert a[30] != b[30] == pytest.approx(a[30], abs=0.3)
+
+
+@pytest.mark.parametrize("count", [8, pytest.param(64, marks=pytest.mark.torture)])
+def test_streams_that_run_at_once_have_the_text_that_each_has_alone(server, count):
+    asked = [
+        {"prompt": STORY[: 1 + number % 40], "seed": number, "max_tokens": 20, "stream": True, "logprobs": 1}
+        for number in range(count)
+    ]
+
+    def choices(fields):
+        reply = server.complete(**fields)
+        assert reply.status == 200
+        return [event["choices"] for event in reply.events]
+
+    alone = list(map(choices, asked))
+    with ThreadPoolExecutor(count) as pool:
+        assert list(pool.map(choices, asked)) == alone
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(1200)
+def test_10000_requests_leave_memory_as_it_was(server):
+    def some(count):
+        for number in range(count):
+            server.complete(
+                STORY[: number % 50], max_tokens=1 + number % 5, stream=number % 3 == 0, logprobs=1
+            )
+            server.complete([400])
+            server.ask("POST", "/api/explain", {"texts": [STORY[:20]]})
+        gc.collect()
+        return int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+    some(300)
+    before = some(300)
+    assert some(3000) < before * 1.05

@@ -59,6 +59,19 @@ def test_the_logits_are_those_of_the_whole_text_at_once(model):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_rows_that_are_idle_never_fill_up(model):
+    with torch.inference_mode():
+        slots = Slots(model, 64)
+        for number in range(8):  # 160 steps: rows that come, go and stay free
+            row = _seated(model, slots, [number + 1, 2])
+            for _ in range(20):
+                logits = slots.step({row: 7})
+                assert logits[row].isfinite().all()
+            assert slots.cache.lengths[row] == 22
+            slots.leave(row)
+            assert slots.cache.lengths == [0] * ROWS
+
+
 @pytest.mark.parametrize(
     ("tokens", "context", "expected"), [(1, 64, 64), (256, 1024, 256), (257, 1024, 1024), (1024, 1024, 1024)]
 )
