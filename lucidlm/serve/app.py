@@ -21,6 +21,7 @@ from lucidlm.serve.guards import Guard, Settings
 from lucidlm.serve.jobs import Served
 from lucidlm.serve.openai_api import openai_routes
 from lucidlm.serve.own_api import own_routes
+from lucidlm.serve.planning import Plans
 from lucidlm.serve.runs_api import runs_routes
 from lucidlm.serve.runs_folder import Runs
 
@@ -47,7 +48,7 @@ def make_app(models: Iterable[Served], settings: Settings = LOCAL, *, runs: Path
     check_names([each.name for each in models])
     served = {each.name: each for each in models}
     engine, documents = Engine(served, settings.limits), Documents(settings.limits)
-    shown = None if runs is None else Runs(runs, documents)
+    shown, plans = None if runs is None else Runs(runs, documents), Plans(documents)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
@@ -57,6 +58,7 @@ def make_app(models: Iterable[Served], settings: Settings = LOCAL, *, runs: Path
         finally:
             engine.stop()
             documents.close()
+            plans.close()
             if shown is not None:
                 await asyncio.to_thread(shown.close)
 
@@ -67,7 +69,7 @@ def make_app(models: Iterable[Served], settings: Settings = LOCAL, *, runs: Path
     app.include_router(openai_routes(engine))
     app.include_router(own_routes(engine))
     if shown is not None:
-        app.include_router(runs_routes(shown, settings.limits))
+        app.include_router(runs_routes(shown, plans, settings.limits))
         app.include_router(documents_routes(documents))
     app.add_exception_handler(LucidError, answer_error)
     app.add_exception_handler(HTTPException, answer_error)

@@ -10,14 +10,15 @@ from lucidlm.errors import ServerError
 from lucidlm.serve.faults import Answer
 from lucidlm.serve.forms import FAULTS
 from lucidlm.serve.limits import Limits
+from lucidlm.serve.planning import Plans
 from lucidlm.serve.run_events import events_of
-from lucidlm.serve.run_forms import TrainForm
+from lucidlm.serve.run_forms import PlanForm, TrainForm
 from lucidlm.serve.runs_folder import Runs
 
 PATH = "/api/runs"
 
 
-def runs_routes(runs: Runs, limits: Limits) -> APIRouter:
+def runs_routes(runs: Runs, plans: Plans, limits: Limits) -> APIRouter:
     """The routes of the view Train."""
     router = APIRouter(tags=["The lens"], responses=FAULTS)
     watched = Watched(limits.watchers)
@@ -32,6 +33,11 @@ def runs_routes(runs: Runs, limits: Limits) -> APIRouter:
     async def start(form: TrainForm) -> Response:
         """Starts a training in a process of its own; one at a time. The answer is its row."""
         return Answer(await asyncio.to_thread(runs.start, form))
+
+    @router.post("/api/plan")
+    async def plan(form: PlanForm) -> Response:
+        """What a training by this form would do, and what it should reach; takes a few seconds."""
+        return Answer(await plans.plan(form))
 
     @router.get(PATH + "/{id}")
     async def state(id: str) -> Response:

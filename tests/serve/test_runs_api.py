@@ -5,6 +5,8 @@ import http.client
 import json
 import math
 import os
+import signal
+import subprocess
 import threading
 import time
 from dataclasses import asdict, replace
@@ -22,7 +24,7 @@ from lucidlm.runs.history import METRICS, History, read_history
 from lucidlm.runs.listing import row_of
 from lucidlm.runs.records import checked_line
 from lucidlm.runtime.locks import lock
-from lucidlm.serve import run_events, run_view
+from lucidlm.serve import planning, run_events, run_view
 from lucidlm.serve.documents import Documents
 from lucidlm.serve.limits import LIMITS
 from lucidlm.serve.run_events import Sent, news
@@ -460,3 +462,48 @@ def test_what_was_sent_is_no_longer_there_when_a_run_begins_again():
 def test_without_a_plan_and_an_end_there_is_no_line():
     assert lines_of(History((), ()), None) == []
     assert lines_of(History((), ()), None, 2.5) == [("unigram of tokens", 2.5)]
+
+
+# Plans.
+
+
+def test_a_plan_is_that_of_the_training_by_the_same_form(live, trained):
+    _, events = trained
+    document = live.upload("my book.txt", TEXT.encode(), "&tokenizer=bytes").json["id"]
+    form = QUICK | {"text": document, "steps": 6, "seed": 7, "optim": {"lr": 0.01}, "early_stop": False}
+    plan = live.ask("POST", "/api/plan", form).json
+    end = events[-1]
+    assert (plan["steps"], plan["parameters"]) == (end["planned_steps"], end["parameters"])
+    assert (plan["vocab_size"], plan["heldout_tokens"]) == (end["vocab_size"], end["heldout_tokens"])
+    assert (plan["context_length"], plan["batch_tokens"], plan["tokenizer"]) == (16, 32, "bytes")
+    assert plan["lines"][2].startswith("plan: 6 steps of 32 tokens")
+    assert plan["predicted"]["bits_low"] < plan["predicted"]["bits_per_byte"] < plan["predicted"]["bits_high"]
+    assert plan["time_s"] == pytest.approx(6 * 32 / plan["tokens_per_s"])
+
+
+def test_what_cannot_be_planned_is_refused(live):
+    reply = live.ask("POST", "/api/plan", QUICK | {"batch_tokens": 8, "steps": 1})
+    assert reply.status == 400
+    assert reply.fault["message"].startswith("--batch-tokens 8 is less than one window of 16 tokens")
+    assert live.ask("POST", "/api/plan", {"name": "x"}).status == 400
+    assert live.ask("POST", "/api/plan", {"minutes": 1, "steps": 1}).status == 400
+    assert live.ask("POST", "/api/plan", {"text": "0" * 12}).status == 404
+
+
+def test_a_plan_that_nobody_waits_for_is_given_up(live, monkeypatch):
+    begun = []
+
+    class Recorded(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            begun.append(self)
+
+    monkeypatch.setattr(planning.subprocess, "Popen", Recorded)
+    connection = live.connect()
+    connection.request("POST", "/api/plan", b"{}", {"content-type": "application/json"})
+    until = time.monotonic() + 5
+    while not begun and time.monotonic() < until:
+        time.sleep(0.01)
+    connection.close()
+    (process,) = begun
+    assert process.wait(5) == -signal.SIGKILL
