@@ -8,7 +8,9 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from models import BYTES, TINY, sharp
 
@@ -49,10 +51,10 @@ class Reply:
 
     @property
     def events(self) -> list[Any]:
-        """The events of a stream, which must end with [DONE]."""
+        """The events of a stream, which must end with [DONE], without comments."""
         *parts, done, nothing = self.body.decode().split("\n\n")
         assert (done, nothing) == ("data: [DONE]", "")
-        return [json.loads(part.removeprefix("data: ")) for part in parts]
+        return [json.loads(part.removeprefix("data: ")) for part in parts if not part.startswith(":")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,11 @@ class Running:
             answer = connection.getresponse()
             return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
 
+    def upload(self, name: str, data: bytes, query: str = "") -> Reply:
+        """A text for /api/documents."""
+        path = f"/api/documents?name={quote(name, safe='')}{query}"
+        return self.ask("POST", path, data, content_type="application/octet-stream")
+
     def complete(self, prompt: Any = "The old", **fields: Any) -> Reply:
         """A request to /v1/completions."""
         return self.ask("POST", "/v1/completions", {"model": "tiny", "prompt": prompt} | fields)
@@ -95,10 +102,12 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(*models: Served, limits: Limits = LIMITS, **settings: Any) -> Iterator[Running]:
-    """A server in a thread, on a free port."""
+def running(
+    *models: Served, limits: Limits = LIMITS, runs: Path | None = None, **settings: Any
+) -> Iterator[Running]:
+    """A server in a thread, on a free port; with the folder `runs`, trainings can be started there."""
     configured = Settings(port=0, limits=limits, **settings)
-    guard = make_app(models or [served()], configured)
+    guard = make_app(models or [served()], configured, runs=runs)
     engine = guard.app.state.engine  # ty: ignore[unresolved-attribute]
     with listen(configured) as sock:
         port = sock.getsockname()[1]

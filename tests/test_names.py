@@ -55,7 +55,8 @@ ROOMS = {
     ),
     "serve": (
         "limits transcript slots jobs engine forms faults orders ticket choices openai_api own_api "
-        "docs_page guards app connection listening"
+        "page_jobs page_api document_view documents documents_api run_forms run_processes run_view "
+        "planning runs_folder run_events runs_api docs_page guards app connection listening"
     ),
     "doctor": "",
     "learn": "workshop questions path",

@@ -1,7 +1,8 @@
 """A run's history: metrics.jsonl and the header of its weights in, steps and validations as records out.
 
 metrics.jsonl: {"event": "step", ...Step's fields}, {"event": "validation", ...Validation's fields}, changes
-of the "plan", and the "end"; a finished run's "end" has "final": {...Final's fields}.
+of the "plan", and the "end"; a finished run's "end" has "final": {...Final's fields} and
+"baselines": [{...Level's fields}, ...].
 samples.jsonl: {"step", "prompt", "text", "probe_ids", "probe_log_probabilities"}.
 """
 
@@ -89,6 +90,14 @@ class Final:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """What a baseline needs for the held-out text that `Final` is of."""
+
+    name: str
+    bits_per_byte: float
+
+
 @dataclass(frozen=True, slots=True)
 class History:
     """A run's steps and validations, in order."""
@@ -99,6 +108,8 @@ class History:
     """The signal that ended the run, 0 if it finished; None: it is training, or it was killed."""
     final: Final | None = None
     """None for a run that did not finish, or of an older version."""
+    baselines: tuple[Level, ...] = ()
+    """Beside `final`, the worst first; () for an older version and for a text that is too short."""
     kept: Validation | None = None
     """The losses of the weights in the run's folder, from their header; None for older runs."""
     remarks: tuple[str, ...] = ()
@@ -126,7 +137,7 @@ def read_history(run: str | Path) -> History:
     """The history of the run in a folder, from the intact lines of its records and from its weights."""
     run = Path(run)
     lines = read_lines(run / METRICS)
-    steps, validations, end, final, odd = [], [], None, None, []
+    steps, validations, ended, odd = [], [], _Ended(), []
     for event in lines.events:
         kind = event.get("event")
         try:
@@ -135,7 +146,7 @@ def read_history(run: str | Path) -> History:
             elif kind == "validation":
                 validations.append(record_of(Validation, event))
             if kind in ("step", "validation", "end"):
-                end, final = _end_of(event) if kind == "end" else (None, None)
+                ended = _end_of(event) if kind == "end" else _Ended()
         except (ValueError, TypeError):
             odd.append(event)
     kept, origin, damage = None, None, ""
@@ -150,19 +161,33 @@ def read_history(run: str | Path) -> History:
     return History(
         tuple(steps),
         tuple(validations),
-        end,
-        final,
+        ended.signal,
+        ended.final,
+        ended.baselines,
         kept,
         tuple(remark for remark in remarks if remark),
         _unsaved(run, origin.step, kept, validations) if origin is not None else "",
     )
 
 
-def _end_of(event: dict[str, Any]) -> tuple[int, Final | None]:
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """The end of a run; without values while there is none."""
+
+    signal: int | None = None
+    final: Final | None = None
+    baselines: tuple[Level, ...] = ()
+
+
+def _end_of(event: dict[str, Any]) -> _Ended:
     signal, final = event.get("interrupted", 0), event.get("final")
     if type(signal) is not int or not 0 <= signal < 1000:
         raise ValueError
-    return signal, record_of(Final, final) if final else None
+    rows = event.get("baselines", [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError
+    baselines = tuple(record_of(Level, row) for row in rows)
+    return _Ended(signal, record_of(Final, final) if final else None, baselines)
 
 
 def _kept(origin: Origin | None, validations: list[Validation]) -> Validation | None:

@@ -70,13 +70,14 @@ def state_of(run: Path, history: History | None = None) -> RunState:
     return RunState(status, history.last_step, plan, history.end or 0, tuple(remarks), asked)
 
 
-def row_of(run: Path) -> dict[str, Any]:
+def row_of(run: Path, history: History | None = None) -> dict[str, Any]:
     """What `lucidlm runs` says of a run: stable keys, None where it has no such number.
 
-    A run that cannot be read has a row too: its status is "broken", and "problems" says why.
+    A run that cannot be read has a row too: its status is "broken", and "problems" says why. `history` is
+    its history where that is read already.
     """
     try:
-        history = read_history(run)
+        history = history or read_history(run)
         state = state_of(run, history)
         problems = [*state.remarks, *_faults_of(run)]
     except (LucidError, OSError, ValueError, RecursionError) as error:

@@ -1,7 +1,9 @@
 """Models and settings come in, the ASGI app of the server goes out."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterable
+from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -11,6 +13,8 @@ from starlette.responses import HTMLResponse, Response
 from lucidlm import __version__
 from lucidlm.errors import ConfigError, LucidError
 from lucidlm.serve.docs_page import docs_page
+from lucidlm.serve.documents import Documents
+from lucidlm.serve.documents_api import documents_routes
 from lucidlm.serve.engine import Engine
 from lucidlm.serve.faults import answer_error, answer_wrong_form
 from lucidlm.serve.guards import Guard, Settings
@@ -18,6 +22,9 @@ from lucidlm.serve.jobs import Served
 from lucidlm.serve.openai_api import openai_routes
 from lucidlm.serve.own_api import own_routes
 from lucidlm.serve.page_api import page_routes
+from lucidlm.serve.planning import Plans
+from lucidlm.serve.runs_api import runs_routes
+from lucidlm.serve.runs_folder import Runs
 
 LOCAL = Settings()
 
@@ -32,15 +39,17 @@ def check_names(names: Iterable[str]) -> None:
         raise ConfigError(f"two models are called {twice}; rename the folder of one of them")
 
 
-def make_app(models: Iterable[Served], settings: Settings = LOCAL) -> Guard:
+def make_app(models: Iterable[Served], settings: Settings = LOCAL, *, runs: Path | None = None) -> Guard:
     """The app for these models; ConfigError where there is none, or where two have one name.
 
-    Its engine starts and stops with it (ASGI's lifespan).
+    Its engine starts and stops with it (ASGI's lifespan). With the folder `runs`, the runs below it are
+    shown, and trainings can be started there: they end with the app.
     """
     models = list(models)
     check_names([each.name for each in models])
     served = {each.name: each for each in models}
-    engine = Engine(served, settings.limits)
+    engine, documents = Engine(served, settings.limits), Documents(settings.limits)
+    shown, plans = None if runs is None else Runs(runs, documents), Plans(documents)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
@@ -49,6 +58,10 @@ def make_app(models: Iterable[Served], settings: Settings = LOCAL) -> Guard:
             yield
         finally:
             engine.stop()
+            documents.close()
+            plans.close()
+            if shown is not None:
+                await asyncio.to_thread(shown.close)
 
     app = FastAPI(
         title="lucidlm", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan,
@@ -57,6 +70,9 @@ def make_app(models: Iterable[Served], settings: Settings = LOCAL) -> Guard:
     app.include_router(openai_routes(engine))
     app.include_router(own_routes(engine))
     app.include_router(page_routes(engine))
+    if shown is not None:
+        app.include_router(runs_routes(shown, plans, settings.limits))
+        app.include_router(documents_routes(documents))
     app.add_exception_handler(LucidError, answer_error)
     app.add_exception_handler(HTTPException, answer_error)
     app.add_exception_handler(RequestValidationError, answer_wrong_form)
@@ -65,5 +81,5 @@ def make_app(models: Iterable[Served], settings: Settings = LOCAL) -> Guard:
     async def docs() -> Response:
         return HTMLResponse(docs_page(app.openapi(), served, settings.limits))
 
-    app.state.engine = engine
-    return Guard(app, settings)
+    app.state.engine, app.state.runs = engine, shown
+    return Guard(app, settings, () if shown is None else (shown.begin_to_close,))

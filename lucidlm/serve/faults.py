@@ -89,7 +89,7 @@ async def answer_wrong_form(request: Request, error: Exception) -> Answer:
     """The answer to a body that is not as the route's form says; the first fault is named."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"] if part != "body"]
+    place = [str(part) for part in first["loc"][1:]]  # after "body" or "query"
     # A field with several types has a fault for each; the names of the types are no part of the place.
     param = place[0] if place and first["type"] != "json_invalid" else None
     said = {"extra_forbidden": "there is no such field", "json_invalid": "the body is not valid JSON"}

@@ -5,8 +5,10 @@ One layer of ASGI. It reads the body itself, within its limits, and ends the wor
 
 import asyncio
 import ipaddress
+import re
 import secrets
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +28,30 @@ SECURITY = {
     "cache-control": "no-store",
 }
 LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
+BLOCK = 2**20
+"""Bytes of a body that the app gets at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What the requests of some routes may be."""
+
+    methods: tuple[str, ...]
+    path: re.Pattern[str]
+    kinds: tuple[str, ...] = ("application/json",)
+    """Content types of a body."""
+    large: bool = False
+    """Whether a body may be as large as a document."""
+    endless: bool = False
+    """Whether the answer may take longer than `total_s`."""
+
+
+RULES = (
+    Rule(("POST",), re.compile("/api/documents"), ("application/octet-stream", "text/plain"), large=True),
+    Rule(("GET",), re.compile("/api/runs/[^/]+/events"), endless=True),
+    Rule((), re.compile("")),
+)
+"""The first that fits a request holds for it; the last one holds for all others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +85,13 @@ class Settings:
         return frozenset(LOCAL_NAMES | {self.host.lower()} if is_loopback(self.host) else {self.host.lower()})
 
 
+def rule_of(scope: Scope) -> Rule:
+    """What a request may be."""
+    method, path = scope["method"], scope["path"]
+    fitting = (each for each in RULES[:-1] if method in each.methods and each.path.fullmatch(path))
+    return next(fitting, RULES[-1])
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach the address.
 
@@ -74,8 +107,10 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """The app behind the checks."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, at_close: Sequence[Callable[[], None]] = ()) -> None:
         self.app, self.settings = app, settings
+        self.at_close = at_close
+        """Called when the server begins to stop: ends answers that have no end of their own."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request; what is no HTTP is passed on (the server's start) or refused (web sockets)."""
@@ -97,19 +132,25 @@ class Guard:
                 raise ServerError(
                     "the API key is missing or wrong", "send Authorization: Bearer KEY", status=401
                 )
-        length = headers.get("content-length", "0")
-        most = self.settings.limits.body_bytes
+        rule = rule_of(scope)
+        length, most = headers.get("content-length", "0"), self.most_bytes(rule)
         if not length.isdecimal() or int(length[:20]) > most:
             raise too_large(most)
         has_body = (
             length != "0" or "transfer-encoding" in headers or scope["method"] in ("POST", "PUT", "PATCH")
         )
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if has_body and kind != "application/json":
+        if has_body and kind not in rule.kinds:
             raise ServerError(
-                f"content type {kind or 'none'}: a body must be JSON", "send Content-Type: application/json",
+                f"content type {kind or 'none'}: this route takes {' or '.join(rule.kinds)}",
+                f"send Content-Type: {rule.kinds[0]}",
                 status=415,
-            )  # fmt: skip
+            )
+
+    def most_bytes(self, rule: Rule) -> int:
+        """Bytes of a body."""
+        limits = self.settings.limits
+        return limits.document_bytes if rule.large else limits.body_bytes
 
     def _check_host(self, headers: Headers, scheme: str) -> None:
         """A page of another site may reach this address by a name of its own, or send a form to it."""
@@ -141,7 +182,9 @@ class _Exchange:
     def __init__(self, guard: Guard, scope: Scope, receive: Receive, send: Send) -> None:
         self.guard, self.scope, self.limits = guard, scope, guard.settings.limits
         self._receive, self._send_on = receive, send
-        self._body: bytes | None = None
+        # A document goes to the disk; other bodies stay in memory.
+        self._body = tempfile.SpooledTemporaryFile(max_size=self.limits.body_bytes)  # noqa: SIM115
+        self._unread = True
         self._gone = asyncio.Event()
         self._state: dict[str, Any] = scope.setdefault("state", {})
         self._state.setdefault("drop", lambda: None)
@@ -153,10 +196,13 @@ class _Exchange:
         """Checks, reads the body, lets the app answer; at most `total_s` seconds in all."""
         try:
             self.guard.check(self.scope)
+            rule = rule_of(self.scope)
             async with asyncio.timeout(self.limits.total_s):
-                self._body = await self._read_body()
-                if self._body is not None:
+                complete = await self._read_body(self.guard.most_bytes(rule))
+                if complete and not rule.endless:
                     await self._answered()
+            if complete and rule.endless:
+                await self._answered()
         except TimeoutError:
             await self._refuse(
                 ServerError(
@@ -166,24 +212,27 @@ class _Exchange:
         except Exception as error:
             await self._refuse(error)
         finally:
+            self._body.close()
             for close in self._at_end:
                 close()
 
-    async def _read_body(self) -> bytes | None:
-        """The whole body; None if the client left."""
-        body = bytearray()
+    async def _read_body(self, most: int) -> bool:
+        """Keeps the whole body; False if the client left."""
+        size = 0
         while True:
             try:
                 message = await asyncio.wait_for(self._receive(), self.limits.idle_s)
             except TimeoutError:
                 raise ServerError(f"nothing came for {self.limits.idle_s:g} s", status=408) from None
             if message["type"] == "http.disconnect":
-                return None
-            body += message.get("body", b"")
-            if len(body) > self.limits.body_bytes:
-                raise too_large(self.limits.body_bytes)
+                return False
+            part = message.get("body", b"")
+            if (size := size + len(part)) > most:
+                raise too_large(most)
+            self._body.write(part)
             if not message.get("more_body", False):
-                return bytes(body)
+                self._body.seek(0)
+                return True
 
     async def _answered(self) -> None:
         """Runs the app until it has answered or the client has left."""
@@ -207,10 +256,11 @@ class _Exchange:
         self._gone.set()
 
     async def _replay(self) -> Message:
-        """The body, once; then the news that the client has left."""
-        if self._body is not None:
-            body, self._body = self._body, None
-            return {"type": "http.request", "body": body, "more_body": False}
+        """The body, in blocks; then the news that the client has left."""
+        if self._unread:
+            block = self._body.read(BLOCK)
+            self._unread = len(block) == BLOCK
+            return {"type": "http.request", "body": block, "more_body": self._unread}
         await self._gone.wait()
         return {"type": "http.disconnect"}
 

@@ -30,9 +30,17 @@ class Limits:
     idle_s: float = 30.0
     """A client that sends or reads nothing for so long is cut off."""
     total_s: float = 600.0
-    """A request may take so long, its answer included."""
+    """A request may take so long, its answer included; following a run may take as long as the run."""
     unread_bytes: int = 64 * 2**10
     """A stream whose client does not read is dropped when so much waits beyond the socket's own buffer."""
+    document_bytes: int = 64 * 2**20
+    """A text that is uploaded: a thousand novels' chapters; it is held on the disk."""
+    documents: int = 16
+    """Uploaded texts that are kept, until the server ends."""
+    documents_bytes: int = 256 * 2**20
+    """Bytes of all of them."""
+    watchers: int = 64
+    """Clients that follow runs: each has its part of a look at the disk every second."""
     stop_s: float = 5.0
     """At the end of the server, running requests get so long to finish."""
 

@@ -52,6 +52,14 @@ class Server(uvicorn.Server):
         """Nothing is captured: `serve` looks for signals itself."""
         yield
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends what has no end of its own, then waits for the requests that run."""
+        app = self.config.app
+        if isinstance(app, Guard):
+            for close in app.at_close:
+                close()
+        await super().shutdown(sockets)
+
 
 def server_of(app: Guard) -> Server:
     """A server for the app that says nothing itself."""

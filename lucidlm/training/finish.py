@@ -17,7 +17,7 @@ from lucidlm.report.card import write_card
 from lucidlm.report.course import course_of
 from lucidlm.report.run_page import REPORT, write_report
 from lucidlm.report.verdict import course_sentences
-from lucidlm.runs.history import Final, Validation, read_history
+from lucidlm.runs.history import Final, Level, Validation, read_history
 from lucidlm.runs.lineage import held_out_seen_by
 from lucidlm.runtime.memory import is_out_of_memory
 from lucidlm.runtime.progress import SILENT, Progress
@@ -126,8 +126,11 @@ def _ended(
     run: TrainingRun, assessment: Assessment | None, *, interrupted: int, problems: tuple[str, ...]
 ) -> TrainResult:
     """The result, after the last line of metrics.jsonl."""
-    end = {"step": run.step, "interrupted": interrupted, "time_s": run.pace.elapsed_s}
-    run.metrics.event("end", end | ({"final": asdict(_final(assessment.evaluation))} if assessment else {}))
+    end: dict[str, Any] = {"step": run.step, "interrupted": interrupted, "time_s": run.pace.elapsed_s}
+    if assessment is not None:
+        end["final"] = asdict(_final(assessment.evaluation))
+        end["baselines"] = [asdict(each) for each in _levels(assessment)]
+    run.metrics.event("end", end)
     return TrainResult(
         run=run.folder,
         step=run.step,
@@ -138,6 +141,11 @@ def _ended(
         interrupted=interrupted,
         problems=problems,
     )
+
+
+def _levels(assessment: Assessment) -> list[Level]:
+    rows = assessment.baselines.rows if assessment.baselines is not None else ()
+    return [Level(name=row.name, bits_per_byte=row.bits_per_byte) for row in rows]
 
 
 def _final(evaluation: Evaluation) -> Final:

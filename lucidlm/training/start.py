@@ -74,7 +74,7 @@ def start_run(
             pace.most_steps = plan.steps
             progress.note(f"plan: {plural(plan.steps, 'step')}, from the settings file; no time limit")
         else:
-            float32, note = _float32_kernels(config, device)
+            float32, note = float32_kernels(config, device)
             choices.append(note)
             set_float32(float32)
             shape = None if base is None else base.config
@@ -139,7 +139,7 @@ def _new_folder(
         shutil.rmtree(former, ignore_errors=True)
 
 
-def _float32_kernels(config: TrainConfig, device: torch.device) -> tuple[Literal["stock", "onednn"], str]:
+def float32_kernels(config: TrainConfig, device: torch.device) -> tuple[Literal["stock", "onednn"], str]:
     """The kernels of float32 matmuls, and why. Without a time limit no probe may change the weights."""
     if not config.timed:
         return "stock", "float32: PyTorch's own kernels, as there is no --minutes"

@@ -3,15 +3,15 @@
 import csv
 import io
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from histories import BEND, FALL, TRAIN, curve, taken
+from histories import BEND, FALL, TRAIN, curve, taken, validation
 from selectolax.lexbor import LexborHTMLParser
 
 from lucidlm.cli import main
-from lucidlm.report.curves import MOST_POINTS, chart_of, curves_of, table_of
+from lucidlm.report.curves import MOST_POINTS, chart_of, curves_of, rows_of, table_of, thinned, thinning
 from lucidlm.report.run_page import write_runs
 from lucidlm.runs.history import METRICS, History
 from lucidlm.runs.records import checked_line
@@ -44,12 +44,12 @@ def test_a_chart_of_one_run_has_its_batches_and_one_of_several_has_a_colour_for_
 def test_the_table_has_a_row_for_each_point_in_each_unit():
     rows = list(csv.DictReader(io.StringIO(table_of([curves_of(ONE, "a, b"), curves_of(OTHER, "other")]))))
     assert {row["run"] for row in rows} == {"a, b", "other"}
-    validation = [row for row in rows if (row["run"], row["curve"]) == ("a, b", "validation")]
-    assert [(int(row["step"]), float(row["loss_nats"])) for row in validation] == [
+    validated = [row for row in rows if (row["run"], row["curve"]) == ("a, b", "validation")]
+    assert [(int(row["step"]), float(row["loss_nats"])) for row in validated] == [
         (10 * place, loss) for place, loss in enumerate(BEND, start=1)
     ]
-    assert float(validation[3]["perplexity"]) == pytest.approx(math.exp(3.0))
-    assert float(validation[3]["bits_per_byte"]) == 1.5
+    assert float(validated[3]["perplexity"]) == pytest.approx(math.exp(3.0))
+    assert float(validated[3]["bits_per_byte"]) == 1.5
     nan = next(row for row in rows if (row["run"], row["curve"]) == ("other", "validation"))
     assert (nan["loss_nats"], nan["perplexity"]) == ("", "")
 
@@ -90,3 +90,24 @@ def test_report_says_what_is_missing_and_writes_nothing(runs, words, capsys):
     assert capsys.readouterr().err.startswith("lucidlm: ")
     assert not list(runs.glob("a.*"))
     assert (runs / "one" / METRICS).read_bytes() == before
+
+
+def test_a_point_has_its_tokens_and_seconds_too_and_a_resumed_clock_goes_on():
+    before = [replace(taken(step), time_s=time_s) for step, time_s in ((1, 2.0), (2, 3.0))]
+    resumed = [replace(taken(step), time_s=time_s) for step, time_s in ((3, 0.5), (4, 1.5))]
+    validations = [
+        replace(validation(step, 3.5), time_s=time_s) for step, time_s in ((0, 1.0), (2, 4.0), (4, 2.0))
+    ]
+    rows = rows_of(History((*before, *resumed), tuple(validations)))
+    assert [(step, tokens, time_s) for step, _, tokens, time_s in rows.batch] == [
+        (1, 64, 2.0), (2, 128, 3.0), (3, 192, 4.5), (4, 256, 5.5)
+    ]  # fmt: skip
+    assert rows.validation == ((0, 3.5, 0, 1.0), (2, 3.5, 128, 4.0), (4, 3.5, 256, 6.0))
+    assert [loss for _, loss, *_ in rows.training] == [2.9, 2.9, 2.9]
+
+
+def test_thinned_points_are_means_at_the_place_of_the_last():
+    rows = tuple((step, float(step), 10 * step, step / 2) for step in range(1, 8))
+    assert thinned(rows, 3) == ((3, 2.0, 30, 1.5), (6, 5.0, 60, 3.0), (7, 7.0, 70, 3.5))
+    assert thinned(((1, None, 10, 0.5), *rows[1:2]), 2) == ((2, None, 20, 1.0),)
+    assert [thinning(steps) for steps in (0, 1, MOST_POINTS, MOST_POINTS + 1)] == [1, 1, 1, 2]

@@ -4,7 +4,16 @@ import json
 import numpy as np
 import pytest
 
-from lucidlm.runs.history import METRICS, SAMPLES, History, Step, Validation, passed_its_best, read_history
+from lucidlm.runs.history import (
+    METRICS,
+    SAMPLES,
+    History,
+    Level,
+    Step,
+    Validation,
+    passed_its_best,
+    read_history,
+)
 from lucidlm.runs.records import checked_line, read_events, read_lines
 
 
@@ -294,4 +303,16 @@ def test_a_history_knows_whether_its_run_came_to_an_end(run, tmp_path):
     assert _events(tmp_path, step, {"event": "end", "step": 1, "interrupted": 15}).end == 15
     # Gone on with after an end, and killed.
     assert _events(tmp_path, step, {"event": "end", "step": 1, "interrupted": 0}, step).end is None
+
+
+def test_the_baselines_of_the_end_are_read_and_damaged_ones_make_it_no_end(tmp_path):
+    step = {"event": "step"} | dataclasses.asdict(a_step(1))
+    end = {"event": "end", "step": 1, "interrupted": 0}
+    rows = [{"name": "gzip", "bits_per_byte": 2.5}, {"name": "PPMd", "bits_per_byte": 2}]
+    history = _events(tmp_path, step, end | {"baselines": rows})
+    assert history.baselines == (Level(name="gzip", bits_per_byte=2.5), Level(name="PPMd", bits_per_byte=2.0))
+    assert _events(tmp_path, step, end).baselines == ()
+    for damaged in ("gzip", ["gzip"], [{"name": "gzip"}], [{"name": 1, "bits_per_byte": 2.5}], {"name": 1}):
+        history = _events(tmp_path, step, end | {"baselines": damaged})
+        assert (history.end, len(history.remarks)) == (None, 1)
     assert _events(tmp_path, step).last_step == 1

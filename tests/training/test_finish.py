@@ -37,6 +37,8 @@ def test_three_numbers_of_one_run_agree_or_say_that_they_are_of_samples(make_con
     evaluation = whole.assessment.evaluation
     assert (evaluation.sample_of, evaluation.tokens_scored) == (None, heldout)
     assert whole.best.validation_tokens == whole.best.heldout_tokens == heldout
+    recorded = [(each.name, each.bits_per_byte) for each in read_history(whole.run).baselines]
+    assert recorded == [(each.name, each.bits_per_byte) for each in whole.assessment.baselines.rows]
     assert evaluation.loss_nats == pytest.approx(whole.best.validation_loss_nats, rel=1e-9)
 
 

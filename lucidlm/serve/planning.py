@@ -1,0 +1,154 @@
+"""A form comes in, the plan that a training by it would make goes out, from a process that then ends.
+
+A plan measures the machine and sets threads for its whole process, so it is not made in the server's own.
+`python -m lucidlm.serve.planning` reads the request on standard input and writes the plan as a line of JSON.
+"""
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lucidlm.errors import LucidError, ServerError
+from lucidlm.runtime.wording import one_line
+from lucidlm.serve.document_view import renamed
+from lucidlm.serve.documents import Documents
+from lucidlm.serve.faults import json_text
+from lucidlm.serve.run_forms import STORY, PlanForm, config_of
+
+if TYPE_CHECKING:
+    from lucidlm.text.corpus import Corpus
+    from lucidlm.training.plan import Planned
+
+PLAN_S = 60.0
+"""A plan takes a few seconds, and as much longer as it takes to prepare the text."""
+
+
+class Plans:
+    """Plans, one at a time; the text that was prepared for one is there for the next."""
+
+    def __init__(self, documents: Documents) -> None:
+        self._documents = documents
+        self._turn = asyncio.Semaphore(1)
+        self._folder: Path | None = None
+
+    async def plan(self, form: PlanForm) -> dict[str, Any]:
+        """The plan; ServerError or lucidlm's own words where there can be none."""
+        document = None if form.text == STORY else self._documents.find(form.text)
+        config_of(form)  # refuses at once what lucidlm would refuse
+        async with self._turn:
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="lucidlm-plan-"))
+            asked = {
+                "form": form.model_dump(mode="json", exclude_none=True),
+                "text": [] if document is None else [str(document.path)],
+                "folder": str(self._folder),
+            }
+            answer = await _answered(asked)
+        if document is not None:
+            answer = renamed(answer, str(document.path), document.name)
+        if (refused := answer.get("error")) is not None:
+            raise LucidError(refused)
+        return answer
+
+    def close(self) -> None:
+        """Deletes the text that was prepared."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+async def _answered(asked: dict[str, Any]) -> dict[str, Any]:
+    """What the process says; it is ended where nobody waits for it any more."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lucidlm.serve.planning"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        out, err = await asyncio.to_thread(process.communicate, json.dumps(asked).encode(), PLAN_S)
+    except subprocess.TimeoutExpired:
+        advice = "start the training: it says its plan"
+        raise ServerError(f"a plan for this text takes over {PLAN_S:g} s", advice, status=408) from None
+    finally:
+        process.kill()  # no effect where it has ended
+    try:
+        return json.loads(out.splitlines()[-1])
+    except (ValueError, IndexError):
+        last = one_line(next(iter(err.decode("utf-8", "replace").splitlines()[::-1]), ""))
+        raise ServerError(f"no plan could be made: {last}", "start the training", status=500) from None
+
+
+def plan_for(form: PlanForm, text: list[str], folder: Path) -> dict[str, Any]:
+    """The plan of a training, as `train` would make it; `folder` keeps the prepared text."""
+    from lucidlm.runtime.process import set_float32
+    from lucidlm.runtime.progress import SILENT
+    from lucidlm.training.footprint import check_preset
+    from lucidlm.training.given_text import corpus_for
+    from lucidlm.training.pace import Pace
+    from lucidlm.training.plan import make_plan
+    from lucidlm.training.setup import settle
+    from lucidlm.training.start import float32_kernels
+    from lucidlm.training.validation import check_scorable
+
+    config = config_of(form, text=tuple(text))
+    pace = Pace(deadline_s=config.seconds)
+    device, _ = settle(config)
+    check_preset(config, device)
+    corpus = corpus_for(config, folder, None, SILENT)
+    check_scorable(corpus)
+    float32, _ = float32_kernels(config, device)
+    set_float32(float32)
+    planned = make_plan(config, corpus, device, pace=pace, float32=float32)
+    return _shown(planned, form, corpus)
+
+
+def _shown(planned: "Planned", form: PlanForm, corpus: "Corpus") -> dict[str, Any]:
+    """A plan as numbers, and the lines that a person reads of it."""
+    from lucidlm.training.outline import details, outline
+
+    plan, model, predicted = planned.plan, planned.plan.model, planned.predicted
+    return {
+        "lines": [*outline(planned, config_of(form), corpus), *details(planned, corpus)],
+        "steps": plan.steps,
+        "epochs": planned.epochs,
+        "batch_tokens": plan.batch_tokens,
+        "parameters": model.n_parameters,
+        "layers": model.n_layers,
+        "width": model.emb_dim,
+        "context_length": model.context_length,
+        "drop_rate": model.drop_rate,
+        "tokenizer": corpus.tokenizer.name,
+        "vocab_size": corpus.tokenizer.vocab_size,
+        "train_tokens": corpus.train_tokens,
+        "heldout_tokens": corpus.heldout_tokens,
+        "size_limit": planned.size_limit,
+        "time_s": planned.speed.seconds_per_step * plan.steps,
+        "tokens_per_s": plan.batch_tokens / planned.speed.seconds_per_step,
+        "memory_bytes": planned.memory_bytes,
+        "predicted": None
+        if predicted is None
+        else {
+            "bits_low": predicted.low,
+            "bits_per_byte": predicted.middle,
+            "bits_high": predicted.high,
+            "loss_nats": predicted.middle * predicted.nats,
+        },
+    }
+
+
+def main() -> None:
+    """The process: a request on standard input, a plan or an error on standard output."""
+    asked = json.load(sys.stdin)
+    try:
+        form = PlanForm.model_validate(asked["form"])
+        answer = plan_for(form, asked["text"], Path(asked["folder"]))
+    except LucidError as error:
+        answer = {"error": str(error)}
+    print(json_text(answer))
+
+
+if __name__ == "__main__":
+    main()
