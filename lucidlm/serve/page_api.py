@@ -1,8 +1,10 @@
 """Routes of the lens: its files, and what its views ask for beside the routes for programs."""
 
+import asyncio
 import base64
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from importlib import resources
 from typing import Annotated
 
@@ -28,7 +30,7 @@ from lucidlm.serve.ticket import Ticket
 from lucidlm.text.account import Account
 from lucidlm.text.documents import given_text
 
-VIEWS = ("", "explain", "learn", "guess", "generate", "compare")
+VIEWS = ("", "explain", "train", "generate", "compare", "data", "learn", "guess")
 KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 NAMED = 40
 """Tokens of a place that come with their texts: the likeliest ones."""
@@ -55,6 +57,10 @@ def page_routes(engine: Engine) -> APIRouter:
     files = dict(lens_files())
     for view in VIEWS:
         router.add_api_route(f"/{view}", lambda: _file(files, "index.html"), include_in_schema=False)
+
+    @router.get("/lens/plotly.js", include_in_schema=False)
+    async def plotly() -> Response:
+        return Response(await asyncio.to_thread(_plotly), media_type="text/javascript; charset=utf-8")
 
     @router.get("/lens/{name}", include_in_schema=False)
     async def file(name: str) -> Response:
@@ -97,6 +103,14 @@ def page_routes(engine: Engine) -> APIRouter:
     return router
 
 
+@cache
+def _plotly() -> bytes:
+    """The script of charts, from its Python package."""
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs().encode("utf-8")
+
+
 def lens_files() -> Iterator[tuple[str, bytes]]:
     """The files of the lens by name, with those that it shares with the pages that stand alone."""
     for file in resources.files("lucidlm.serve").joinpath("lens").iterdir():
@@ -105,6 +119,7 @@ def lens_files() -> Iterator[tuple[str, bytes]]:
     yield "look.css", shared.joinpath("look.css").read_bytes()
     # On those pages the script stands by itself; here it is a module.
     yield "tokens.js", shared.joinpath("tokens.js").read_bytes() + b"export {lucidExplained};\n"
+    yield "losses.js", shared.joinpath("losses.js").read_bytes()
 
 
 def _file(files: dict[str, bytes], name: str) -> Response:

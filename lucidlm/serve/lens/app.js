@@ -3,17 +3,21 @@
 import {json} from "./api.js";
 import {make, problem} from "./dom.js";
 import {compareView} from "./compare.js";
+import {dataView} from "./data.js";
 import {explainView} from "./explain.js";
 import {generateView} from "./generate.js";
 import {guessView} from "./guess.js";
 import {learnView} from "./learn.js";
+import {trainView} from "./train.js";
 
 const VIEWS = {
   explain: {name: "Explain", view: explainView},
-  learn: {name: "Learn", view: learnView},
-  guess: {name: "Guess", view: guessView},
+  train: {name: "Train", view: trainView, alone: true},
   generate: {name: "Generate", view: generateView},
   compare: {name: "Compare", view: compareView},
+  data: {name: "Data", view: dataView, alone: true},
+  learn: {name: "Learn", view: learnView},
+  guess: {name: "Guess", view: guessView},
 };
 const main = document.getElementById("view"), nav = document.getElementById("nav"), picker = document.getElementById("model");
 const state = {models: [], leave: null};
@@ -52,19 +56,28 @@ function open(focus) {
     go(each, {model: picker.value});
   }}, label))));
   main.replaceChildren();
-  state.leave = VIEWS[name].view(main, values) ?? null;
+  const {view, alone} = VIEWS[name];
+  if (!alone && !state.models.length) main.append(make("h1", {}, VIEWS[name].name), make("p", {class: "card"}, "No model is served yet. Train one: ", make("a", {href: "/train"}, "three minutes on a text of yours"), ", or start the server with one: ", make("code", {}, "lucidlm serve gpt2"), "."));
+  else state.leave = view(main, values) ?? null;
   if (focus) main.focus({preventScroll: true});
+}
+
+// The models that are served now; the chosen one stays chosen.
+export async function readModels() {
+  const before = picker.value;
+  state.models = (await json("/api/models")).models;
+  picker.replaceChildren(...state.models.map(each => make("option", {value: each.name}, each.name)));
+  if (state.models.some(each => each.name === before)) picker.value = before;
+  picker.disabled = state.models.length < 2;
 }
 
 async function start() {
   try {
-    state.models = (await json("/api/models")).models;
+    await readModels();
   } catch (error) {
     main.replaceChildren(problem(error), make("button", {type: "button", onclick: start}, "Try again"));
     return;
   }
-  picker.replaceChildren(...state.models.map(each => make("option", {value: each.name}, each.name)));
-  picker.disabled = state.models.length < 2;
   picker.addEventListener("change", () => go(here().name, {...here().values, model: picker.value, at: ""}, false));
   addEventListener("popstate", () => open(true));
   open(false);

@@ -26,7 +26,7 @@ export function dataView(main, values) {
     if (!model()) return;
     try {
       const found = await api.json("/api/tokenize", {model: model().name, text: text.value}, running.signal);
-      tokens.replaceChildren(make("p", {class: "tokens cut"}, ...found.tokens.map((each, n) => make("i", {class: n % 2 ? "k2" : "k4", title: `id ${each.id}, ${each.bytes} byte${each.bytes === 1 ? "" : "s"}`}, each.text.replace(/\n/g, "↵\n")))),
+      tokens.replaceChildren(make("p", {class: "tokens cut"}, ...found.tokens.map((each, n) => make("i", {class: n % 2 ? "k2" : "k4", title: `id ${each.id}, ${each.bytes} byte${each.bytes === 1 ? "" : "s"}`}, each.text.replace(/^bytes:/, "").replace(/\n/g, "↵\n")))),
         make("p", {class: "dim"}, `${whole(found.count)} tokens of ${found.tokenizer}: ids `, found.tokens.slice(0, 40).map(each => each.id).join(" "), found.count > 40 ? " …" : ""));
     } catch (error) {
       if (error.name !== "AbortError") tokens.replaceChildren(problem(error));

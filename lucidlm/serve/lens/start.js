@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import {make, problem, waiting} from "./dom.js";
 
-export function startForm(started) {
+export function startForm(started, chosen) {
   const said = make("div", {"aria-live": "polite"}), text = make("select", {name: "text"}, make("option", {value: "story"}, "the bundled story"));
   const field = (label, name, attributes, hint) => make("label", {class: "field"}, make("span", {}, label), make("input", {name, ...attributes}), hint ? make("small", {}, hint) : null);
   const form = make("form", {class: "card", id: "start", onsubmit: event => { event.preventDefault(); start(); }},
@@ -17,7 +17,7 @@ export function startForm(started) {
       field("seed", "seed", {inputmode: "numeric", size: "6", "data-kind": "number", placeholder: "123"})),
     make("p", {class: "controls"}, make("button", {class: "primary", type: "submit"}, "Start"), make("button", {type: "button", onclick: plan}, "Predict")), said);
 
-  api.json("/api/documents").then(found => text.append(...found.documents.map(each => make("option", {value: each.id}, each.name)))).catch(() => {});
+  api.json("/api/documents").then(found => { text.append(...found.documents.map(each => make("option", {value: each.id}, each.name))); if (chosen) text.value = chosen; }).catch(() => {});
 
   // The fields that are filled in, numbers as numbers.
   function body() {

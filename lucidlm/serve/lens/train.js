@@ -1,7 +1,7 @@
 // Train: the curves of one run or several, live while they train; a training can be started and stopped here.
 
 import * as api from "./api.js";
-import {model, remember} from "./app.js";
+import {go, model, readModels, remember} from "./app.js";
 import {copyButton, fixed, make, percent, problem, quoted, shown, waiting, whole} from "./dom.js";
 import {startForm} from "./start.js";
 
@@ -30,7 +30,7 @@ export function trainView(main, values) {
   };
   figure.append(make("p", {class: "controls dim"}, select("unit", UNITS, state.unit, x => { state.unit = x; }), select("over", AXES, state.x, x => { state.x = x; }), select("show", SPANS, state.steps, x => { state.steps = x; })), chart);
   main.append(make("h1", {}, "How is it learning?"), make("p", {}, "Solid: the loss on held-out text. Dashed: on the training text. The gap between them is what the model knows of the training text alone. Choose one run, or several to overlay them."),
-    make("div", {class: "course"}, make("div", {}, make("h2", {}, "Runs"), list, startForm(async id => { await refresh(); only(id); })), make("div", {}, said, facts, figure, detail)));
+    make("div", {class: "course"}, make("div", {}, make("h2", {}, "Runs"), list, startForm(async id => { await refresh(); only(id); }, values.text)), make("div", {}, said, facts, figure, detail)));
 
   const keep = () => remember("train", {model: model()?.name, runs: state.shown.join(","), unit: state.unit, x: state.x, steps: state.steps});
 
@@ -131,10 +131,25 @@ export function trainView(main, values) {
       }
     }}, label);
     if (run.own && run.status === "training") buttons.append(act("Stop and save", "stop"));
+    if (run.best_step !== null) buttons.append(make("button", {type: "button", onclick: event => explainRun(run, event.target)}, "explain with it"));
     if (run.status === "interrupted") buttons.append(act("Go on", "resume"), copyButton("copy as command", () => `lucidlm train --resume --out ${quoted(run.run)}`));
     if (run.status === "finished") buttons.append(copyButton("copy as command", () => `lucidlm report ${quoted(run.run)}`));
     const wrong = (run.problems ?? []).map(each => make("p", {class: "card problem"}, each));
     detail.replaceChildren(buttons, ...wrong, ...samplesOf(run));
+  }
+
+  // The best weights of the run so far become a model of this server.
+  async function explainRun(run, button) {
+    button.disabled = true;
+    said.replaceChildren(waiting(`Loading ${name(run)}…`));
+    try {
+      const {name: served} = await api.json("/api/models", {run: run.id});
+      await readModels();
+      go("explain", {model: served});
+    } catch (error) {
+      button.disabled = false;
+      said.replaceChildren(problem(error));
+    }
   }
 
   // One slider over the validations: the sample and the probe sentence of that step.
@@ -142,7 +157,7 @@ export function trainView(main, values) {
     const samples = run.samples;
     if (!samples.length) return [];
     const at = () => { const place = samples.findIndex(each => each.step === state.step); return place < 0 ? samples.length - 1 : place; };
-    const body = make("div"), input = make("input", {type: "range", id: "moment", min: "0", max: String(samples.length - 1), step: "1", oninput: () => { state.step = samples[Number(input.value)].step; show(); }});
+    const body = make("div"), input = make("input", {type: "range", id: "moment", "aria-label": "step of the run", min: "0", max: String(samples.length - 1), step: "1", oninput: () => { state.step = samples[Number(input.value)].step; show(); }});
     const output = make("output");
     function show() {
       const sample = samples[at()], validation = run.validations.find(each => each.step === sample.step);
