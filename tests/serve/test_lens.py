@@ -11,6 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from models import BYTES
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from serving import Running, running
 
 from lucidlm.measure.comparison import compare
 from lucidlm.measure.explanation import explain
@@ -33,8 +34,13 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser, server) -> Iterator[Page]:
-    """A page of its own, which must end without an error in the console or a request to another host."""
-    context = browser.new_context(base_url=server.address, viewport={"width": 1000, "height": 800})
+    """A page of the shared server."""
+    yield from visited(browser, server.address)
+
+
+def visited(browser: Browser, address: str) -> Iterator[Page]:
+    """A page that must end without an error in the console or a request to another host."""
+    context = browser.new_context(base_url=address, viewport={"width": 1000, "height": 800})
     context.set_default_timeout(15_000)
     page, faults = context.new_page(), []
     page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
@@ -287,3 +293,80 @@ def test_bytes_of_a_model_of_bytes_are_named_as_explain_names_them(page):
     chosen(page, 2)
     assert "\\xa9" in page.locator("#steps h2").inner_text()
     assert BYTES.encode("é") == [0xC3, 0xA9]
+
+
+@pytest.fixture(scope="module")
+def laboratory(tiny, tmp_path_factory) -> Iterator[Running]:
+    """A server with a folder of runs of its own."""
+    with running(tiny, runs=tmp_path_factory.mktemp("lens") / "runs") as live:
+        yield live
+
+
+@pytest.fixture
+def bench(browser, laboratory) -> Iterator[Page]:
+    """A page of that server."""
+    yield from visited(browser, laboratory.address)
+
+
+def points(page: Page) -> int:
+    return int(page.locator("#curves").get_attribute("data-points") or 0)
+
+
+def test_a_training_is_started_watched_stopped_and_explained(bench):
+    page = bench
+    page.goto("/train")
+    expect(page.locator("#runs")).to_contain_text("No run yet")
+    page.get_by_label("minutes").fill("1")
+    page.get_by_label("name").fill("watched")
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator("#facts")).to_contain_text("tokens a second", timeout=60_000)
+    page.locator("#curves .main-svg").first.wait_for(timeout=60_000)
+    before = points(page)
+    expect(page.locator("#curves")).not_to_have_attribute("data-points", str(before), timeout=20_000)
+    assert points(page) > before
+    page.get_by_role("button", name="Stop and save").click()
+    expect(page.locator("#facts")).to_contain_text("interrupted", timeout=30_000)
+    expect(page.locator("#detail")).to_contain_text("A held-out sentence")
+    page.get_by_role("button", name="explain with it").click()
+    expect(page).to_have_url(re.compile(r"/explain\?model=watched"), timeout=20_000)
+    page.get_by_label("Text to explain").fill("The lamp")
+    page.keyboard.press("Control+Enter")
+    page.locator(".chain b.nats").wait_for()
+
+
+def test_a_book_is_dropped_and_its_reading_is_shown(bench, tmp_path):
+    page = bench
+    book = tmp_path / "büch.txt"
+    book.write_text("Das alte Licht brannte still.\r\n" * 200, encoding="utf-8")
+    page.goto("/data")
+    page.locator("#file").set_input_files(book)
+    page.locator("#split li").first.wait_for()
+    figures = page.locator("#result .figures").inner_text()
+    assert f"{30 * 200:,}" in figures  # characters, after the line ends have become LF
+    assert f"{5 * 200:,}" in figures
+    assert "held out" in page.locator("#split").inner_text()
+    rows = page.locator(".shifted tr")
+    inputs, targets = (rows.nth(n).locator("td").all_inner_texts() for n in (0, 1))
+    assert inputs[1:] == targets[:-1]
+    page.get_by_role("button", name="Train on it").click()
+    expect(page.locator("#start select option:checked")).to_have_text("büch.txt")
+    page.get_by_role("button", name="Predict").click()
+    expect(page.locator(".plan")).to_contain_text("steps", timeout=60_000)
+
+
+def test_a_tokenizer_is_seen_at_work(bench):
+    page = bench
+    page.goto("/data")
+    page.get_by_label("Text", exact=True).fill("né 12")
+    expect(page.locator("#tokens")).to_contain_text("6 tokens of bytes: ids 110 195 169 32 49 50")
+    assert page.locator("#tokens i").all_inner_texts() == ["n", "\\xc3", "\\xa9", " ", "1", "2"]
+
+
+def test_a_file_that_cannot_be_read_says_why(bench, tmp_path):
+    page = bench
+    bad = tmp_path / "picture.png"
+    bad.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4)
+    page.goto("/data")
+    page.locator("#file").set_input_files(bad)
+    page.locator("#result .problem").wait_for()
+    assert "picture.png" in page.locator("#result .problem").inner_text()
