@@ -79,6 +79,20 @@ def _mixed(q: Tensor, k: Tensor, v: Tensor, factors: Tensor | None) -> Tensor:
     return (weights @ v.flatten(0, 1)).view_as(q)
 
 
+def cached_attention_by_matmuls(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention of new tokens over cached keys: q (B, H, T, D), k and v (B, G, S, D), mask (B, 1, T, S).
+
+    For rows that must not depend on their place in the batch. PyTorch's fused kernel gives some rows to each
+    of its threads, and on a CPU the last bits of a row depend on its thread. Those of a matmul do not.
+    """
+    shape, groups = q.shape, k.shape[1]
+    q = (q * shape[-1] ** -0.5).unflatten(1, (groups, -1))  # (B, G, H/G, T, D)
+    scores = torch.bmm(q.flatten(2, 3).flatten(0, 1), k.flatten(0, 1).transpose(1, 2))
+    scores = scores.view(*q.shape[:4], -1).masked_fill(~mask[:, :, None], -torch.inf)
+    weights = scores.softmax(-1).flatten(2, 3).flatten(0, 1)  # (B G, H/G T, S)
+    return torch.bmm(weights, v.flatten(0, 1)).view(shape)
+
+
 class KVCache:
     """The keys and values of the tokens so far, one row a text; rows may have different lengths.
 
@@ -86,6 +100,9 @@ class KVCache:
     new token costs a forward pass of one token, not of the whole text. The cache is written in place: use it
     in torch.no_grad or inference_mode.
     """
+
+    by_matmuls = False
+    """Whether attention goes over it by `cached_attention_by_matmuls`."""
 
     def __init__(
         self,
@@ -224,6 +241,8 @@ class CausalSelfAttention(nn.Module):
             q = q.to(k.dtype)
         if self.by_matmuls:
             mixed = attention_by_matmuls(q, k, v, dropout=self.dropout)
+        elif cache is not None and cache.by_matmuls and mask is not None:
+            mixed = cached_attention_by_matmuls(q, k, v, mask)
         else:
             mixed = F.scaled_dot_product_attention(
                 q,

@@ -2,8 +2,9 @@
 
 A row's logits must not depend on the rows beside it, or a seeded text would change with the load. Matmuls of
 1 and of 8 rows differ in their last bits, and so does attention over 40 and over 64 keys. So the shape is
-always the same: ROWS rows, idle ones included, and all places of the cache, those that are masked included.
-In float32 on a CPU a row then has the same bits whatever the others hold; tests/serve compares them.
+always the same: ROWS rows, idle ones included, and all places of the cache, those that are masked included;
+and attention is by matmuls, as PyTorch's kernel for it computes other last bits in each of its threads. In
+float32 on a CPU a row then has the same bits in any place and whatever the others hold; tests/serve compares.
 """
 
 import torch
@@ -38,6 +39,8 @@ def row_bytes(model: GPT) -> int:
 
 class SlotCache(KVCache):
     """A KVCache whose attention always goes over all its places, whatever the lengths of the rows."""
+
+    by_matmuls = True
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Stores new keys and values (B, G, 1, D) of a layer; returns all places, (B, G, capacity, D)."""

@@ -10,6 +10,7 @@ from lucidlm.model.attention import (
     CausalSelfAttention,
     KVCache,
     attention_by_matmuls,
+    cached_attention_by_matmuls,
     rotate,
     rotation_table,
     textbook_attention,
@@ -317,6 +318,18 @@ def test_a_layer_gives_the_same_by_matmuls(tiny_config):
     plain = run(attention, x, rotation)
     attention.by_matmuls = True
     torch.testing.assert_close(run(attention, x, rotation), plain, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("heads", "groups"), SHAPES)
+def test_cached_attention_by_matmuls_is_the_textbooks_and_the_kernels(heads, groups):
+    q, k, v = queries_keys_values(heads, groups, dtype=torch.float64)
+    causal = torch.ones(9, 9, dtype=torch.bool).tril().expand(2, 1, 9, 9)
+    found = cached_attention_by_matmuls(q, k, v, causal)
+    torch.testing.assert_close(found, textbook_attention(q, k, v), rtol=0, atol=1e-12)
+    ragged = (torch.arange(9) < torch.tensor([[3], [7]]))[:, None, None]
+    kernel = F.scaled_dot_product_attention(q[:, :, :1], k, v, attn_mask=ragged, enable_gqa=heads != groups)
+    found = cached_attention_by_matmuls(q[:, :, :1], k, v, ragged)
+    torch.testing.assert_close(found, kernel, rtol=0, atol=1e-12)
 
 
 def test_attentions_own_dropout_is_on_in_training_and_off_in_eval():

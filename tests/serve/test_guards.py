@@ -1,6 +1,7 @@
 """Who may ask, from where, in which form, how much and how slowly."""
 
 import contextlib
+import json
 import re
 import socket
 import time
@@ -234,6 +235,22 @@ def test_an_answer_that_takes_too_long_is_cut_off(impatient):
         assert reply.status == 408
     assert impatient.wait_for(0) < 1
     assert impatient.complete(max_tokens=1).status == 200
+
+
+def test_a_client_that_does_not_read_a_long_answer_is_cut_off(impatient):
+    body = json.dumps({"texts": ["x" * 2000] * 32, "top_k": 20}).encode()  # tens of megabytes of JSON
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(20)
+        sock.connect(("127.0.0.1", impatient.port))
+        sock.sendall(request(body, path=b"/api/explain"))
+        size = len(sock.recv(100))
+        time.sleep(1.2)
+        with contextlib.suppress(ConnectionResetError):
+            while some := sock.recv(65536):
+                size += len(some)
+        assert 0 < size < 20_000_000
+    assert impatient.wait_for(0) < 1
 
 
 def test_slow_senders_do_not_disturb_others(server):

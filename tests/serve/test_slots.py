@@ -30,7 +30,16 @@ def _seated(model, slots, ids):
     return slots.take(single)
 
 
-def test_a_row_has_the_same_bits_alone_and_among_others_in_any_place(model):
+@pytest.fixture(params=[1, 2, 4])
+def threads(request):
+    """Rows are shared out among the threads: each must compute the same bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_a_row_has_the_same_bits_alone_and_among_others_in_any_place(model, threads):
     draw = torch.Generator().manual_seed(0)
     texts = [torch.randint(250, (size,), generator=draw).tolist() for size in (3, 40, 1, 90, 17, 2, 60)]
     alone = grown(model, Slots(model, 256), [9, 8, 7, 6], [])
