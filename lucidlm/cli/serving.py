@@ -3,6 +3,7 @@
 import os
 import sys
 import webbrowser
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 @app.command
 def serve(
     *models: str,
+    runs: str = "runs",
     host: str = "127.0.0.1",
     port: int = 8000,
     open: Annotated[bool, Parameter(negative="")] = False,
@@ -37,6 +39,8 @@ def serve(
     models
         Runs, checkpoints, Hugging Face folders, published names (gpt2) or presets. In requests a folder has
         its name alone, without the path.
+    runs
+        Folder whose runs are shown, and where trainings that are started from a page go.
     host
         Address to listen on; any other than this machine's own needs an API key.
     port
@@ -54,13 +58,15 @@ def serve(
     if not models:
         raise LucidError("no model given; give one or more: lucidlm serve runs/book")
     settings = Settings(host=host, port=port, api_key=api_key)
+    if Path(runs).exists() and not Path(runs).is_dir():
+        raise LucidError(f"--runs {runs}: a file; give the folder that has the runs in it")
     sources = [model_source(model) for model in models]
     _check_seed(sources, compute)
     check_names(map(_name, sources))
     with listen(settings) as sock:  # before minutes are spent on models
         served = [_served(source, compute) for source in sources]
         address = _address(settings, sock.getsockname()[1])
-        server = make_app(served, settings)
+        server = make_app(served, settings, runs=Path(runs))
 
         def ready() -> None:
             for each in served:

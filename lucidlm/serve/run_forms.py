@@ -25,6 +25,10 @@ Size = Annotated[int, Field(ge=1, le=2**20)]
 Text = Annotated[str, AfterValidator(_in_utf8)]
 
 
+class NoForm(Form):
+    """{}: the body of a request that needs none; as JSON, no page of another site can send it unasked."""
+
+
 class OptimForm(Form):
     """The optimizer's settings; what is left out is chosen by the plan."""
 

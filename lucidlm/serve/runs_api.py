@@ -12,7 +12,7 @@ from lucidlm.serve.forms import FAULTS
 from lucidlm.serve.limits import Limits
 from lucidlm.serve.planning import Plans
 from lucidlm.serve.run_events import events_of
-from lucidlm.serve.run_forms import PlanForm, TrainForm
+from lucidlm.serve.run_forms import NoForm, PlanForm, TrainForm
 from lucidlm.serve.runs_folder import Runs
 
 PATH = "/api/runs"
@@ -52,12 +52,12 @@ def runs_routes(runs: Runs, plans: Plans, limits: Limits) -> APIRouter:
         return EventSourceResponse(events_of(runs, id))
 
     @router.post(PATH + "/{id}/stop")
-    async def stop(id: str) -> Response:
+    async def stop(id: str, form: NoForm) -> Response:
         """Asks a training that this server started to save a checkpoint and end."""
         return Answer(await asyncio.to_thread(runs.stop, id))
 
     @router.post(PATH + "/{id}/resume")
-    async def resume(id: str) -> Response:
+    async def resume(id: str, form: NoForm) -> Response:
         """Goes on with an interrupted run, with the settings of its run.toml."""
         return Answer(await asyncio.to_thread(runs.resume, id))
 

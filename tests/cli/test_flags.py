@@ -110,6 +110,7 @@ SHOWN: dict[str, dict[str, str]] = {
         "--port": "serve tiny --port 8123",
         "--api-key": "serve tiny --api-key secret",
         "--open": "serve tiny --open",
+        "--runs": "serve tiny --runs many",
         "--device": "serve tiny --device abacus",
         "--threads": "serve tiny --threads 3",
         "--dtype": "serve tiny --dtype bfloat16",
@@ -291,7 +292,7 @@ def stubbed(monkeypatch):
     def serve(guard, sock, ready):
         ready()
         (each,) = guard.app.state.engine.served.values()
-        print(guard.settings.api_key, next(each.model.parameters()).sum().item())
+        print(guard.settings.api_key, next(each.model.parameters()).sum().item(), guard.app.state.runs.folder)
 
     monkeypatch.setattr("lucidlm.serve.listening.listen", listen)
     monkeypatch.setattr("lucidlm.serve.listening.serve", serve)
@@ -317,6 +318,7 @@ REFUSED = [
     "compare tiny other text.txt --seed 5",
     "explain tiny house --batch-size 2",
     "serve tiny --seed 5",
+    "serve tiny --runs text.txt",
     "compress tiny text.txt --out a.lucz --dtype bfloat16",
     "decompress tiny text.lucz --out back.txt --dtype bfloat16",
     "decompress tiny text.lucz --out back.txt --seed 5",
