@@ -32,7 +32,9 @@ class Limits:
     total_s: float = 600.0
     """A request may take so long, its answer included."""
     unread_bytes: int = 64 * 2**10
-    """A stream whose client does not read is dropped when so much waits beyond the socket's own buffer."""
+    """A stream is dropped when so much waits beyond the socket's own buffer, and its client"""
+    unread_s: float = 1.0
+    """takes nothing for so long: a large part alone is no sign of a client that does not read."""
     stop_s: float = 5.0
     """At the end of the server, running requests get so long to finish."""
 
