@@ -32,7 +32,9 @@ class Limits:
     total_s: float = 600.0
     """A request may take so long, its answer included; following a run may take as long as the run."""
     unread_bytes: int = 64 * 2**10
-    """A stream whose client does not read is dropped when so much waits beyond the socket's own buffer."""
+    """A stream is dropped when so much waits beyond the socket's own buffer, and its client"""
+    unread_s: float = 1.0
+    """takes nothing for so long: a large part alone is no sign of a client that does not read."""
     document_bytes: int = 64 * 2**20
     """A text that is uploaded: a thousand novels' chapters; it is held on the disk."""
     documents: int = 16
@@ -41,6 +43,8 @@ class Limits:
     """Bytes of all of them."""
     watchers: int = 64
     """Clients that follow runs: each has its part of a look at the disk every second."""
+    run_models: int = 8
+    """Runs that are served because a page asked for them; the one used least lately goes."""
     stop_s: float = 5.0
     """At the end of the server, running requests get so long to finish."""
 
