@@ -30,9 +30,9 @@ def serve(
     api_key: str | None = None,
     compute: Compute = COMPUTE,
 ) -> None:
-    """Serve models to other programs, over OpenAI's interface and routes of our own.
+    """Serve models: pages that show why they say what they say, and OpenAI's interface for other programs.
 
-    Ctrl-C stops it. /docs lists the routes.
+    Without a model, the latest run. Open the address that is printed. Ctrl-C stops it.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def serve(
     port
         Port to listen on (0: any free one).
     open
-        Open /docs in the browser.
+        Open the pages in the browser.
     api_key
         The key that each request must bring.
     """
@@ -55,12 +55,10 @@ def serve(
     from lucidlm.serve.listening import listen
     from lucidlm.serve.listening import serve as serve_app
 
-    if not models:
-        raise LucidError("no model given; give one or more: lucidlm serve runs/book")
     settings = Settings(host=host, port=port, api_key=api_key)
     if Path(runs).exists() and not Path(runs).is_dir():
         raise LucidError(f"--runs {runs}: a file; give the folder that has the runs in it")
-    sources = [model_source(model) for model in models]
+    sources = [model_source(model) for model in models or _latest(Path(runs))]
     _check_seed(sources, compute)
     check_names(map(_name, sources))
     with listen(settings) as sock:  # before minutes are spent on models
@@ -71,9 +69,11 @@ def serve(
         def ready() -> None:
             for each in served:
                 show(_line(each))
+            if not served:
+                show(f"no run in {runs} yet: train one at {address}/train")
             show(f"listening on {address} (OpenAI's interface: {address}/v1; routes: {address}/docs)")
-            if open and not webbrowser.open(f"{address}/docs"):
-                say(f"no browser found; open {address}/docs")
+            if open and not webbrowser.open(address):
+                say(f"no browser found; open {address}")
             sys.stdout.flush()
 
         serve_app(server, sock, ready)
@@ -88,9 +88,17 @@ def raise_signal() -> None:
         check()
 
 
+def _latest(runs: Path) -> list[str]:
+    """The latest of the runs that has weights; none where there is none."""
+    from lucidlm.runs.listing import list_runs
+    from lucidlm.weights.header import WEIGHTS
+
+    return [str(run) for run in list_runs(runs) if (run / WEIGHTS).exists()][:1] if runs.is_dir() else []
+
+
 def _check_seed(sources: "list[Source]", compute: Compute) -> None:
     """LucidError for a seed where no model is drawn from it."""
-    if all(source.kind != "preset" for source in sources):
+    if sources and all(source.kind != "preset" for source in sources):
         model_source(sources[0].name, compute.seed)
 
 

@@ -23,6 +23,7 @@ from lucidlm.serve.openai_api import openai_routes
 from lucidlm.serve.own_api import own_routes
 from lucidlm.serve.page_api import page_routes
 from lucidlm.serve.planning import Plans
+from lucidlm.serve.run_models import RunModels
 from lucidlm.serve.runs_api import runs_routes
 from lucidlm.serve.runs_folder import Runs
 
@@ -30,23 +31,23 @@ LOCAL = Settings()
 
 
 def check_names(names: Iterable[str]) -> None:
-    """ConfigError where two models have one name, or there is none."""
+    """ConfigError where two models have one name."""
     names = list(names)
-    if not names:
-        raise ConfigError("there is no model to serve; give at least one")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(f"two models are called {twice}; rename the folder of one of them")
 
 
 def make_app(models: Iterable[Served], settings: Settings = LOCAL, *, runs: Path | None = None) -> Guard:
-    """The app for these models; ConfigError where there is none, or where two have one name.
+    """The app for these models; ConfigError where two have one name, or there is neither model nor runs.
 
     Its engine starts and stops with it (ASGI's lifespan). With the folder `runs`, the runs below it are
     shown, and trainings can be started there: they end with the app.
     """
     models = list(models)
     check_names([each.name for each in models])
+    if not models and runs is None:
+        raise ConfigError("there is no model to serve; give at least one, or a folder of runs")
     served = {each.name: each for each in models}
     engine, documents = Engine(served, settings.limits), Documents(settings.limits)
     shown, plans = None if runs is None else Runs(runs, documents), Plans(documents)
@@ -71,7 +72,7 @@ def make_app(models: Iterable[Served], settings: Settings = LOCAL, *, runs: Path
     app.include_router(own_routes(engine))
     app.include_router(page_routes(engine))
     if shown is not None:
-        app.include_router(runs_routes(shown, plans, settings.limits))
+        app.include_router(runs_routes(shown, plans, RunModels(engine, shown), settings.limits))
         app.include_router(documents_routes(documents))
     app.add_exception_handler(LucidError, answer_error)
     app.add_exception_handler(HTTPException, answer_error)
@@ -79,7 +80,7 @@ def make_app(models: Iterable[Served], settings: Settings = LOCAL, *, runs: Path
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return HTMLResponse(docs_page(app.openapi(), served, settings.limits))
+        return HTMLResponse(docs_page(app.openapi(), engine.served, settings.limits))
 
     app.state.engine, app.state.runs = engine, shown
     return Guard(app, settings, () if shown is None else (shown.begin_to_close,))

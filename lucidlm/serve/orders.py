@@ -33,6 +33,8 @@ class Order:
 
 def served_as(models: Mapping[str, Served], name: str | None) -> Served:
     """The model of a name, or the first one; ServerError 404. A name is a key here, never a path."""
+    if not models:
+        raise ServerError("no model is served yet", "train one, or serve one: lucidlm serve gpt2", status=404)
     if name is None:
         return next(iter(models.values()))
     if name not in models:

@@ -74,7 +74,7 @@ def page_routes(engine: Engine) -> APIRouter:
 
     @router.post("/api/logits")
     async def logits(form: LogitsForm, request: Request) -> Response:
-        """The logits of one place, float32 in base64 (little-endian); the likeliest tokens with their texts."""
+        """The logits of one place, float32 in base64 (little-endian), and texts of the likeliest tokens."""
         served = served_as(engine.served, form.model)
         text = given_text(form.text, Account(), "the text")
         ticket = Ticket(engine, request)

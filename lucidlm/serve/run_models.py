@@ -12,7 +12,7 @@ from lucidlm.weights.load import load, resolve
 
 
 class RunModels:
-    """The runs that pages have asked for. Their weights are read again where training has written better ones."""
+    """The runs that pages have asked for; weights are read again where training has written better ones."""
 
     def __init__(self, engine: Engine, runs: Runs) -> None:
         self.engine, self.runs = engine, runs

@@ -4,21 +4,30 @@ import asyncio
 
 from fastapi import APIRouter, Request
 from fastapi.sse import EventSourceResponse
+from pydantic import Field
 from starlette.responses import Response
 
 from lucidlm.errors import ServerError
 from lucidlm.serve.faults import Answer
-from lucidlm.serve.forms import FAULTS
+from lucidlm.serve.forms import FAULTS, Form
 from lucidlm.serve.limits import Limits
+from lucidlm.serve.own_api import described
 from lucidlm.serve.planning import Plans
 from lucidlm.serve.run_events import events_of
 from lucidlm.serve.run_forms import NoForm, PlanForm, TrainForm
+from lucidlm.serve.run_models import RunModels
 from lucidlm.serve.runs_folder import Runs
 
 PATH = "/api/runs"
 
 
-def runs_routes(runs: Runs, plans: Plans, limits: Limits) -> APIRouter:
+class RunForm(Form):
+    """POST /api/models."""
+
+    run: str = Field(description="An id of /api/runs.")
+
+
+def runs_routes(runs: Runs, plans: Plans, models: RunModels, limits: Limits) -> APIRouter:
     """The routes of the view Train."""
     router = APIRouter(tags=["The lens"], responses=FAULTS)
     watched = Watched(limits.watchers)
@@ -38,6 +47,11 @@ def runs_routes(runs: Runs, plans: Plans, limits: Limits) -> APIRouter:
     async def plan(form: PlanForm) -> Response:
         """What a training by this form would do, and what it should reach; takes a few seconds."""
         return Answer(await plans.plan(form))
+
+    @router.post("/api/models")
+    async def serve(form: RunForm) -> Response:
+        """Serves the best weights of a run from now on, read again where they have changed."""
+        return Answer(described(await asyncio.to_thread(models.serve, form.run)))
 
     @router.get(PATH + "/{id}")
     async def state(id: str) -> Response:
