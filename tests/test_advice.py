@@ -241,7 +241,7 @@ def _pattern(said: str) -> str:
 
 
 ELSEWHERE = {
-    "no model given; give one or more: lucidlm serve runs/book": "cli/test_serving.py::test_without_a_model_it_says_how_to_give_one",
+    "train one, or serve one: lucidlm serve gpt2": "cli/test_serving.py::test_without_a_model_or_a_run_it_shows_where_to_train_one",
     "other machines can reach this address; give --api-key too, or use --host 127.0.0.1": "cli/test_serving.py::test_an_address_of_others_needs_a_key",
     "another program uses it; give another --port, or 0 for any free one": "cli/test_serving.py::test_a_port_in_use_is_an_error_with_a_way_out",
     "learn/page": "test_learn.py::test_the_command_of_a_step_is_one_that_the_program_takes",

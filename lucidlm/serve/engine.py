@@ -51,11 +51,8 @@ class Engine:
     """
 
     def __init__(self, served: Mapping[str, Served], limits: Limits = LIMITS) -> None:
-        self.served, self.limits = dict(served), limits
-        for each in self.served.values():
-            each.model.eval()
-        self.places = min(limits.running, *(_rows_that_fit(each) for each in self.served.values()))
-        """How many texts run at once."""
+        self.limits = limits
+        self.replace(served)
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._running: set[Job] = set()
@@ -64,6 +61,14 @@ class Engine:
         self._groups: list[Group] = []
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+
+    def replace(self, served: Mapping[str, Served]) -> None:
+        """Serves these models from now on; what has been asked of others goes on."""
+        for each in served.values():
+            each.model.eval()
+        self.served = dict(served)  # as a whole: other threads read it meanwhile
+        self.places = min([self.limits.running, *map(_rows_that_fit, served.values())])
+        """How many texts run at once."""
 
     def start(self) -> None:
         """Starts the thread."""

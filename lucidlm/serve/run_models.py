@@ -37,7 +37,7 @@ class RunModels:
             dropped = self._read.keys() - set(kept)
             self._read = {each: self._read[each] for each in kept}
             others = {key: each for key, each in self.engine.served.items() if key not in dropped}
-            self.engine.served = others | {name: served}  # as a whole: it is read by other threads
+            self.engine.replace(others | {name: served})
         return served
 
 

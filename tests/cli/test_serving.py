@@ -1,18 +1,23 @@
 """The verb serve: what it prints, what it refuses, and how it ends."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 import pytest
 from models import BYTES, END_OF_TEXT, SMALLEST, lively
+from trainings import begun_run
 
+from lucidlm.measure.explanation import explain
 from lucidlm.weights.huggingface import save_model
+from lucidlm.weights.load import load
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +94,49 @@ def test_a_port_in_use_is_an_error_with_a_way_out(call, model_folder):
     assert "another program uses it; give another --port, or 0" in answered.lines[-1]
 
 
-def test_without_a_model_it_says_how_to_give_one(call):
-    answered = call("serve")
-    assert answered.code == 2
-    assert "lucidlm serve runs/book" in answered.lines[-1]
+def asked(address: str, path: str, body: dict | None = None) -> dict:
+    """The JSON that a server answers, an error's too."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(address + path, data, {"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        return json.load(error)
+
+
+def test_without_a_model_or_a_run_it_shows_where_to_train_one(tmp_path):
+    with command("--runs", str(tmp_path / "runs")) as (_, lines):
+        first, listening = lines
+        address = listening.split()[2]
+        assert first == f"no run in {tmp_path / 'runs'} yet: train one at {address}/train"
+        assert asked(address, "/api/models") == {"models": []}
+        assert asked(address, "/v1/models")["data"] == []
+        said = asked(address, "/api/explain", {"texts": ["a"]})["error"]["message"]
+        assert said == "no model is served yet; train one, or serve one: lucidlm serve gpt2"
+        with urllib.request.urlopen(f"{address}/train", timeout=10) as answer:
+            assert b'<main id="view"' in answer.read()
+
+
+def test_without_a_model_it_serves_the_latest_run_and_others_when_they_are_asked_for(tmp_path):
+    old, new = (begun_run(str(tmp_path / "runs" / name)) for name in ("old", "new"))
+    for seed, folder in enumerate((old, new)):
+        save_model(lively(SMALLEST.changed(document_prefix_id=END_OF_TEXT), seed=seed), BYTES, folder)
+    os.utime(old / "run.toml", (1e9, 1e9))
+    with command("--runs", str(tmp_path / "runs")) as (_, lines):
+        assert lines[0].startswith("new: run, ")
+        address = lines[-1].split()[2]
+        ids = {row["name"]: row["id"] for row in asked(address, "/api/runs")["runs"]}
+        served = asked(address, "/api/models", {"run": ids["old"]})
+        assert served["name"] == "runs/old"
+        names = [each["name"] for each in asked(address, "/api/models")["models"]]
+        assert names == ["new", "runs/old"]
+        explained = asked(address, "/api/explain", {"model": "runs/old", "texts": ["abc"]})
+        model, tokenizer = load(old)
+        assert explained["loss_nats"] == explain(model, tokenizer, "abc").loss_nats
+        assert "no run has the id" in asked(address, "/api/models", {"run": "../old"})["error"]["message"]
+        (old / "model.safetensors").unlink()
+        assert "no weights yet" in asked(address, "/api/models", {"run": ids["old"]})["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ export function trainView(main, values) {
     return [
       fact(run.bits_per_byte ? fixed(run.bits_per_byte, 3) : "–", "bits per byte, held-out text"),
       fact(last ? fixed(last.validation_perplexity, 1) : "–", "perplexity"),
-      fact(`${whole(run.steps)}${run.planned_steps ? ` / ${whole(run.planned_steps)}` : ""}`, "steps"),
+      fact(`${whole(run.steps)}${run.planned_steps && run.planned_steps !== run.steps ? ` / ${whole(run.planned_steps)}` : ""}`, "steps"),
       fact(run.tokens_per_s ? whole(Math.round(run.tokens_per_s)) : "–", "tokens a second"),
       fact(run.status === "training" ? minutes(run.time_left_s) || "–" : STATUS[run.status] ?? run.status, run.status === "training" ? "left" : "status"),
     ];
