@@ -14,6 +14,11 @@ from lucidlm.errors import LucidError
 from lucidlm.runtime.console import say, show
 from lucidlm.runtime.wording import plural
 
+SMALL_WEIGHTS = 20_000_000
+"""Models with fewer are served by one thread: threads that share small matmuls mostly wait for each other.
+
+Beside another program, two threads take ten times as long."""
+
 if TYPE_CHECKING:
     from lucidlm.serve.guards import Settings
     from lucidlm.serve.jobs import Served
@@ -50,6 +55,7 @@ def serve(
     api_key
         The key that each request must bring.
     """
+    from lucidlm.runtime.process import set_threads
     from lucidlm.serve.app import check_names, make_app
     from lucidlm.serve.guards import Settings
     from lucidlm.serve.listening import listen
@@ -63,6 +69,8 @@ def serve(
     check_names(map(_name, sources))
     with listen(settings) as sock:  # before minutes are spent on models
         served = [_served(source, compute) for source in sources]
+        if not compute.threads and all(each.model.n_parameters < SMALL_WEIGHTS for each in served):
+            set_threads(1)
         address = _address(settings, sock.getsockname()[1])
         server = make_app(served, settings, runs=Path(runs))
 
