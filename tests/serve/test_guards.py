@@ -179,7 +179,8 @@ def test_the_docs_need_no_other_host(server):
     document = server.ask("GET", "/openapi.json").json
     assert set(document["paths"]) == {
         *("/v1/models", "/v1/models/{name}", "/v1/completions", "/v1/chat/completions"),
-        *("/health", "/api/models", "/api/explain", "/api/tokenize", "/api/generate"),
+        *("/health", "/api/models", "/api/explain", "/api/tokenize", "/api/generate", "/api/compare"),
+        *("/api/explain/part", "/api/compare/part", "/api/logits"),
     }
 
 
@@ -268,6 +269,6 @@ def test_slow_senders_do_not_disturb_others(server):
 
 
 def test_small_packets_are_sent_at_once():
-    # asyncio sets TCP_NODELAY for sockets whose protocol says that they are TCP: else a first token waits 40 ms.
+    # asyncio sets TCP_NODELAY only for sockets whose protocol says TCP; else a first token waits 40 ms.
     with listen(Settings(port=0)) as sock:
         assert sock.proto == socket.IPPROTO_TCP
