@@ -54,7 +54,7 @@ ROOMS = {
         "speed state plan saving setup tracking outline finish resume start loop seeds"
     ),
     "serve": (
-        "limits transcript slots jobs engine forms faults orders ticket choices openai_api own_api "
+        "limits transcript slots jobs engine forms faults streams orders ticket choices openai_api own_api "
         "page_jobs page_api document_view documents documents_api run_forms run_processes run_view "
         "planning runs_folder run_events runs_api docs_page guards app connection listening"
     ),
@@ -165,7 +165,7 @@ print(json.dumps(guilty))
     assert run_python(program) == []
 
 
-def test_help_of_each_verb_exits_with_0_and_loads_no_torch():
+def test_help_of_each_verb_exits_with_0_and_loads_neither_torch_nor_a_server():
     program = """
 import contextlib, io, json, sys
 from lucidlm.cli import app, main
@@ -178,15 +178,16 @@ for arguments in [["--help"], *([verb, "--help"] for verb in verbs)]:
             code = main(arguments)
         except SystemExit as stop:
             code = stop.code or 0
-    seen[" ".join(arguments)] = [code, out.getvalue(), "torch" in sys.modules]
+    loaded = sorted({"torch", "fastapi", "uvicorn"} & set(sys.modules))
+    seen[" ".join(arguments)] = [code, out.getvalue(), loaded]
 print(json.dumps(seen))
 """
     seen = run_python(program)
     assert {arguments.split()[0] for arguments in seen} - {"--help"} >= VERBS
-    for arguments, (code, text, torch_is_loaded) in seen.items():
+    for arguments, (code, text, loaded) in seen.items():
         assert code == 0, arguments
         assert "Usage: lucidlm" in text, arguments
-        assert not torch_is_loaded, arguments
+        assert loaded == [], arguments
     for verb in VERBS:
         assert verb in seen["--help"][1]
 

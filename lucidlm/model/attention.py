@@ -79,18 +79,21 @@ def _mixed(q: Tensor, k: Tensor, v: Tensor, factors: Tensor | None) -> Tensor:
     return (weights @ v.flatten(0, 1)).view_as(q)
 
 
-def cached_attention_by_matmuls(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attention of new tokens over cached keys: q (B, H, T, D), k and v (B, G, S, D), mask (B, 1, T, S).
+def attention_row_by_row(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
+    """Attention of one new token a row over its own keys: q (B, H, 1, D), k and v (B, G, S, D).
 
-    For rows that must not depend on their place in the batch. PyTorch's fused kernel gives some rows to each
-    of its threads, and on a CPU the last bits of a row depend on its thread. Those of a matmul do not.
+    Row b has lengths[b] tokens before the new one; a row without any is idle and gets zeros. For rows that
+    must not depend on their place and neighbours: in one call for all, the last bits of a row on a CPU depend
+    on S and on the thread that computes it. One call a row depends on that row alone.
     """
-    shape, groups = q.shape, k.shape[1]
-    q = (q * shape[-1] ** -0.5).unflatten(1, (groups, -1))  # (B, G, H/G, T, D)
-    scores = torch.bmm(q.flatten(2, 3).flatten(0, 1), k.flatten(0, 1).transpose(1, 2))
-    scores = scores.view(*q.shape[:4], -1).masked_fill(~mask[:, :, None], -torch.inf)
-    weights = scores.softmax(-1).flatten(2, 3).flatten(0, 1)  # (B G, H/G T, S)
-    return torch.bmm(weights, v.flatten(0, 1)).view(shape)
+    mixed, grouped = torch.zeros_like(q), q.shape[1] != k.shape[1]
+    for row, length in enumerate(lengths):
+        if length:
+            one, end = slice(row, row + 1), length + 1
+            mixed[one] = F.scaled_dot_product_attention(
+                q[one], k[one, :, :end], v[one, :, :end], enable_gqa=grouped
+            )
+    return mixed
 
 
 class KVCache:
@@ -101,8 +104,8 @@ class KVCache:
     in torch.no_grad or inference_mode.
     """
 
-    by_matmuls = False
-    """Whether attention goes over it by `cached_attention_by_matmuls`."""
+    row_by_row = False
+    """Whether attention goes over it by `attention_row_by_row`; then one token is added at a time."""
 
     def __init__(
         self,
@@ -241,8 +244,8 @@ class CausalSelfAttention(nn.Module):
             q = q.to(k.dtype)
         if self.by_matmuls:
             mixed = attention_by_matmuls(q, k, v, dropout=self.dropout)
-        elif cache is not None and cache.by_matmuls and mask is not None:
-            mixed = cached_attention_by_matmuls(q, k, v, mask)
+        elif cache is not None and cache.row_by_row:
+            mixed = attention_row_by_row(q, k, v, cache.lengths)
         else:
             mixed = F.scaled_dot_product_attention(
                 q,

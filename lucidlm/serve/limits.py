@@ -32,9 +32,11 @@ class Limits:
     total_s: float = 600.0
     """A request may take so long, its answer included; following a run may take as long as the run."""
     unread_bytes: int = 64 * 2**10
-    """A stream whose client does not read is dropped when so much waits beyond the socket's own buffer."""
+    """A stream is dropped when so much waits beyond the socket's own buffer, and its client"""
+    unread_s: float = 1.0
+    """takes nothing for so long: a large part alone is no sign of a client that does not read."""
     document_bytes: int = 64 * 2**20
-    """A text that is uploaded: a thousand novels' chapters; it is held on the disk."""
+    """A text that is uploaded: more than a hundred novels; it lies on the disk."""
     documents: int = 16
     """Uploaded texts that are kept, until the server ends."""
     documents_bytes: int = 256 * 2**20

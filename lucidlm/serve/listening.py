@@ -15,6 +15,8 @@ from lucidlm.serve.guards import Guard, Settings
 
 LOOK_S = 0.1
 """How often the server looks whether a signal came."""
+SEND_BYTES = 2**16
+"""The system's buffer of a connection: by default it grows to megabytes of text that nobody reads."""
 BACKLOG = 512
 """Connections that the system keeps waiting: more than the clients that lens.md's limits allow for."""
 
@@ -29,6 +31,7 @@ def listen(settings: Settings) -> socket.socket:
         raise ConfigError(f"--host {host}: {error.strerror or error}; use --host 127.0.0.1") from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)  # its connections inherit it
         sock.bind((host, port))
         sock.listen(BACKLOG)
     except OSError as error:

@@ -3,25 +3,20 @@
 import asyncio
 import secrets
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.responses import Response
 
 from lucidlm.errors import ServerError
 from lucidlm.serve.choices import Choices, joined
 from lucidlm.serve.engine import Engine
-from lucidlm.serve.faults import Answer, error_of, json_text
+from lucidlm.serve.faults import Answer
 from lucidlm.serve.forms import FAULTS, CompletionAnswer, CompletionForm, ErrorAnswer, ModelCard, ModelList
 from lucidlm.serve.orders import Order, order_of, served_as
-from lucidlm.serve.ticket import Outbox, Ticket, streamed
-
-
-def event(value: Any) -> bytes:
-    """One event of a stream; [DONE] is a word, all else is JSON."""
-    text = value if isinstance(value, str) else json_text(value)
-    return format_sse_event(data_str=text.encode("utf-8", errors="backslashreplace").decode())
+from lucidlm.serve.streams import event_stream
+from lucidlm.serve.ticket import Ticket
 
 
 def openai_routes(engine: Engine) -> APIRouter:
@@ -61,7 +56,7 @@ def openai_routes(engine: Engine) -> APIRouter:
         if not form.stream:
             return await _whole(engine, order, head, request)
         counted = form.stream_options is not None and form.stream_options.include_usage
-        return await _stream(engine, order, head, request, counted=counted)
+        return _stream(engine, order, head, request, counted=counted)
 
     @router.post("/chat/completions", status_code=400, response_model=ErrorAnswer)
     async def chat(form: dict[str, Any]) -> Response:
@@ -80,24 +75,20 @@ async def _whole(engine: Engine, order: Order, head: dict[str, Any], request: Re
     return Answer(head | {"choices": joined(parts), "usage": choices.usage()})
 
 
-async def _stream(
+def _stream(
     engine: Engine, order: Order, head: dict[str, Any], request: Request, *, counted: bool
 ) -> Response:
     choices, ticket = Choices(order), Ticket(engine, request)
     ticket.submit(choices.jobs(ticket))  # a full queue is an answer, not a part of a stream
-    usage: dict[str, Any] = {"usage": None} if counted else {}
 
-    async def fill(outbox: Outbox) -> None:
-        try:
-            async for key, happened in ticket.events():
-                for part in choices.take(key, happened):
-                    outbox.put(event(head | {"choices": [part]} | usage))
-            for part in choices.echoes():
-                outbox.put(event(head | {"choices": [part]} | usage))
-            if counted:
-                outbox.put(event(head | {"choices": [], "usage": choices.usage()}))
-        except Exception as error:
-            outbox.put(event(error_of(error)))
-        outbox.put(event("[DONE]"))
+    async def parts() -> AsyncIterator[dict[str, Any]]:
+        usage: dict[str, Any] = {"usage": None} if counted else {}
+        async for key, happened in ticket.events():
+            for part in choices.take(key, happened):
+                yield head | {"choices": [part]} | usage
+        for part in choices.echoes():
+            yield head | {"choices": [part]} | usage
+        if counted:
+            yield head | {"choices": [], "usage": choices.usage()}
 
-    return EventSourceResponse(streamed(Outbox(engine.limits.unread_bytes, request.state.drop), fill))
+    return event_stream(parts(), request, engine.limits)

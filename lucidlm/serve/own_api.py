@@ -1,25 +1,24 @@
 """Routes of our own: explanations, tokens, generation with its distributions, the state of the server."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.sse import EventSourceResponse
 from starlette.concurrency import iterate_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from lucidlm.measure.explanation import Explanation
 from lucidlm.measure.protocol import Protocol
 from lucidlm.serve.engine import Engine
-from lucidlm.serve.faults import Answer, error_of
+from lucidlm.serve.faults import Answer
 from lucidlm.serve.forms import FAULTS, ExplainForm, GenerateForm, TokenizeForm
 from lucidlm.serve.jobs import Completion, Scores, Served
-from lucidlm.serve.openai_api import event
 from lucidlm.serve.orders import served_as, wanted_steps
-from lucidlm.serve.ticket import Outbox, Ticket, streamed
+from lucidlm.serve.streams import event_stream
+from lucidlm.serve.ticket import Ticket
 from lucidlm.serve.transcript import Piece, Written, spelled
 from lucidlm.text.account import Account
 from lucidlm.text.documents import given_text
@@ -80,16 +79,12 @@ def own_routes(engine: Engine) -> APIRouter:
         ticket = Ticket(engine, request)
         ticket.submit([Completion(served, ticket.deliver(0), prompt, wanted)])
 
-        async def fill(outbox: Outbox) -> None:
-            try:
-                async for _, piece in ticket.events():
-                    assert isinstance(piece, Piece)
-                    outbox.put(event(shown(served, piece) | {"seed": wanted.seed}))
-            except Exception as error:
-                outbox.put(event(error_of(error)))
-            outbox.put(event("[DONE]"))
+        async def steps() -> AsyncIterator[dict[str, Any]]:
+            async for _, piece in ticket.events():
+                assert isinstance(piece, Piece)
+                yield shown(served, piece) | {"seed": wanted.seed}
 
-        return EventSourceResponse(streamed(Outbox(engine.limits.unread_bytes, request.state.drop), fill))
+        return event_stream(steps(), request, engine.limits)
 
     return router
 

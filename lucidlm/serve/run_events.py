@@ -9,9 +9,9 @@ from typing import Any
 
 from lucidlm.report.curves import bits_per_nat, thinned
 from lucidlm.serve.faults import error_of
-from lucidlm.serve.openai_api import event
 from lucidlm.serve.run_view import RunView
 from lucidlm.serve.runs_folder import LIVE, Runs, whole
+from lucidlm.serve.streams import event
 
 LOOK_S = 1.0
 """How often a client hears of a run."""

@@ -1,10 +1,10 @@
 """Rows of a cache for texts that grow together: one token each comes in, logits of the next go out.
 
 A row's logits must not depend on the rows beside it, or a seeded text would change with the load. Matmuls of
-1 and of 8 rows differ in their last bits, and so does attention over 40 and over 64 keys. So the shape is
-always the same: ROWS rows, idle ones included, and all places of the cache, those that are masked included;
-and attention is by matmuls, as PyTorch's kernel for it computes other last bits in each of its threads. In
-float32 on a CPU a row then has the same bits in any place and whatever the others hold; tests/serve compares.
+1 and of 8 rows differ in their last bits: so there are always ROWS rows, idle ones included. Attention over
+40 and over 64 keys differs too, and on several threads from row to row: so it goes row by row, over a row's
+own keys. In float32 on a CPU a row then has the same bits in any place and whatever the others hold;
+tests/serve compares them.
 """
 
 import torch
@@ -38,23 +38,22 @@ def row_bytes(model: GPT) -> int:
 
 
 class SlotCache(KVCache):
-    """A KVCache whose attention always goes over all its places, whatever the lengths of the rows."""
+    """A KVCache whose rows know nothing of each other; all of them have at most one new token at a time."""
 
-    by_matmuls = True
+    row_by_row = True
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Stores new keys and values (B, G, 1, D) of a layer; returns all places, (B, G, capacity, D)."""
         keys, values = self.keys[layer], self.values[layer]
-        rows, places = torch.arange(len(self.lengths), device=k.device)[:, None], self.positions(k.shape[2])
-        keys[rows, :, places] = k.transpose(1, 2).to(keys.dtype)
-        values[rows, :, places] = v.transpose(1, 2).to(values.dtype)
+        rows = torch.arange(len(self.lengths), device=k.device)
+        places = torch.tensor(self.lengths, device=k.device)
+        keys[rows, :, places] = k[:, :, 0].to(keys.dtype)
+        values[rows, :, places] = v[:, :, 0].to(values.dtype)
         return keys, values
 
-    def mask(self, count: int) -> Tensor:
-        """Which of all places each new token may see: (B, 1, count, capacity)."""
-        positions = self.positions(count)
-        places = torch.arange(self.capacity, device=positions.device)
-        return (places <= positions[:, :, None])[:, None]
+    def mask(self, count: int) -> None:
+        """None: each row sees its own keys alone."""
+        assert count == 1, "rows grow by one token at a time"
 
 
 class Slots:

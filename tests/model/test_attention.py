@@ -10,7 +10,7 @@ from lucidlm.model.attention import (
     CausalSelfAttention,
     KVCache,
     attention_by_matmuls,
-    cached_attention_by_matmuls,
+    attention_row_by_row,
     rotate,
     rotation_table,
     textbook_attention,
@@ -321,15 +321,14 @@ def test_a_layer_gives_the_same_by_matmuls(tiny_config):
 
 
 @pytest.mark.parametrize(("heads", "groups"), SHAPES)
-def test_cached_attention_by_matmuls_is_the_textbooks_and_the_kernels(heads, groups):
+def test_attention_row_by_row_is_the_kernels_and_idle_rows_get_zeros(heads, groups):
     q, k, v = queries_keys_values(heads, groups, dtype=torch.float64)
-    causal = torch.ones(9, 9, dtype=torch.bool).tril().expand(2, 1, 9, 9)
-    found = cached_attention_by_matmuls(q, k, v, causal)
-    torch.testing.assert_close(found, textbook_attention(q, k, v), rtol=0, atol=1e-12)
-    ragged = (torch.arange(9) < torch.tensor([[3], [7]]))[:, None, None]
-    kernel = F.scaled_dot_product_attention(q[:, :, :1], k, v, attn_mask=ragged, enable_gqa=heads != groups)
-    found = cached_attention_by_matmuls(q[:, :, :1], k, v, ragged)
-    torch.testing.assert_close(found, kernel, rtol=0, atol=1e-12)
+    q = q[:, :, :1]
+    mask = (torch.arange(9) < torch.tensor([[3], [9]]))[:, None, None]
+    kernel = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=heads != groups)
+    torch.testing.assert_close(attention_row_by_row(q, k, v, [2, 8]), kernel, rtol=0, atol=1e-12)
+    kernel[0] = 0
+    torch.testing.assert_close(attention_row_by_row(q, k, v, [0, 8]), kernel, rtol=0, atol=1e-12)
 
 
 def test_attentions_own_dropout_is_on_in_training_and_off_in_eval():

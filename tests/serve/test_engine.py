@@ -4,6 +4,7 @@ import contextlib
 import gc
 import json
 import re
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -46,8 +47,8 @@ def slow_server(seconds=0.02, *, context_length=4096, **limits):
         yield live
 
 
-def stream_of(server, **fields):
-    """A connection whose stream has begun, and its answer."""
+def stream_of(server, *, receive_bytes=None, **fields):
+    """A connection whose stream has begun, and its answer; the system keeps so many bytes for it."""
     body = {
         "model": "tiny",
         "prompt": "ab",
@@ -56,6 +57,10 @@ def stream_of(server, **fields):
         "max_tokens": 2000,
     } | fields
     connection = server.connect()
+    if receive_bytes is not None:
+        connection.sock = socket.socket()
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        connection.sock.connect(("127.0.0.1", server.port))
     connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
     answer = connection.getresponse()
     assert answer.status == 200
@@ -190,11 +195,21 @@ def test_stopping_ends_running_streams():
 
 
 def test_a_stream_that_is_not_read_is_dropped():
-    with slow_server(0, unread_bytes=2000, context_length=60_000) as server:
-        connection, _ = stream_of(server, max_tokens=50_000, logprobs=20)
-        assert server.wait_for(0, timeout_s=20) < 20  # the sockets' own buffers hold some hundred kilobytes
+    with slow_server(0, unread_bytes=2000, unread_s=0.2) as server:
+        connection, _ = stream_of(server, receive_bytes=4096, max_tokens=4000, logprobs=20)
+        assert server.wait_for(0, timeout_s=10) < 10  # the sockets' own buffers hold some hundred kilobytes
         with contextlib.closing(connection):
             assert server.complete(max_tokens=1).status == 200
+
+
+def test_a_client_that_reads_gets_a_stream_whose_parts_are_larger_than_what_may_wait(server):
+    reply = server.complete(
+        [STORY[:50] + str(number) for number in range(10, 42)],
+        max_tokens=3, logprobs=20, echo=True, stream=True, logit_bias=FOREVER,
+    )  # fmt: skip
+    assert len(reply.body) > 10 * LIMITS.unread_bytes
+    ended = [choice["finish_reason"] for event in reply.events for choice in event["choices"]]
+    assert ended.count("length") == 32
 
 
 def test_the_client_sees_429_as_a_rate_limit():
