@@ -36,7 +36,7 @@ class Limits:
     unread_s: float = 1.0
     """takes nothing for so long: a large part alone is no sign of a client that does not read."""
     document_bytes: int = 64 * 2**20
-    """A text that is uploaded: a thousand novels' chapters; it is held on the disk."""
+    """A text that is uploaded: more than a hundred novels; it lies on the disk."""
     documents: int = 16
     """Uploaded texts that are kept, until the server ends."""
     documents_bytes: int = 256 * 2**20

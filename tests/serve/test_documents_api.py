@@ -15,6 +15,7 @@ from packed_files import docx, p
 from serving import running
 from written_files import epub, pdf
 
+from lucidlm.serve import document_view
 from lucidlm.serve import documents as documents_module
 from lucidlm.serve.documents import Stored, _sweep
 from lucidlm.serve.limits import LIMITS
@@ -137,6 +138,13 @@ def test_an_encoding_may_be_chosen_and_is_said(live):
     found = live.upload("brücke.txt", data, "&tokenizer=bytes&encoding=latin-1").json
     assert found["words"] == 240
     assert found["encodings"] != ["utf-8"]
+
+
+def test_a_file_that_unpacks_to_too_much_is_refused(live, monkeypatch):
+    monkeypatch.setattr(document_view, "LARGEST_TEXT", 2000)
+    assert live.upload("a.txt.gz", gzip.compress(LONG.encode()), "&tokenizer=bytes").status == 200
+    refused = live.upload("b.txt.gz", gzip.compress((LONG * 3).encode()), "&tokenizer=bytes")
+    assert (refused.status, "unpacked" in refused.fault["message"]) == (400, True)
 
 
 def test_what_is_in_both_parts_is_found(live):
@@ -285,9 +293,10 @@ def test_two_texts_are_read_at_a_time_and_others_are_answered_meanwhile(live, mo
 
 
 def test_a_text_is_forgotten_where_its_client_leaves_and_its_reading_ends(live, monkeypatch):
-    ended = threading.Event()
+    began, ended = threading.Event(), threading.Event()
 
     def until_nobody_waits(path, name, question, patience):
+        began.set()
         if patience.over.wait(10):
             ended.set()
         return {"words": 1}
@@ -296,12 +305,11 @@ def test_a_text_is_forgotten_where_its_client_leaves_and_its_reading_ends(live, 
     before = kept()
     connection = live.connect()
     connection.request("POST", "/api/documents?name=a.txt", b"x", {"content-type": "text/plain"})
-    until = time.monotonic() + 5
-    while kept() == before and time.monotonic() < until:
-        time.sleep(0.01)
+    assert began.wait(5)
     assert kept() != before
     connection.close()
     assert ended.wait(5)
+    until = time.monotonic() + 5
     while kept() != before and time.monotonic() < until:
         time.sleep(0.01)
     assert kept() == before
