@@ -89,7 +89,10 @@ def data(page: Page) -> None:
     page.locator("#split").wait_for()
 
 
-VIEWS: tuple[Callable[[Page], None], ...] = (explain, learn, guess, generate, compare, train, data)
+VIEWS: dict[str, Callable[[Page], None]] = {
+    "explain": explain, "learn": learn, "guess": guess, "generate": generate, "compare": compare,
+    "train": train, "data": data,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -110,12 +113,12 @@ def main() -> None:
                     base_url=address, viewport={"width": width, "height": height}, color_scheme=scheme
                 )
                 page = context.new_page()
-                for view in VIEWS:
-                    view(page)
+                for name, show in VIEWS.items():
+                    show(page)
                     page.evaluate("() => scrollTo(0, 0)")
                     picture = Image.open(io.BytesIO(page.screenshot()))
                     small = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-                    small.save(folder / f"{view.__name__}-{width}-{scheme}.png", optimize=True)
+                    small.save(folder / f"{name}-{width}-{scheme}.png", optimize=True)
                 context.close()
         browser.close()
 

@@ -89,7 +89,7 @@ class Runs:
         training = self.trainings.of(folder)
         more = NOT_OURS if training is None else training.to_dict()
         shown = {"id": id_of(folder, self.folder), "name": folder.relative_to(self.folder).as_posix()}
-        return row | more | shown | _changed(row, training)
+        return row | more | shown | _changed(row, training, ended=more["exit_code"] is not None)
 
     def start(self, form: TrainForm) -> dict[str, Any]:
         """Starts a training; ConfigError or ServerError where it cannot begin."""
@@ -171,12 +171,12 @@ def whole(view: RunView | None, head: dict[str, Any]) -> dict[str, Any]:
     return {"curves": curves, "validations": [], "samples": []} | head
 
 
-def _changed(row: dict[str, Any], training: Training | None) -> dict[str, Any]:
+def _changed(row: dict[str, Any], training: Training | None, *, ended: bool) -> dict[str, Any]:
     """Status and texts of a row by what is known of its process."""
     if training is None:
         return {}
     text = row["text"] and [training.names.get(each, each) for each in row["text"]]
-    if not training.alive:
+    if ended:  # as its exit code says, which stands in the same row: it may end at any moment
         return {"text": text, "status": "failed" if row["status"] == "starting" else row["status"]}
     status = "starting" if row["status"] == "starting" else "training"
     return {"text": text, "status": "stopping" if training.stopping else status}
