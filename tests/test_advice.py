@@ -241,6 +241,7 @@ def _pattern(said: str) -> str:
 
 
 ELSEWHERE = {
+    "leave --open or --api-key out": "cli/test_serving.py::test_what_cannot_be_is_refused_before_a_model_is_loaded",
     "train one, or serve one: lucidlm serve gpt2": "cli/test_serving.py::test_without_a_model_or_a_run_it_shows_where_to_train_one",
     "other machines can reach this address; give --api-key too, or use --host 127.0.0.1": "cli/test_serving.py::test_an_address_of_others_needs_a_key",
     "another program uses it; give another --port, or 0 for any free one": "cli/test_serving.py::test_a_port_in_use_is_an_error_with_a_way_out",

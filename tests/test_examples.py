@@ -5,12 +5,14 @@ import re
 import shlex
 import subprocess
 import sys
+import webbrowser
 from pathlib import Path
 
 import pytest
 import torch
 
 from lucidlm.cli import main
+from lucidlm.serve import listening
 
 ROOT = Path(__file__).parent.parent
 BOOK = "The tide came in and the tide went out. Nobody on the quay wrote it down but Anna. " * 40
@@ -75,10 +77,15 @@ def test_every_command_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch, ca
     assert len(commands) >= 6
     (tmp_path / "book.txt").write_text(BOOK)
     (tmp_path / "more.txt").write_text(BOOK[::-1])
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) is None)
+    # It would serve until a signal comes: here until it is ready.
+    monkeypatch.setattr(listening, "serve", lambda app, sock, ready: ready())
     for command in commands:
         code = main(quicker(command))  # in this process: importing PyTorch takes seconds each time
         torch.set_num_threads(1)
         assert code == 0, (command, capsys.readouterr().err)
+    assert [address.startswith("http://127.0.0.1:") for address in opened] == [True]
 
 
 def test_the_readme_is_narrow_and_names_tests_that_exist():

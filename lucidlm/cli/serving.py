@@ -61,6 +61,8 @@ def serve(
     from lucidlm.serve.listening import listen
     from lucidlm.serve.listening import serve as serve_app
 
+    if open and api_key is not None:
+        raise LucidError("--open: the pages send no API key; leave --open or --api-key out")
     settings = Settings(host=host, port=port, api_key=api_key)
     if Path(runs).exists() and not Path(runs).is_dir():
         raise LucidError(f"--runs {runs}: a file; give the folder that has the runs in it")
@@ -69,7 +71,7 @@ def serve(
     check_names(map(_name, sources))
     with listen(settings) as sock:  # before minutes are spent on models
         served = [_served(source, compute) for source in sources]
-        if not compute.threads and all(each.model.n_parameters < SMALL_WEIGHTS for each in served):
+        if not compute.threads and served and all(each.model.n_parameters < SMALL_WEIGHTS for each in served):
             set_threads(1)
         address = _address(settings, sock.getsockname()[1])
         server = make_app(served, settings, runs=Path(runs))
@@ -127,7 +129,7 @@ def _served(source: "Source", compute: Compute) -> "Served":
     # On a GPU the weights stay as they are, and autocast shortens them.
     casts = "float32" if form.kernel is not None else dtype
     writer = for_generation(model, form) if form.kernel is not None else None
-    return Served(_name(source), source.kind, model, tokenizer, writer, dtype, casts)
+    return Served(_name(source), source.kind, model, tokenizer, writer, dtype, casts, source.name)
 
 
 def _address(settings: "Settings", port: int) -> str:

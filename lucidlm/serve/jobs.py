@@ -41,6 +41,8 @@ class Served:
     """dtype of the weights in the matmuls of generated text; explanations are in float32."""
     autocast: Dtype = "float32"
     """dtype that the weights are cast to at each step, where there is no writer."""
+    source: str = ""
+    """What the command line calls it: a path or a name."""
 
     @property
     def generating(self) -> GPT:

@@ -22,6 +22,7 @@ from lucidlm.serve.ticket import Ticket
 from lucidlm.serve.transcript import Piece, Written, spelled
 from lucidlm.text.account import Account
 from lucidlm.text.documents import given_text
+from lucidlm.text.tokenizer import Tokenizer
 
 LINES = 256
 """Lines of an explanation's JSON that are sent at once."""
@@ -54,10 +55,7 @@ def own_routes(engine: Engine) -> APIRouter:
         """The tokens of a text: id, text and bytes of each."""
         tokenizer = served_as(engine.served, form.model).tokenizer
         ids = await asyncio.to_thread(tokenizer.encode, form.text)
-        rows = [
-            {"id": id, "text": spelled(tokenizer, id), "bytes": len(tokenizer.token_bytes(id))} for id in ids
-        ]
-        return Answer({"tokenizer": tokenizer.name, "count": len(ids), "tokens": rows})
+        return await asyncio.to_thread(_tokens, tokenizer, ids)
 
     @router.post("/api/generate")
     async def generate(form: GenerateForm, request: Request) -> Response:
@@ -94,11 +92,17 @@ async def explained(engine: Engine, form: ExplainForm, request: Request) -> Expl
     return replace(explanation, account=account)
 
 
+def _tokens(tokenizer: Tokenizer, ids: list[int]) -> Response:
+    rows = [{"id": id, "text": spelled(tokenizer, id), "bytes": len(tokenizer.token_bytes(id))} for id in ids]
+    return Answer({"tokenizer": tokenizer.name, "count": len(ids), "tokens": rows})
+
+
 def described(served: Served) -> dict[str, Any]:
     """A model, as /api/models shows it."""
     config = served.model.config
     return {
         "name": served.name,
+        "source": served.source or served.name,
         "kind": served.kind,
         "parameters": served.model.n_parameters,
         "family": config.family,

@@ -16,8 +16,8 @@ from starlette.responses import Response
 from lucidlm.errors import ServerError
 from lucidlm.measure.compared import Comparison
 from lucidlm.measure.compared import page_values as comparison_values
+from lucidlm.measure.explanation import Explanation, speller
 from lucidlm.measure.explanation import page_values as explanation_values
-from lucidlm.measure.explanation import speller
 from lucidlm.pages.page import render
 from lucidlm.serve.engine import Engine
 from lucidlm.serve.faults import Answer
@@ -70,7 +70,7 @@ def page_routes(engine: Engine) -> APIRouter:
     async def explain_part(form: ExplainForm, request: Request) -> Response:
         """The explanation of texts as HTML: coloured tokens, and from the targets to the perplexity."""
         explanation = await explained(engine, form, request)
-        return HTMLResponse(render("explanation_part.html", explained=explanation_values(explanation)))
+        return await asyncio.to_thread(_explanation_part, explanation)
 
     @router.post("/api/logits")
     async def logits(form: LogitsForm, request: Request) -> Response:
@@ -98,9 +98,17 @@ def page_routes(engine: Engine) -> APIRouter:
     async def compare_part(form: CompareForm, request: Request) -> Response:
         """The comparison as HTML: the difference, its interval, and the text as a heat map."""
         comparison = await _compared(engine, form, request)
-        return HTMLResponse(render("comparison_part.html", **comparison_values(comparison)))
+        return await asyncio.to_thread(_comparison_part, comparison)
 
     return router
+
+
+def _explanation_part(explanation: Explanation) -> Response:
+    return HTMLResponse(render("explanation_part.html", explained=explanation_values(explanation)))
+
+
+def _comparison_part(comparison: Comparison) -> Response:
+    return HTMLResponse(render("comparison_part.html", **comparison_values(comparison)))
 
 
 @cache

@@ -30,7 +30,7 @@ class RunModels:
             served = self.engine.served.get(name)
             if served is None or self._read.get(name) != stamp:
                 model, tokenizer = load(resolve(folder))
-                served = Served(name, "run", model, tokenizer)
+                served = Served(name, "run", model, tokenizer, source=str(folder))
             self._read.pop(name, None)
             self._read[name] = stamp
             kept = list(self._read)[-self.engine.limits.run_models :]

@@ -37,6 +37,7 @@ class Training:
     names: dict[str, str] = field(default_factory=dict)
     """Paths on this machine, and what is shown in their place."""
     stopping: bool = False
+    _asking: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def alive(self) -> bool:
@@ -72,9 +73,10 @@ class Training:
 
     def stop(self) -> None:
         """Asks it to save and end, once: a second signal would end it without a checkpoint."""
-        if self.alive and not self.stopping:
-            self.stopping = True
-            self.process.terminate()
+        with self._asking:  # two pages may ask at once
+            if self.alive and not self.stopping:
+                self.stopping = True
+                self.process.terminate()
 
     def to_dict(self) -> dict[str, Any]:
         """What a run has beside its row where this server started it."""
@@ -114,7 +116,7 @@ class Trainings:
     def __init__(self) -> None:
         self._of: dict[Path, Training] = {}
         self._lock = threading.Lock()
-        self._closed = False
+        self._closed_at: float | None = None
 
     def of(self, folder: Path) -> Training | None:
         """The last training in this folder that this server started."""
@@ -134,7 +136,7 @@ class Trainings:
         """A process of `lucidlm train` with these arguments, never by a shell; ServerError while one runs."""
         names = names or {}
         with self._lock:
-            if self._closed:
+            if self._closed_at is not None:
                 raise ServerError("the server is stopping", "start it again", status=503)
             if (running := self.current) is not None:
                 raise ServerError(
@@ -159,16 +161,16 @@ class Trainings:
     def begin_to_close(self) -> None:
         """Asks the one that lives to save and end; none starts any more."""
         with self._lock:
-            self._closed = True
+            self._closed_at = self._closed_at or time.monotonic()
         if (running := self.current) is not None:
             running.stop()
 
     def close(self) -> None:
-        """Returns when the one that lives has ended, or after END_S."""
+        """Returns when the one that lives has ended, or END_S after it was asked to."""
         self.begin_to_close()
         running = self.current
-        if running is None:
+        if running is None or self._closed_at is None:
             return
-        until = time.monotonic() + END_S
+        until = self._closed_at + END_S
         while running.alive and time.monotonic() < until:
             time.sleep(LOOK_S)

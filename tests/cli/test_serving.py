@@ -145,6 +145,7 @@ def test_without_a_model_it_serves_the_latest_run_and_others_when_they_are_asked
         (["--port", "-1"], "--port -1"),
         (["--port", "65536"], "--port 65536"),
         (["--api-key", ""], "--api-key"),
+        (["--api-key", "k", "--open"], "leave --open or --api-key out"),
         (["--api-key", "ö"], "--api-key"),
         (["--host", "no such host", "--api-key", "k"], "--host no such host"),
     ],

@@ -92,7 +92,8 @@ def test_a_token_shows_what_explain_says_of_it(page, tiny):
         assert number(page.locator(".chain b.nats").inner_text()) == pytest.approx(token.nats, abs=6e-5)
         steps = page.locator(".chain").inner_text()
         assert f"id {token.id} of 257" in steps
-        assert f"{token.rank - 1} tokens were likelier" in steps
+        likelier = {1: "No token was likelier", 2: "One token was likelier"}
+        assert likelier.get(token.rank, f"{token.rank - 1} tokens were likelier") in steps
         mean, perplexity = re.search(r"e\^([\d.]+) = ([\d.,]+):", steps).groups()
         assert number(mean) == pytest.approx(token.running_loss_nats, abs=6e-5)
         assert number(perplexity) == pytest.approx(math.exp(token.running_loss_nats), rel=1e-2)
@@ -169,6 +170,11 @@ def test_three_rounds_of_guessing_are_scored_beside_the_model(page, tiny):
     assert mean("uniform") == pytest.approx(math.log2(257), abs=0.006)
 
 
+def characters(page: Page, texts: list[str]) -> list[str]:
+    """What the lens shows of these tokens."""
+    return page.evaluate("async texts => (await import('/lens/dom.js')).characters(texts)", texts)
+
+
 def written(page: Page) -> list[str]:
     return page.locator(".written > i").all_inner_texts()
 
@@ -191,7 +197,7 @@ def test_a_text_is_the_same_for_a_seed_and_goes_on_from_an_alternative(page, ser
         "prompt": "The old", "max_new_tokens": 20, "seed": 7, "temperature": 0.8, "min_p": 0,
     })  # fmt: skip
     tokens = [token["text"] for event in reply.events for token in event["tokens"]]
-    assert first == [text.replace("\n", "↵\n") for text in tokens]
+    assert first == [text.replace("\n", "↵\n") for text in characters(page, tokens)]
     page.locator(".written > i").nth(5).click()
     other = page.locator("#step .alternative:enabled").first
     text = other.inner_text().removeprefix("“").removesuffix("”")
@@ -203,6 +209,28 @@ def test_a_text_is_the_same_for_a_seed_and_goes_on_from_an_alternative(page, ser
     assert branched[5] == text
     page.locator(".branches button").click()
     assert written(page) == first
+    page.locator(".branches button").click()
+    assert written(page) == branched
+
+
+def test_another_model_gets_the_same_text(page):
+    page.goto("/explain")
+    page.get_by_label("Text to explain").fill("Half typed")
+    page.get_by_label("model").select_option("other")
+    page.locator(".chain b.nats").wait_for()
+    assert page.get_by_label("Text to explain").input_value() == "Half typed"
+    expect(page).to_have_url(re.compile("model=other"))
+
+
+def test_a_model_that_is_not_served_is_named(page):
+    page.goto("/explain?model=runs%2Fgone&text=abc")
+    expect(page.get_by_role("alert")).to_contain_text("runs/gone is not served now. This is tiny.")
+
+
+def test_characters_of_several_tokens_are_read(page):
+    page.goto("/generate")
+    texts = ["a", r"bytes:\xc3", r"bytes:\xa9", "b", r"bytes:\xe2\x82", r"bytes:\xff", "bytes:"]
+    assert characters(page, texts) == ["a", "é", "", "b", r"\xe2\x82", r"\xff", ""]
 
 
 def test_the_filters_are_seen_in_the_distribution(page):
@@ -336,6 +364,10 @@ def test_a_training_is_started_watched_stopped_and_explained(bench):
     page.get_by_role("button", name="Stop and save").click()
     expect(page.locator("#facts")).to_contain_text("interrupted", timeout=30_000)
     expect(page.locator("#detail")).to_contain_text("A held-out sentence")
+    page.get_by_role("button", name="Go on").click()
+    expect(page.locator("#facts")).to_contain_text("left", timeout=30_000)
+    page.get_by_role("button", name="Stop and save").click()
+    expect(page.locator("#facts")).to_contain_text("interrupted", timeout=30_000)
     page.get_by_role("button", name="explain with it").click()
     expect(page).to_have_url(re.compile(r"/explain\?model=runs%2Fwatched"), timeout=20_000)
     page.get_by_label("Text to explain").fill("The lamp")
@@ -359,8 +391,17 @@ def test_a_book_is_dropped_and_its_reading_is_shown(bench, tmp_path):
     assert inputs[1:] == targets[:-1]
     page.get_by_role("button", name="Train on it").click()
     expect(page.locator("#start select option:checked")).to_have_text("büch.txt")
+    page.get_by_label("name").fill("a-name")  # which a plan has no use for
     page.get_by_role("button", name="Predict").click()
     expect(page.locator(".plan")).to_contain_text("steps", timeout=60_000)
+    page.get_by_label("minutes").fill("2,5")
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator("#start").get_by_role("alert")).to_contain_text("write it like 2.5")
+    page.goto("/train?text=0123456789ab")
+    expect(page.locator("#start").get_by_role("alert")).to_contain_text("not on the server any more")
+    page.goto("/data")
+    page.locator("#kept").get_by_role("button", name="forget").click()
+    expect(page.locator("#kept li")).to_have_count(0)
 
 
 def test_a_tokenizer_is_seen_at_work(bench):

@@ -8,9 +8,11 @@ async function refused(response) {
   return new Error(message);
 }
 
+const REMOVED = Symbol("removed");
+
 async function asked(path, body, signal) {
   const raw = body instanceof Blob, kind = raw ? "application/octet-stream" : "application/json";
-  const options = body === undefined ? {} : {method: "POST", headers: {"Content-Type": kind}, body: raw ? body : JSON.stringify(body)};
+  const options = body === undefined ? {} : body === REMOVED ? {method: "DELETE"} : {method: "POST", headers: {"Content-Type": kind}, body: raw ? body : JSON.stringify(body)};
   let response;
   try {
     response = await fetch(path, {...options, signal});
@@ -23,6 +25,7 @@ async function asked(path, body, signal) {
 }
 
 export const json = async (path, body, signal) => (await asked(path, body, signal)).json();
+export const remove = async path => (await asked(path, REMOVED)).json();
 export const upload = async (path, file, signal) => (await asked(path, file, signal)).json();
 export const text = async (path, body, signal) => (await asked(path, body, signal)).text();
 

@@ -20,7 +20,7 @@ const VIEWS = {
   guess: {name: "Guess", view: guessView},
 };
 const main = document.getElementById("view"), nav = document.getElementById("nav"), picker = document.getElementById("model");
-const state = {models: [], leave: null};
+const state = {models: [], leave: null, said: {}};
 const LONGEST_ADDRESS = 4000;
 
 // What the address says: the name of a view and its values.
@@ -35,17 +35,21 @@ export function address(name, values) {
   const path = `/${name}?${kept}`;
   return path.length <= LONGEST_ADDRESS ? path : `/${name}?model=${encodeURIComponent(values.model ?? "")}`;
 }
-export const remember = (name, values) => history.replaceState(null, "", address(name, values));
+export function remember(name, values) {
+  state.said = values;  // all of it: an address has no room for long texts
+  history.replaceState(null, "", address(name, values));
+}
 export function go(name, values, focus = true) {
   history.pushState(null, "", address(name, values));
-  open(focus);
+  open(focus, values);
 }
 
 export const model = () => state.models.find(each => each.name === picker.value);
 export const models = () => state.models;
 
-function open(focus) {
-  const {name, values} = here();
+function open(focus, given = null) {
+  const {name, values: written} = here(), values = {...written, ...given};
+  state.said = values;
   state.leave?.();
   state.leave = null;
   if (state.models.some(each => each.name === values.model)) picker.value = values.model;
@@ -56,8 +60,9 @@ function open(focus) {
     go(each, {model: picker.value});
   }}, label))));
   main.replaceChildren();
+  if (values.model && !state.models.some(each => each.name === values.model)) main.append(make("p", {class: "card problem", role: "alert"}, make("b", {}, `${values.model} is not served now. `), state.models.length ? `This is ${picker.value}. ` : "", "A run is served again by “explain with it” in the view Train."));
   const {view, alone} = VIEWS[name];
-  if (!alone && !state.models.length) main.append(make("h1", {}, VIEWS[name].name), make("p", {class: "card"}, "No model is served yet. Train one: ", make("a", {href: "/train"}, "three minutes on a text of yours"), ", or start the server with one: ", make("code", {}, "lucidlm serve gpt2"), "."));
+  if (!alone && !state.models.length) main.append(make("h1", {}, VIEWS[name].name), make("p", {class: "card"}, "No model is served yet. Train one: ", make("a", {href: "/train"}, "three minutes on a text of yours"), ", or start the server with one: ", make("code", {}, "lucidlm serve gpt2"), ". A run that is there already is served by “explain with it” in the view Train."));
   else state.leave = view(main, values) ?? null;
   if (focus) main.focus({preventScroll: true});
 }
@@ -78,7 +83,14 @@ async function start() {
     main.replaceChildren(problem(error), make("button", {type: "button", onclick: start}, "Try again"));
     return;
   }
-  picker.addEventListener("change", () => go(here().name, {...here().values, model: picker.value, at: ""}, false));
+  picker.addEventListener("change", () => {
+    const box = main.querySelector("textarea");  // what was typed, submitted or not
+    go(here().name, {...state.said, ...(box?.value ? {[box.id]: box.value} : {}), model: picker.value, at: ""}, false);
+  });
+  document.querySelector(".skip").addEventListener("click", event => {
+    event.preventDefault();
+    main.focus();
+  });
   addEventListener("popstate", () => open(true));
   open(false);
 }

@@ -5,10 +5,11 @@ import {model, models, remember} from "./app.js";
 import {copyButton, make, problem, quoted, waiting} from "./dom.js";
 
 export function compareView(main, values) {
-  const running = new AbortController(), names = models().map(each => each.name);
+  let last = new AbortController();
+  const names = models().map(each => each.name);
   main.append(make("h1", {}, "Which one predicts this text better?"));
   if (names.length < 2) {
-    main.append(make("p", {class: "card"}, "One model is served, and a comparison needs two. Start the server with both: ", make("code", {}, `lucidlm serve ${quoted(names[0])} OTHER`), ". Two checkpoints of a run are two models too."));
+    main.append(make("p", {class: "card"}, "One model is served, and a comparison needs two. Start the server with both: ", make("code", {}, `lucidlm serve ${quoted(names[0])} OTHER`), ". Or open a run in the view Train and choose “explain with it”: it is served too from then on. Two checkpoints of a run are two models."));
     return null;
   }
   const pick = (id, chosen) => {
@@ -19,12 +20,12 @@ export function compareView(main, values) {
   const a = pick("a", values.model ?? model().name), b = pick("b", values.b ?? names.find(name => name !== a.value));
   const input = make("textarea", {id: "text", rows: "5", spellcheck: "false", placeholder: "Type or paste a text: some sentences at least, for an interval"});
   input.value = values.text ?? "";
-  const result = make("div", {id: "result", "aria-live": "polite"}, make("p", {class: "dim"}, "Nothing is compared yet: give a text that neither model was trained on."));
+  const result = make("div", {id: "result"}, make("p", {class: "dim"}, "Nothing is compared yet: give a text that neither model was trained on."));
   main.append(make("p", {}, "Both models read the same text. Bits per byte do not depend on the tokenizer, so any two models can be compared."),
     make("form", {class: "card", onsubmit: event => { event.preventDefault(); compare(); }},
       make("div", {class: "knobs"}, make("label", {}, "model A ", a), make("label", {}, "model B ", b)),
       make("label", {for: "text"}, "Text"), input,
-      make("p", {class: "controls"}, make("button", {class: "primary", type: "submit"}, "Compare"), " ", copyButton("copy as command", () => `lucidlm compare ${quoted(a.value)} ${quoted(b.value)} text.txt`))),
+      make("p", {class: "controls"}, make("button", {class: "primary", type: "submit"}, "Compare"), " ", copyButton("copy as command", () => `lucidlm compare ${[a, b].map(each => quoted(models().find(one => one.name === each.value).source)).join(" ")} ${quoted(input.value)}`))),
     result);
 
   async function compare() {
@@ -35,9 +36,11 @@ export function compareView(main, values) {
     }
     remember("compare", {model: a.value, b: b.value, text: body.text});
     result.replaceChildren(waiting("Both models read the text…"));
+    last.abort();
+    last = new AbortController();
     try {
       const part = make("div");
-      part.innerHTML = await api.text("/api/compare/part", body, running.signal);  // the server's template escapes the text
+      part.innerHTML = await api.text("/api/compare/part", body, last.signal);  // the server's template escapes the text
       for (const box of part.querySelectorAll(".scroll")) box.tabIndex = 0;
       result.replaceChildren(part);
     } catch (error) {
@@ -45,5 +48,5 @@ export function compareView(main, values) {
     }
   }
   if (values.text && values.b) compare();
-  return () => running.abort();
+  return () => last.abort();
 }

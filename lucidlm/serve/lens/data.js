@@ -7,7 +7,8 @@ import {make, problem, shown, waiting, whole} from "./dom.js";
 const LARGEST = 64 * 2 ** 20;
 
 export function dataView(main, values) {
-  const running = new AbortController(), result = make("div", {id: "result", "aria-live": "polite"}, make("p", {class: "dim"}, "No file was read yet."));
+  const running = new AbortController(), result = make("div", {id: "result"}, make("p", {class: "dim"}, "No file has been read yet.")), kept = make("div", {id: "kept"});
+  let reading = new AbortController(), cutting = new AbortController();
   const file = make("input", {type: "file", id: "file", onchange: () => file.files[0] && read(file.files[0])});
   const drop = make("label", {class: "drop card", for: "file"}, make("b", {}, "Drop a book here"), make("br"), make("span", {class: "dim"}, "or choose a file: text, HTML, EPUB, PDF, Word, JSON lines, also compressed; up to 64 MiB. It stays on this machine."), make("br"), file);
   for (const kind of ["dragover", "dragleave", "drop"]) drop.addEventListener(kind, event => {
@@ -20,12 +21,14 @@ export function dataView(main, values) {
   let soon = null;
   text.addEventListener("input", () => { clearTimeout(soon); soon = setTimeout(tokenize, 200); });
   main.append(make("h1", {}, "What will it read?"), make("p", {}, "Before a model learns from a text, the text is read, cleaned, cut into tokens and split. See what remains of yours."), drop, result,
-    make("h2", {}, "A tokenizer at work"), make("p", {}, `The tokenizer of ${model()?.name ?? "the model"} cuts a text into the pieces that the model predicts.`), make("label", {for: "text"}, "Text"), text, tokens);
+    make("h2", {}, "A tokenizer at work"), make("p", {}, `The tokenizer of ${model()?.name ?? "the model"} cuts a text into the pieces that the model predicts.`), make("label", {for: "text"}, "Text"), text, tokens, kept);
 
   async function tokenize() {
     if (!model()) return;
+    cutting.abort();
+    cutting = new AbortController();
     try {
-      const found = await api.json("/api/tokenize", {model: model().name, text: text.value}, running.signal);
+      const found = await api.json("/api/tokenize", {model: model().name, text: text.value}, cutting.signal);
       tokens.replaceChildren(make("p", {class: "tokens cut"}, ...found.tokens.map((each, n) => make("i", {class: n % 2 ? "k2" : "k4", title: `id ${each.id}, ${each.bytes} byte${each.bytes === 1 ? "" : "s"}`}, each.text.replace(/^bytes:/, "").replace(/\n/g, "↵\n")))),
         make("p", {class: "dim"}, `${whole(found.count)} tokens of ${found.tokenizer}: ids `, found.tokens.slice(0, 40).map(each => each.id).join(" "), found.count > 40 ? " …" : ""));
     } catch (error) {
@@ -39,8 +42,11 @@ export function dataView(main, values) {
       return;
     }
     result.replaceChildren(waiting(`Reading ${chosen.name}…`));
+    reading.abort();
+    reading = new AbortController();
     try {
-      draw(await api.upload(`/api/documents?name=${encodeURIComponent(chosen.name)}`, chosen, running.signal));
+      draw(await api.upload(`/api/documents?name=${encodeURIComponent(chosen.name)}`, chosen, reading.signal));
+      list();
     } catch (error) {
       if (error.name !== "AbortError") result.replaceChildren(problem(error));
     }
@@ -61,6 +67,21 @@ export function dataView(main, values) {
         make("tr", {}, make("th", {scope: "row"}, "targets"), ...targets.map(each => make("td", {}, make("code", {}, shown(each)))))))),
       make("p", {class: "controls"}, make("button", {class: "primary", type: "button", onclick: () => go("train", {text: found.id})}, "Train on it"), make("button", {type: "button", onclick: () => { text.value = found.beginning.slice(0, 300); tokenize(); text.focus(); }}, "see its tokens")));
   }
+  // The texts that the server keeps until it ends; it keeps a limited number of them.
+  async function list() {
+    const {documents} = await api.json("/api/documents", undefined, running.signal).catch(() => ({documents: []}));
+    kept.replaceChildren(...(documents.length ? [make("h2", {}, "Texts on the server"), make("ul", {class: "runs"}, ...documents.map(each => make("li", {}, make("b", {}, each.name), make("small", {}, ` ${whole(each.bytes)} bytes `),
+      make("button", {type: "button", class: "quiet", onclick: () => draw(each)}, "show"), make("button", {type: "button", class: "quiet", onclick: () => forget(each)}, "forget"))))] : []));
+  }
+  async function forget(document) {
+    try {
+      await api.remove(`/api/documents/${document.id}`);
+    } catch (error) {
+      result.replaceChildren(problem(error));
+    }
+    list();
+  }
   tokenize();
-  return () => running.abort();
+  list();
+  return () => { for (const each of [running, reading, cutting]) each.abort(); };
 }

@@ -18,6 +18,21 @@ export function shown(text) {
   return "“" + text.replace(/\n/g, "↵").replace(/\t/g, "→").replace(/\p{Cc}/gu, each => "\\x" + each.charCodeAt(0).toString(16).padStart(2, "0")) + "”";
 }
 
+// Tokens that are parts of a character ("bytes:\\xc3", "bytes:\\xa9") with the character in the first of them.
+export function characters(texts) {
+  const out = [...texts];
+  for (let from = 0; from < out.length; from++) {
+    let bytes = [], to = from;
+    for (; to < texts.length && texts[to].startsWith("bytes:"); to++) bytes.push(...texts[to].split("\\x").slice(1).map(each => parseInt(each, 16)));
+    if (to === from) continue;
+    const read = new TextDecoder().decode(Uint8Array.from(bytes));
+    if (!read.includes("\ufffd")) for (let n = from; n < to; n++) out[n] = n === from ? read : "";
+    else for (let n = from; n < to; n++) out[n] = texts[n].slice("bytes:".length);
+    from = to;
+  }
+  return out;
+}
+
 export const fixed = (x, digits = 4) => Number.isFinite(x) ? x.toLocaleString("en", {minimumFractionDigits: digits, maximumFractionDigits: digits}).replace("-", "−") : "infinite";
 // A probability with all its digits, as Python writes it: 1.1487e-04.
 export const power = (p, digits = 4) => p.toExponential(digits).replace(/e([+-])(\d)$/, "e$10$2");

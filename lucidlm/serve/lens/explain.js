@@ -6,6 +6,7 @@ import {copyButton, download, make, problem, quoted, waiting} from "./dom.js";
 import {stepsOf} from "./steps.js";
 import {lucidExplained} from "./tokens.js";
 
+const ALTERNATIVES = 10;
 const EXAMPLES = ["The cat sat on the mat.", "Once upon a time there was a", "every effort moves you forward"];
 
 export function explainView(main, values) {
@@ -19,7 +20,7 @@ export function explainView(main, values) {
   input.addEventListener("keydown", event => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
-  const result = make("div", {id: "result", "aria-live": "polite"});
+  const result = make("div", {id: "result"});
   main.append(make("h1", {}, "Why did it say that?"), make("p", {}, "Type a text. Each token is coloured by how much it surprised the model; choose one to see how its loss comes about. Arrow keys move from token to token."), form, result);
   result.append(make("p", {class: "dim"}, "Nothing is explained yet: type a text above, or take one of the examples."));
 
@@ -37,7 +38,7 @@ export function explainView(main, values) {
     result.replaceChildren(waiting("The model reads the text…"));
     let html;
     try {
-      html = await api.text("/api/explain/part", {model: name, texts: [text]}, signal);
+      html = await api.text("/api/explain/part", {model: name, texts: [text], top_k: ALTERNATIVES}, signal);
     } catch (error) {
       if (error.name !== "AbortError") result.replaceChildren(problem(error));
       return;
@@ -50,9 +51,10 @@ export function explainView(main, values) {
     let moved = null;
     root.addEventListener("chosen", event => {
       const {text: shownText, from} = event.detail;
-      remember("explain", {model: name, text, at: from});
       clearTimeout(moved);
       moved = setTimeout(() => {
+        if (signal.aborted) return;
+        remember("explain", {model: name, text, at: from});
         last.steps?.abort();
         last.steps = new AbortController();
         stepsOf(steps, {model: name, text, place: from, signal: AbortSignal.any([signal, last.steps.signal]),
@@ -60,8 +62,14 @@ export function explainView(main, values) {
       }, 120);
     });
     result.replaceChildren(make("h2", {}, "Token by token"), part, make("p", {class: "controls"},
-      copyButton("copy as command", () => `lucidlm explain ${quoted(name)} ${quoted(text)}`),
-      make("button", {type: "button", onclick: async () => download("explain.json", "application/json", await api.text("/api/explain", {model: name, texts: [text]}))}, "download JSON"),
+      copyButton("copy as command", () => `lucidlm explain ${quoted(model().source)} ${quoted(text)}`),
+      make("button", {type: "button", onclick: async event => {
+        try {
+          download("explain.json", "application/json", await api.text("/api/explain", {model: name, texts: [text]}));
+        } catch (error) {
+          event.target.after(problem(error));
+        }
+      }}, "download JSON"),
       make("a", {class: "button", href: address("guess", {model: name, text})}, "guess this text first")));
     await lucidExplained(root);
     if (at !== undefined && at !== "") choose(root, Number(at));

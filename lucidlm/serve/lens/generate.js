@@ -2,9 +2,11 @@
 
 import * as api from "./api.js";
 import {model, remember} from "./app.js";
-import {bar, copyButton, fixed, make, percent, problem, quoted, shown, slider, waiting, whole} from "./dom.js";
+import {bar, characters, copyButton, make, percent, problem, quoted, shown, slider, waiting, whole} from "./dom.js";
 
 const LEVELS = 8, SHOWN = 12;
+const plain = text => characters([text])[0];
+const counted = n => `${whole(n)} token${n === 1 ? "" : "s"}`;
 const SETTINGS = {temperature: 0.8, top_k: 0, top_p: 1, min_p: 0, length: 60};
 
 export function generateView(main, values) {
@@ -32,7 +34,8 @@ export function generateView(main, values) {
     state, output, branches, panel);
   state.textContent = "Nothing is generated yet: press Generate.";
 
-  let running = null, at = -1;
+  const left = new AbortController();
+  let running = null, at = -1, used = null;
   let text = null;  // {prompt: ids, tokens}
   const kept = [];  // texts that were left for a branch
 
@@ -41,18 +44,19 @@ export function generateView(main, values) {
     if (chosen.top_k) flags.push(`--top-k ${chosen.top_k}`);
     if (chosen.top_p < 1) flags.push(`--top-p ${chosen.top_p}`);
     if (chosen.min_p) flags.push(`--min-p ${chosen.min_p}`);
-    if (seed.value) flags.push(`--seed ${seed.value}`);
-    return `lucidlm generate ${quoted(model().name)} ${quoted(prompt.value)} ${flags.join(" ")}`;
+    if (seed.value || used !== null) flags.push(`--seed ${seed.value || used}`);  // the one that was drawn gives the same text
+    return `lucidlm generate ${quoted(model().source)} ${quoted(prompt.value)} ${flags.join(" ")}`;
   }
 
   async function begin() {
     try {
-      const {tokens} = await api.json("/api/tokenize", {model: model().name, text: prompt.value});
+      const {tokens} = await api.json("/api/tokenize", {model: model().name, text: prompt.value}, left.signal);
       text = {prompt: tokens.map(token => token.id), tokens: []};
     } catch (error) {
-      state.replaceChildren(problem(error));
+      if (error.name !== "AbortError") state.replaceChildren(problem(error));
       return;
     }
+    if (left.signal.aborted) return;
     kept.length = 0;
     remember("generate", {model: model().name, prompt: prompt.value, seed: seed.value, ...chosen});
     await more(chosen.length);
@@ -72,10 +76,13 @@ export function generateView(main, values) {
     state.replaceChildren(waiting("Generating…"));
     draw();
     const body = {model: model().name, prompt: [...target.prompt, ...target.tokens.map(token => token.id)], max_new_tokens: Math.min(count, room), temperature: chosen.temperature, top_p: chosen.top_p, min_p: chosen.min_p};
+    // Without a prompt a text begins as a document does; so does one that goes on from another token of it.
+    if (!target.prompt.length && model().document_prefix_id !== null) body.prompt.unshift(model().document_prefix_id);
     if (!body.prompt.length) body.prompt = "";
     if (chosen.top_k) body.top_k = chosen.top_k;
     if (seed.value) body.seed = Number(seed.value);
-    let reason = "", used = null;
+    let reason = "";
+    used = null;
     try {
       for await (const event of api.events("/api/generate", body, mine.signal)) {
         target.tokens.push(...event.tokens);
@@ -83,9 +90,10 @@ export function generateView(main, values) {
         if (event.finish_reason) reason = event.finish_reason;
         if (target === text) draw(true);
       }
-      state.textContent = `${whole(target.tokens.length)} tokens${reason === "stop" ? "; the model ended the text" : limited ? `; the context of ${whole(model().context_length)} is full` : ""}. Seed ${used}.`;
+      if (running === mine) state.textContent = `${counted(target.tokens.length)}${reason === "stop" ? "; the model ended the text" : limited ? `; the context of ${whole(model().context_length)} is full` : ""}. Seed ${used}.`;
     } catch (error) {
-      if (error.name === "AbortError") state.textContent = `Stopped after ${whole(target.tokens.length)} tokens.`;
+      if (running !== mine) return;
+      if (error.name === "AbortError") state.textContent = `Stopped after ${counted(target.tokens.length)}.`;
       else state.replaceChildren(problem(error));
     } finally {
       if (running === mine) {
@@ -99,15 +107,11 @@ export function generateView(main, values) {
   const level = p => p === null || p === undefined ? 0 : Math.min(LEVELS - 1, Math.floor(LEVELS * Math.log1p(-Math.log(Math.max(p, 1e-9))) / Math.log1p(Math.log(model().vocab_size))));
   function draw(streaming = false) {
     if (!streaming) at = -1, panel.replaceChildren();
-    const from = streaming ? output.querySelectorAll("i").length : 0;
-    if (!streaming) output.replaceChildren(make("span", {class: "dim"}, prompt.value));
-    text.tokens.slice(from).forEach((token, n) => {
-      const element = make("i", {class: "k" + level(probability(token)) + (token.picked ? " picked" : "")}, token.text.replace(/\n/g, "↵\n"));
-      element.title = `${percent(probability(token))}`;
-      element.addEventListener("click", () => choose(from + n));
-      output.append(element);
-    });
-    branches.replaceChildren(...kept.map((branch, n) => make("li", {}, make("button", {type: "button", class: "quiet", onclick: () => back(n)}, `back to the text before branch ${n + 1}: ${shown(branch.tokens.map(token => token.text).join("").slice(0, 40))}`))));
+    const shownTexts = characters(text.tokens.map(token => token.text));
+    output.replaceChildren(make("span", {class: "dim"}, prompt.value), ...text.tokens.map((token, n) => make("i", {
+      class: "k" + level(probability(token)) + (token.picked ? " picked" : "") + (n === at ? " at" : ""), title: percent(probability(token)), onclick: () => choose(n),
+    }, shownTexts[n].replace(/\n/g, "↵\n"))));
+    branches.replaceChildren(...kept.map((branch, n) => make("li", {}, make("button", {type: "button", class: "quiet", onclick: () => back(n)}, `to the other text ${n + 1}: ${shown(characters(branch.tokens.map(token => token.text)).join("").slice(0, 40))}`))));
   }
   // The model's own probability of a token, at temperature 1 and without filters.
   const probability = token => token.log_probability !== null && token.log_probability !== undefined ? Math.exp(token.log_probability) : token.distribution.find(each => each.id === token.id)?.model ?? 0;
@@ -120,12 +124,12 @@ export function generateView(main, values) {
     const token = text.tokens[at], rows = token.distribution.slice(0, SHOWN), most = Math.max(...rows.map(row => Math.max(row.before, row.after)), 1e-9);
     const before = at ? text.tokens[at - 1].text : "the prompt";
     panel.replaceChildren(
-      make("h2", {}, `After ${at ? shown(before) : before} came ${shown(token.text)}`),
-      make("p", {}, `The model's own probability was ${percent(probability(token))}. `, token.kept === null ? "" : `The filters kept ${whole(token.kept)} tokens and cut off ${percent(token.cut_off)} of the probability.`),
+      make("h2", {}, `After ${at ? shown(plain(before)) : before} came ${shown(plain(token.text))}`),
+      make("p", {}, `The model's own probability was ${percent(probability(token))}. `, token.kept === null ? "" : `The filters kept ${counted(token.kept)} and cut off ${percent(token.cut_off)} of the probability.`),
       make("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "distribution of this step"}, make("table", {class: "softmax"},
         make("thead", {}, make("tr", {}, make("th", {scope: "col"}, "go on with"), make("th", {scope: "col", class: "n"}, "with temperature"), make("td"), make("th", {scope: "col", class: "n"}, "after the filters"), make("td"))),
         make("tbody", {}, ...rows.map(row => make("tr", {class: row.id === token.id ? "ours" : undefined},
-          make("td", {}, make("button", {type: "button", class: "alternative", disabled: row.id === token.id, onclick: () => branch(at, row)}, shown(row.text) + (row.id === token.id ? " ✓" : ""))),
+          make("td", {}, make("button", {type: "button", class: "alternative", disabled: row.id === token.id, onclick: () => branch(at, row)}, shown(plain(row.text)) + (row.id === token.id ? " ✓" : ""))),
           make("td", {class: "n"}, percent(row.before)), make("td", {class: "wide"}, bar(row.before / most, "other")),
           make("td", {class: "n"}, row.after ? percent(row.after) : "cut off"), make("td", {class: "wide"}, bar(row.after / most))))))));
   }
@@ -138,11 +142,10 @@ export function generateView(main, values) {
   }
   function back(n) {
     running?.abort();
-    text = kept[n];
-    kept.length = n;
+    [text, kept[n]] = [kept[n], text];  // the branch that is left can be gone back to, too
     draw();
     choose(0);
-    state.textContent = `${whole(text.tokens.length)} tokens.`;
+    state.textContent = `${counted(text.tokens.length)}.`;
   }
   output.addEventListener("keydown", event => {
     const step = {ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10}[event.key];
@@ -150,5 +153,8 @@ export function generateView(main, values) {
     event.preventDefault();
     choose(at + step);
   });
-  return () => running?.abort();
+  return () => {
+    left.abort();
+    running?.abort();
+  };
 }

@@ -29,7 +29,7 @@ export function guessView(main, values) {
     game);
   game.append(make("p", {class: "dim"}, "No game is running: give a text of a few sentences."));
 
-  let tokens = [], at = 0, first = 0, given = null;
+  let tokens = [], at = 0, first = 0, given = null, original = "";
   const score = [];  // {you, model, uniform, counts}: bits of each round
 
   async function begin() {
@@ -39,6 +39,7 @@ export function guessView(main, values) {
     try {
       const explained = await api.json("/api/explain", {model: name, texts: [text], top_k: 5}, running.signal);
       tokens = explained.texts[0].tokens;
+      original = explained.texts[0].text;
       given = explained.texts[0].left_out;
     } catch (error) {
       if (error.name !== "AbortError") game.replaceChildren(problem(error));
@@ -60,14 +61,14 @@ export function guessView(main, values) {
     const answer = make("input", {id: "answer", autocomplete: "off", autocapitalize: "off", spellcheck: "false", size: "14"});
     const form = make("form", {class: "card", onsubmit: event => { event.preventDefault(); reveal(answer.value, certainty); }},
       make("p", {class: "knobs"}, make("label", {for: "answer"}, "The next token is ", answer),
-        slider({label: "I am sure by", id: "certainty", min: 0.01, max: 0.99, step: 0.01, value: certainty, change: x => { certainty = x; }, text: percent})),
-      make("p", {class: "controls"}, make("button", {class: "primary", type: "submit"}, "Reveal"), make("span", {class: "dim"}, ` Round ${whole(score.length + 1)} of ${whole(tokens.length - first)}. A token may be a part of a word, one letter, or a space; spaces around a guess do not count.`)));
+        slider({label: "How sure I am:", id: "certainty", min: 0.01, max: 0.99, step: 0.01, value: certainty, change: x => { certainty = x; }, text: percent})),
+      make("p", {class: "controls"}, make("button", {class: "primary", type: "submit"}, "Reveal"), make("span", {class: "dim"}, ` Round ${whole(score.length + 1)} of ${whole(tokens.length - first)}. A token may be a part of a word, one letter, or a space; spaces around a guess do not count, ↵ is a new line.`)));
     game.replaceChildren(told(), form, table());
     answer.focus({preventScroll: true});
   }
 
   function reveal(answer, certainty) {
-    const token = tokens[at], right = answer === token.text || (answer.trim() !== "" && answer.trim() === token.text.trim());
+    const token = tokens[at], typed = answer.replace(/↵/g, "\n"), right = typed === token.text || (answer.trim() !== "" && answer.trim() === token.text.trim());
     const vocabulary = model().vocab_size, ids = tokens.slice(0, at).map(each => each.id);
     const round = {you: bitsOfGuess(right, certainty, vocabulary), model: -token.log_probability / Math.LN2, uniform: Math.log2(vocabulary), counts: bitsByCounts(ids, token.id, vocabulary)};
     score.push(round);
@@ -78,7 +79,7 @@ export function guessView(main, values) {
       make("div", {class: "card verdict"},
         make("p", {id: "round"}, right ? "Right: " : "It was ", make("b", {}, shown(token.text)), right ? "." : ` and not ${shown(answer)}.`, ` You: ${fixed(round.you, 2)} bits. The model, which gave it ${percent(token.probability)} (rank ${whole(token.rank)}): ${fixed(round.model, 2)} bits.`),
         make("p", {class: "dim"}, "The model's likeliest: ", token.alternatives.slice(0, 5).map(each => `${shown(each.text)} ${percent(each.probability)}`).join(", "), "."),
-        make("p", {class: "controls"}, more ? next : make("b", {}, "The text has ended. "), make("a", {class: "button", href: address("explain", {model: model().name, text: (given ?? "") + tokens.map(each => each.text).join("")})}, "see the whole text explained"))),
+        make("p", {class: "controls"}, more ? next : make("b", {}, "The text has ended. "), make("a", {class: "button", href: address("explain", {model: model().name, text: original})}, "see the whole text explained"))),
       table());
     if (more) next.focus({preventScroll: true});
   }

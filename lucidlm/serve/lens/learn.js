@@ -12,7 +12,7 @@ export function learnView(main, values) {
   function draw() {
     const lesson = LESSONS[at];
     list.replaceChildren(...LESSONS.map((each, n) => make("li", {}, make("button", {type: "button", class: "quiet", "aria-current": n === at ? "step" : undefined, onclick: () => move(n)}, each.title))));
-    page.replaceChildren(make("h2", {}, `${at + 1}. ${lesson.title}`), ...lesson.text.map(text => make("p", {}, text)),
+    page.replaceChildren(make("h2", {tabindex: "-1"}, `${at + 1}. ${lesson.title}`), ...lesson.text.map(text => make("p", {}, text)),
       ...(lesson.formula ? [make("p", {class: "formula"}, lesson.formula)] : []),
       make("p", {class: "try"}, make("b", {}, "Try it. "), lesson.task + " ", make("a", {class: "button", href: address(lesson.view, {model: model().name, ...lesson.values})}, "open the view")),
       make("details", {}, make("summary", {}, lesson.question), make("p", {}, lesson.answer)),
@@ -20,6 +20,7 @@ export function learnView(main, values) {
   }
   function move(n) {
     at = n;
+    queueMicrotask(() => page.querySelector("h2").focus());  // the button that was pressed is drawn again
     remember("learn", {model: model().name, lesson: at + 1});
     draw();
   }

@@ -15,8 +15,9 @@ let library = null;
 const charts = () => library ??= Promise.all(["plotly.js", "losses.js"].map(name => new Promise((done, failed) => document.head.append(make("script", {src: "/lens/" + name, onload: done, onerror: () => failed(new Error(`/lens/${name} could not be read. Reload the page.`))})))));
 
 const minutes = seconds => seconds === null || seconds === undefined ? "" : seconds < 90 ? `${Math.round(seconds)} s` : seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
-const name = run => run.run.split("/").slice(-1)[0];
-const STATUS = {training: "training now", finished: "finished", interrupted: "interrupted", broken: "cannot be read", failed: "failed"};
+const name = run => run.name ?? run.run;
+const LIVE = ["starting", "training", "stopping"];
+const STATUS = {starting: "starting", stopping: "stopping", training: "training now", finished: "finished", interrupted: "interrupted", broken: "cannot be read", failed: "failed"};
 
 export function trainView(main, values) {
   const state = {runs: [], views: new Map(), shown: (values.runs ?? "").split(",").filter(Boolean), unit: values.unit in UNITS ? values.unit : "nats", x: values.x in AXES ? values.x : "step", steps: values.steps in SPANS ? values.steps : "settled", step: null};
@@ -51,6 +52,9 @@ export function trainView(main, values) {
       list.replaceChildren(make("p", {class: "dim"}, "No run yet. Start one below, or with ", make("code", {}, "lucidlm train book.txt"), "."));
       return;
     }
+    const now = JSON.stringify([state.runs.map(run => [run.id, run.status, run.bits_per_byte]), state.shown]);
+    if (list.dataset.drawn === now) return;  // the keyboard's focus stays where it is
+    list.dataset.drawn = now;
     list.replaceChildren(make("ul", {class: "runs"}, ...state.runs.map(run => make("li", {},
       make("label", {}, make("input", {type: "checkbox", checked: state.shown.includes(run.id), onchange: event => {
         state.shown = event.target.checked ? [...state.shown, run.id] : state.shown.filter(id => id !== run.id);
@@ -62,8 +66,10 @@ export function trainView(main, values) {
 
   // Reads each run that is shown, and listens to those that train.
   async function follow() {
+    if (!state.shown.length && state.runs.length) state.shown = [state.runs[0].id];
     for (const [id, source] of sources) if (!state.shown.includes(id)) { source.close(); sources.delete(id); state.views.delete(id); }
-    for (const id of state.shown.filter(id => !sources.has(id))) listen(id);
+    const lives = id => LIVE.includes(state.runs.find(run => run.id === id)?.status);
+    for (const id of state.shown) if (!sources.has(id) || (sources.get(id).readyState === EventSource.CLOSED && lives(id))) listen(id);
     draw();
   }
   function listen(id) {
@@ -71,7 +77,10 @@ export function trainView(main, values) {
     sources.set(id, source);
     source.onmessage = event => {
       if (event.data === "[DONE]") { source.close(); refreshSoon(); return; }
-      merge(id, JSON.parse(event.data));
+      const news = JSON.parse(event.data);
+      if (news.error) { said.replaceChildren(problem(new Error(news.error.message))); return; }
+      said.replaceChildren();
+      merge(id, news);
       draw();
     };
     source.onerror = () => { if (source.readyState === EventSource.CLOSED && !state.views.has(id)) said.replaceChildren(problem(new Error("This run cannot be followed. Reload the page."))); };
@@ -95,7 +104,7 @@ export function trainView(main, values) {
   async function draw() {
     const drawn = views();
     facts.replaceChildren(...(drawn.length === 1 ? factsOf(drawn[0]) : []));
-    if (drawn.length === 1) drawDetail(drawn[0]); else detail.replaceChildren();
+    if (drawn.length === 1) drawDetail(drawn[0]); else { detail.replaceChildren(); delete detail.dataset.drawn; }
     const some = drawn.filter(run => run.curves.batch.length || run.curves.validation.length);
     figure.hidden = !some.length;
     if (!some.length) return;
@@ -114,12 +123,16 @@ export function trainView(main, values) {
       fact(run.bits_per_byte ? fixed(run.bits_per_byte, 3) : "–", "bits per byte, held-out text"),
       fact(last ? fixed(last.validation_perplexity, 1) : "–", "perplexity"),
       fact(`${whole(run.steps)}${run.planned_steps && run.planned_steps !== run.steps ? ` / ${whole(run.planned_steps)}` : ""}`, "steps"),
+      ...(run.memory_bytes ? [fact(`${(run.memory_bytes / 2 ** 30).toFixed(2)} GiB`, "memory")] : []),
       fact(run.tokens_per_s ? whole(Math.round(run.tokens_per_s)) : "–", "tokens a second"),
       fact(run.status === "training" ? minutes(run.time_left_s) || "–" : STATUS[run.status] ?? run.status, run.status === "training" ? "left" : "status"),
     ];
   }
 
   function drawDetail(run) {
+    const now = JSON.stringify([run.id, run.status, run.own, run.message, run.problems, run.best_step === null, run.samples.length]);
+    if (detail.dataset.drawn === now) return;  // buttons and slider stay under the pointer
+    detail.dataset.drawn = now;
     const buttons = make("p", {class: "controls"});
     const act = (label, path) => make("button", {type: "button", onclick: async event => {
       event.target.disabled = true;
@@ -135,6 +148,7 @@ export function trainView(main, values) {
     if (run.status === "interrupted") buttons.append(act("Go on", "resume"), copyButton("copy as command", () => `lucidlm train --resume --out ${quoted(run.run)}`));
     if (run.status === "finished") buttons.append(copyButton("copy as command", () => `lucidlm report ${quoted(run.run)}`));
     const wrong = (run.problems ?? []).map(each => make("p", {class: "card problem"}, each));
+    if (run.message && ["failed", "starting"].includes(run.status)) wrong.unshift(make("p", {class: run.status === "failed" ? "card problem" : "dim"}, run.message));
     detail.replaceChildren(buttons, ...wrong, ...samplesOf(run));
   }
 
@@ -169,7 +183,7 @@ export function trainView(main, values) {
         make("h3", {}, "A held-out sentence, as it was predicted then"),
         make("p", {class: "tokens probe"}, ...sample.probe.map(each => {
           const cost = each.log_probability === null ? null : -each.log_probability;
-          return make("i", {class: "k" + (cost === null ? 0 : Math.min(7, Math.floor(8 * Math.log1p(cost) / Math.log1p(most)))), title: cost === null ? "not predicted" : `${percent(Math.exp(-cost))}, ${fixed(cost)} nats`}, each.text.replace(/\n/g, "↵\n"));
+          return make("i", {class: "k" + (cost === null ? 0 : Math.min(7, Math.floor(8 * Math.log1p(cost) / Math.log1p(most)))), title: cost === null ? "not predicted" : `${percent(Math.exp(-cost))}, ${fixed(cost)} nats`}, each.text.replace(/^bytes:/, "").replace(/\n/g, "↵\n"));
         })));
     }
     input.value = String(at());
@@ -178,7 +192,7 @@ export function trainView(main, values) {
   }
 
   refresh();
-  const timer = setInterval(() => { if (document.visibilityState === "visible") api.json("/api/runs", undefined, running.signal).then(found => { state.runs = found.runs; drawList(); }).catch(() => {}); }, REFRESH_MS);
+  const timer = setInterval(() => { if (document.visibilityState === "visible") api.json("/api/runs", undefined, running.signal).then(found => { state.runs = found.runs; drawList(); follow(); }).catch(error => { if (error.name !== "AbortError") said.replaceChildren(problem(error)); }); }, REFRESH_MS);
   return () => {
     clearInterval(timer);
     clearTimeout(soon);
