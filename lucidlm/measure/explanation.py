@@ -115,15 +115,7 @@ class Explanation:
 
     def write_html(self, path: str | os.PathLike, *, model: str = "a model") -> None:
         """Writes one self-contained page: coloured texts, the alternatives of each token, and the steps."""
-        write_page(
-            path,
-            "explanation.html",
-            title="Why the loss is what it is",
-            model=model,
-            loss_nats=self.loss_nats,
-            tokens_scored=self.tokens_scored,
-            explained=page_values(self),
-        )
+        write_page(path, "explanation.html", **whole_page(self, model))
 
 
 def explain(
@@ -281,6 +273,17 @@ def speller(tokenizer: Tokenizer) -> Callable[[int], str]:
 
 def _head(text: ExplainedText) -> dict[str, Any]:
     return {"text": text.text, "left_out": text.left_out, "loss_nats": text.loss_nats}
+
+
+def whole_page(explanation: Explanation, model: str) -> dict[str, Any]:
+    """What explanation.html shows of an explanation by this model."""
+    return {
+        "title": "Why the loss is what it is",
+        "model": model,
+        "loss_nats": explanation.loss_nats,
+        "tokens_scored": explanation.tokens_scored,
+        "explained": page_values(explanation),
+    }
 
 
 def page_values(explanation: Explanation) -> dict[str, Any]:

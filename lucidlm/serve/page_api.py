@@ -16,7 +16,7 @@ from starlette.responses import Response
 from lucidlm.errors import ServerError
 from lucidlm.measure.compared import Comparison
 from lucidlm.measure.compared import page_values as comparison_values
-from lucidlm.measure.explanation import Explanation, speller
+from lucidlm.measure.explanation import Explanation, speller, whole_page
 from lucidlm.measure.explanation import page_values as explanation_values
 from lucidlm.pages.page import render
 from lucidlm.serve.engine import Engine
@@ -71,6 +71,14 @@ def page_routes(engine: Engine) -> APIRouter:
         """The explanation of texts as HTML: coloured tokens, and from the targets to the perplexity."""
         explanation = await explained(engine, form, request)
         return await asyncio.to_thread(_explanation_part, explanation)
+
+    @router.post("/api/explain/page")
+    async def explain_page(form: ExplainForm, request: Request) -> Response:
+        """What `lucidlm explain --html` writes: a page that holds all that it shows."""
+        explanation = await explained(engine, form, request)
+        name = served_as(engine.served, form.model).name
+        page = await asyncio.to_thread(lambda: render("explanation.html", **whole_page(explanation, name)))
+        return HTMLResponse(page)
 
     @router.post("/api/logits")
     async def logits(form: LogitsForm, request: Request) -> Response:

@@ -1,7 +1,9 @@
 """The lens in a real browser, used as a person would: each number is compared with the command line's."""
 
+import json
 import math
 import os
+import random
 import re
 import shutil
 from collections.abc import Iterator
@@ -193,6 +195,10 @@ def test_a_text_is_the_same_for_a_seed_and_goes_on_from_an_alternative(page, ser
     first = generated(page)
     assert len(first) == 20
     assert generated(page) == first
+    expect(page).to_have_url(re.compile("seed=7"))
+    page.reload()  # the address makes the same text again
+    page.locator("#step table").wait_for()
+    assert written(page) == first
     reply = server.ask("POST", "/api/generate", {
         "prompt": "The old", "max_new_tokens": 20, "seed": 7, "temperature": 0.8, "min_p": 0,
     })  # fmt: skip
@@ -364,6 +370,8 @@ def test_a_training_is_started_watched_stopped_and_explained(bench):
     page.get_by_role("button", name="Stop and save").click()
     expect(page.locator("#facts")).to_contain_text("interrupted", timeout=30_000)
     expect(page.locator("#detail")).to_contain_text("A held-out sentence")
+    page.get_by_label("step of the run").fill("0")
+    expect(page.locator("#detail output")).to_contain_text("step 0: held-out")
     page.get_by_role("button", name="Go on").click()
     expect(page.locator("#facts")).to_contain_text("left", timeout=30_000)
     page.get_by_role("button", name="Stop and save").click()
@@ -389,11 +397,16 @@ def test_a_book_is_dropped_and_its_reading_is_shown(bench, tmp_path):
     rows = page.locator(".shifted tr")
     inputs, targets = (rows.nth(n).locator("td").all_inner_texts() for n in (0, 1))
     assert inputs[1:] == targets[:-1]
+    assert page.locator("#leaks").inner_text() == "No copies were found."  # a line that is everywhere is none
+    page.reload()  # the address names the text
+    page.locator("#split li").first.wait_for()
+    assert page.locator("#result .figures").inner_text() == figures
     page.get_by_role("button", name="Train on it").click()
     expect(page.locator("#start select option:checked")).to_have_text("büch.txt")
     page.get_by_label("name").fill("a-name")  # which a plan has no use for
-    page.get_by_role("button", name="Predict").click()
-    expect(page.locator(".plan")).to_contain_text("steps", timeout=60_000)
+    page.get_by_label("minutes").fill("0.5")
+    page.get_by_label("minutes").press("Tab")
+    expect(page.locator(".plan")).to_contain_text("(--minutes 0.5)", timeout=60_000)
     page.get_by_label("minutes").fill("2,5")
     page.get_by_role("button", name="Start").click()
     expect(page.locator("#start").get_by_role("alert")).to_contain_text("write it like 2.5")
@@ -402,6 +415,45 @@ def test_a_book_is_dropped_and_its_reading_is_shown(bench, tmp_path):
     page.goto("/data")
     page.locator("#kept").get_by_role("button", name="forget").click()
     expect(page.locator("#kept li")).to_have_count(0)
+
+
+def test_copies_between_training_and_held_out_text_are_shown(bench, tmp_path):
+    page, words = (
+        bench,
+        [
+            "over",
+            "the",
+            "hill",
+            "a",
+            "lamp",
+            "was",
+            "lit",
+            "and",
+            "nobody",
+            "saw",
+            "who",
+            "carried",
+            "it",
+            "down",
+            "to",
+            "the",
+            "river",
+            "again",
+        ],
+    )
+    texts = [
+        " ".join(random.Random(number % 30).choices(words, k=150)) + f" number {number}"
+        for number in range(60)
+    ]
+    book = tmp_path / "notes.jsonl"
+    book.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    page.goto("/data")
+    page.locator("#file").set_input_files(book)
+    page.locator("#split li").first.wait_for()
+    said = page.locator("#leaks").inner_text()
+    share = re.fullmatch(r"([\d.]+) % of its letters are in copied passages or lines.", said)
+    assert share, said
+    assert float(share[1]) > 50
 
 
 def test_a_tokenizer_is_seen_at_work(bench):
@@ -420,3 +472,14 @@ def test_a_file_that_cannot_be_read_says_why(bench, tmp_path):
     page.locator("#file").set_input_files(bad)
     page.locator("#result .problem").wait_for()
     assert "picture.png" in page.locator("#result .problem").inner_text()
+
+
+def test_the_page_of_an_explanation_can_be_kept(page, tmp_path):
+    explained(page)
+    with page.expect_download() as waited:
+        page.get_by_role("button", name="download HTML").click()
+    waited.value.save_as(tmp_path / "kept.html")
+    loss = page.locator(".answers").inner_text()
+    kept = (tmp_path / "kept.html").read_text(encoding="utf-8")
+    assert "This page holds all that it shows" in kept
+    assert re.search(r"[\d.]+ nats per token", loss)[0] in kept

@@ -59,6 +59,7 @@ OPERATIONS = [
     "POST /api/tokenize",
     "POST /api/generate",
     "POST /api/explain/part",
+    "POST /api/explain/page",
     "POST /api/logits",
     "POST /api/compare",
     "POST /api/compare/part",

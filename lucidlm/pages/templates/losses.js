@@ -59,8 +59,8 @@ const lucidCharts = (() => {
   }
 
   // The losses of runs: data has `curves`, and `lines` of baselines. unit: nats, bits or perplexity; steps: settled,
-  // all or log; x: step, or tokens or time where the points have more than a step and a loss.
-  function curves(id, data, {unit, steps, x = "step"}) {
+  // all or log; x: step, or tokens or time where the points have more than a step and a loss; at: a place to mark.
+  function curves(id, data, {unit, steps, x = "step", at = null}) {
     const column = {step: 0, tokens: 2, time: 3}[x], across = {step: "step", tokens: "tokens trained on", time: "seconds of training"}[x];
     const several = data.curves.length > 1, logarithmic = unit === "perplexity";
     const of = (loss, run) => loss === null ? null : {nats: loss, perplexity: Math.exp(loss), bits: run.bits_per_nat ? loss * run.bits_per_nat : null}[unit];
@@ -96,7 +96,7 @@ const lucidCharts = (() => {
     const heights = lines.map(([, y]) => tall * (range[1] - y) / (range[1] - range[0])), beside = spread(heights, LINE * rows, 0, tall);
     draw(id, traces, {
       height: CURVES_HEIGHT, margin: {t: top, b: bottom, r: lines.length ? 24 + width : 16},
-      shapes: lines.map(([, y]) => ({type: "line", xref: "paper", x0: 0, x1: 1, y0: logarithmic ? 10 ** y : y, y1: logarithmic ? 10 ** y : y, line: {color: colour("--dim"), width: 1, dash: "dot"}})),
+      shapes: [...(at === null ? [] : [{type: "line", yref: "paper", y0: 0, y1: 1, x0: at, x1: at, line: {color: colour("--ink"), width: 1}}]), ...lines.map(([, y]) => ({type: "line", xref: "paper", x0: 0, x1: 1, y0: logarithmic ? 10 ** y : y, y1: logarithmic ? 10 ** y : y, line: {color: colour("--dim"), width: 1, dash: "dot"}}))],
       annotations: lines.map(([, y], i) => ({
         text: labels[i], x: 1, xref: "paper", y, ax: 14, ay: beside[i] - heights[i], xanchor: "left", align: "left", showarrow: true, arrowhead: 0, arrowwidth: 1, arrowcolor: colour("--dim"), standoff: 0, font: {size: 11, color: colour("--dim")},
       })),

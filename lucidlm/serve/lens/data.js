@@ -1,8 +1,8 @@
 // Data: a file in; what was read and removed, how it is split, and what a tokenizer makes of it.
 
 import * as api from "./api.js";
-import {go, model} from "./app.js";
-import {make, problem, shown, waiting, whole} from "./dom.js";
+import {go, model, remember} from "./app.js";
+import {make, percent, problem, shown, waiting, whole} from "./dom.js";
 
 const LARGEST = 64 * 2 ** 20;
 
@@ -53,6 +53,7 @@ export function dataView(main, values) {
   }
 
   function draw(found) {
+    remember("data", {model: model()?.name, document: found.id});
     const fact = (value, label) => make("div", {}, make("b", {}, value), make("span", {}, label));
     const {inputs, targets} = found.window;
     result.replaceChildren(
@@ -60,6 +61,8 @@ export function dataView(main, values) {
       make("div", {class: "figures"}, fact(whole(found.characters), "characters"), fact(whole(found.words), "words"), fact(whole(found.tokens), `tokens of ${found.tokenizer}`), fact(whole(found.documents), found.documents === 1 ? "document" : "documents")),
       make("h3", {}, "How it was read"), make("ul", {id: "read"}, ...found.read.map(line => make("li", {}, line))),
       make("h3", {}, "What is held out"), make("ul", {id: "split"}, ...found.split.map(line => make("li", {}, line))),
+      make("h3", {}, "What the held-out text shares with the rest"), make("p", {id: "leaks"}, found.leaks.share > 0 ? `${percent(found.leaks.share)} of its letters are in copied passages or lines.` : "No copies were found."),
+      ...(found.leaks.examples.length ? [make("ul", {}, ...found.leaks.examples.slice(0, 5).map(each => make("li", {}, make("code", {class: "passage"}, shown(each.text)))))] : []),
       make("h3", {}, "How it begins"), make("blockquote", {class: "tokens sample"}, found.beginning),
       make("h3", {}, "Inputs and targets"), make("p", {}, "The targets are the inputs, shifted by one place: each token is predicted from those before it."),
       make("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "Inputs and targets"}, make("table", {class: "shifted"}, make("tbody", {},
@@ -81,7 +84,16 @@ export function dataView(main, values) {
     }
     list();
   }
+  async function again(id) {
+    result.replaceChildren(waiting("Reading it again…"));
+    try {
+      draw(await api.json(`/api/documents/${id}`, undefined, reading.signal));
+    } catch (error) {
+      if (error.name !== "AbortError") result.replaceChildren(problem(error));
+    }
+  }
   tokenize();
   list();
+  if (values.document) again(values.document);
   return () => { for (const each of [running, reading, cutting]) each.abort(); };
 }

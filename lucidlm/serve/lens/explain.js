@@ -70,6 +70,13 @@ export function explainView(main, values) {
           event.target.after(problem(error));
         }
       }}, "download JSON"),
+      make("button", {type: "button", onclick: async event => {
+        try {
+          download("explain.html", "text/html", await api.text("/api/explain/page", {model: name, texts: [text], top_k: ALTERNATIVES}));
+        } catch (error) {
+          event.target.after(problem(error));
+        }
+      }}, "download HTML"),
       make("a", {class: "button", href: address("guess", {model: name, text})}, "guess this text first")));
     await lucidExplained(root);
     if (at !== undefined && at !== "") choose(root, Number(at));

@@ -90,6 +90,7 @@ export function generateView(main, values) {
         if (event.finish_reason) reason = event.finish_reason;
         if (target === text) draw(true);
       }
+      if (running === mine && !kept.length) remember("generate", {model: model().name, prompt: prompt.value, seed: used, ...chosen});
       if (running === mine) state.textContent = `${counted(target.tokens.length)}${reason === "stop" ? "; the model ended the text" : limited ? `; the context of ${whole(model().context_length)} is full` : ""}. Seed ${used}.`;
     } catch (error) {
       if (running !== mine) return;
@@ -153,6 +154,7 @@ export function generateView(main, values) {
     event.preventDefault();
     choose(at + step);
   });
+  if (values.seed && values.prompt !== undefined) begin();
   return () => {
     left.abort();
     running?.abort();

@@ -31,6 +31,7 @@ export function startForm(started, chosen) {
   async function start() {
     said.replaceChildren(waiting("Starting…"));
     button.disabled = true;
+    last.abort();
     try {
       const {id} = await api.json("/api/runs", body());
       said.replaceChildren(make("p", {class: "dim"}, "Started. The curve begins in a few seconds."));
@@ -41,14 +42,19 @@ export function startForm(started, chosen) {
       button.disabled = false;
     }
   }
+  // Asked for by the button, and by each setting that changes; the last one counts.
+  let last = new AbortController();
+  form.addEventListener("change", () => plan());
   async function plan() {
-    said.replaceChildren(waiting("Planning takes some seconds…"));
+    last.abort();
+    const mine = last = new AbortController();
+    said.replaceChildren(waiting("Planning takes a few seconds…"));
     try {
       const {name, ...settings} = body();  // a plan has no folder
-      const found = await api.json("/api/plan", settings);
+      const found = await api.json("/api/plan", settings, mine.signal);
       said.replaceChildren(make("ul", {class: "dim plan"}, ...found.lines.map(line => make("li", {}, line))));
     } catch (error) {
-      said.replaceChildren(problem(error));
+      if (error.name !== "AbortError") said.replaceChildren(problem(error));
     }
   }
   return make("section", {}, make("h2", {}, "Train"), form);

@@ -110,11 +110,17 @@ export function trainView(main, values) {
     if (!some.length) return;
     try {
       await charts();
-      lucidCharts.curves("curves", {curves: some.map(run => run.curves), lines: some.length === 1 ? some[0].lines : []}, {unit: state.unit, steps: state.steps, x: state.x});
+      lucidCharts.curves("curves", {curves: some.map(run => run.curves), lines: some.length === 1 ? some[0].lines : []}, {unit: state.unit, steps: state.steps, x: state.x, at: some.length === 1 ? placeOf(some[0]) : null});
       chart.dataset.points = String(some.reduce((sum, run) => sum + run.curves.batch.length, 0));
     } catch (error) {
       said.replaceChildren(problem(error));
     }
+  }
+
+  // Where the step that the slider has chosen lies on the axis; null where none is chosen.
+  function placeOf(run) {
+    const point = state.step === null ? null : run.curves.validation.find(each => each[0] === state.step);
+    return point ? point[{step: 0, tokens: 2, time: 3}[state.x]] : null;
   }
 
   function factsOf(run) {
@@ -171,7 +177,7 @@ export function trainView(main, values) {
     const samples = run.samples;
     if (!samples.length) return [];
     const at = () => { const place = samples.findIndex(each => each.step === state.step); return place < 0 ? samples.length - 1 : place; };
-    const body = make("div"), input = make("input", {type: "range", id: "moment", "aria-label": "step of the run", min: "0", max: String(samples.length - 1), step: "1", oninput: () => { state.step = samples[Number(input.value)].step; show(); }});
+    const body = make("div"), input = make("input", {type: "range", id: "moment", "aria-label": "step of the run", min: "0", max: String(samples.length - 1), step: "1", oninput: () => { state.step = samples[Number(input.value)].step; show(); draw(); }});
     const output = make("output");
     function show() {
       const sample = samples[at()], validation = run.validations.find(each => each.step === sample.step);
