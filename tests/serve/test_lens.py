@@ -153,6 +153,8 @@ def test_three_rounds_of_guessing_are_scored_beside_the_model(page, tiny):
     page.goto("/guess")
     page.get_by_label("Text", exact=True).fill(TEXT)
     page.get_by_role("button", name="Play").click()
+    page.locator("#answer").wait_for()
+    assert "null" not in page.locator("#game").inner_text()
     tokens = explain(tiny.model, tiny.tokenizer, TEXT).tokens
     bits = []
     for place, (answer, certainty) in enumerate([(tokens[6].text, 0.9), ("~", 0.25), ("~", 0.5)], start=6):
@@ -264,21 +266,6 @@ def test_two_models_are_compared_as_on_the_command_line(page, server):
     assert f"{wanted.bits_per_byte_b:.4f}" in said
 
 
-def test_each_lesson_opens_a_view_that_works(page):
-    page.goto("/learn")
-    count = page.locator(".lessons li").count()
-    for lesson in range(1, count + 1):
-        page.goto(f"/learn?lesson={lesson}")
-        expect(page.locator(".lesson h2")).to_contain_text(f"{lesson}. ")
-        page.locator(".lesson summary").click()
-        assert len(page.locator(".lesson details p").inner_text()) > 10
-        page.get_by_role("link", name="open the view").click()
-        page.locator("main h1").wait_for()
-        expect(page).not_to_have_url(re.compile("/learn"))
-        if "text=" in page.url and "/explain" in page.url:
-            page.locator(".chain b.nats").wait_for()
-
-
 def test_errors_say_what_to_do(page):
     page.goto("/explain")
     page.get_by_role("button", name="Explain", exact=True).click()
@@ -353,6 +340,22 @@ def bench(browser, laboratory) -> Iterator[Page]:
 
 def points(page: Page) -> int:
     return int(page.locator("#curves").get_attribute("data-points") or 0)
+
+
+def test_each_lesson_opens_a_view_that_works(bench):
+    page = bench
+    page.goto("/learn")
+    count = page.locator(".lessons li").count()
+    for lesson in range(1, count + 1):
+        page.goto(f"/learn?lesson={lesson}")
+        expect(page.locator(".lesson h2")).to_contain_text(f"{lesson}. ")
+        page.locator(".lesson summary").click()
+        assert len(page.locator(".lesson details p").inner_text()) > 10
+        page.get_by_role("link", name="open the view").click()
+        page.locator("main h1").wait_for()
+        expect(page).not_to_have_url(re.compile("/learn"))
+        if "text=" in page.url and "/explain" in page.url:
+            page.locator(".chain b.nats").wait_for()
 
 
 def test_a_training_is_started_watched_stopped_and_explained(bench):

@@ -18,11 +18,11 @@ export function bitsByCounts(seen, id, vocabulary) {
 }
 
 export function guessView(main, values) {
-  const running = new AbortController(), input = make("textarea", {id: "text", rows: "3", spellcheck: "false", placeholder: "A text that you do not know by heart: of your own book, say"});
+  const running = new AbortController(), input = make("textarea", {id: "text", rows: "3", spellcheck: "false", placeholder: "A text that you do not know by heart: a page of your own book, for example"});
   input.value = values.text ?? "";
   const game = make("section", {id: "game", "aria-live": "polite"});
   main.append(make("h1", {}, "Guess what comes next"),
-    make("p", {}, "Shannon's game of 1951. Name the next token and say how sure you are. A guess costs −log2 of the probability that you gave to what really came, as it does for the model: the fewer bits, the better."),
+    make("p", {}, "Shannon's game of 1951. Name the next token and say how sure you are. A guess costs −log2 of the probability that you gave to what really came, as it does for the model: the fewer bits, the better. What you are not sure of is shared by all other tokens, so a wrong guess at 50 % costs more than knowing nothing."),
     make("form", {class: "card", onsubmit: event => { event.preventDefault(); begin(); }},
       make("label", {for: "text"}, "Text"), input,
       make("p", {class: "controls"}, make("button", {class: "primary", type: "submit"}, "Play"), make("span", {class: "dim"}, " The text is hidden as soon as you play."))),
@@ -63,7 +63,7 @@ export function guessView(main, values) {
       make("p", {class: "knobs"}, make("label", {for: "answer"}, "The next token is ", answer),
         slider({label: "How sure I am:", id: "certainty", min: 0.01, max: 0.99, step: 0.01, value: certainty, change: x => { certainty = x; }, text: percent})),
       make("p", {class: "controls"}, make("button", {class: "primary", type: "submit"}, "Reveal"), make("span", {class: "dim"}, ` Round ${whole(score.length + 1)} of ${whole(tokens.length - first)}. A token may be a part of a word, one letter, or a space; spaces around a guess do not count, ↵ is a new line.`)));
-    game.replaceChildren(told(), form, table());
+    game.replaceChildren(...[told(), form, table()].filter(Boolean));
     answer.focus({preventScroll: true});
   }
 
@@ -87,7 +87,7 @@ export function guessView(main, values) {
   function table() {
     if (!score.length) return null;
     const mean = name => score.reduce((sum, round) => sum + round[name], 0) / score.length;
-    const rows = [["you", "you"], ["the model", "model"], ["counting the tokens so far", "counts"], ["knowing nothing: all tokens alike", "uniform"]].map(([label, name]) => [label, mean(name), name]).sort((x, y) => x[1] - y[1]);
+    const rows = [["you", "you"], ["the model", "model"], ["counting: tokens so far, each once more", "counts"], ["knowing nothing: all tokens alike", "uniform"]].map(([label, name]) => [label, mean(name), name]).sort((x, y) => x[1] - y[1]);
     return make("table", {class: "score"}, make("caption", {}, `Mean over ${whole(score.length)} round${score.length === 1 ? "" : "s"}`),
       make("thead", {}, make("tr", {}, make("th", {scope: "col"}, "who"), make("th", {scope: "col", class: "n"}, "bits per token"), make("th", {scope: "col", class: "n"}, "perplexity"))),
       make("tbody", {}, ...rows.map(([label, bits, name]) => make("tr", {class: name === "you" ? "ours" : undefined, "data-who": name}, make("td", {}, label), make("td", {class: "n"}, fixed(bits, 2)), make("td", {class: "n"}, fixed(2 ** bits, 1))))));

@@ -48,7 +48,7 @@ export function startForm(started, chosen) {
   async function plan() {
     last.abort();
     const mine = last = new AbortController();
-    said.replaceChildren(waiting("Planning takes a few seconds…"));
+    said.replaceChildren(waiting("Planning takes about ten seconds…"));
     try {
       const {name, ...settings} = body();  // a plan has no folder
       const found = await api.json("/api/plan", settings, mine.signal);

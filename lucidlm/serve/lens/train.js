@@ -23,14 +23,14 @@ export function trainView(main, values) {
   const state = {runs: [], views: new Map(), shown: (values.runs ?? "").split(",").filter(Boolean), unit: values.unit in UNITS ? values.unit : "nats", x: values.x in AXES ? values.x : "step", steps: values.steps in SPANS ? values.steps : "settled", step: null};
   const running = new AbortController(), sources = new Map();
   const list = make("div", {id: "runs"}, waiting("Reading the runs…")), facts = make("div", {class: "figures", id: "facts"}), said = make("div", {role: "status", id: "said"});
-  const chart = make("div", {class: "chart", id: "curves", role: "img", "aria-label": "training and validation loss"}), detail = make("section", {id: "detail"}), figure = make("div", {hidden: true});
+  const chart = make("div", {class: "chart", id: "curves", role: "img", "aria-label": "training and validation loss"}), detail = make("section", {id: "detail"}), figure = make("div", {hidden: true}), unlike = make("p", {class: "unlike", role: "status"});
   const select = (label, options, chosen, change) => {
     const box = make("select", {onchange: () => { change(box.value); keep(); draw(); }}, ...Object.entries(options).map(([value, text]) => make("option", {value}, text)));
     box.value = chosen;
     return make("label", {}, label, " ", box);
   };
-  figure.append(make("p", {class: "controls dim"}, select("unit", UNITS, state.unit, x => { state.unit = x; }), select("over", AXES, state.x, x => { state.x = x; }), select("show", SPANS, state.steps, x => { state.steps = x; })), chart);
-  main.append(make("h1", {}, "How is it learning?"), make("p", {}, "Solid: the loss on held-out text. Dashed: on the training text. The gap between them is what the model knows of the training text alone. Choose one run, or several to overlay them."),
+  figure.append(unlike, make("p", {class: "controls dim"}, select("unit", UNITS, state.unit, x => { state.unit = x; }), select("over", AXES, state.x, x => { state.x = x; }), select("show", SPANS, state.steps, x => { state.steps = x; })), chart);
+  main.append(make("h1", {}, "How is it learning?"), make("p", {}, "Solid: the loss on held-out text. Dashed: on the training text. Thin and grey: on each batch, the few passages of a step. Where solid and dashed part, the model learns the training text by heart. Choose one run, or several to overlay them."),
     make("div", {class: "course"}, make("div", {}, make("h2", {}, "Runs"), list, startForm(async id => { await refresh(); only(id); }, values.text)), make("div", {}, said, facts, figure, detail)));
 
   const keep = () => remember("train", {model: model()?.name, runs: state.shown.join(","), unit: state.unit, x: state.x, steps: state.steps});
@@ -66,7 +66,6 @@ export function trainView(main, values) {
 
   // Reads each run that is shown, and listens to those that train.
   async function follow() {
-    if (!state.shown.length && state.runs.length) state.shown = [state.runs[0].id];
     for (const [id, source] of sources) if (!state.shown.includes(id)) { source.close(); sources.delete(id); state.views.delete(id); }
     const lives = id => LIVE.includes(state.runs.find(run => run.id === id)?.status);
     for (const id of state.shown) if (!sources.has(id) || (sources.get(id).readyState === EventSource.CLOSED && lives(id))) listen(id);
@@ -107,6 +106,8 @@ export function trainView(main, values) {
     if (drawn.length === 1) drawDetail(drawn[0]); else { detail.replaceChildren(); delete detail.dataset.drawn; }
     const some = drawn.filter(run => run.curves.batch.length || run.curves.validation.length);
     figure.hidden = !some.length;
+    const mixed = state.unit !== "bits" && new Set(some.map(run => run.vocab_size)).size > 1;
+    unlike.textContent = mixed ? "These runs have different tokens: only their bits per byte can be compared. Choose that unit." : "";
     if (!some.length) return;
     try {
       await charts();
