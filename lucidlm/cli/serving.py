@@ -55,11 +55,13 @@ def serve(
     api_key
         The key that each request must bring.
     """
+    from lucidlm.runtime.device import choose_device
     from lucidlm.runtime.process import set_threads
     from lucidlm.serve.app import check_names, make_app
     from lucidlm.serve.guards import Settings
     from lucidlm.serve.listening import listen
     from lucidlm.serve.listening import serve as serve_app
+    from lucidlm.serve.run_models import Loading
 
     if open and api_key is not None:
         raise LucidError("--open: the pages send no API key; leave --open or --api-key out")
@@ -74,7 +76,9 @@ def serve(
         if not compute.threads and served and all(each.model.n_parameters < SMALL_WEIGHTS for each in served):
             set_threads(1)
         address = _address(settings, sock.getsockname()[1])
-        server = make_app(served, settings, runs=Path(runs))
+        device = choose_device(compute.device)
+        loading = Loading(str(device), matmul_dtype(compute.dtype, device))
+        server = make_app(served, settings, runs=Path(runs), loading=loading)
 
         def ready() -> None:
             for each in served:
@@ -118,18 +122,12 @@ def _name(source: "Source") -> str:
 
 
 def _served(source: "Source", compute: Compute) -> "Served":
-    from lucidlm.model.linear import for_generation, form_for
     from lucidlm.serve.jobs import Served
-    from lucidlm.serve.slots import ROWS
 
-    model, tokenizer = load_model(source, compute, compute.seed if source.kind == "preset" else None)
+    loaded = load_model(source, compute, compute.seed if source.kind == "preset" else None)
     say_state(source)
-    dtype = matmul_dtype(compute.dtype, model.device)
-    form = form_for(model, dtype, rows=ROWS)
-    # On a GPU the weights stay as they are, and autocast shortens them.
-    casts = "float32" if form.kernel is not None else dtype
-    writer = for_generation(model, form) if form.kernel is not None else None
-    return Served(_name(source), source.kind, model, tokenizer, writer, dtype, casts, source.name)
+    dtype = matmul_dtype(compute.dtype, loaded[0].device)
+    return Served.of(loaded, name=_name(source), kind=source.kind, dtype=dtype, source=source.name)
 
 
 def _address(settings: "Settings", port: int) -> str:

@@ -23,11 +23,11 @@ from lucidlm.serve.openai_api import openai_routes
 from lucidlm.serve.own_api import own_routes
 from lucidlm.serve.page_api import page_routes
 from lucidlm.serve.planning import Plans
-from lucidlm.serve.run_models import RunModels
+from lucidlm.serve.run_models import Loading, RunModels
 from lucidlm.serve.runs_api import runs_routes
 from lucidlm.serve.runs_folder import Runs
 
-LOCAL = Settings()
+LOCAL, LOADING = Settings(), Loading()
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -38,11 +38,18 @@ def check_names(names: Iterable[str]) -> None:
         raise ConfigError(f"two models are called {twice}; rename the folder of one of them")
 
 
-def make_app(models: Iterable[Served], settings: Settings = LOCAL, *, runs: Path | None = None) -> Guard:
+def make_app(
+    models: Iterable[Served],
+    settings: Settings = LOCAL,
+    *,
+    runs: Path | None = None,
+    loading: Loading = LOADING,
+) -> Guard:
     """The app for these models; ConfigError where two have one name, or there is neither model nor runs.
 
     Its engine starts and stops with it (ASGI's lifespan). With the folder `runs`, the runs below it are
-    shown, and trainings can be started there: they end with the app.
+    shown, and trainings can be started there: they end with the app. `loading` says how runs that a page asks
+    for compute.
     """
     models = list(models)
     check_names([each.name for each in models])
@@ -72,7 +79,7 @@ def make_app(models: Iterable[Served], settings: Settings = LOCAL, *, runs: Path
     app.include_router(own_routes(engine))
     app.include_router(page_routes(engine))
     if shown is not None:
-        app.include_router(runs_routes(shown, plans, RunModels(engine, shown), settings.limits))
+        app.include_router(runs_routes(shown, plans, RunModels(engine, shown, loading), settings.limits))
         app.include_router(documents_routes(documents))
     app.add_exception_handler(LucidError, answer_error)
     app.add_exception_handler(HTTPException, answer_error)

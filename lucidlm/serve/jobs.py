@@ -3,6 +3,7 @@
 V vocabulary. A job knows nothing of the others: its numbers depend on its own request alone.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,14 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lucidlm.measure.explanation import Explanation, explaining
+from lucidlm.measure.explanation import explaining
 from lucidlm.measure.protocol import Dtype, Protocol
 from lucidlm.measure.scoring import Document
 from lucidlm.model.attention import KVCache
 from lucidlm.model.decoding import Decoding
 from lucidlm.model.gpt import GPT
+from lucidlm.model.linear import for_generation, form_for
 from lucidlm.model.sampling import distribution, next_token, usable
-from lucidlm.serve.slots import capacity_for
+from lucidlm.serve.slots import ROWS, capacity_for
 from lucidlm.serve.transcript import Piece, Transcript
 from lucidlm.text.tokenizer import Tokenizer
 
@@ -44,6 +46,18 @@ class Served:
     source: str = ""
     """What the command line calls it: a path or a name."""
 
+    @classmethod
+    def of(
+        cls, loaded: tuple[GPT, Tokenizer], *, name: str, kind: str, dtype: Dtype, source: str
+    ) -> "Served":
+        """A model that has been loaded, with the copy of it that generates fastest in this dtype."""
+        model, tokenizer = loaded
+        form = form_for(model, dtype, rows=ROWS)
+        # On a GPU the weights stay as they are, and autocast shortens them.
+        casts = "float32" if form.kernel is not None else dtype
+        writer = for_generation(model, form) if form.kernel is not None else None
+        return cls(name, kind, model, tokenizer, writer, dtype, casts, source)
+
     @property
     def generating(self) -> GPT:
         """The model that generates text."""
@@ -54,7 +68,7 @@ Event = object
 """What a job hands on: the Pieces of a text, or its one result; or the Exception that ended it."""
 
 
-class Job:
+class Job(ABC):
     """Work for the model's thread. `deliver` is called on that thread and must not wait."""
 
     def __init__(self, served: Served, deliver: Callable[[Event], None]) -> None:
@@ -67,12 +81,34 @@ class Job:
         """About how many tokens of a prompt the next piece of work is as long as."""
         return PREFILL
 
+    @abstractmethod
     def advance(self) -> bool:
         """Does one piece of work; whether there is none left but the rows of a group."""
-        raise NotImplementedError
 
 
-class Scores(Job):
+class Measurement(Job):
+    """A measurement that is computed piece by piece, with one result."""
+
+    def __init__(
+        self,
+        served: Served,
+        deliver: Callable[[Event], None],
+        work: Generator[object, None, object],
+    ) -> None:
+        super().__init__(served, deliver)
+        self._work = work
+
+    def advance(self) -> bool:
+        """Scores the next piece of a window."""
+        try:
+            next(self._work)
+        except StopIteration as done:
+            self.deliver(done.value)
+            return True
+        return False
+
+
+class Scores(Measurement):
     """The explanation of some texts, by the function of `lucidlm explain`."""
 
     def __init__(
@@ -84,19 +120,8 @@ class Scores(Job):
         top_k: int,
         protocol: Protocol,
     ) -> None:
-        super().__init__(served, deliver)
-        self._work: Generator[tuple[int, int], None, Explanation] = explaining(
-            served.model, served.tokenizer, documents, top_k=top_k, protocol=protocol
-        )
-
-    def advance(self) -> bool:
-        """Scores the next piece of a window."""
-        try:
-            next(self._work)
-        except StopIteration as done:
-            self.deliver(done.value)
-            return True
-        return False
+        work = explaining(served.model, served.tokenizer, documents, top_k=top_k, protocol=protocol)
+        super().__init__(served, deliver, work)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

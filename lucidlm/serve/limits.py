@@ -32,9 +32,9 @@ class Limits:
     total_s: float = 600.0
     """A request may take so long, its answer included; following a run may take as long as the run."""
     unread_bytes: int = 64 * 2**10
-    """A stream is dropped when so much waits beyond the socket's own buffer, and its client"""
+    """A stream of which so much waits beyond the socket's own buffer is dropped if its client is idle."""
     unread_s: float = 1.0
-    """takes nothing for so long: a large part alone is no sign of a client that does not read."""
+    """Idle: the client took nothing for so long. A large part alone does not show that nobody reads."""
     document_bytes: int = 64 * 2**20
     """A text that is uploaded: more than a hundred novels; it lies on the disk."""
     documents: int = 16

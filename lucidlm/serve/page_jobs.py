@@ -9,7 +9,7 @@ from lucidlm.errors import ServerError
 from lucidlm.measure.comparison import comparing
 from lucidlm.measure.protocol import LUCID, Protocol
 from lucidlm.measure.scoring import Scorer
-from lucidlm.serve.jobs import Event, Job, Served
+from lucidlm.serve.jobs import Event, Job, Measurement, Served
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +54,9 @@ class Logits(Job):
         return True
 
 
-class Compares(Job):
+class Compares(Measurement):
     """The comparison of two models on a text, by the function of `lucidlm compare`."""
 
     def __init__(self, served: Served, other: Served, deliver: Callable[[Event], None], text: str) -> None:
-        super().__init__(served, deliver)
         models = [(each.model, each.tokenizer) for each in (served, other)]
-        self._work = comparing(*models, [text], names=(served.name, other.name))
-
-    def advance(self) -> bool:
-        """Scores the next piece by one of the models."""
-        try:
-            next(self._work)
-        except StopIteration as done:
-            self.deliver(done.value)
-            return True
-        return False
+        super().__init__(served, deliver, comparing(*models, [text], names=(served.name, other.name)))

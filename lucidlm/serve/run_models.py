@@ -1,9 +1,11 @@
 """Runs become models of the server while it runs: the id of a run in, its best weights under a name out."""
 
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 from lucidlm.errors import ServerError
+from lucidlm.measure.protocol import Dtype
 from lucidlm.serve.engine import Engine
 from lucidlm.serve.jobs import Served
 from lucidlm.serve.runs_folder import Runs
@@ -11,11 +13,19 @@ from lucidlm.weights.header import WEIGHTS
 from lucidlm.weights.load import load, resolve
 
 
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """Where and how such models compute: as those that were given on the command line."""
+
+    device: str = "cpu"
+    dtype: Dtype = "float32"
+
+
 class RunModels:
     """The runs that pages have asked for; weights are read again where training has written better ones."""
 
-    def __init__(self, engine: Engine, runs: Runs) -> None:
-        self.engine, self.runs = engine, runs
+    def __init__(self, engine: Engine, runs: Runs, loading: Loading) -> None:
+        self.engine, self.runs, self.loading = engine, runs, loading
         self._lock = threading.Lock()
         self._read: dict[str, tuple[int, int]] = {}
         """By name, in the order of use: time and size of the weights that were read."""
@@ -29,8 +39,10 @@ class RunModels:
             stamp = _stamp_of(folder)
             served = self.engine.served.get(name)
             if served is None or self._read.get(name) != stamp:
-                model, tokenizer = load(resolve(folder))
-                served = Served(name, "run", model, tokenizer, source=str(folder))
+                loaded = load(resolve(folder), device=self.loading.device)
+                served = Served.of(
+                    loaded, name=name, kind="run", dtype=self.loading.dtype, source=str(folder)
+                )
             self._read.pop(name, None)
             self._read[name] = stamp
             kept = list(self._read)[-self.engine.limits.run_models :]

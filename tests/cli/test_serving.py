@@ -123,12 +123,12 @@ def test_without_a_model_it_serves_the_latest_run_and_others_when_they_are_asked
     for seed, folder in enumerate((old, new)):
         save_model(lively(SMALLEST.changed(document_prefix_id=END_OF_TEXT), seed=seed), BYTES, folder)
     os.utime(old / "run.toml", (1e9, 1e9))
-    with command("--runs", str(tmp_path / "runs")) as (_, lines):
+    with command("--runs", str(tmp_path / "runs"), "--dtype", "bfloat16") as (_, lines):
         assert lines[0].startswith("new: run, ")
         address = lines[-1].split()[2]
         ids = {row["name"]: row["id"] for row in asked(address, "/api/runs")["runs"]}
         served = asked(address, "/api/models", {"run": ids["old"]})
-        assert served["name"] == "runs/old"
+        assert (served["name"], served["dtype"]) == ("runs/old", "bfloat16")
         names = [each["name"] for each in asked(address, "/api/models")["models"]]
         assert names == ["new", "runs/old"]
         explained = asked(address, "/api/explain", {"model": "runs/old", "texts": ["abc"]})
