@@ -23,6 +23,7 @@ from lucidlm.errors import LucidError
 from lucidlm.runtime.console import say
 from lucidlm.runtime.memory import is_out_of_memory, out_of_memory_line
 from lucidlm.runtime.places import path_text
+from lucidlm.runtime.ranks import ElsewhereError
 from lucidlm.runtime.run_out import ran_out
 from lucidlm.runtime.signals import Interrupted
 
@@ -126,6 +127,8 @@ def answered(work: Callable[[], int], arguments: Arguments, *, debug: bool) -> i
     except Exception as error:
         if (interruption := _interruption(error)) is not None:
             return _said_interrupted(interruption)
+        if isinstance(error, ElsewhereError):
+            return error.exit_code
         if debug:
             raise
         line, code = _line_and_code(error, arguments)

@@ -241,6 +241,10 @@ def _pattern(said: str) -> str:
 
 
 ELSEWHERE = {
+    "start {} (--nproc-per-node), or choose --batch-tokens": "runtime/test_distributed.py::test_rows_are_divided_equally_or_the_nearest_numbers_of_processes_are_named",
+    "start {}{} (--nproc-per-node), or choose --batch-tokens": "runtime/test_distributed.py::test_rows_are_divided_equally_or_the_nearest_numbers_of_processes_are_named",
+    "or start as many (--nproc-per-node)": "runtime/test_distributed.py::test_a_layout_that_torchruns_processes_do_not_make_up_is_refused",
+    "start the same command again, or let torchrun do that (--max-restarts)": "runtime/test_distributed.py::test_a_process_that_is_lost_is_named_within_the_patience",
     "leave --open or --api-key out": "cli/test_serving.py::test_what_cannot_be_is_refused_before_a_model_is_loaded",
     "train one, or serve one: lucidlm serve gpt2": "cli/test_serving.py::test_without_a_model_or_a_run_it_shows_where_to_train_one",
     "other machines can reach this address; give --api-key too, or use --host 127.0.0.1": "cli/test_serving.py::test_an_address_of_others_needs_a_key",
@@ -410,8 +414,8 @@ def test_each_flag_that_a_message_names_is_one():
     assert {(place, flag) for place, flag in named if flag not in flags | OTHERS} == set()
 
 
-OTHERS = {"--help", "--version", "--debug", "--completion", "--man"}
-"""Flags of the command itself."""
+OTHERS = {"--help", "--version", "--debug", "--completion", "--man", "--nproc-per-node", "--max-restarts"}
+"""Flags of the command itself, and of torchrun."""
 
 
 @pytest.mark.parametrize("place", sorted(set(ELSEWHERE.values())))

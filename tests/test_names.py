@@ -25,7 +25,7 @@ ROOMS = {
     "errors": "",
     "runtime": (
         "wording device progress leavings memory ranges run_out signals console process places small_files "
-        "probes files locks manifest part_file web stores fetch"
+        "probes files locks manifest part_file web stores fetch ranks distributed"
     ),
     "text": (
         "reasons byte_level hashing excerpts token_file reading formats own_folders formats.guesses "
