@@ -50,8 +50,8 @@ ROOMS = {
     "runs": "curves data records settings trend run_toml history lineage checkpoints folder listing metrics",
     "report": "course ladder curves memorization verdict assessment card run_page",
     "training": (
-        "validation footprint given_text schedule muon optim shapes prediction gradient step workers pace "
-        "speed state plan saving setup tracking outline finish resume start loop seeds"
+        "validation footprint given_text schedule muon optim shapes prediction spread gradient step workers "
+        "pace speed state plan saving setup tracking outline finish resume start loop seeds"
     ),
     "serve": (
         "limits transcript slots jobs engine forms faults streams orders ticket choices openai_api own_api "

@@ -26,6 +26,8 @@ from lucidlm.runtime.wording import plural
 BEAT_S = 1.0
 """Seconds between two signs of life."""
 POLL_S = 0.005
+PLAIN = (Tensor, nn.Parameter)
+"""Types of what is whole, so that the import of sharded tensors, half a second, is left to those who have any."""
 
 
 class World:
@@ -183,6 +185,10 @@ class World:
         return []
 
 
+ALONE = World()
+"""The world of a process that torchrun has not started."""
+
+
 class _Watch:
     """Looks at the signs of life of one process."""
 
@@ -287,13 +293,28 @@ def _beating(store: dist.Store, rank: Rank) -> Generator[None]:
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that may be sharded, as one that is not; all processes of the world have to call this."""
+    if type(tensor) in PLAIN:
+        return tensor
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def is_sharded(module: nn.Module) -> bool:
-    """Whether the weights of a module are divided among processes."""
+def divided_as(tensor: Tensor, other: Tensor) -> Tensor:
+    """A whole tensor, the same on all processes, divided among them as another one of its shape is."""
+    if type(other) in PLAIN:
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(other, DTensor):
+        return tensor
+    return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
+
+
+def is_divided(tensor: Tensor) -> bool:
+    """Whether each process has only a part of this tensor."""
+    if type(tensor) in PLAIN:
+        return False
     from torch.distributed.tensor import DTensor
 
-    return any(isinstance(weight, DTensor) for weight in module.parameters())
+    return isinstance(tensor, DTensor)

@@ -4,18 +4,21 @@ B windows of the batch, T tokens of a window. However the batch is cut, the loss
 count of tokens: never a mean of means.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lucidlm.model.gpt import GPT
 from lucidlm.model.loss import IGNORE_INDEX, linear_cross_entropy
 from lucidlm.runs.settings import Plan
 from lucidlm.runtime.device import autocast, dtype_of, seed_from, to_device
+from lucidlm.runtime.distributed import ALONE, World
 from lucidlm.runtime.progress import Progress
+from lucidlm.training.spread import distinct, layout_of, replicated, sharded
 
 Batch = tuple[np.ndarray, np.ndarray]
 """Inputs and targets, each (B, T)."""
@@ -33,28 +36,76 @@ class Gradient(Protocol):
         ...
 
 
-class WholeBatch:
-    """The gradient by the model itself, all threads in each matmul; see Workers for another way."""
+class Nats(nn.Module):
+    """A model with its loss, so that all its weights are used inside one forward pass."""
 
-    def __init__(self, model: GPT, plan: Plan, *, hidden: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(self, model: GPT, hidden: Callable[[Tensor], Tensor] | None = None) -> None:
         """hidden: a compiled model.hidden (default: model.hidden)."""
-        self.model, self.plan, self.hidden = model, plan, hidden or model.hidden
+        super().__init__()
+        self.model, self.compiled = model, hidden
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Sum of the nats of a micro-batch, inputs and targets (b, T), as a scalar to go backward from."""
+        hidden = (self.compiled or self.model.hidden)(inputs)  # (b, T, C)
+        return linear_cross_entropy(hidden.flatten(0, 1), self.model.head.weight, targets.flatten())
+
+
+class WholeBatch:
+    """The gradient by the model itself, all threads in each matmul; see Workers for another way.
+
+    In a world of several processes each has its rows of the batch. The model is then divided among them, or
+    each has all of it; the weights are those of the first.
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        plan: Plan,
+        *,
+        hidden: Callable[[Tensor], Tensor] | None = None,
+        world: World = ALONE,
+    ) -> None:
+        """hidden: a compiled model.hidden (default: model.hidden)."""
+        self.model, self.plan, self.world = model, plan, world
+        self.finite: list[Tensor] = []
+        """Whether each part of this process's own gradient was finite, in the last step of replicas."""
+        self.nats: nn.Module = Nats(model, hidden)
+        if world.alone:
+            return
+        device = model.device
+        replicas, shards = layout_of(world, plan, device)
+        world.same(distinct(model))
+        if shards == 1:
+            self.nats = replicated(self.nats, device, self.finite)
+        else:
+            sharded(self.nats, model.blocks, device, replicas=replicas, shards=shards)
 
     def add(self, batch: Batch, *, seed: int, step: int) -> tuple[float, int]:
-        """See Gradient."""
+        """See Gradient. In a world `batch` is this process's rows, nats and tokens are those of all."""
         # Dropout as a function of seed and step: a resumed run needs no generator's state to draw the same.
-        torch.manual_seed(seed_from(seed, "dropout", step))
-        model, tokens = self.model, count_of(batch)
+        rank = () if self.world.alone else (self.world.rank.number,)
+        torch.manual_seed(seed_from(seed, "dropout", step, *rank))
+        self.finite.clear()
+        device = self.model.device
+        tokens = max(1, int(self.world.total([count_of(batch)])[0]))
         # float64 where there is any: one number, and the order of the parts must not show in it.
-        exact = torch.float32 if model.device.type == "mps" else torch.float64
-        nats = torch.zeros((), device=model.device, dtype=exact)
-        for inputs, targets in micro_batches(batch, self.plan.micro_batch):
-            with autocast(model.device, dtype_of(self.plan.dtype)):
-                part = nats_of(model, inputs, targets, hidden=self.hidden)
-            # Divided by the tokens of the whole batch, so that the gradients add up to its mean's.
-            (part / tokens).backward()
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        nats = torch.zeros((), device=device, dtype=exact)
+        parts = list(micro_batches(batch, self.plan.micro_batch))
+        for number, (inputs, targets) in enumerate(parts, start=1):
+            with self._collected(last=number == len(parts)):
+                with autocast(device, dtype_of(self.plan.dtype)):
+                    part = self.nats(to_device(inputs, device), to_device(targets, device))
+                # Divided by the tokens of the whole batch, so that the gradients add up to its mean's.
+                (part / tokens).backward()
             nats += part.detach()
-        return nats.item(), tokens
+        return self.world.total([nats.item()])[0], tokens
+
+    def _collected(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Replicas add their gradients up once, after the last part of their rows; shards after each."""
+        if last or not isinstance(self.nats, nn.parallel.DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.nats.no_sync()
 
     def run(self, tasks: Iterable[Callable[[], object]]) -> None:
         """One task after the other."""
@@ -69,30 +120,40 @@ def micro_batches(batch: Batch, size: int) -> Iterator[Batch]:
 
 
 def count_of(batch: Batch) -> int:
-    """Targets of a batch that count, at least 1."""
-    return max(1, int((batch[1] != IGNORE_INDEX).sum()))
-
-
-def nats_of(
-    model: GPT, inputs: np.ndarray, targets: np.ndarray, *, hidden: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """Sum of the nats of a micro-batch, inputs and targets (b, T), as a scalar to go backward from."""
-    return linear_cross_entropy(
-        hidden(to_device(inputs, model.device)).flatten(0, 1),  # (b T, C)
-        model.head.weight,
-        to_device(targets, model.device).flatten(),
-    )
+    """Targets of a batch that count."""
+    return int((batch[1] != IGNORE_INDEX).sum())
 
 
 def compiled(model: GPT, plan: Plan, progress: Progress) -> Callable[[Tensor], Tensor]:
     """model.hidden through torch.compile; as it is, with a note, where that fails."""
-    shape = plan.micro_batch, plan.model.context_length
     try:
         compiled = torch.compile(model.hidden)
-        with torch.no_grad():
-            compiled(torch.zeros(*shape, dtype=torch.int64, device=model.device))
+        _try(compiled, model, plan)
         return compiled
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        progress.note(f"torch.compile failed, training without it ({type(error).__name__}: {reason})")
+        progress.note(_uncompiled(error))
         return model.hidden
+
+
+def compile_blocks(model: GPT, plan: Plan, progress: Progress) -> None:
+    """Compiles each block alone, for a model that is divided block by block; not at all where that fails."""
+    try:
+        for block in model.blocks:
+            block.compile()
+        _try(model.hidden, model, plan)
+    except Exception as error:
+        progress.note(_uncompiled(error))
+        for block in model.blocks:
+            block._compiled_call_impl = None  # there is no public way back
+
+
+def _try(hidden: Callable[[Tensor], Tensor], model: GPT, plan: Plan) -> None:
+    with torch.no_grad():
+        hidden(
+            torch.zeros(plan.micro_batch, plan.model.context_length, dtype=torch.int64, device=model.device)
+        )
+
+
+def _uncompiled(error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0][:200]
+    return f"torch.compile failed, training without it ({type(error).__name__}: {reason})"

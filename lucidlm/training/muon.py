@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lucidlm.runtime.distributed import divided_as, whole
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Jordan 2024: the polynomial that lifts small singular values fastest and keeps all between 0.7 and 1.2."""
 ITERATIONS = 5
@@ -103,26 +105,32 @@ class Muon(Optimizer):
             for weight in weights:
                 gradient = weight.grad
                 assert gradient is not None
-                mean = self._kept(weight, "momentum_buffer", weight.shape).lerp_(gradient, 1 - momentum)
-                ahead.append(gradient.lerp(mean, momentum))  # Nesterov: the mean after another such gradient
+                mean = self._kept(weight, "momentum_buffer", torch.zeros_like).lerp_(gradient, 1 - momentum)
+                # Nesterov: the mean after another such gradient. A shard has no singular values of its matrix.
+                ahead.append(whole(gradient.lerp(mean, momentum)))
             steps = orthogonalized(torch.stack(ahead)).to(weights[0].dtype)
             if group["row_beta"]:
-                squares = [self._kept(weight, "row_squares", (len(weight), 1)) for weight in weights]
+                squares = [self._kept(weight, "row_squares", _zero_per_row) for weight in weights]
                 steps = evened(steps, squares, beta=group["row_beta"])
             rows, columns = weights[0].shape
             # An orthogonal matrix that is taller than wide moves each output less.
             scale = math.sqrt(max(1.0, rows / columns))
             for weight, step in zip(weights, steps, strict=True):
-                weight.mul_(1 - lr * group["weight_decay"]).add_(step, alpha=-lr * scale)
+                weight.mul_(1 - lr * group["weight_decay"]).add_(divided_as(step, weight), alpha=-lr * scale)
 
         return move
 
-    def _kept(self, weight: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
+    def _kept(self, weight: Tensor, name: str, zeros: Callable[[Tensor], Tensor]) -> Tensor:
         """A tensor of the weight's state, zeros at first."""
         state = self.state[weight]
         if name not in state:
-            state[name] = weight.new_zeros(shape)
+            state[name] = zeros(weight)
         return state[name]
+
+
+def _zero_per_row(weight: Tensor) -> Tensor:
+    """(rows, 1), whole also where the weight is sharded."""
+    return torch.zeros(len(weight), 1, dtype=weight.dtype, device=weight.device)
 
 
 def evened(steps: Tensor, squares: list[Tensor], *, beta: float) -> Tensor:

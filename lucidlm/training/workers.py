@@ -14,9 +14,19 @@ from lucidlm.model.gpt import GPT
 from lucidlm.model.norm import RMSNorm
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.device import seed_from
+from lucidlm.runtime.distributed import ALONE, World
 from lucidlm.runtime.process import available_processors
 from lucidlm.runtime.progress import SILENT, Progress
-from lucidlm.training.gradient import Batch, Gradient, WholeBatch, compiled, count_of, micro_batches, nats_of
+from lucidlm.training.gradient import (
+    Batch,
+    Gradient,
+    Nats,
+    WholeBatch,
+    compile_blocks,
+    compiled,
+    count_of,
+    micro_batches,
+)
 
 PIECE, AT_ONCE = 2**18, 2**24
 """Numbers of gradients: of a piece, whose sum stays in a core's cache while the copies' are added; and of the
@@ -24,11 +34,17 @@ weights whose gradients are added before those of their copies are freed: of a s
 """
 
 
-def gradient_of(model: GPT, plan: Plan, *, config: TrainConfig, progress: Progress = SILENT) -> Gradient:
-    """What computes the gradients of this plan."""
-    if plan.workers:
+def gradient_of(
+    model: GPT, plan: Plan, *, config: TrainConfig, progress: Progress = SILENT, world: World = ALONE
+) -> Gradient:
+    """What computes the gradients of this plan: where there are other processes, no threads of its own."""
+    if plan.workers and world.alone:
         return Workers(model, plan, seed=config.seed, threads=config.threads)
-    return WholeBatch(model, plan, hidden=compiled(model, plan, progress) if plan.compile else None)
+    if plan.compile and not world.alone:
+        compile_blocks(model, plan, progress)
+        return WholeBatch(model, plan, world=world)
+    hidden = compiled(model, plan, progress) if plan.compile else None
+    return WholeBatch(model, plan, hidden=hidden, world=world)
 
 
 def cores_of(plan: Plan, threads: int) -> int:
@@ -56,6 +72,7 @@ class Workers:
             for weight in self.weights
         ]
         self.copies = [_copy_with(model, self.cast) for _ in range(plan.workers)]
+        self.nats = [Nats(copy) for copy in self.copies]
         self.tape = _tape(plan, dtype=self.dtype, seed=seed)
         # A thread's number of OpenMP threads is its own setting.
         self.pool = ThreadPoolExecutor(
@@ -64,7 +81,7 @@ class Workers:
 
     def add(self, batch: Batch, *, seed: int, step: int) -> tuple[float, int]:
         """See Gradient."""
-        tokens, nats = count_of(batch), 0.0
+        tokens, nats = max(1, count_of(batch)), 0.0
         if self.casts:
             for cast, weight in zip(self.cast, self.weights, strict=True):
                 cast.copy_(weight.detach())
@@ -75,7 +92,7 @@ class Workers:
                 if number >= len(shares[worker]):
                     return 0.0
                 places = seed_from(seed, "dropout", step, worker, number)
-                return self._pass(self.copies[worker], shares[worker][number], tokens=tokens, places=places)
+                return self._pass(self.nats[worker], shares[worker][number], tokens=tokens, places=places)
 
             nats += sum(self.pool.map(work, range(len(shares))))
             self._collect()
@@ -92,14 +109,14 @@ class Workers:
         bounds = [count * worker // workers for worker in range(workers + 1)]
         return [(batch[0][a:b], batch[1][a:b]) for a, b in itertools.pairwise(bounds) if b > a]
 
-    def _pass(self, copy: GPT, batch: Batch, *, tokens: int, places: int) -> float:
-        """Nats of a micro-batch; its part of the gradient is in the copy's .grad then."""
+    def _pass(self, nats: Nats, batch: Batch, *, tokens: int, places: int) -> float:
+        """Nats of a micro-batch; its part of the gradient is in the .grad of the copy then."""
         if self.tape is not None:
             masks = self.tape.places(places)
-            for module in copy.modules():
+            for module in nats.modules():
                 if isinstance(module, Dropout):
                     module.places = masks
-        part = nats_of(copy, *batch, hidden=copy.hidden)
+        part: Tensor = nats(*map(torch.from_numpy, batch))
         (part / tokens).backward()
         return part.item()
 
