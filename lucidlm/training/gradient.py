@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lucidlm.model.gpt import GPT
+from lucidlm.model.gpt import GPT, Block
 from lucidlm.model.loss import IGNORE_INDEX, linear_cross_entropy
 from lucidlm.runs.settings import Plan
 from lucidlm.runtime.device import autocast, dtype_of, seed_from, to_device
@@ -39,6 +39,9 @@ class WholeBatch:
     def __init__(self, model: GPT, plan: Plan, *, hidden: Callable[[Tensor], Tensor] | None = None) -> None:
         """hidden: a compiled model.hidden (default: model.hidden)."""
         self.model, self.plan, self.hidden = model, plan, hidden or model.hidden
+        for block in model.blocks:
+            assert isinstance(block, Block)
+            block.checkpointing = plan.checkpointing
 
     def add(self, batch: Batch, *, seed: int, step: int) -> tuple[float, int]:
         """See Gradient."""
