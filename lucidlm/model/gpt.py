@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 from lucidlm.errors import ConfigError
 from lucidlm.model.attention import CausalSelfAttention, KVCache, rotation_table
@@ -63,9 +64,24 @@ class Block(nn.Module):
         self.feed_forward_norm = _norm(config)
         self.feed_forward = GatedFeedForward(config) if config.family == "modern" else FeedForward(config)
         self.dropout = Dropout(config.drop_rate)
+        self.checkpointing = False
+        """Whether the backward pass computes the block again, from its input alone, in training."""
 
     def forward(self, x: Tensor, **attention_inputs) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
+        if not (self.checkpointing and self.training and torch.is_grad_enabled()):
+            return self._added(x, **attention_inputs)
+        # PyTorch's generator is set back for the second pass, so that it drops the same; a tape is not.
+        assert self.dropout.places is None, "a tape gives other masks the second time"
+        return checkpoint(
+            self._added,
+            x,
+            use_reentrant=False,
+            preserve_rng_state=self.dropout.is_on,
+            **attention_inputs,
+        )
+
+    def _added(self, x: Tensor, **attention_inputs) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), **attention_inputs))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 

@@ -101,6 +101,9 @@ class TrainConfig:
     """CPU threads (0: one for each core)."""
     compile: bool = False
     """Compile the model with torch.compile; if that fails, train without it and print a note."""
+    checkpointing: bool | None = None
+    """Compute each block again in the backward pass instead of keeping its activations: less memory for
+    about a third more work (default: where memory needs it)."""
     tensorboard: bool = False
     """Write TensorBoard's event files into the run too."""
     track: Literal["wandb", "trackio"] | None = None
@@ -159,6 +162,8 @@ class Plan:
     threads: int
     early_stop: bool
     compile: bool = False
+    checkpointing: bool = False
+    """Whether blocks are computed again in the backward pass; it changes no number."""
     moving_windows: bool = True
     """Whether the borders of the windows move from epoch to epoch; in the course they do not."""
     threads_from: tuple[tuple[int, int], ...] = ()

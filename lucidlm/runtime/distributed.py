@@ -27,7 +27,7 @@ BEAT_S = 1.0
 """Seconds between two signs of life."""
 POLL_S = 0.005
 PLAIN = (Tensor, nn.Parameter)
-"""Types of what is whole, so that the import of sharded tensors, half a second, is left to those who have any."""
+"""Types of tensors that are whole: with them, nothing is imported for others, which takes half a second."""
 
 
 class World:
@@ -50,6 +50,8 @@ class World:
         self.layout = layout or Layout()
         self.store, self.group = store, group
         self.told_so_far = 0
+        self.shards = 1
+        """Processes that the weights of one model are divided among."""
 
     @property
     def size(self) -> int:
@@ -123,6 +125,21 @@ class World:
             raise
         self.store.set(key, _fine(value))
         return value
+
+    def failed(self, error: BaseException) -> None:
+        """Tells the others that the first process ends with this error: they do too, where they next listen."""
+        if self.store is not None:
+            with contextlib.suppress(RuntimeError):
+                self.told_so_far += 1
+                self.store.set(f"told/{self.told_so_far}", _failed(error))
+
+    def leave(self) -> None:
+        """Ends the exchange: from now on each process is alone. All call it at the same place."""
+        if self.group is not None:
+            with self.noticing_losses():
+                dist.barrier(group=self.group)
+            dist.destroy_process_group()
+            self.store = self.group = None
 
     def gathered(self, make: Callable[[], Any]) -> list[Any]:
         """What `make` returns on each process, told as JSON, in the order of their ranks, on all of them.
@@ -239,7 +256,8 @@ def _lost(ranks: list[int]) -> RunError:
 def joined(layout: Layout, *, device: str = "auto") -> Generator[World]:
     """The world of the processes that torchrun has started, until the block ends.
 
-    `device`: what the weights are on, which decides what carries them: NCCL between GPUs, else gloo.
+    `device`: what the weights are on, which decides what carries them: NCCL between GPUs, else gloo. Where
+    torchrun has started one process only, it is alone.
     """
     rank = this_rank()
     if rank.size == 1:
@@ -267,7 +285,8 @@ def joined(layout: Layout, *, device: str = "auto") -> Generator[World]:
             control = dist.new_group(backend="gloo", timeout=patience)
             yield World(rank, store=store, group=control, layout=layout)
         finally:
-            dist.destroy_process_group()
+            if dist.is_initialized():
+                dist.destroy_process_group()
 
 
 @contextlib.contextmanager

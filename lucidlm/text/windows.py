@@ -58,16 +58,20 @@ class Windows:
         self.n_targets = len(tokens) - 1
         self.n_windows = -(-self.n_targets // context_length)
 
-    def batch_at(self, *, seed: int, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    def batch_at(
+        self, *, seed: int, step: int, batch_size: int, rows: range | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets (B, T), int64, of a step: a function of the arguments and the file only.
 
-        Places after the end of a short window have input 0 and target -100. Window step * batch_size + row is
+        With `rows`, only these of its B rows. Places after the end of a short window have input 0 and target -100. Window step * batch_size + row is
         the same however the sequence is divided into batches.
         """
         numbers = range(step * batch_size, (step + 1) * batch_size)
+        if rows is not None:
+            numbers = numbers[rows.start : rows.stop]
         places = [divmod(number, self.n_windows) for number in numbers]
-        inputs = np.zeros((batch_size, self.context_length), np.int64)
-        targets = np.full((batch_size, self.context_length), IGNORE_INDEX, np.int64)
+        inputs = np.zeros((len(numbers), self.context_length), np.int64)
+        targets = np.full((len(numbers), self.context_length), IGNORE_INDEX, np.int64)
         for epoch in sorted({epoch for epoch, _ in places}):
             rows = [row for row, place in enumerate(places) if place[0] == epoch]
             key = hash_of(seed, epoch)

@@ -33,6 +33,7 @@ def training_bytes(
     device: str,
     dtype: str,
     workers: int = 0,
+    checkpointing: bool = False,
 ) -> int:
     """The bytes that a step holds at its fullest, without what the process holds before it begins.
 
@@ -49,13 +50,24 @@ def training_bytes(
     at_once = max(1, workers)
     tokens = min(at_once * micro_batch, batch_size) * model.context_length
     rows = min(tokens // at_once, max(256, LOGITS_BYTES // (width * model.vocab_size)))
-    activations = KEPT_A_TOKEN * width * tokens * model.emb_dim * model.n_layers
+    activations = activation_bytes(model, tokens, width=width, checkpointing=checkpointing)
     # Logits, in whose place gradients come, and the head's, in each worker.
     loss = at_once * (width * rows * model.vocab_size + 4 * embedding)
     gradients, copies = 4 * n, workers * width * n + (width * n if workers and width == 2 else 0)
     once = activations + loss
     several = batch_size > at_once * micro_batch
     return kept + copies + (gradients + once if several else max(gradients, once))
+
+
+def activation_bytes(model: GPTConfig, tokens: int, *, width: int, checkpointing: bool = False) -> int:
+    """Bytes that all layers keep of these tokens for the backward pass, in numbers of `width` bytes.
+
+    With checkpointing it is each block's input, in float32, and the whole of the one that is computed again.
+    """
+    of_a_block = KEPT_A_TOKEN * width * tokens * model.emb_dim
+    if checkpointing:
+        return 4 * tokens * model.emb_dim * model.n_layers + of_a_block
+    return of_a_block * model.n_layers
 
 
 def check_preset(config: TrainConfig, device: torch.device) -> None:
@@ -80,7 +92,13 @@ def check_fits(
     if free is None:
         return
 
-    def need(shape: GPTConfig, windows: int, batch_size: int = plan.batch_size) -> int:
+    def need(
+        shape: GPTConfig,
+        windows: int,
+        batch_size: int = plan.batch_size,
+        *,
+        checkpointing: bool = plan.checkpointing,
+    ) -> int:
         return training_bytes(
             shape,
             plan.optim.name,
@@ -88,14 +106,15 @@ def check_fits(
             batch_size=batch_size,
             device=device.type,
             dtype=plan.dtype,
-            workers=plan.workers,
+            workers=0 if checkpointing else plan.workers,
+            checkpointing=checkpointing,
         )
 
     # At the end: the model, its gradients and moments, and the best weights, but no activations.
     least = need(plan.model, 0, batch_size=0) + (later if device.type == "cpu" else 0)
     if (most := max(need(plan.model, plan.micro_batch), least)) <= free.bytes:
         return
-    advice = None if least > free.bytes else _less_at_once(plan, free, need)
+    advice = None if least > free.bytes else _less_at_once(config, plan, free, need)
     if resumed:
         advice = "make memory free, as a resumed run keeps its plan"
     advice = advice or _smaller_presets(config, plan.model, free, later=later)
@@ -125,14 +144,19 @@ def memory_bytes(plan: Plan, device: torch.device, *, later: int, held: int, pea
         batch_size=plan.batch_size,
         device=device.type,
         dtype=plan.dtype,
+        checkpointing=plan.checkpointing,
     )
 
 
-def _less_at_once(plan: Plan, free: Free, need: Callable[[GPTConfig, int], int]) -> str | None:
-    """The most windows at once that fit, or the longest context; None where neither is enough."""
+def _less_at_once(config: TrainConfig, plan: Plan, free: Free, need: Callable[..., int]) -> str | None:
+    """The most windows at once that fit, blocks computed again, or the longest context; else None."""
     for windows in range(plan.micro_batch - 1, 0, -1):
         if need(plan.model, windows) <= free.bytes:
             return f"--micro-batch {windows} fits"
+    if config.checkpointing is None and not plan.checkpointing:
+        for windows in range(plan.micro_batch, 0, -1):
+            if need(plan.model, windows, checkpointing=True) <= free.bytes:
+                return f"--checkpointing --micro-batch {windows} fits"
     context = plan.model.context_length // 2
     while context >= 64:
         shorter = replace(plan.model, context_length=context)

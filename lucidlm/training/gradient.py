@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lucidlm.model.gpt import GPT
+from lucidlm.model.gpt import GPT, Block
 from lucidlm.model.loss import IGNORE_INDEX, linear_cross_entropy
 from lucidlm.runs.settings import Plan
 from lucidlm.runtime.device import autocast, dtype_of, seed_from, to_device
 from lucidlm.runtime.distributed import ALONE, World
 from lucidlm.runtime.progress import Progress
-from lucidlm.training.spread import distinct, layout_of, replicated, sharded
+from lucidlm.training.spread import distinct, replicated, sharded
 
 Batch = tuple[np.ndarray, np.ndarray]
 """Inputs and targets, each (B, T)."""
@@ -33,6 +33,10 @@ class Gradient(Protocol):
 
     def run(self, tasks: Iterable[Callable[[], object]]) -> None:
         """Runs all tasks, which do not depend on each other."""
+        ...
+
+    def blamed(self) -> str:
+        """The processes whose part of a gradient that is not finite was not, in brackets, if any is known."""
         ...
 
 
@@ -64,21 +68,24 @@ class WholeBatch:
         *,
         hidden: Callable[[Tensor], Tensor] | None = None,
         world: World = ALONE,
+        device: torch.device | None = None,
     ) -> None:
-        """hidden: a compiled model.hidden (default: model.hidden)."""
+        """hidden: a compiled model.hidden. device: where it computes (default: where the model is)."""
         self.model, self.plan, self.world = model, plan, world
+        self.device = device or model.device
+        for block in model.blocks:
+            assert isinstance(block, Block)
+            block.checkpointing = plan.checkpointing
         self.finite: list[Tensor] = []
-        """Whether each part of this process's own gradient was finite, in the last step of replicas."""
+        """Whether each part of this process's own gradient was finite in the last step."""
         self.nats: nn.Module = Nats(model, hidden)
         if world.alone:
             return
-        device = model.device
-        replicas, shards = layout_of(world, plan, device)
         world.same(distinct(model))
-        if shards == 1:
-            self.nats = replicated(self.nats, device, self.finite)
+        if world.shards == 1:
+            self.nats = replicated(self.nats, self.device, self.finite)
         else:
-            sharded(self.nats, model.blocks, device, replicas=replicas, shards=shards)
+            sharded(self.nats, model.blocks, world, self.device)
 
     def add(self, batch: Batch, *, seed: int, step: int) -> tuple[float, int]:
         """See Gradient. In a world `batch` is this process's rows, nats and tokens are those of all."""
@@ -86,7 +93,7 @@ class WholeBatch:
         rank = () if self.world.alone else (self.world.rank.number,)
         torch.manual_seed(seed_from(seed, "dropout", step, *rank))
         self.finite.clear()
-        device = self.model.device
+        device = self.device
         tokens = max(1, int(self.world.total([count_of(batch)])[0]))
         # float64 where there is any: one number, and the order of the parts must not show in it.
         exact = torch.float32 if device.type == "mps" else torch.float64
@@ -99,7 +106,14 @@ class WholeBatch:
                 # Divided by the tokens of the whole batch, so that the gradients add up to its mean's.
                 (part / tokens).backward()
             nats += part.detach()
+        self.finite.append(nats.isfinite())
         return self.world.total([nats.item()])[0], tokens
+
+    def blamed(self) -> str:
+        """See Gradient. Where the weights are divided, a process that is named had a loss that was not."""
+        sound = self.world.exchanged([all(bool(each) for each in self.finite)])
+        blamed = [str(number) for number, (fine,) in enumerate(sound) if not fine]
+        return "" if self.world.alone or not blamed else f" (rank {', '.join(blamed)})"
 
     def _collected(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
         """Replicas add their gradients up once, after the last part of their rows; shards after each."""

@@ -106,7 +106,7 @@ class Muon(Optimizer):
                 gradient = weight.grad
                 assert gradient is not None
                 mean = self._kept(weight, "momentum_buffer", torch.zeros_like).lerp_(gradient, 1 - momentum)
-                # Nesterov: the mean after another such gradient. A shard has no singular values of its matrix.
+                # Nesterov: the mean after another such gradient. A shard lacks its matrix's singular values.
                 ahead.append(whole(gradient.lerp(mean, momentum)))
             steps = orthogonalized(torch.stack(ahead)).to(weights[0].dtype)
             if group["row_beta"]:

@@ -19,7 +19,13 @@ from lucidlm.runtime.memory import peak_memory_bytes, resident_bytes
 from lucidlm.runtime.process import available_processors, set_threads
 from lucidlm.text.corpus import FEW_TOKENS, Corpus
 from lucidlm.text.windows import Windows
-from lucidlm.training.footprint import check_fits, judging_bytes, memory_bytes
+from lucidlm.training.footprint import (
+    activation_bytes,
+    check_fits,
+    judging_bytes,
+    memory_bytes,
+    training_bytes,
+)
 from lucidlm.training.pace import Pace
 from lucidlm.training.prediction import Compressibility, Prediction, compressibility, predict
 from lucidlm.training.schedule import trapezoid
@@ -74,8 +80,6 @@ search in docs/plan.md; Wang 2024 for AdamW).
 
 BATCH_TOKENS, BATCH_WEIGHTS = 2048, 4e6
 """Tokens of a step, up to this many block weights; twice as many for each four times as many weights."""
-ACTIVATIONS = 34 * 4
-"""float32 bytes that a token, layer and channel keep for the backward pass (Korthikanti 2022, 4.1)."""
 GPU_ACTIVATIONS_SHARE = 0.4
 """Of a GPU's free memory, activations may take this; the rest is for logits, their gradients and PyTorch."""
 CPU_TOKENS, CPU_ACTIVATIONS = 8192, 2**31
@@ -195,20 +199,26 @@ def _draft(
     batch_size = _batch_size(config, model)
     workers = workers_for(config, device, batch_size=batch_size)
     share = math.ceil(batch_size / max(1, workers))
+    recipe, dtype = recipe_for(config, model), fixed_dtype(config, device)
+    checkpointing = _checkpointing(config, model, recipe.name, device, dtype)
+    most = config.micro_batch or _micro_batch(
+        model, device, workers, share=share, checkpointing=checkpointing
+    )
     return Plan(
         model=model,
-        optim=recipe_for(config, model),
+        optim=recipe,
         batch_size=batch_size,
-        micro_batch=min(share, config.micro_batch or _micro_batch(model, device, workers, share=share)),
+        micro_batch=min(share, most),
         steps=1,
         schedule=((0, 1.0),),
         validate_every=1,
         validation_tokens=1,
-        dtype=fixed_dtype(config, device),
+        dtype=dtype,
         threads=threads_for(config, model, device),
         workers=workers,
         early_stop=config.early_stop,
         compile=config.compile,
+        checkpointing=checkpointing,
         moving_windows=config.preset is None or preset(config.preset).moving_windows,
         float32=float32,
     )
@@ -291,9 +301,27 @@ def _batch_size(config: TrainConfig, model: GPTConfig) -> int:
     return max(1, BATCH_TOKENS * 2 ** max(0, doublings) // model.context_length)
 
 
-def _micro_batch(model: GPTConfig, device: torch.device, workers: int, *, share: int) -> int:
+def _checkpointing(
+    config: TrainConfig, model: GPTConfig, optim: str, device: torch.device, dtype: str
+) -> bool:
+    """What was asked for; else whether, on a GPU, not even one window would fit without."""
+    if config.checkpointing is not None:
+        return config.checkpointing
+    if device.type != "cuda":
+        return False
+    windows = config.micro_batch or 1
+    need = training_bytes(
+        model, optim, micro_batch=windows, batch_size=windows, device=device.type, dtype=dtype
+    )
+    free, _ = torch.cuda.mem_get_info(device)
+    return need > free
+
+
+def _micro_batch(
+    model: GPTConfig, device: torch.device, workers: int, *, share: int, checkpointing: bool
+) -> int:
     """Windows of its share that a worker takes at once: what fits, and no more than make a step faster."""
-    bytes_per_window = ACTIVATIONS * model.context_length * model.emb_dim * model.n_layers
+    bytes_per_window = activation_bytes(model, model.context_length, width=4, checkpointing=checkpointing)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         # 16 bytes a weight: weights, gradients and AdamW's two moments.

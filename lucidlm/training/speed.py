@@ -143,8 +143,12 @@ def fixed_dtype(config: TrainConfig, device: torch.device) -> Dtype:
 
 
 def workers_for(config: TrainConfig, device: torch.device, *, batch_size: int) -> int:
-    """Workers on a CPU, each with at least one window of a batch; 0 on a GPU and for a compiled model."""
-    if device.type != "cpu" or config.compile:
+    """Workers on a CPU, each with at least one window of a batch; 0 on a GPU, compiled or with checkpointing.
+
+    A compiled model has one copy. Workers take dropout's masks from a tape, which gives a block that is
+    computed again (--checkpointing) other ones.
+    """
+    if device.type != "cpu" or config.compile or config.checkpointing:
         return 0
     return min(batch_size, (config.threads or available_processors()) if config.timed else WORKERS)
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lucidlm.runs.settings import Plan
+from lucidlm.model.config import GPTConfig
 from lucidlm.runtime.distributed import World
 
 STATE_BYTES = 16
@@ -20,16 +20,13 @@ STATE_SHARE = 0.5
 """Of a GPU's memory, for the state of the weights that it holds; the rest is for activations."""
 
 
-def layout_of(world: World, plan: Plan, device: torch.device) -> tuple[int, int]:
-    """Replicas and shards: those asked for, else as few shards as the first process's memory allows."""
-
-    def fits() -> int:
-        if device.type != "cuda":
-            return 1
+def arranged(world: World, shape: GPTConfig, device: torch.device) -> tuple[int, int]:
+    """Replicas and shards of a model: those asked for, else as few shards as the memory of a GPU allows."""
+    fits = 1
+    if device.type == "cuda":
         room = int(STATE_SHARE * torch.cuda.get_device_properties(device).total_memory)
-        return -(-STATE_BYTES * plan.model.n_parameters // room)
-
-    return world.layout.over(world.size, fits=world.told(fits))
+        fits = -(-STATE_BYTES * shape.n_parameters // room)
+    return world.layout.over(world.size, fits=fits)
 
 
 def replicated(module: nn.Module, device: torch.device, finite: list[Tensor]) -> nn.Module:
@@ -54,17 +51,16 @@ def replicated(module: nn.Module, device: torch.device, finite: list[Tensor]) ->
     return replica
 
 
-def sharded(
-    module: nn.Module, blocks: Iterable[nn.Module], device: torch.device, *, replicas: int, shards: int
-) -> None:
-    """Divides each weight of the module among `shards` processes, in so many replicas, block by block.
+def sharded(module: nn.Module, blocks: Iterable[nn.Module], world: World, device: torch.device) -> None:
+    """Divides each weight of the module among the shards of a world, in each of its replicas, block by block.
 
     All that is no block (embeddings, the last norm and the head, which may be an embedding) is one group.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
-    mesh = init_device_mesh(device.type, (replicas, shards), mesh_dim_names=("replicas", "shards"))
+    replicas = world.size // world.shards
+    mesh = init_device_mesh(device.type, (replicas, world.shards), mesh_dim_names=("replicas", "shards"))
     if replicas == 1:
         mesh = mesh["shards"]
     for block in blocks:

@@ -35,16 +35,22 @@ weights whose gradients are added before those of their copies are freed: of a s
 
 
 def gradient_of(
-    model: GPT, plan: Plan, *, config: TrainConfig, progress: Progress = SILENT, world: World = ALONE
+    model: GPT,
+    plan: Plan,
+    *,
+    config: TrainConfig,
+    progress: Progress = SILENT,
+    world: World = ALONE,
+    device: torch.device | None = None,
 ) -> Gradient:
     """What computes the gradients of this plan: where there are other processes, no threads of its own."""
-    if plan.workers and world.alone:
+    if not world.alone:
+        if plan.compile:
+            compile_blocks(model, plan, progress)
+        return WholeBatch(model, plan, world=world, device=device)
+    if plan.workers:
         return Workers(model, plan, seed=config.seed, threads=config.threads)
-    if plan.compile and not world.alone:
-        compile_blocks(model, plan, progress)
-        return WholeBatch(model, plan, world=world)
-    hidden = compiled(model, plan, progress) if plan.compile else None
-    return WholeBatch(model, plan, hidden=hidden, world=world)
+    return WholeBatch(model, plan, hidden=compiled(model, plan, progress) if plan.compile else None)
 
 
 def cores_of(plan: Plan, threads: int) -> int:
@@ -102,6 +108,10 @@ class Workers:
         """All tasks, by the threads of the workers."""
         for _ in self.pool.map(lambda task: task(), tasks):
             pass
+
+    def blamed(self) -> str:
+        """See Gradient: there is one process."""
+        return ""
 
     def _shares(self, batch: Batch) -> list[Batch]:
         """The batch in contiguous parts, which differ by at most one window."""

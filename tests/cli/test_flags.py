@@ -175,6 +175,7 @@ SETTINGS = {
     "optim.row-beta": "0.5", "optim.warmup-steps": "3", "optim.decay-fraction": "0.5", "optim.clip": "2",
     "validate-every": "3", "no-early-stop": "", "sample-prompt": "Once", "checkpoint-seconds": "9",
     "seed": "5", "device": "cpu", "dtype": "bfloat16", "threads": "3", "compile": "",
+    "checkpointing": "", "no-checkpointing": "",
     "tensorboard": "", "track": "trackio",
 }  # fmt: skip
 """A value of each setting of train that is not its default; the negatives of switches show in a --config."""

@@ -50,6 +50,7 @@ REQUESTS = {
         seed=0,
         dtype="bfloat16",
         threads=2,
+        checkpointing=True,
         tensorboard=True,
         track="trackio",
     ),

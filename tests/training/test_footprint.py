@@ -24,10 +24,11 @@ def free(monkeypatch):
     return left
 
 
-def check(config, shape, *, micro_batch=8, optim=GPT2, **others):
+def check(config, shape, *, micro_batch=8, optim=GPT2, checkpointing=False, **others):
     plan = Plan(
         model=shape, optim=optim, batch_size=16, micro_batch=micro_batch, steps=1, schedule=((0, 1.0),),
         validate_every=1, validation_tokens=1, dtype="float32", threads=1, early_stop=False,
+        checkpointing=checkpointing,
     )  # fmt: skip
     check_fits(config, plan, CPU, **others)
 
@@ -69,6 +70,17 @@ def test_windows_that_do_not_fit_at_once_are_refused_and_the_number_that_is_advi
     assert (flag, fits) == ("--micro-batch", "fits")
     check(config, shape, micro_batch=int(windows))
     refusal(config, shape, micro_batch=int(windows) + 1)
+
+
+def test_where_not_one_window_fits_blocks_are_computed_again_and_the_advice_fits(free):
+    shape = preset("gpt2-124m").shape.changed(context_length=8192)
+    config = TrainConfig(preset="gpt2-124m")
+    free(6)
+    flag, micro_batch, windows, fits = refusal(config, shape, micro_batch=4).split()
+    assert (flag, micro_batch, fits) == ("--checkpointing", "--micro-batch", "fits")
+    check(config, shape, micro_batch=int(windows), checkpointing=True)
+    assert "--micro-batch" in refusal(config, shape, micro_batch=int(windows) + 1, checkpointing=True)
+    assert "--context-length" in refusal(TrainConfig(preset="gpt2-124m", checkpointing=False), shape)
 
 
 def test_a_context_that_is_too_long_is_halved_until_it_fits(free):

@@ -19,7 +19,7 @@ from lucidlm.text.windows import Windows
 from lucidlm.training import plan as plan_module
 from lucidlm.training import speed
 from lucidlm.training.footprint import judging_bytes, memory_bytes
-from lucidlm.training.plan import ADAMW_FOR_MUON, GO_ON, recipe_for
+from lucidlm.training.plan import ADAMW_FOR_MUON, GO_ON, _draft, recipe_for
 from lucidlm.training.schedule import learning_rate_factor
 from lucidlm.training.shapes import cpu_flops_per_s
 from lucidlm.training.speed import Machine, threads_for
@@ -231,15 +231,36 @@ def test_no_worker_is_without_a_window(plan_for):
 
 
 def test_the_windows_of_a_worker_are_cut_evenly_where_not_all_fit(plan_for, monkeypatch):
-    window = plan_module.ACTIVATIONS * 64 * 128 * 4  # of modern-1m
+    window = 34 * 4 * 64 * 128 * 4  # KEPT_A_TOKEN numbers in float32, of modern-1m
     monkeypatch.setattr(plan_module, "CPU_ACTIVATIONS", 6 * window)
     asked = {"context_length": 64, "batch_tokens": 8 * 64, "steps": 1}
     assert plan_for(**asked).plan.micro_batch == 2  # 3 fit, of 4
     assert plan_for(**asked, micro_batch=3).plan.micro_batch == 3
 
 
-def test_a_compiled_model_has_no_workers(plan_for):
-    assert plan_for(steps=3, compile=True).plan.workers == 0
+@pytest.mark.parametrize("name", ["compile", "checkpointing"])
+def test_a_model_that_is_compiled_or_computed_again_has_no_workers(plan_for, name):
+    plan = plan_for(steps=3, **{name: True}).plan
+    assert plan.workers == 0
+    assert getattr(plan, name)
+
+
+@pytest.mark.parametrize(
+    ("asked", "gigabytes", "checkpointing"),
+    [(None, 80, False), (None, 3.2, True), (False, 3.2, False), (True, 80, True)],
+)
+def test_on_a_gpu_blocks_are_computed_again_where_not_one_window_fits(
+    monkeypatch, asked, gigabytes, checkpointing
+):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(gigabytes * 1e9), 80 * 10**9))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    config = TrainConfig(
+        preset="gpt2-124m", steps=1, checkpointing=asked, context_length=8192, batch_tokens=65_536
+    )
+    shape = preset("gpt2-124m").shape.changed(context_length=8192)
+    plan = _draft(config, shape, torch.device("cuda"), float32="stock")
+    assert plan.checkpointing is checkpointing
+    assert plan.micro_batch == 1 if gigabytes < 80 else plan.micro_batch > 1
 
 
 def test_a_small_model_is_evaluated_on_one_thread_and_a_large_one_on_all():

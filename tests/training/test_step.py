@@ -132,6 +132,28 @@ def test_a_batch_of_only_ignored_rows_costs_0_and_is_never_nan(tiny_gpt, micro_b
     assert all(weight.isfinite().all() for weight in tiny_gpt.parameters())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["gpt2", "modern"])
+def test_blocks_that_are_computed_again_change_no_bit_of_loss_and_gradients(family, dtype):
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(
+        family=family, vocab_size=257, context_length=24, emb_dim=32, n_layers=3, n_heads=4, drop_rate=0.2
+    )).train()  # fmt: skip
+    passes = []
+    for block in model.blocks:
+        block.feed_forward.register_forward_hook(lambda *_: passes.append(1))
+    found = {}
+    for checkpointing in (True, False):
+        model.zero_grad(set_to_none=True)
+        passes.clear()
+        plan = replace(_plan(model, _batch(), micro_batch=3, dtype=dtype), checkpointing=checkpointing)
+        nats, _ = WholeBatch(model, plan).add(_batch(), seed=1, step=7)
+        found[checkpointing] = nats, [weight.grad for weight in model.parameters()]
+        assert len(passes) == 3 * 3 * (2 if checkpointing else 1)  # 3 micro-batches, 3 blocks
+    assert found[True][0] == found[False][0]
+    assert all(map(torch.equal, found[True][1], found[False][1]))
+
+
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_gradient_that_is_no_number_moves_nothing_and_names_its_step(tiny_gpt, name, value):
