@@ -241,6 +241,10 @@ def _pattern(said: str) -> str:
 
 
 ELSEWHERE = {
+    "--nproc-per-node N -m lucidlm train ..., or leave them out": "runtime/test_distributed.py::test_what_shares_a_run_among_processes_is_refused_without_torchrun",
+    "--replicas, --shards and --patience are for the processes of torchrun": "runtime/test_distributed.py::test_what_shares_a_run_among_processes_is_refused_without_torchrun",
+    "--out is needed under torchrun": "training/test_spread.py::test_under_torchrun_a_run_needs_a_name_and_seeds_come_one_by_one",
+    "torchrun trains one run at a time; leave --seeds out, and give --seed": "training/test_spread.py::test_under_torchrun_a_run_needs_a_name_and_seeds_come_one_by_one",
     "start {} (--nproc-per-node), or choose --batch-tokens": "runtime/test_distributed.py::test_rows_are_divided_equally_or_the_nearest_numbers_of_processes_are_named",
     "start {}{} (--nproc-per-node), or choose --batch-tokens": "runtime/test_distributed.py::test_rows_are_divided_equally_or_the_nearest_numbers_of_processes_are_named",
     "or start as many (--nproc-per-node)": "runtime/test_distributed.py::test_a_layout_that_torchruns_processes_do_not_make_up_is_refused",

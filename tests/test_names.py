@@ -39,7 +39,8 @@ ROOMS = {
     "pages": "page charts tokens",
     "model": "config decoding loss dropout norm attention presets sampling gpt reader generation linear",
     "weights": (
-        "gguf header published tf_bundle tensor_files openai hf_config names whole huggingface export load"
+        "gguf header published tf_bundle shards tensor_files openai hf_config names whole huggingface "
+        "export load"
     ),
     "measure": (
         "baseline baseline_texts quantiles coder seen protocol windows copies diagnosis document_scores "
@@ -51,7 +52,7 @@ ROOMS = {
     "report": "course ladder curves memorization verdict assessment card run_page",
     "training": (
         "validation footprint given_text schedule muon optim shapes prediction spread gradient step workers "
-        "pace speed state plan saving setup tracking outline finish resume start loop seeds"
+        "pace speed state plan saving setup tracking outline finish follow resume start loop seeds"
     ),
     "serve": (
         "limits transcript slots jobs engine forms faults streams orders ticket choices openai_api own_api "

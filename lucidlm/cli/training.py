@@ -13,12 +13,15 @@ from lucidlm.cli.options import DEFAULTS, HowToRead, app
 from lucidlm.errors import LucidError
 from lucidlm.runs.settings import TrainConfig
 from lucidlm.runtime.console import say, show, show_json
+from lucidlm.runtime.ranks import Layout, this_rank
 from lucidlm.runtime.wording import plural
 from lucidlm.text.reading import READING
 
 if TYPE_CHECKING:
     from lucidlm.runs.settings import Plan
     from lucidlm.training.finish import TrainResult
+
+ONE_PROCESS = Layout()
 
 
 @app.command
@@ -79,6 +82,7 @@ def train(
     resume: Annotated[bool, Parameter(negative="")] = False,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     seeds: int | None = None,
+    layout: Annotated[Layout, Parameter(name="*")] = ONE_PROCESS,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -112,7 +116,12 @@ def train(
         )
     how = {"plan": plan, "resume": resume, "overwrite": overwrite, "verbose": verbose}
     if seeds is not None:
+        if this_rank().size > 1:
+            raise LucidError(
+                f"--seeds {seeds}: torchrun trains one run at a time; leave --seeds out, and give --seed"
+            )
         return _train_seeds(settings, seeds, how, json=json)
+    how["layout"] = layout
     return _train_one(settings, how, json=json)
 
 
@@ -147,6 +156,8 @@ def _train_one(settings: TrainConfig, how: dict[str, Any], *, json: bool) -> int
     from lucidlm.display import Display
     from lucidlm.training.loop import train as run_training
 
+    if this_rank().number:  # the first process speaks for all
+        return _code(run_training(settings, **how))
     with Display() as display:
 
         def answer(result: "TrainResult") -> None:

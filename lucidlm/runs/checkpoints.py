@@ -24,6 +24,7 @@ from lucidlm.runtime.manifest import check_manifest, write_manifest
 from lucidlm.runtime.small_files import read_small_json
 from lucidlm.text.corpus import Corpus
 from lucidlm.weights.header import WEIGHTS
+from lucidlm.weights.shards import SHARDS
 from lucidlm.weights.tensor_files import write_tensors
 from lucidlm.weights.whole import CHECKPOINT, STATE
 
@@ -62,7 +63,10 @@ def save_checkpoint(
     state: dict[str, Any],
     id: str = "",
 ) -> Path:
-    """Writes checkpoints/step_NNNNNN, whole or not at all, and drops all but the last two."""
+    """Writes checkpoints/step_NNNNNN, whole or not at all, and drops all but the last two.
+
+    Tensors that are divided among processes are written by `save_model`, into the folder of `shards_of`.
+    """
     folder = run / "checkpoints" / f"step_{step:06d}"
     with replacing_folder(folder) as temporary:
         save_model(temporary)
@@ -90,6 +94,11 @@ def sweep(run: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
+def shards_of(checkpoint: Path) -> Path | None:
+    """The folder of a checkpoint's weights and moments that several processes have written, if it has one."""
+    return folder if (folder := checkpoint / SHARDS).exists() else None
+
+
 def checkpoint_folders(run: Path) -> list[Path]:
     """The run's checkpoints, the oldest first."""
     found = (folder for folder in (run / "checkpoints").glob("step_*") if folder.name[5:].isdecimal())
@@ -114,7 +123,8 @@ def last_checkpoint(run: Path, *, id: str = "") -> Checkpoint:
 
 def _state_in(folder: Path, id: str) -> tuple[int, dict[str, Any]]:
     """Step and state of a checkpoint; DataError or ValueError where it is not one of the run."""
-    manifest = check_manifest(folder, names=(WEIGHTS, OPTIMIZER, STATE))
+    whole = () if shards_of(folder) is not None else (WEIGHTS,)
+    manifest = check_manifest(folder, names=(*whole, OPTIMIZER, STATE))
     if id and manifest.get("run") != id:
         raise DataError(f"it is of the run {manifest.get('run')!r:.40}, not of this one ({id})")
     state = read_small_json(folder / STATE, DataError)

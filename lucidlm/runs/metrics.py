@@ -16,8 +16,9 @@ from lucidlm.runtime.progress import Progress
 class Metrics:
     """The open metrics of one run."""
 
-    def __init__(self, run: Path, *, progress: Progress) -> None:
-        self.run, self.progress = run, progress
+    def __init__(self, run: Path, *, progress: Progress, muted: bool = False) -> None:
+        """muted: another process writes them."""
+        self.run, self.progress, self.muted = run, progress, muted
         self.failed: set[str] = set()
         """Files that could not be written once, which was noted."""
         self.count()
@@ -35,6 +36,8 @@ class Metrics:
         self._append(SAMPLES, values)
 
     def _append(self, name: str, values: dict[str, Any]) -> None:
+        if self.muted:
+            return
         self.lines[name] += 1  # also where it cannot be written: then a number is missing, and that is seen
         try:
             append_whole(self.run / name, checked_line(values, self.lines[name]).encode("utf-8"))

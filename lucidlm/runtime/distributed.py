@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lucidlm.errors import RunError
+from lucidlm.errors import ConfigError, RunError
 from lucidlm.runtime.device import choose_device
 from lucidlm.runtime.ranks import ElsewhereError, Layout, Rank, this_rank
 from lucidlm.runtime.wording import plural
@@ -127,7 +127,7 @@ class World:
         return value
 
     def failed(self, error: BaseException) -> None:
-        """Tells the others that the first process ends with this error: they do too, where they next listen."""
+        """Tells the others that the first process ends with this error, so that they end too."""
         if self.store is not None:
             with contextlib.suppress(RuntimeError):
                 self.told_so_far += 1
@@ -261,6 +261,11 @@ def joined(layout: Layout, *, device: str = "auto") -> Generator[World]:
     """
     rank = this_rank()
     if rank.size == 1:
+        if not rank.launched and layout != Layout():
+            raise ConfigError(
+                "--replicas, --shards and --patience are for the processes of torchrun: start with torchrun "
+                "--nproc-per-node N -m lucidlm train ..., or leave them out"
+            )
         layout.over(1, fits=1)
         yield World(rank, layout=layout)
         return

@@ -63,8 +63,8 @@ class Windows:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets (B, T), int64, of a step: a function of the arguments and the file only.
 
-        With `rows`, only these of its B rows. Places after the end of a short window have input 0 and target -100. Window step * batch_size + row is
-        the same however the sequence is divided into batches.
+        With `rows`, only these of its B rows. Places after the end of a short window have input 0 and target
+        -100. Window step * batch_size + row is the same however the sequence is divided into batches.
         """
         numbers = range(step * batch_size, (step + 1) * batch_size)
         if rows is not None:
@@ -73,11 +73,11 @@ class Windows:
         inputs = np.zeros((len(numbers), self.context_length), np.int64)
         targets = np.full((len(numbers), self.context_length), IGNORE_INDEX, np.int64)
         for epoch in sorted({epoch for epoch, _ in places}):
-            rows = [row for row, place in enumerate(places) if place[0] == epoch]
+            those = [row for row, place in enumerate(places) if place[0] == epoch]
             key = hash_of(seed, epoch)
-            windows = shuffled(np.array([places[row][1] for row in rows], np.uint64), self.n_windows, key)
+            windows = shuffled(np.array([places[row][1] for row in those], np.uint64), self.n_windows, key)
             offset = int(hash_of(int(key), 1)) % self.n_targets if self.moving else 0
-            for row, window in zip(rows, windows.tolist()):
+            for row, window in zip(those, windows.tolist()):
                 self._fill(inputs[row], targets[row], window, offset)
         return inputs, targets
 

@@ -28,7 +28,7 @@ from lucidlm.runtime.wording import plural
 from lucidlm.training.plan import baseline_bytes
 from lucidlm.training.saving import save
 from lucidlm.training.setup import ENVIRONMENT
-from lucidlm.training.state import TrainingRun
+from lucidlm.training.state import TrainingRun, model_with
 from lucidlm.training.validation import design_of, fraction_of, sample_of
 from lucidlm.weights.huggingface import load_model
 
@@ -72,10 +72,13 @@ def finish(
     """The result of a training, whose last weights, model card and report are written.
 
     A signal ends the evaluation too; --resume makes it then. `answer` gets the result before card and report
-    are written.
+    are written. Of several processes only the first goes on after the last save.
     """
     for note in save(run):
         progress.note(note)
+    run.world.leave()
+    if not run.world.first:
+        return TrainResult(run.folder, run.step, run.best, None, "", run.pace.elapsed_s, interrupted)
     problems = () if run.unsaved is None else (_unsaved(run),)
     assessment = None
     if not interrupted and not run.validation_pending:
@@ -190,14 +193,8 @@ def _assess_best(run: TrainingRun, progress: Progress) -> Assessment:
 def _best_model(run: TrainingRun) -> GPT:
     """The best weights, as they were saved; where that failed, as they are in memory."""
     if run.best_state is None:
-        return load_model(run.folder, device=str(run.model.device))
-    model = GPT.empty(run.model.config)
-    model.load_state_dict(
-        {name: tensor.to(run.model.device) for name, tensor in run.best_state.items()}, assign=True
-    )
-    if run.model.config.tied_head:
-        model.head.weight = model.token_embedding.weight
-    return model.eval()
+        return load_model(run.folder, device=str(run.device))
+    return model_with(run.model, run.best_state, run.device)
 
 
 def _write_pages(run: TrainingRun, assessment: Assessment) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ def training_bytes(
     dtype: str,
     workers: int = 0,
     checkpointing: bool = False,
+    shards: int = 1,
 ) -> int:
     """The bytes that a step holds at its fullest, without what the process holds before it begins.
 
@@ -56,6 +57,7 @@ def training_bytes(
     gradients, copies = 4 * n, workers * width * n + (width * n if workers and width == 2 else 0)
     once = activations + loss
     several = batch_size > at_once * micro_batch
+    kept, gradients = -(-kept // shards), -(-gradients // shards)
     return kept + copies + (gradients + once if several else max(gradients, once))
 
 
@@ -81,12 +83,18 @@ def check_preset(config: TrainConfig, device: torch.device) -> None:
 
 
 def check_fits(
-    config: TrainConfig, plan: Plan, device: torch.device, *, later: int = 0, resumed: bool = False
+    config: TrainConfig,
+    plan: Plan,
+    device: torch.device,
+    *,
+    later: int = 0,
+    resumed: bool = False,
+    shards: int = 1,
 ) -> None:
     """ConfigError for a plan that needs more memory than is free; its advice fits, where anything does.
 
     `later` are bytes that are needed when training has ended and a step's own are free again. The plan of a
-    run that is resumed cannot be changed.
+    run that is resumed cannot be changed. `shards`: processes that the weights are divided among.
     """
     free = free_on(device)
     if free is None:
@@ -108,6 +116,7 @@ def check_fits(
             dtype=plan.dtype,
             workers=0 if checkpointing else plan.workers,
             checkpointing=checkpointing,
+            shards=shards,
         )
 
     # At the end: the model, its gradients and moments, and the best weights, but no activations.

@@ -4,18 +4,26 @@ import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from lucidlm.errors import RunError
-from lucidlm.runs.history import Step
+from lucidlm.errors import ConfigError, RunError
+from lucidlm.model.gpt import GPT
+from lucidlm.runs.checkpoints import checkpoint_folders
+from lucidlm.runs.history import Step, Validation
+from lucidlm.runs.run_toml import read_settings
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.device import synchronise
+from lucidlm.runtime.distributed import World, joined
 from lucidlm.runtime.memory import is_out_of_memory, memory_left
 from lucidlm.runtime.process import set_threads
 from lucidlm.runtime.progress import SILENT, Progress
+from lucidlm.runtime.ranks import Layout, this_rank
 from lucidlm.runtime.signals import Interrupted, doing, ending, held, released
 from lucidlm.training.finish import TrainResult, finish
+from lucidlm.training.follow import follow_run
 from lucidlm.training.resume import resume_run
 from lucidlm.training.saving import checkpoint_due, save
 from lucidlm.training.schedule import learning_rate_factor
@@ -37,6 +45,7 @@ def train(
     progress: Progress = SILENT,
     watch: Tracker | None = None,
     answer: Callable[[TrainResult], None] | None = None,
+    layout: Layout | None = None,
 ) -> TrainResult:
     """Where the run is and how good it became, after training to the end of the plan.
 
@@ -49,24 +58,68 @@ def train(
         with lucidlm.display.Display() as display:
             train(config, progress=display, watch=display.watch)
 
+    Under torchrun all processes train one run, shared as `layout` says; the first writes it, speaks, and gets
+    the whole result. Where torchrun starts them again, the run goes on by itself.
+
     SIGINT, SIGTERM and SIGHUP end the run after the current step, with a checkpoint; before the first step
     there is nothing to save, and Interrupted is raised. Raises a LucidError that says what to change.
     """
+    rank = this_rank()
+    if rank.launched and config.out is None:
+        raise ConfigError(
+            "--out is needed under torchrun: where it starts its processes again, the run goes on"
+        )
+    resume = resume or (rank.restarts > 0 and _has_begun(config))
     with contextlib.ExitStack() as stack:
         stack.enter_context(ending())
+        world = stack.enter_context(joined(layout or Layout(), device=_device_of(config, resume=resume)))
+        if not world.first:
+            progress, watch, answer = SILENT, None, None
         if resume:
             again = f"before it went on: lucidlm train --resume --out {config.out} begins again where it was"
-            with doing(again):
-                run = resume_run(config.out, stack, progress)
+            begin = lambda: resume_run(config.out, stack, progress, world=world)  # noqa: E731
         else:
-            with doing("before the first step, nothing was trained: run the same command again"):
-                run = start_run(config, stack, progress, plan=plan, overwrite=overwrite, verbose=verbose)
-        with held() as signalled, _out_of_memory(run):
-            trackers = [Trackers(run, stack, progress), *([] if watch is None else [watch])]
+            again = "before the first step, nothing was trained: run the same command again"
+            begin = lambda: start_run(  # noqa: E731
+                config, stack, progress, plan=plan, overwrite=overwrite, verbose=verbose, world=world
+            )
+        with doing(again), world.noticing_losses():
+            run = _begun(world, begin, progress)
+        with held() as signalled, _out_of_memory(run), world.noticing_losses():
+            trackers: list[Tracker] = [] if watch is None else [watch]
+            if world.first:
+                trackers.insert(0, Trackers(run, stack, progress))
             for report in train_steps(run, stop=lambda: bool(signalled.number)):
                 for tracker in trackers:
                     tracker(report)
             return finish(run, interrupted=signalled.number, progress=progress, answer=answer)
+
+
+def _has_begun(config: TrainConfig) -> bool:
+    """Whether the run of a request has begun, before torchrun started its processes again."""
+    folder = Path(config.out or "")
+    return (folder / SETTINGS).exists() and bool(checkpoint_folders(folder))
+
+
+def _device_of(config: TrainConfig, *, resume: bool) -> str:
+    """The device of a request, or of the run that is resumed, as far as that can be read."""
+    if resume and config.out and (Path(config.out) / SETTINGS).exists():
+        return read_settings(Path(config.out))[0].device
+    return config.device
+
+
+def _begun(world: World, begin: Callable[[], TrainingRun], progress: Progress) -> TrainingRun:
+    """The run, which the first process begins and the others follow; all of them have it, or none."""
+    if not world.first:
+        run = follow_run(world, progress)
+    else:
+        try:
+            run = begin()
+        except BaseException as error:
+            world.failed(error)
+            raise
+    world.told(lambda: True)
+    return run
 
 
 @contextlib.contextmanager
@@ -99,18 +152,21 @@ def train_steps(run: TrainingRun, *, stop: Callable[[], bool] = lambda: False) -
     Validations, samples and checkpoints are written on the way. Ends early when `stop` says so or when the
     validation loss has passed its best for good.
     """
-    if run.validation_pending and not stop():
+    stopping = lambda: run.world.any(stop())  # noqa: E731
+    if run.validation_pending and not stopping():
         yield _validated(run, Report(_no_step(run), run.plan.steps, _time_left_s(run)))
-    while run.unfinished and not stop():
+    while run.unfinished and not stopping():
         report = _one_step(run)
         if _validation_due(run):
             run.validation_pending = True
-            if not stop():  # else a resumed run begins with it
+            if not stopping():  # else a resumed run begins with it
                 report = _validated(run, report)
-        if run.unfinished and (change := run.pace.change(run.plan, run.step)) is not None:
+        change = run.pace.change(run.plan, run.step) if run.unfinished else None
+        if run.world.first_says(change is not None):  # only its clock counts
             run.change(change)
-            report = replace(report, steps=run.plan.steps, notes=(*report.notes, change.note))
-        if checkpoint_due(run) or stop():
+            notes = () if change is None else (change.note,)
+            report = replace(report, steps=run.plan.steps, notes=(*report.notes, *notes))
+        if run.world.first_says(checkpoint_due(run)) or stopping():
             report = replace(report, notes=(*report.notes, *save(run)))
         yield report
 
@@ -121,7 +177,9 @@ def _one_step(run: TrainingRun) -> Report:
     plan, step = run.plan, run.step
     if torch.get_num_threads() != plan.threads_at(step):
         set_threads(plan.threads_at(step), recorded=True)
-    batch = run.windows.batch_at(seed=run.config.seed, step=step, batch_size=plan.batch_size)
+    batch = run.windows.batch_at(
+        seed=run.config.seed, step=step, batch_size=plan.batch_size, rows=run.world.rows(plan.batch_size)
+    )
     result = train_step(
         run.model,
         run.optimizers,
@@ -131,7 +189,7 @@ def _one_step(run: TrainingRun) -> Report:
         seed=run.config.seed,
         step=step,
     )
-    synchronise(run.model.device)
+    synchronise(run.device)
     seconds = time.perf_counter() - started
     run.step, run.tokens = step + 1, run.tokens + result.tokens
     flops_per_s = plan.model.flops_per_token() * result.tokens / seconds
@@ -180,23 +238,11 @@ def _validated(run: TrainingRun, report: Report) -> Report:
 
     A signal ends it: it changes no weight, so that a resumed run can begin with it.
     """
-    began = time.perf_counter()
-    try:
-        with released():
-            validation = validate(
-                run.model,
-                run.corpus.tokenizer,
-                run.samples,
-                step=run.step,
-                epoch=report.step.epoch,
-                time_s=run.pace.elapsed_s,
-            )
-            evaluated = validation.validation_tokens + validation.training_tokens
-            run.pace.evaluated_per_s = evaluated / max(1e-9, time.perf_counter() - began)
-            sample = write_sample(run.model, run.corpus.tokenizer, run.samples, step=run.step)
-    except Interrupted:
+    model = run.whole_model()
+    measured = run.world.told(lambda: _measured(run, model, report))
+    if measured is None:
         return report
-    validation = replace(validation, heldout_tokens=run.corpus.heldout_tokens)
+    validation, sample = Validation(**measured["validation"]), measured["sample"]
     run.metrics.event("validation", asdict(validation))
     run.metrics.sample(sample)
     run.validations.append(validation)
@@ -208,3 +254,27 @@ def _validated(run: TrainingRun, report: Report) -> Report:
         note = f"stopped: the validation loss has passed its best, of step {run.best.step:,}, for good"
         report = replace(report, notes=(*report.notes, note))
     return replace(report, validation=validation, sample=sample["prompt"] + sample["text"])
+
+
+def _measured(run: TrainingRun, model: GPT | None, report: Report) -> dict[str, Any] | None:
+    """The losses of this step and a text that its weights write; None where a signal ended that."""
+    assert model is not None, "the first process has it"
+    began = time.perf_counter()
+    tokenizer = run.corpus.tokenizer
+    try:
+        with released():
+            validation = validate(
+                model,
+                tokenizer,
+                run.samples,
+                step=run.step,
+                epoch=report.step.epoch,
+                time_s=run.pace.elapsed_s,
+            )
+            evaluated = validation.validation_tokens + validation.training_tokens
+            run.pace.evaluated_per_s = evaluated / max(1e-9, time.perf_counter() - began)
+            sample = write_sample(model, tokenizer, run.samples, step=run.step)
+    except Interrupted:
+        return None
+    validation = replace(validation, heldout_tokens=run.corpus.heldout_tokens)
+    return {"validation": asdict(validation), "sample": sample}

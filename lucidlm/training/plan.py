@@ -15,6 +15,7 @@ from lucidlm.model.config import GPTConfig
 from lucidlm.model.presets import GPT2, MUON, PLAIN, Recipe, preset
 from lucidlm.report.assessment import BASELINE_BYTES
 from lucidlm.runs.settings import Plan, TrainConfig
+from lucidlm.runtime.distributed import ALONE, World
 from lucidlm.runtime.memory import peak_memory_bytes, resident_bytes
 from lucidlm.runtime.process import available_processors, set_threads
 from lucidlm.text.corpus import FEW_TOKENS, Corpus
@@ -39,6 +40,7 @@ from lucidlm.training.speed import (
     threads_for,
     workers_for,
 )
+from lucidlm.training.spread import arranged
 
 VALIDATIONS = 12
 """In a run: enough to see a curve turn, few enough to be of a useful size each."""
@@ -132,18 +134,21 @@ def make_plan(
     float32: Literal["stock", "onednn"] = "stock",
     base: GPTConfig | None = None,
     machine: Machine | None = None,
+    world: World = ALONE,
 ) -> Planned:
     """All that the request leaves open, chosen for this text on this machine; takes a few seconds.
 
     `pace` has the deadline, and `base` is the shape of the weights that the run starts from, if it does.
+    With other processes in the `world`, a step is shared; only with --minutes does the plan depend on them.
     Raises ConfigError where what was asked for is impossible.
     """
     machine = machine or Machine()
-    model, size_limit = _model(config, corpus, device, base=base, machine=machine)
+    model, size_limit = _model(config, corpus, device, base=base, machine=machine, size=world.size)
     draft = _draft(config, model, device, float32=float32)
+    world.shards = arranged(world, model, device)[1]
     later = judging_bytes(min(corpus.train_bytes, baseline_bytes(config)))
-    check_fits(config, draft, device, later=later)
-    speed = measure_speed(config, corpus, draft, device, machine)
+    check_fits(config, draft, device, later=later, shards=world.shards)
+    speed = measure_speed(config, corpus, draft, device, machine, world)
     set_threads(draft.threads)  # as the run will: what is measured from here on is measured on these
     validation_tokens, final_tokens = _validation_sizes(config, corpus, model, device, machine)
     n_windows = Windows(corpus.train, model.context_length).n_windows
@@ -231,6 +236,7 @@ def _model(
     *,
     base: GPTConfig | None,
     machine: Machine,
+    size: int,
 ) -> tuple[GPTConfig, Literal["text", "time", "preset", "weights"]]:
     """The shape, and what decided its size."""
     vocab_size = corpus.tokenizer.vocab_size
@@ -247,7 +253,7 @@ def _model(
         flops = None
         if config.seconds is not None:
             speed = machine.flops_per_s(device, cores=config.threads or available_processors())
-            flops = trainable_flops(device.type, speed, config.seconds)
+            flops = trainable_flops(device.type, size * speed, config.seconds)
         shape, size_limit = shape_for(corpus.train_bytes, vocab_size, flops=flops)
     # A window has a target more than it has inputs.
     context_length = min(config.context_length or shape.context_length, len(corpus.train) - 1)

@@ -1,34 +1,44 @@
 """The folder of a run in, the run as its last whole checkpoint left it out."""
 
 import contextlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from lucidlm.errors import ConfigError, RunError, WeightsError
 from lucidlm.model.gpt import GPT
-from lucidlm.runs.checkpoints import OPTIMIZER, Checkpoint, last_checkpoint, sweep
+from lucidlm.runs.checkpoints import Checkpoint, last_checkpoint, shards_of, sweep
 from lucidlm.runs.data import corpus_of_run
 from lucidlm.runs.folder import bring_back
 from lucidlm.runs.history import lowest, read_history
 from lucidlm.runs.metrics import forget_after
 from lucidlm.runs.run_toml import fault_of_settings, read_settings
 from lucidlm.runs.settings import Plan
+from lucidlm.runtime.distributed import ALONE, World
 from lucidlm.runtime.locks import lock
 from lucidlm.runtime.places import check_file_place
 from lucidlm.runtime.progress import Progress
+from lucidlm.training.follow import agree_on_best, lead, take_up, unfilled
 from lucidlm.training.footprint import check_fits
-from lucidlm.training.optim import load_optimizer_tensors
 from lucidlm.training.pace import Pace
 from lucidlm.training.setup import apply, assemble, settle, with_prefix
+from lucidlm.training.spread import arranged
 from lucidlm.training.state import TrainingRun
 from lucidlm.training.tracking import check_trackers
 from lucidlm.weights.huggingface import load_model
-from lucidlm.weights.tensor_files import find_tensors, read_tensors
+from lucidlm.weights.tensor_files import find_tensors
 from lucidlm.weights.whole import MODEL_FILES, SETTINGS, Whole, weights_of, whole_of
 
 
-def resume_run(out: str | None, stack: contextlib.ExitStack, progress: Progress) -> TrainingRun:
-    """The run in the folder `out`, whose run.toml has everything else; `stack` lets go of the folder."""
+def resume_run(
+    out: str | None, stack: contextlib.ExitStack, progress: Progress, *, world: World = ALONE
+) -> TrainingRun:
+    """The run in the folder `out`, whose run.toml has everything else; `stack` lets go of the folder.
+
+    Of several processes the first calls this, the others `follow_run`.
+    """
     folder = _folder_of(out)
     stack.enter_context(lock(folder))
     sweep(folder)
@@ -45,25 +55,25 @@ def resume_run(out: str | None, stack: contextlib.ExitStack, progress: Progress)
     device, _ = settle(config)
     apply(plan)
     corpus = corpus_of_run(folder)
-    check_fits(config, plan, device, resumed=True)
+    world.shards = arranged(world, plan.model, device)[1]
+    check_fits(config, plan, device, resumed=True, shards=world.shards)
+    world.rows(plan.batch_size)
     plan = with_prefix(plan, corpus)  # run.toml of former versions lacks the field
-    model = _model_of(checkpoint, plan, device=str(device))
-    run = assemble(config, plan, corpus, model, id=id, pace=Pace(), progress=progress)
-    load_optimizer_tensors(model, run.optimizers, read_tensors(checkpoint.folder / OPTIMIZER))
+    model = _model_of(checkpoint, plan)
     if fault := fault_of_settings(folder, whole):
         raise RunError(
             f"{fault}; restore it, or begin a new run with it: "
             f"lucidlm train --config {folder / SETTINGS} --out NEW"
         )
+    lead(world, folder, checkpoint)
+    run = assemble(
+        config, plan, corpus, model, id=id, pace=Pace(), progress=progress, world=world, device=device
+    )
+    take_up(run, checkpoint)
     # Nothing is written before all is known to fit together.
-    run.validations = checkpoint.state["validations"]
     forget_after(folder, checkpoint.step, validated={each.step for each in run.validations})
     run.metrics.count()
-    run.step, run.tokens = checkpoint.step, checkpoint.state["tokens"]
-    run.validation_pending = checkpoint.state.get("validation_pending", False)
-    run.saved = run.step, len(run.validations)
-    _find_best(run, whole, progress)
-    run.stopped_early = run.has_passed_its_best
+    agree_on_best(run, lambda: _best_in(run, whole, progress))
     progress.note(f"resuming {folder} at step {run.step:,} of {plan.steps:,}")
     return run
 
@@ -92,9 +102,11 @@ def _whole_of_run(folder: Path) -> Whole | None:
     return whole
 
 
-def _model_of(checkpoint: Checkpoint, plan: Plan, *, device: str) -> GPT:
-    """The weights of a checkpoint; RunError where they are not of the plan's shape."""
-    model = load_model(checkpoint.folder, device=device)
+def _model_of(checkpoint: Checkpoint, plan: Plan) -> GPT:
+    """The weights of a checkpoint, or room for those that files divide; RunError for another shape's."""
+    if shards_of(checkpoint.folder) is not None:
+        return unfilled(plan.model, torch.device("cpu"))
+    model = load_model(checkpoint.folder)
     if model.config != plan.model:
         raise RunError(
             f"{checkpoint.folder}: its model is {model.config}, run.toml says {plan.model}; "
@@ -103,16 +115,16 @@ def _model_of(checkpoint: Checkpoint, plan: Plan, *, device: str) -> GPT:
     return model
 
 
-def _find_best(run: TrainingRun, whole: Whole | None, progress: Progress) -> None:
-    """The best weights are those in the folder, if they are there and whole; else those of the checkpoint."""
-    if whole is None:
-        run.kept = lowest(run.validations)
+def _best_in(run: TrainingRun, whole: Whole | None, progress: Progress) -> dict[str, Any]:
+    """Whether the best weights are in the folder, whole, and their losses."""
     try:
         if whole is not None:
             weights_of(whole)
-            run.kept = read_history(run.folder).kept
+            kept = read_history(run.folder).kept
         else:
             find_tensors(run.folder)
+            kept = lowest(run.validations)
     except WeightsError as error:
         progress.note(f"{error.fault}: from now on the weights of step {run.step:,} are the best")
-        run.keep_weights(next((each for each in run.validations if each.step == run.step), None))
+        return {"there": False}
+    return {"there": True, "losses": None if kept is None else asdict(kept)}

@@ -12,10 +12,12 @@ from lucidlm.model.gpt import GPT
 from lucidlm.runs.metrics import Metrics
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.device import choose_device, dtype_of
+from lucidlm.runtime.distributed import World
 from lucidlm.runtime.files import write_atomically
 from lucidlm.runtime.probes import probe_matmul
 from lucidlm.runtime.process import keep_freed_memory, set_float32, set_threads
 from lucidlm.runtime.progress import Progress
+from lucidlm.runtime.wording import plural
 from lucidlm.text.corpus import Corpus
 from lucidlm.text.windows import Windows
 from lucidlm.training.optim import make_optimizers
@@ -40,17 +42,44 @@ def apply(plan: Plan) -> None:
     set_float32(plan.float32)
 
 
+def layout_line(world: World) -> list[str]:
+    """How the processes share the model, as a line for a person; none where there is one process."""
+    if world.alone:
+        return []
+    replicas = world.size // world.shards
+    return [
+        f"processes: {world.size}, which share every batch; "
+        + (f"{plural(replicas, 'replica')} of the model" if replicas > 1 else "one model")
+        + (f", divided among {world.shards} shards" if world.shards > 1 else "")
+    ]
+
+
 def with_prefix(plan: Plan, corpus: Corpus) -> Plan:
     """The plan for a model that is trained with end-of-text before each document."""
     return replace(plan, model=plan.model.changed(document_prefix_id=corpus.tokenizer.end_of_text))
 
 
 def assemble(
-    config: TrainConfig, plan: Plan, corpus: Corpus, model: GPT, *, id: str, pace: Pace, progress: Progress
+    config: TrainConfig,
+    plan: Plan,
+    corpus: Corpus,
+    model: GPT,
+    *,
+    id: str,
+    pace: Pace,
+    progress: Progress,
+    world: World,
+    device: torch.device,
 ) -> TrainingRun:
-    """The run in the folder config.out, before its first step."""
+    """The run in the folder config.out, before its first step, on all processes that train it.
+
+    Their weights are those of the first one then; only there has `model` to have any.
+    """
     assert config.out is not None
+    if world.shards == 1:  # else each process moves its part alone
+        model = model.to(device)
     model.train()
+    gradient = gradient_of(model, plan, config=config, progress=progress, world=world, device=device)
     return TrainingRun(
         folder=Path(config.out),
         config=config,
@@ -60,11 +89,13 @@ def assemble(
         samples=choose_samples(corpus, tokens=plan.validation_tokens, prompt=config.sample_prompt),
         model=model,
         optimizers=make_optimizers(model, plan.optim, parts=max(1, plan.workers)),
-        gradient=gradient_of(model, plan, config=config, progress=progress),
-        peak_flops_per_s=_peak(plan, model.device, threads=config.threads),
-        metrics=Metrics(Path(config.out), progress=progress),
+        gradient=gradient,
+        peak_flops_per_s=world.size * _peak(plan, device, threads=config.threads),
+        metrics=Metrics(Path(config.out), progress=progress, muted=not world.first),
         pace=pace,
         id=id,
+        world=world,
+        device=device,
     )
 
 

@@ -12,13 +12,14 @@ from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.device import synchronise
+from lucidlm.runtime.distributed import ALONE, World
 from lucidlm.runtime.probes import probe_matmul, time_of
 from lucidlm.runtime.process import available_processors, set_threads
 from lucidlm.text.corpus import Corpus, train_documents
 from lucidlm.text.windows import Windows
 from lucidlm.training.gradient import Gradient
 from lucidlm.training.optim import make_optimizers
-from lucidlm.training.shapes import block_weights, cpu_flops_per_s
+from lucidlm.training.shapes import block_weights, cpu_flops_per_s, trainable_flops
 from lucidlm.training.step import train_step
 from lucidlm.training.workers import gradient_of
 
@@ -113,14 +114,27 @@ class Trial:
 
 
 def measure_speed(
-    config: TrainConfig, corpus: Corpus, plan: Plan, device: torch.device, machine: Machine
+    config: TrainConfig,
+    corpus: Corpus,
+    plan: Plan,
+    device: torch.device,
+    machine: Machine,
+    world: World = ALONE,
 ) -> Speed:
     """Seconds of a step of `plan`, whose dtype is that of a run without a time limit.
 
     With --minutes the fastest dtype is taken. Without, it is fixed before anything is measured, so that no
-    race of speeds changes the weights; the time only says how long the run takes.
+    race of speeds changes the weights; the time only says how long the run takes. Of other processes in the
+    `world` each has its rows of a step. Where they divide the weights, a whole model may not fit into one,
+    and the time is reckoned from the speed of matmuls.
     """
     set_threads(plan.threads)
+    if world.shards > 1:
+        speed = machine.flops_per_s(device, cores=config.threads or available_processors())
+        flops = plan.model.flops_per_token() * plan.batch_tokens / world.size
+        return Speed(plan.dtype, {plan.dtype: flops / trainable_flops(device.type, speed, 1.0)})
+    if not world.alone:
+        plan = replace(plan, batch_size=len(world.rows(plan.batch_size)), workers=0)
     trial = Trial(config, corpus, plan, device)
     still = replace(plan, schedule=((0, 0.0),))
     dtypes: tuple[Dtype, ...] = (plan.dtype,)

@@ -16,6 +16,7 @@ from lucidlm.runs.data import CORPUS, PREPARED
 from lucidlm.runs.folder import claimed_run_folder, new_run_folder, set_aside
 from lucidlm.runs.run_toml import write_settings
 from lucidlm.runs.settings import Plan, TrainConfig
+from lucidlm.runtime.distributed import ALONE, World
 from lucidlm.runtime.files import free_bytes, largest_file_bytes
 from lucidlm.runtime.manifest import MANIFEST
 from lucidlm.runtime.memory import size
@@ -24,13 +25,23 @@ from lucidlm.runtime.process import set_float32
 from lucidlm.runtime.progress import Progress
 from lucidlm.runtime.wording import plural
 from lucidlm.text.corpus import Corpus
+from lucidlm.training.follow import lead
 from lucidlm.training.footprint import check_fits, check_preset
 from lucidlm.training.given_text import corpus_for
 from lucidlm.training.outline import details, outline
 from lucidlm.training.pace import CONTENDED, Pace
 from lucidlm.training.plan import make_plan
 from lucidlm.training.saving import save_first
-from lucidlm.training.setup import ENVIRONMENT, apply, assemble, settle, with_prefix, write_environment
+from lucidlm.training.setup import (
+    ENVIRONMENT,
+    apply,
+    assemble,
+    layout_line,
+    settle,
+    with_prefix,
+    write_environment,
+)
+from lucidlm.training.spread import arranged
 from lucidlm.training.state import TrainingRun
 from lucidlm.training.tracking import check_trackers
 from lucidlm.training.validation import check_scorable
@@ -50,10 +61,12 @@ def start_run(
     plan: Plan | None = None,
     overwrite: bool = False,
     verbose: bool = False,
+    world: World = ALONE,
 ) -> TrainingRun:
     """A new run, ready for its first step; `stack` lets go of its folder. The plan is noted.
 
-    With `plan`, exactly that is done. `verbose` notes its details too.
+    With `plan`, exactly that is done. `verbose` notes its details too. Of several processes the first calls
+    this, the others `follow_run`.
     """
     pace = Pace(deadline_s=config.seconds if plan is None else None)
     check_trackers(config)
@@ -70,7 +83,8 @@ def start_run(
         corpus = corpus_for(config, folder, tokenizer, progress)
         check_scorable(corpus)
         if plan is not None:
-            check_fits(config, plan, device)
+            world.shards = arranged(world, plan.model, device)[1]
+            check_fits(config, plan, device, shards=world.shards)
             pace.most_steps = plan.steps
             progress.note(f"plan: {plural(plan.steps, 'step')}, from the settings file; no time limit")
         else:
@@ -78,7 +92,7 @@ def start_run(
             choices.append(note)
             set_float32(float32)
             shape = None if base is None else base.config
-            planned = make_plan(config, corpus, device, pace=pace, float32=float32, base=shape)
+            planned = make_plan(config, corpus, device, pace=pace, float32=float32, base=shape, world=world)
             lines = outline(planned, config, corpus)
             for line in (*lines, *details(planned, corpus), *choices) if verbose else lines:
                 progress.note(line)
@@ -87,15 +101,22 @@ def start_run(
             pace.text = planned.text
         plan = with_prefix(plan, corpus)
         apply(plan)
+        world.rows(plan.batch_size)
+        choices += layout_line(world)
+        for line in layout_line(world):
+            progress.note(line)
         _check_room(folder, plan)
         id = run_id(config, plan, corpus)
         _begin(folder, config, plan, corpus, id=id, choices=choices)
         torch.manual_seed(config.seed)
-        model = GPT(plan.model).to(device)
+        model = GPT(plan.model)
         if base is not None:
             copy_weights(base, model)
             del base
-        run = assemble(config, plan, corpus, model, id=id, pace=pace, progress=progress)
+        lead(world, folder)
+        run = assemble(
+            config, plan, corpus, model, id=id, pace=pace, progress=progress, world=world, device=device
+        )
         save_first(run)
     return run
 

@@ -142,6 +142,16 @@ def test_a_layout_that_torchruns_processes_do_not_make_up_is_refused(layout):
         layout.over(8, fits=1)
 
 
+def test_what_shares_a_run_among_processes_is_refused_without_torchrun(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for layout in (Layout(replicas=1), Layout(shards=1), Layout(patience=5)):
+        with pytest.raises(ConfigError, match=r"start with torchrun .*, or leave them out"), joined(layout):
+            pass
+    with joined(Layout()) as world:
+        assert world.alone
+
+
 def test_without_torchrun_there_is_one_process_and_half_of_its_variables_are_an_error(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
