@@ -110,6 +110,7 @@ def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     from lucidlm.runtime.probes import Probe
     from lucidlm.training import setup
 
+    measure_once(monkeypatch)
     monkeypatch.setattr(setup, "probe_matmul", lambda device, dtype: Probe(str(dtype), 1e9, 0.0))
     monkeypatch.setattr(start, "fastest_exact_float32", lambda device: ("stock", "float32: stock"))
 
