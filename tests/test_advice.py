@@ -4,6 +4,8 @@ The last tests read lucidlm's own code, so that no message with new advice is th
 """
 
 import ast
+import contextlib
+import io
 import json
 import re
 import shlex
@@ -15,6 +17,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from models import BYTES, SMALLEST, made_up_text
+from trainings import judge_little, measure_once
 
 import lucidlm
 from lucidlm.cli import app, main
@@ -123,7 +126,7 @@ class Answer(NamedTuple):
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Texts of many kinds, a tiny model of random weights, four runs from it, and one whose config changed."""
+    """Texts of many kinds, a tiny model of random weights, four runs from it, one whose config changed, a result."""
     here = tmp_path_factory.mktemp("advice")
     _write_texts(here)
     torch.manual_seed(0)
@@ -137,6 +140,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert main(["train", "book.txt", *shlex.split(TRAIN), "--out", "changed"]) == 0
         for tokenizer, folder in (("bytes", "prepared"), ("bpe:300", "words"), ("base", "again")):
             assert main(["prepare", "book.txt", "--out", folder, "--tokenizer", tokenizer]) == 0
+        with contextlib.redirect_stdout(io.StringIO()) as stored:
+            assert main(["evaluate", "run", "more.txt", "--json", "--threads", "1"]) == 0
+        (here / "stored.json").write_text(stored.getvalue())
     for name in ("bare", "torn", "reset"):
         shutil.copytree(here / "run", here / name)
     shutil.rmtree(here / "bare" / "checkpoints")
@@ -186,13 +192,11 @@ def _write_texts(here: Path) -> None:
 
 
 def _make_quick(patch: pytest.MonkeyPatch) -> None:
-    from lucidlm.report import assessment
     from lucidlm.training import start
 
     patch.setattr(start, "fastest_exact_float32", lambda device: ("stock", "float32: stock"))
-    patch.setattr(assessment, "PROMPTS", 2)
-    patch.setattr(assessment, "WRITTEN_TEXTS", 1)
-    patch.setattr(assessment, "WRITTEN_TOKENS", 32)
+    judge_little(patch)
+    measure_once(patch)
 
 
 @pytest.fixture
@@ -220,15 +224,8 @@ def do(
     return run
 
 
-@pytest.fixture
-def stored(house: Path, do: Callable[[str], Answer], capsys: pytest.CaptureFixture) -> None:
-    """What `lucidlm evaluate run more.txt --json > stored.json` writes."""
-    assert main(["evaluate", "run", "more.txt", "--json", "--threads", "1"]) == 0
-    (house / "stored.json").write_text(capsys.readouterr().out)
-
-
 @pytest.mark.parametrize("advised", FOLLOWED, ids=lambda advised: advised.command)
-def test_what_a_message_advises_works(do, stored, advised):
+def test_what_a_message_advises_works(do, advised):
     said = do(advised.command).said
     assert re.search(_pattern(advised.said), said), said
     code, after = do(advised.then)

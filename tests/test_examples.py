@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from trainings import judge_little, measure_once
 
 from lucidlm.cli import main
 from lucidlm.serve import listening
@@ -49,7 +50,7 @@ def test_the_attention_example_shows_that_no_token_sees_a_later_one(tmp_path):
 
 def test_the_example_of_an_own_book_trains_and_measures(tmp_path):
     (tmp_path / "book.txt").write_text(BOOK)
-    printed = run([str(ROOT / "examples" / "own_book.py"), "book.txt", "run", "0.05"], tmp_path).stdout
+    printed = run([str(ROOT / "examples" / "own_book.py"), "book.txt", "run", "0.02"], tmp_path).stdout
     assert "validation loss" in printed
     assert "bits per byte" in printed
     assert (tmp_path / "run" / "model.safetensors").exists()
@@ -64,7 +65,7 @@ def readme_commands() -> list[list[str]]:
 
 def quicker(command: list[str]) -> list[str]:
     """The same command in seconds instead of minutes."""
-    shorter = {"--minutes": "0.05", "--steps": "3"}
+    shorter = {"--minutes": "0.02", "--steps": "3"}
     return [shorter.get(before, word) for before, word in zip(["", *command], command, strict=False)]
 
 
@@ -73,6 +74,8 @@ def quicker(command: list[str]) -> list[str]:
 def test_every_command_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
+    judge_little(monkeypatch)
+    measure_once(monkeypatch)
     commands = readme_commands()
     assert len(commands) >= 6
     (tmp_path / "book.txt").write_text(BOOK)
@@ -82,6 +85,8 @@ def test_every_command_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch, ca
     # It would serve until a signal comes: here until it is ready.
     monkeypatch.setattr(listening, "serve", lambda app, sock, ready: ready())
     for command in commands:
+        if command[0] == "compress":  # token by token: the beginning is enough
+            (tmp_path / "book.txt").write_text(BOOK[:500])
         code = main(quicker(command))  # in this process: importing PyTorch takes seconds each time
         torch.set_num_threads(1)
         assert code == 0, (command, capsys.readouterr().err)
@@ -103,7 +108,7 @@ def test_the_python_of_the_readme_runs_as_it_stands(tmp_path):
     (tmp_path / "book.txt").write_text(BOOK)
     (tmp_path / "more.txt").write_text(BOOK[::-1])
     for block in blocks:
-        run(["-c", block.replace("minutes=3", "minutes=0.05")], tmp_path)
+        run(["-c", block.replace("minutes=3", "minutes=0.02")], tmp_path)
 
 
 @pytest.mark.slow

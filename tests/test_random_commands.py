@@ -348,6 +348,8 @@ class Alarm:
     def __exit__(self, *_: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, self.before)
+        if self.rang:  # perhaps just before the command put it back: later commands would fail
+            signal.set_wakeup_fd(-1)
 
 
 def answer(command: list[str], capsys, seconds: float) -> tuple[int, bool, str]:

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -28,9 +29,10 @@ from lucidlm.report.assessment import Assessment, Background, assess
 from lucidlm.runs.checkpoints import checkpoint_folders
 from lucidlm.runs.history import Validation
 from lucidlm.runs.settings import Plan, TrainConfig
+from lucidlm.runtime import probes
 from lucidlm.text.corpus import Corpus
 from lucidlm.text.preparation import prepare
-from lucidlm.training import finish, loop, saving, start, validation
+from lucidlm.training import finish, loop, saving, speed, start, validation
 from lucidlm.training.pace import Pace
 from lucidlm.training.plan import Planned, make_plan
 from lucidlm.training.schedule import trapezoid
@@ -108,17 +110,35 @@ def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     from lucidlm.runtime.probes import Probe
     from lucidlm.training import setup
 
+    measure_once(monkeypatch)
     monkeypatch.setattr(setup, "probe_matmul", lambda device, dtype: Probe(str(dtype), 1e9, 0.0))
     monkeypatch.setattr(start, "fastest_exact_float32", lambda device: ("stock", "float32: stock"))
 
 
+def judge_little(patch: pytest.MonkeyPatch) -> None:
+    """The model generates little at validations and at the end: what is made of it has tests of its own."""
+    patch.setattr(assessment, "PROMPTS", 2)
+    patch.setattr(assessment, "WRITTEN_TEXTS", 1)
+    patch.setattr(assessment, "WRITTEN_TOKENS", 32)
+    patch.setattr(validation, "SAMPLE_CHARACTERS", 20)
+
+
+def measure_once(patch: pytest.MonkeyPatch) -> None:
+    """What is timed runs once, instead of for a second: no test asks how fast this machine is."""
+
+    def time_once(work, *, device, seconds, least=3, clock=time.perf_counter):
+        began = clock()
+        work()
+        return clock() - began
+
+    patch.setattr(probes, "time_of", time_once)
+    patch.setattr(speed, "time_of", time_once)
+
+
 @pytest.fixture
 def quick_judging(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model generates little at validations and at the end: what is made of it has tests of its own."""
-    monkeypatch.setattr(assessment, "PROMPTS", 2)
-    monkeypatch.setattr(assessment, "WRITTEN_TEXTS", 1)
-    monkeypatch.setattr(assessment, "WRITTEN_TOKENS", 32)
-    monkeypatch.setattr(validation, "SAMPLE_CHARACTERS", 20)
+    """The model generates little."""
+    judge_little(monkeypatch)
 
 
 @pytest.fixture

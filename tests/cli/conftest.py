@@ -1,6 +1,7 @@
 """One tiny run, trained once, and the command line called in this process."""
 
-import os
+import contextlib
+import io
 import random
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import QUICK, WORDS, Answer
+from trainings import judge_little, measure_once
 
 from lucidlm.cli import main
 
@@ -33,7 +35,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def squeezed(home: Path, trained: Answer) -> Path:
-    """other.txt, compressed by the run."""
+    """other.txt, compressed by the run in a process of its own."""
     assert trained.code == 0, trained.err
     command = ["compress", "run", "other.txt", "--out", "other.lucz", "--threads", "1"]
     subprocess.run([sys.executable, "-m", "lucidlm", *command], cwd=home, check=True, capture_output=True)
@@ -42,14 +44,25 @@ def squeezed(home: Path, trained: Answer) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(home: Path) -> Answer:
-    """The run that the other tests look at, made by the command itself in a process of its own."""
+    """The run that the other tests look at."""
     command = ["train", "book.txt", "--out", "run", "--steps", "6", "--validate-every", "3", *QUICK, "--json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "lucidlm", *command],
-        cwd=home, capture_output=True, encoding="utf-8", timeout=110, check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    return Answer(done.returncode, done.stdout, done.stderr)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
+        patch.chdir(home)
+        _make_quick(patch)
+        code = main(command)
+    return Answer(code, out.getvalue(), err.getvalue())
+
+
+def _make_quick(patch: pytest.MonkeyPatch) -> None:
+    from lucidlm.training import start
+
+    patch.setattr(start, "fastest_exact_float32", lambda device: ("stock", "float32: stock"))
+    judge_little(patch)
+    measure_once(patch)
 
 
 @pytest.fixture
@@ -57,15 +70,12 @@ def call(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     """call("evaluate", "run", ...): the command in this process, in the folder with the book."""
     monkeypatch.chdir(home)
     monkeypatch.setenv("COLUMNS", "200")
+    _make_quick(monkeypatch)
 
     def run(*arguments: str) -> Answer:
         capsys.readouterr()
         if arguments[0] in ("evaluate", "explain", "generate", "compare", "compress", "decompress"):
             arguments = (*arguments, "--threads", "1")
-        if arguments[:1] == ("train",):
-            from lucidlm.training import start
-
-            monkeypatch.setattr(start, "fastest_exact_float32", lambda device: ("stock", "float32: stock"))
         try:
             code = main(arguments)
         except SystemExit as stopped:

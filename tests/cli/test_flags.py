@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from models import BYTES, END_OF_TEXT, SMALLEST, lively
+from trainings import judge_little
 
 import lucidlm
 from lucidlm.cli import app, main
@@ -265,6 +266,7 @@ def outcome(place, seen, monkeypatch, capsys, tmp_path):
 @pytest.fixture(autouse=True)
 def stubbed(monkeypatch):
     """train and serve print what they would do, and doctor tries the device alone: all take too long."""
+    judge_little(monkeypatch)
 
     def train(config, *, resume, overwrite, verbose, **named):
         print(config, resume, overwrite, verbose)

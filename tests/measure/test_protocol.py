@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from trainings import judge_little, measure_once
 
 from lucidlm.errors import ConfigError, DataError, LucidError
 from lucidlm.measure.evaluation import evaluate, evaluate_documents
@@ -146,6 +147,8 @@ def test_a_run_opens_by_its_folder_in_the_harness_and_gives_its_numbers(tmp_path
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
+    judge_little(monkeypatch)
+    measure_once(monkeypatch)
     Path("book.txt").write_text(STORY * 40, encoding="utf-8")
     page = (Path(__file__).parents[2] / "docs" / "weights.md").read_text(encoding="utf-8")
     (task,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)

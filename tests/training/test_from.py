@@ -19,6 +19,7 @@ from lucidlm.training.start import copy_weights
 from lucidlm.weights.huggingface import load_model, save_model
 from lucidlm.weights.load import load
 
+pytestmark = pytest.mark.usefixtures("quick_judging")
 BOOK = "The tide came in and went out again. Anna wrote down when. Nobody read it but the lamp.\n"
 
 

@@ -79,6 +79,7 @@ import os, random, signal, sys, time
 from dataclasses import replace
 from pathlib import Path
 import torch
+import torch._dynamo  # which an optimizer imports: once here, not in each child
 from lucidlm.training import saving, setup, start
 from lucidlm.training.loop import train
 from lucidlm.training.prediction import Compressibility, predict

@@ -224,12 +224,14 @@ def test_one_batch_is_learnt_by_heart(tiny_config, workers, dtype):
     batch = _batch(rows=2, length=16, ragged=False)
     plan = _plan(model, batch, workers=workers, dtype=dtype)
     way = _way(model, plan)
-    losses = [
-        train_step(model, optimizers, batch, gradient=way, plan=plan, seed=123, step=step).loss_nats
-        for step in range(80)
-    ]
+    losses = []
+    for step in range(80):
+        report = train_step(model, optimizers, batch, gradient=way, plan=plan, seed=123, step=step)
+        losses.append(report.loss_nats)
+        if losses[-1] < 0.01:
+            break
     assert losses[0] == pytest.approx(math.log(257), abs=0.1)
-    assert min(losses) < 0.01
+    assert losses[-1] < 0.01
 
 
 def test_adamw_trains_alike_whether_a_batch_is_cut_or_not(tiny_config):
