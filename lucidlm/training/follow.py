@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 
-from lucidlm.model.config import GPTConfig
-from lucidlm.model.gpt import GPT
 from lucidlm.runs.checkpoints import OPTIMIZER, Checkpoint, shards_of
 from lucidlm.runs.data import corpus_of_run
 from lucidlm.runs.history import Validation
@@ -21,6 +19,7 @@ from lucidlm.training.pace import Pace
 from lucidlm.training.saving import save_first
 from lucidlm.training.setup import apply, assemble, settle, with_prefix
 from lucidlm.training.state import TrainingRun
+from lucidlm.weights.huggingface import unfilled
 from lucidlm.weights.shards import read_shards, shapes_in
 from lucidlm.weights.tensor_files import read_tensors
 
@@ -73,14 +72,6 @@ def follow_run(world: World, progress: Progress) -> TrainingRun:
     else:
         save_first(run)
     return run
-
-
-def unfilled(shape: GPTConfig, device: torch.device) -> GPT:
-    """A model in memory whose weights are still to be given."""
-    model = GPT.empty(shape).to_empty(device=device)
-    if shape.tied_head:
-        model.head.weight = model.token_embedding.weight
-    return model
 
 
 def take_up(run: TrainingRun, checkpoint: Checkpoint) -> None:

@@ -20,14 +20,14 @@ from lucidlm.runtime.distributed import ALONE, World
 from lucidlm.runtime.locks import lock
 from lucidlm.runtime.places import check_file_place
 from lucidlm.runtime.progress import Progress
-from lucidlm.training.follow import agree_on_best, lead, take_up, unfilled
+from lucidlm.training.follow import agree_on_best, lead, take_up
 from lucidlm.training.footprint import check_fits
 from lucidlm.training.pace import Pace
 from lucidlm.training.setup import apply, assemble, settle, with_prefix
 from lucidlm.training.spread import arranged
 from lucidlm.training.state import TrainingRun
 from lucidlm.training.tracking import check_trackers
-from lucidlm.weights.huggingface import load_model
+from lucidlm.weights.huggingface import load_model, unfilled
 from lucidlm.weights.tensor_files import find_tensors
 from lucidlm.weights.whole import MODEL_FILES, SETTINGS, Whole, weights_of, whole_of
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from lucidlm.errors import WeightsError
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
+from lucidlm.runtime.distributed import ALONE
 from lucidlm.runtime.files import replacing_file, write_atomically
 from lucidlm.runtime.memory import check_weights
 from lucidlm.runtime.progress import SILENT, Progress, counted
@@ -23,6 +24,7 @@ from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.weights.header import WEIGHTS, Origin
 from lucidlm.weights.hf_config import CONFIG, config_of, read_config
 from lucidlm.weights.names import assemble, match, to_huggingface
+from lucidlm.weights.shards import SHARDS, read_shards
 from lucidlm.weights.tensor_files import StoredTensor, find_tensors, write_tensors
 
 
@@ -146,8 +148,10 @@ def load_model(
     """The model of a folder, in eval mode. WeightsError with path and reason if it cannot be used.
 
     dtype None: as it is stored; float32 for a mixture that neither type holds. `progress` gets a note where
-    tensors are left out.
+    tensors are left out. A checkpoint that several processes have written is put together again.
     """
+    if (Path(folder) / SHARDS).is_dir():
+        return _put_together(Path(folder)).to(device=device, dtype=dtype)
     stored = open_model(folder)
     if stored.left_out:
         progress.note(
@@ -166,4 +170,22 @@ def load_model(
     if stored.config.tied_head:
         model.head.weight = model.token_embedding.weight
     model.requires_grad_(True)
+    return model.eval()
+
+
+def unfilled(shape: GPTConfig, device: torch.device | str = "cpu") -> GPT:
+    """A model in memory whose weights are still to be given."""
+    model = GPT.empty(shape).to_empty(device=device)
+    if shape.tied_head:
+        model.head.weight = model.token_embedding.weight
+    return model
+
+
+def _put_together(folder: Path) -> GPT:
+    """The model of a checkpoint whose weights are divided among files, on the CPU, in eval mode."""
+    model = unfilled(read_config(folder))
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    read_shards(folder / SHARDS, weights, ALONE)
+    if odd := [name for name, weight in weights.items() if not weight.isfinite().all()]:
+        raise WeightsError(f"{folder / SHARDS}: {odd[0]} holds NaN or infinity", "take another checkpoint")
     return model.eval()

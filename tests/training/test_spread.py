@@ -218,10 +218,13 @@ def ran(
 
 def hashes_of(run) -> dict[str, str]:
     """Of each weight and each tensor of the optimizers, whole."""
-    state = {**dict(run.model.named_parameters()), **optimizer_tensors(run.model, run.optimizers)}
+    return hashes_in(dict(run.model.named_parameters()) | optimizer_tensors(run.model, run.optimizers))
+
+
+def hashes_in(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
     return {
         name: hashlib.sha256(whole(tensor).detach().numpy().tobytes()).hexdigest()
-        for name, tensor in state.items()
+        for name, tensor in tensors.items()
     }
 
 
@@ -257,6 +260,8 @@ def test_a_run_goes_on_in_any_layout_with_the_same_windows_and_from_the_same_sta
         seen += answer["seen"]
         assert ended is None or answer["began"] == ended, f"layout {number} begins with other weights"
         ended = answer["ended"]
+        model, _ = load(max((folder / "checkpoints").glob("step_*")))
+        assert hashes_in(dict(model.named_parameters())).items() <= ended.items()
     assert seen == alone["seen"]
     np.testing.assert_allclose(losses, alone["losses"], rtol=0, atol=1e-6)
     model, tokenizer = load(str(folder))
