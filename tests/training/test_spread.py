@@ -18,10 +18,10 @@ from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.model.presets import PLAIN, Recipe
 from lucidlm.runs.settings import Plan, TrainConfig
-from lucidlm.runtime.distributed import joined, whole
+from lucidlm.runtime.distributed import World, joined, whole
 from lucidlm.runtime.progress import SILENT
-from lucidlm.runtime.ranks import Layout
-from lucidlm.text.windows import IGNORE_INDEX
+from lucidlm.runtime.ranks import Layout, Rank
+from lucidlm.text.windows import IGNORE_INDEX, Windows
 from lucidlm.training.gradient import WholeBatch
 from lucidlm.training.loop import _begun, train_steps
 from lucidlm.training.optim import make_optimizers, optimizer_tensors
@@ -142,6 +142,43 @@ def test_loss_and_gradient_are_those_of_one_process(alone, size, layout):
         for name, gradient in expected["gradient"].items():
             largest = np.abs(gradient).max()
             np.testing.assert_allclose(found["gradient"][name], gradient, rtol=0, atol=exact * largest)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("optim", ["adamw", "muon"])
+def test_sixty_steps_are_those_of_one_process_in_every_layout_and_micro_batch(optim, capsys):
+    cases = [
+        (plan_of(shape, optim=optim, steps=60, micro_batch=size), "float32")
+        for shape in SHAPES
+        for size in (1, 6)
+    ]
+    alone, most = steps_of(cases, Layout()), 0.0
+    for size, layout in [(2, DDP), (2, FSDP), (3, DDP), (3, Layout(shards=3)), (4, DDP), (4, BOTH)]:
+        for expected, found in zip(alone, in_world(size, steps_of, cases, layout)[0], strict=True):
+            apart = np.abs(np.subtract(found["losses"], expected["losses"])).max()
+            most = max(most, float(apart))
+            assert apart < (1e-6 if optim == "adamw" else 1e-2), (size, layout)
+    with capsys.disabled():
+        print(
+            f"\n(3) 60 steps of {optim}, worlds of 2 to 4, replicas and shards: apart by at most {most:.1e}"
+        )
+
+
+@pytest.mark.parametrize("steps", [50, pytest.param(1_000, marks=pytest.mark.torture)])
+def test_the_windows_of_each_step_are_the_same_in_worlds_of_one_to_four(steps):
+    windows = Windows(np.random.default_rng(0).integers(0, V, 5_000).astype(np.uint16), T)
+    for step in range(steps):
+        whole_batch = windows.batch_at(seed=1, step=step, batch_size=B)
+        for size in (2, 3, 4):
+            parts = [
+                windows.batch_at(
+                    seed=1, step=step, batch_size=B, rows=World(Rank(number=each, size=size)).rows(B)
+                )
+                for each in range(size)
+            ]
+            for side in (0, 1):
+                assert (np.concatenate([part[side] for part in parts]) == whole_batch[side]).all()
 
 
 def not_finite(layout: Layout, where: int) -> tuple[str, bool]:

@@ -112,16 +112,16 @@ def test_each_of_ten_kills_costs_one_restart_and_no_loss(tmp_path, book, capsys)
 
 @pytest.mark.torture
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_to_torchrun_saves_the_step_and_the_run_goes_on_in_one_process(tmp_path, book, number, code):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_torchrun_saves_the_step_and_the_run_goes_on_in_one_process(tmp_path, book, number):
     run = tmp_path / "ended"
     process = torchrun("train", str(book), "--out", str(run), *FLAGS)
     end = time.monotonic() + 100
     while time.monotonic() < end and not ((run / "metrics.jsonl").exists() and losses_in(run)):
         time.sleep(0.05)
     os.kill(process.pid, number)
-    _, _, notes = ended(process)
-    assert "went on" in notes or "go on with" in notes, notes[-2000:]
+    _, out, _ = ended(process)
+    assert f"go on with: lucidlm train --resume --out {run}" in out
     reached = max(losses_in(run))
     done = subprocess.run(
         [sys.executable, "-m", "lucidlm", "train", "--resume", "--out", str(run)],
