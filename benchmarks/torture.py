@@ -145,12 +145,16 @@ def revision() -> str:
     return head.stdout.strip() + ("+" if changed.stdout else "")
 
 
+def _not_run(criterion: Criterion) -> str:
+    return "not run yet" if criterion.tests else f"not yet: {criterion.waits}"
+
+
 def merged(rows: list[list[str]], page: str) -> str:
     """The table of all criteria: these rows, and for the others those that the page has."""
     cells = (line.strip("| ").split(" | ") for line in page.splitlines() if re.match(r"\| \d+ \|", line))
     known = {each[0]: each for each in cells if len(each) == len(HEAD)} | {row[0]: row for row in rows}
     listed = [
-        known.get(str(each.number), [str(each.number), each.says, "not run yet", "", "", ""])
+        known.get(str(each.number)) or [str(each.number), each.says, _not_run(each), "", "", ""]
         for each in criteria()
     ]
     return table(HEAD, ([cell or " " for cell in row] for row in listed))

@@ -39,20 +39,23 @@ def _wait_for_step(run: str, step: int) -> None:
     raise AssertionError(f"{run} did not reach step {step}")
 
 
-def _signalled(process: subprocess.Popen, number: int, code: int) -> None:
+def _signalled(process: subprocess.Popen, number: int, code: int) -> float:
+    """Seconds until the process ended."""
     sent = time.monotonic()
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
-    assert time.monotonic() - sent < 10
+    took_s = time.monotonic() - sent
+    assert took_s < 10
     assert process.returncode == code, err
     assert "--resume --out run" in out
     assert "Traceback" not in err
+    return took_s
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
 def test_signals_end_the_command_with_their_code_and_a_checkpoint_and_resuming_is_bitwise(
-    make_config, make_tiny_plan, fingerprint, timeless
+    make_config, make_tiny_plan, fingerprint, timeless, record_property
 ):
     plan = make_tiny_plan(steps=120, drop_rate=0.1, validate_every=60)
     _settings_file(make_config, plan)
@@ -63,7 +66,9 @@ def test_signals_end_the_command_with_their_code_and_a_checkpoint_and_resuming_i
             _command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         _wait_for_step("run", stopped + 10)
-        _signalled(process, number, code)
+        record_property(
+            "seconds from a signal to the end, with a checkpoint", _signalled(process, number, code)
+        )
         before, stopped = stopped, read_history(Path("run")).steps[-1].step
         assert before + 10 <= stopped < 120
         assert last_of("run").name == f"step_{stopped:06d}"
