@@ -7,7 +7,7 @@ MINUTES ?= 3
 JOBS ?= 2
 BIN := .venv/bin
 
-.PHONY: demo test lint check coverage docs man bench torture interop wheel clean
+.PHONY: demo test lint check coverage docs man bench torture torture-all interop wheel clean
 
 demo: .venv/ready
 	$(BIN)/lucidlm train --minutes $(MINUTES)
@@ -38,8 +38,11 @@ man: .venv/ready
 bench: .venv-bench/ready  # make bench TEXT=tinyshakespeare.txt ONLY="step small": about a quarter of an hour
 	.venv-bench/bin/python benchmarks/peers.py $(if $(TEXT),--text $(TEXT)) $(if $(ONLY),--only $(ONLY))
 
-torture: .venv/ready-test
-	$(BIN)/python -m pytest -m torture --timeout 3600
+torture: .venv/ready-test  # the criteria of tests/torture.toml, into docs/numbers.md: about half an hour
+	$(BIN)/python benchmarks/torture.py --jobs $(JOBS)
+
+torture-all: .venv/ready-test  # every long test, also of formats, weights and the server: hours
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m torture --timeout 3600 -n $(JOBS)
 
 # A virtual machine may refuse instructions that its CPU announces: without these flags llama.cpp can end with
 # SIGILL. For the same reason pip must not take a build from its cache.

@@ -150,10 +150,11 @@ def test_all_its_numbers_come_from_the_same_sum_of_nats(pairs):
 
 
 @pytest.mark.parametrize("text", [STORY, FOREIGN])
-def test_a_uniform_model_over_256_bytes_pays_8_bits_a_byte(text):
+def test_a_uniform_model_over_256_bytes_pays_8_bits_a_byte(text, record_property):
     model = GPT(GPTConfig(vocab_size=256, context_length=T, emb_dim=8, n_layers=1, n_heads=1))
     torch.nn.init.zeros_(model.head.weight)
     result = evaluate(model, BYTES, text)
+    record_property("distance from 8 bits per byte", abs(result.bits_per_byte - 8))
     assert result.bits_per_byte == pytest.approx(8, abs=1e-7)
     assert result.perplexity == pytest.approx(256, abs=1e-5)
     assert result.byte_perplexity == pytest.approx(256, abs=1e-5)

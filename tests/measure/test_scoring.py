@@ -177,7 +177,7 @@ def nats_of_each_token(model, document, *, stride, prefix="auto", batch_size=8):
 
 @pytest.mark.parametrize("stride", STRIDES)
 @pytest.mark.parametrize("prefix", ["auto", "none"])
-def test_in_float64_it_equals_one_token_at_a_time_for_every_length(model, stride, prefix):
+def test_in_float64_it_equals_one_token_at_a_time_for_every_length(model, stride, prefix, record_property):
     # The windows do not depend on where a text ends, so the longest text's tokens serve for all lengths.
     text, prefix_id = STORY[:LONGEST], END_OF_TEXT if prefix == "auto" else None
     expected = brute_force(model, BYTES.encode(text), stride=stride, prefix_id=prefix_id)
@@ -194,7 +194,9 @@ def test_in_float64_it_equals_one_token_at_a_time_for_every_length(model, stride
     nats = nats_of_each_token(double, BYTES.encode(text), stride=stride, prefix=prefix)
     first = 0 if prefix == "auto" else 1
     assert sorted(nats) == list(range(first, LONGEST))
-    np.testing.assert_allclose([nats[place] for place in sorted(nats)], expected, rtol=0, atol=1e-6)
+    found = np.array([nats[place] for place in sorted(nats)])
+    record_property("difference of a token, nats, float64", float(abs(found - expected).max()))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("stride", STRIDES)
@@ -241,13 +243,16 @@ def test_the_batch_size_cannot_change_what_pieces_cost(gpt):
 
 @pytest.mark.parametrize("stride", STRIDES)
 @pytest.mark.parametrize("prefix", ["auto", "none"])
-def test_in_float32_it_is_within_1e_6_in_the_mean_and_1e_4_a_token(model, stride, prefix):
+def test_in_float32_it_is_within_1e_6_in_the_mean_and_1e_4_a_token(model, stride, prefix, record_property):
     text, prefix_id = STORY[:LONGEST], END_OF_TEXT if prefix == "auto" else None
     expected = brute_force(model, BYTES.encode(text), stride=stride, prefix_id=prefix_id)
     result = evaluate(model, BYTES, text, protocol=Protocol(stride=stride, prefix=prefix))
     assert result.loss_nats == pytest.approx(expected.mean(), abs=1e-6)
     nats = nats_of_each_token(model, BYTES.encode(text), stride=stride, prefix=prefix)
-    np.testing.assert_allclose([nats[place] for place in sorted(nats)], expected, rtol=0, atol=1e-4)
+    found = np.array([nats[place] for place in sorted(nats)])
+    record_property("difference of the mean, nats, float32", float(abs(result.loss_nats - expected.mean())))
+    record_property("difference of a token, nats, float32", float(abs(found - expected).max()))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("context_length", [1, 2, 5, T - 1])

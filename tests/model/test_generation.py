@@ -106,6 +106,13 @@ def test_the_same_seed_gives_the_same_text_and_leaves_the_global_generator_alone
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_all_texts_of_a_prompt_are_those_of_the_seed_and_differ():
+    model, decoding = a_model(), Decoding(max_new_tokens=20)
+    texts = [each.text for each in generate_batch(model, BYTES, ["hello"], decoding, num=3, seed=5)]
+    assert [each.text for each in generate_batch(model, BYTES, ["hello"], decoding, num=3, seed=5)] == texts
+    assert len({*texts}) == 3
+
+
 def test_a_model_in_training_mode_writes_without_dropout_and_stays_in_it():
     model = a_model()
     quiet = generate(model, BYTES, "hello", Decoding(max_new_tokens=10, temperature=0))

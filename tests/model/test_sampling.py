@@ -63,6 +63,9 @@ def test_logits_of_any_dtype_are_drawn_from_in_at_least_float32(dtype):
         (Decoding(temperature=1.0, top_p=0.01), [1, 0, 0, 0]),
         (Decoding(temperature=1.0, min_p=0.45), [4 / 9, 3 / 9, 2 / 9, 0]),
         (Decoding(temperature=0.0), [1, 0, 0, 0]),
+        # Of the distribution before the temperature, top-p would keep three.
+        (Decoding(temperature=0.5, top_p=0.8), [16 / 25, 9 / 25, 0, 0]),
+        (Decoding(temperature=1.0, top_k=3, top_p=0.7), [4 / 7, 3 / 7, 0, 0]),
     ],
 )
 def test_drawn_tokens_follow_the_distribution_worked_out_by_hand(decoding, wanted):

@@ -40,6 +40,34 @@ def test_the_mode_is_0666_less_the_umask_or_that_of_the_file_that_is_there(tmp_p
     assert modes == {"a": mode, "a-2": mode, "kept-2": mode, "kept": 0o604}
 
 
+def test_all_of_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """A power cut may lose what was written and not synced, but keep the rename that came after it."""
+    synced, renamed = set(), []
+    fsync, replace = os.fsync, os.replace
+
+    def identity(status):
+        return status.st_dev, status.st_ino
+
+    def sync(descriptor):
+        synced.add(identity(os.fstat(descriptor)))
+        fsync(descriptor)
+
+    def rename(old, new):
+        below = [old, *old.rglob("*")] if old.is_dir() else [old]
+        renamed.append([path.name for path in below if identity(path.stat()) not in synced])
+        replace(old, new)
+
+    monkeypatch.setattr(files.os, "fsync", sync)
+    monkeypatch.setattr(files.os, "replace", rename)
+    with files.replacing_folder(tmp_path / "run") as temporary:
+        (temporary / "inside").mkdir()
+        for name in ("a", "inside/b"):
+            (temporary / name).write_bytes(b"new")
+    files.write_atomically(tmp_path / "file", b"new")
+    assert renamed == [[], []]
+    assert identity(tmp_path.stat()) in synced, "the folder that has the new names"
+
+
 def test_a_failed_write_leaves_the_old_file_and_its_oserror_passes_through(tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(b"old")
 

@@ -37,6 +37,14 @@ KINDS = {
 }
 
 
+CODES = {
+    0: "ran on, all right",
+    1: "ran on, what was lost is named",
+    2: "refused with one line, then started again",
+    -signal.SIGKILL: "killed, then resumed or started again",
+}
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What one process came to."""
@@ -172,7 +180,7 @@ def test_a_sample_of_the_places_where_a_run_can_fail(trial):
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_fault_at_each_call_that_changes_a_file_is_survived_or_said(trial, kind, capsys):
+def test_a_fault_at_each_call_that_changes_a_file_is_survived_or_said(trial, kind, capsys, record_property):
     calls, codes = _points(trial), Counter()
     wrong = []
     for at in range(1, len(calls) + 1):
@@ -180,6 +188,9 @@ def test_a_fault_at_each_call_that_changes_a_file_is_survived_or_said(trial, kin
             codes[trial(kind, at).code] += 1
         except AssertionError as error:
             wrong.append(str(error).splitlines()[0])
+    record_property("calls that change a file", len(calls))
+    for code, count in sorted(codes.items()):
+        record_property(f"{kind}: {CODES[code]}", count)
     with capsys.disabled():
         names = Counter(call.split()[0] for call in calls)
         print(f"\n{kind} at each of {len(calls)} calls ({dict(names)}): {dict(codes)}")
@@ -188,12 +199,14 @@ def test_a_fault_at_each_call_that_changes_a_file_is_survived_or_said(trial, kin
 
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
-def test_killed_at_forty_random_moments_a_run_is_resumed_to_the_same_bits(trial, capsys):
+def test_killed_at_forty_random_moments_a_run_is_resumed_to_the_same_bits(trial, capsys, record_property):
     draw, codes, took, half = random.Random(1), Counter(), _seconds(trial), 0
     while codes[-signal.SIGKILL] < 40:
         outcome = trial("killed", -1, after_s=draw.uniform(0.0, took))
         codes[outcome.code] += 1
         half += outcome.half
+    record_property("kills of a run of 2 steps", codes[-signal.SIGKILL])
+    record_property("of these while something was half written", half)
     with capsys.disabled():
         print(f"\nkilled within {took:.2f} s: {dict(codes)}, {half} while something was half written")
     assert half

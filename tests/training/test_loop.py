@@ -12,6 +12,8 @@ from trainings import last_of, made_up_validations, stop_after
 from lucidlm.runs.checkpoints import checkpoint_folders
 from lucidlm.runs.history import read_history
 from lucidlm.runs.run_toml import read_settings
+from lucidlm.text.corpus import open_corpus
+from lucidlm.training import loop
 from lucidlm.training.loop import train
 
 pytestmark = pytest.mark.usefixtures("here", "quick_probes", "quick_judging")
@@ -65,6 +67,25 @@ def test_training_learns(make_config, make_tiny_plan):
     assert first.validation_loss_nats == pytest.approx(np.log(257), abs=0.1)
     assert last.validation_loss_nats < 4.0
     assert last.training_loss_nats < 4.0
+
+
+def test_a_run_is_trained_on_its_training_text_alone(make_config, make_tiny_plan, monkeypatch):
+    batches, step = [], loop.train_step
+
+    def watched(model, optimizers, batch, **settings):
+        batches.append(batch)
+        return step(model, optimizers, batch, **settings)
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    train(make_config(), plan=make_tiny_plan())
+    corpus = open_corpus("run/data")
+    training = np.asarray(corpus.train[:], np.int64).tobytes()
+    held_out = np.asarray(corpus.validation[:], np.int64).tobytes()
+    rows = [np.append(inputs, targets[-1]) for batch in batches for inputs, targets in zip(*batch)]
+    assert len(rows) == 32
+    # One of them goes from the end of the text to its beginning; the last one of an epoch is short.
+    assert sum(row.tobytes() not in training for row in rows) <= 2
+    assert not any(row[:12].tobytes() in held_out for row in rows)
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])

@@ -73,6 +73,27 @@ def test_biases_and_norms_are_not_decayed_and_matrices_are(tiny_gpt: GPT, optim:
         assert decay[id(weight)] == (0.1 if weight.dim() >= 2 else 0.0), name
 
 
+def test_adamw_moves_as_its_paper_says(tiny_gpt: GPT):
+    """Algorithm 2 of Loshchilov and Hutter 2017, in float64: decay moves the weight, not the moments."""
+    settings = _settings("adamw")
+    before = {name: weight.detach().double().clone() for name, weight in tiny_gpt.named_parameters()}
+    _move(tiny_gpt, make_optimizers(tiny_gpt, settings), steps=3, seed=5)
+    generator = torch.Generator().manual_seed(5)
+    gradients = [
+        {name: torch.randn(weight.shape, generator=generator).double() for name, weight in before.items()}
+        for _ in range(3)
+    ]
+    for name, weight in tiny_gpt.named_parameters():
+        expected, mean, square = before[name], torch.zeros(()), torch.zeros(())
+        for step, of in enumerate(gradients, start=1):
+            mean = settings.beta1 * mean + (1 - settings.beta1) * of[name]
+            square = settings.beta2 * square + (1 - settings.beta2) * of[name] ** 2
+            way = (mean / (1 - settings.beta1**step)) / ((square / (1 - settings.beta2**step)).sqrt() + 1e-8)
+            decay = settings.weight_decay if weight.dim() >= 2 else 0.0
+            expected = expected - settings.lr * (way + decay * expected)
+        torch.testing.assert_close(weight.detach().double(), expected, rtol=0, atol=1e-6, msg=name)
+
+
 def test_a_vector_without_gradient_signal_stays_while_a_matrix_shrinks(tiny_gpt: GPT, optim: Recipe):
     before = copy.deepcopy(tiny_gpt.state_dict())
     optimizers = make_optimizers(tiny_gpt, optim)

@@ -87,24 +87,41 @@ def _by_the_book(model: GPT, batch):
 
 @pytest.mark.parametrize("ragged", [True, False])
 @pytest.mark.parametrize("micro_batch", [8, 2, 3, 100])
-def test_loss_and_gradients_are_the_whole_batchs_however_it_is_cut(lively_gpt, micro_batch, ragged, workers):
+def test_loss_and_gradients_are_the_whole_batchs_however_it_is_cut(
+    lively_gpt, micro_batch, ragged, workers, record_property
+):
     batch = _batch(ragged=ragged)
     loss, expected = _by_the_book(lively_gpt, batch)
     nats, tokens, found = _gradients(lively_gpt, batch, micro_batch, workers)
     assert tokens == (batch[1] != IGNORE_INDEX).sum()
     assert nats / tokens == pytest.approx(loss, abs=1e-6 * max(1.0, loss))
+    record_property("difference of the loss, nats", abs(nats / tokens - loss))
+    off = [
+        ((found[name] - each).norm() / each.norm()).item()
+        for name, each in expected.items()
+        if each.norm() > 1e-6
+    ]
+    record_property("relative difference of a gradient, float32", max(off))
     for name, gradient in expected.items():
         # Relative to the tensor's norm: single entries near 0 carry the rounding of their neighbours.
         assert (found[name] - gradient).norm() <= 5e-6 * gradient.norm() + 1e-9, name
 
 
 @pytest.mark.parametrize("micro_batch", [4, 2, 1])
-def test_in_float64_the_cut_leaves_only_float64s_own_rounding(lively_gpt, micro_batch, workers):
+def test_in_float64_the_cut_leaves_only_float64s_own_rounding(
+    lively_gpt, micro_batch, workers, record_property
+):
     model, batch = lively_gpt.double(), _batch()
     whole_nats, _, whole = _gradients(model, batch, 8)
     nats, _, parts = _gradients(model, batch, micro_batch, workers)
     # The printed sum of nats is kept in float32; the gradients never leave float64.
     assert nats == pytest.approx(whole_nats, rel=1e-6)
+    off = [
+        ((parts[name] - each).norm() / each.norm()).item()
+        for name, each in whole.items()
+        if each.norm() > 1e-6
+    ]
+    record_property("relative difference of a gradient, float64", max(off))
     for name, gradient in whole.items():
         assert (parts[name] - gradient).norm() <= 1e-12 * gradient.norm() + 1e-15, name
 
@@ -208,6 +225,21 @@ def test_the_reported_norm_is_the_one_before_clipping_and_0_means_no_limit(tiny_
     assert moved == pytest.approx([1e-3, norm, norm], rel=1e-3)
 
 
+@pytest.mark.parametrize("step", [0, 3, 9])
+def test_a_step_moves_by_the_rate_of_its_own_place_in_the_schedule(tiny_gpt, step):
+    batch, twin = _batch(), copy.deepcopy(tiny_gpt)
+    descent = torch.optim.SGD(twin.parameters(), lr=1.0)
+    descent.param_groups[0]["peak_lr"] = 1.0
+    plan = replace(_plan(twin, batch, clip=0.0), schedule=((-1, 0.0), (4, 1.0), (10, 0.0)))
+    result = train_step(
+        twin, [descent], batch, gradient=WholeBatch(twin, plan), plan=plan, seed=123, step=step
+    )
+    before = dict(tiny_gpt.named_parameters())
+    way = [(weight - before[name]).detach().flatten() for name, weight in twin.named_parameters()]
+    factor = {0: 1 / 5, 3: 4 / 5, 9: 1 / 6}[step]
+    assert torch.cat(way).norm().item() == pytest.approx(factor * result.grad_norm, rel=1e-4)
+
+
 def test_a_step_leaves_no_gradient_for_the_next(tiny_gpt, workers):
     optimizers = make_optimizers(tiny_gpt, ADAMW)
     _step(tiny_gpt, optimizers, _batch(), workers=workers)
@@ -215,7 +247,7 @@ def test_a_step_leaves_no_gradient_for_the_next(tiny_gpt, workers):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_one_batch_is_learnt_by_heart(tiny_config, workers, dtype):
+def test_one_batch_is_learnt_by_heart(tiny_config, workers, dtype, record_property):
     torch.manual_seed(0)
     model = GPT(tiny_config).train()
     optimizers = make_optimizers(
@@ -232,9 +264,11 @@ def test_one_batch_is_learnt_by_heart(tiny_config, workers, dtype):
             break
     assert losses[0] == pytest.approx(math.log(257), abs=0.1)
     assert losses[-1] < 0.01
+    record_property("steps until one batch costs under 0.01", len(losses) - 1)
 
 
-def test_adamw_trains_alike_whether_a_batch_is_cut_or_not(tiny_config):
+@pytest.mark.parametrize("steps", [20, pytest.param(60, marks=pytest.mark.torture)])
+def test_adamw_trains_alike_whether_a_batch_is_cut_or_not(tiny_config, steps, record_property):
     losses = []
     for micro_batch in (8, 1):
         torch.manual_seed(0)
@@ -245,11 +279,13 @@ def test_adamw_trains_alike_whether_a_batch_is_cut_or_not(tiny_config):
                 _step(
                     model, optimizers, _batch(length=8, seed=step), micro_batch=micro_batch, step=step
                 ).loss_nats
-                for step in range(20)
+                for step in range(steps)
             ]
         )
     # A sum of 400 nats in float32 is right to 3e-5: 4e-7 a token, on each side. AdamW divides by the root of
     # squares, which makes more of it where gradients are small: 3.5e-6 after 20 steps on one CPU.
+    off = max(abs(whole - cut) / whole for whole, cut in zip(*losses))
+    record_property(f"relative difference of a step's loss, {steps} steps", off)
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 

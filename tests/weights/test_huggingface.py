@@ -104,7 +104,8 @@ def test_what_transformers_writes_is_read_with_equal_logits(transformers, tmp_pa
     gpt2 = transformers.GPT2Config(n_positions=32, n_embd=48, n_layer=2, n_head=3, **shape)
     qwen = transformers.Qwen3Config(
         hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=3,
-        num_key_value_heads=1, head_dim=32, max_position_embeddings=32, **shape,
+        num_key_value_heads=1, head_dim=32, max_position_embeddings=32,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0}, **shape,
     )  # fmt: skip
     llama = transformers.LlamaConfig(
         hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=3,
