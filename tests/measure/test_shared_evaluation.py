@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from models import BYTES, END_OF_TEXT, FOREIGN, STORY, lively, made_up_text, shape
-from worlds import in_world
+from worlds import differences, in_world
 
 from lucidlm.errors import LucidError
 from lucidlm.measure import shares, shortening
@@ -105,19 +105,6 @@ def all_answers(cache: Path, every: int) -> list[str]:
                 said.append(str(error))
         left = list((cache / shares.EVALUATIONS).rglob("*.sums")) if world.first else []
     return [*said, str(left)]
-
-
-def differences(one: object, other: object, place: str = "") -> list[str]:
-    """Where two values of JSON differ: numbers by more than 1e-9, all else at all."""
-    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        return [line for key in one for line in differences(one[key], other[key], f"{place}/{key}")]
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
-        pairs = enumerate(zip(one, other, strict=True))
-        return [line for at, (a, b) in pairs for line in differences(a, b, f"{place}/{at}")]
-    if isinstance(one, float) and isinstance(other, float):
-        same = math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-9) or (one != one and other != other)
-        return [] if same else [f"{place}: {one} {other}"]
-    return [] if type(one) is type(other) and one == other else [f"{place}: {one} {other}"]
 
 
 @pytest.fixture(scope="module")
