@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -23,13 +24,15 @@ from lucidlm.errors import LucidError
 from lucidlm.runtime.console import say
 from lucidlm.runtime.memory import is_out_of_memory, out_of_memory_line
 from lucidlm.runtime.places import path_text
-from lucidlm.runtime.ranks import ElsewhereError
+from lucidlm.runtime.ranks import ElsewhereError, EverywhereError, speaks
 from lucidlm.runtime.run_out import ran_out
 from lucidlm.runtime.signals import Interrupted
 
 FLAG = re.compile(r"--?[A-Za-z][\w.-]*(=.*)?", re.DOTALL)
 """A flag. Any other argument that begins with a dash is a text: "- item one", "---", "-"."""
 END_OF_FLAGS = "--"
+SPEAKS_S = 10.0
+"""Seconds that the first process of torchrun has to say an error of all: torchrun ends all when one ends."""
 PLACES = ("out", "html", "csv", "svg")
 """Flags that name a file or folder to write."""
 
@@ -129,6 +132,9 @@ def answered(work: Callable[[], int], arguments: Arguments, *, debug: bool) -> i
             return _said_interrupted(interruption)
         if isinstance(error, ElsewhereError):
             return error.exit_code
+        if isinstance(error, CycloptsError | EverywhereError) and not speaks():
+            time.sleep(SPEAKS_S)
+            return 2
         if debug:
             raise
         line, code = _line_and_code(error, arguments)
@@ -138,7 +144,8 @@ def answered(work: Callable[[], int], arguments: Arguments, *, debug: bool) -> i
 
 def _said_interrupted(error: KeyboardInterrupt) -> int:
     interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
-    say(f"lucidlm: {interrupted}")
+    if speaks():
+        say(f"lucidlm: {interrupted}")
     return 128 + interrupted.number
 
 

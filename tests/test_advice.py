@@ -286,6 +286,7 @@ UNTRIED = {
     "--host {}: {}; use --host 127.0.0.1": "an address that is not this machine's: serve/test_guards.py",
     # What only another machine, a broken one or a full disk makes it say. The flags are those that exist.
     "use --device cpu --dtype float32, and report it to PyTorch": "a device that computes wrong numbers",
+    "start {} (--nproc-per-node)": "more processes than the machine has GPUs",
     "int8 weights are for CPUs; use --dtype bfloat16": "a GPU: model/test_linear.py",
     "PyTorch has no int8 kernel for this CPU; use --dtype bfloat16": "another CPU: model/test_linear.py",
     "no text to measure the cost of int8 on; give one with --val": "an empty held-out text: measure/test_rounding.py",

@@ -46,7 +46,7 @@ ROOMS = {
         "baseline baseline_texts quantiles coder seen protocol windows copies diagnosis document_scores "
         "explained skewness ngram_counts compressors clusters scoring near_copies ngrams intervals atoms "
         "compressed_file continuation explanation ngram_order shortening evaluated spans compression "
-        "memorized baselines counts gate compared memorization evaluation comparison rounding"
+        "memorized baselines counts gate compared memorization shares evaluation comparison rounding"
     ),
     "runs": "curves data records settings trend run_toml history lineage checkpoints folder listing metrics",
     "report": "course ladder curves memorization verdict assessment card run_page",

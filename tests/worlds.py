@@ -1,5 +1,6 @@
 """Processes that are a world, as torchrun would start them, but from one that has imported torch already."""
 
+import math
 import multiprocessing
 import os
 import queue
@@ -88,3 +89,16 @@ def _answer(answers: Any, environment: dict[str, str], work: Callable[..., Any],
         answers.put((rank, True, work(*arguments)))
     except BaseException:
         answers.put((rank, False, traceback.format_exc()))
+
+
+def differences(one: object, other: object, place: str = "") -> list[str]:
+    """Where two values of JSON differ: numbers by more than 1e-9, all else at all."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return [line for key in one for line in differences(one[key], other[key], f"{place}/{key}")]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [line for at, (a, b) in pairs for line in differences(a, b, f"{place}/{at}")]
+    if isinstance(one, float) and isinstance(other, float):
+        same = math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-9) or (one != one and other != other)
+        return [] if same else [f"{place}: {one} {other}"]
+    return [] if type(one) is type(other) and one == other else [f"{place}: {one} {other}"]

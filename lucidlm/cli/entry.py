@@ -22,10 +22,13 @@ from lucidlm.edge import (
 )
 from lucidlm.errors import LucidError
 from lucidlm.runtime.console import sound_streams
+from lucidlm.runtime.ranks import EverywhereError, started
 from lucidlm.runtime.signals import ending
 
 VERBS = "lucidlm.cli."
 """The modules of the verbs begin with this."""
+ON_MANY_PROCESSES = ("train", "evaluate", "prepare")
+"""The verbs that torchrun may start several times, to share their work."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,11 +54,22 @@ def _run(arguments: Arguments) -> int:
     values = {name: arguments.restored(value) for name, value in bound.arguments.items()}
     refuse_dash_as_place(values)
     if verb.__module__.startswith(VERBS):  # help needs no folder
+        _refuse_torchrun(arguments.given[0])
         check_current_folder()
     bound.arguments.update(values)
     with ending():
         result = verb(*bound.args, **bound.kwargs)
     return result if isinstance(result, int) else 0
+
+
+def _refuse_torchrun(verb: str) -> None:
+    """EverywhereError for a verb that several processes would each do as a whole."""
+    if verb in ON_MANY_PROCESSES or (count := started()) == 1:
+        return
+    raise EverywhereError(
+        f"{verb} computes in one process, torchrun has started {count} ({', '.join(ON_MANY_PROCESSES)} run "
+        f"under it); start lucidlm {verb} without torchrun"
+    )
 
 
 def _yield_processors_soon(arguments: list[str]) -> None:

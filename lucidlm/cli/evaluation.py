@@ -1,5 +1,6 @@
 """The verb evaluate: a model and a text come in; loss, perplexity, bits per byte and gates go out."""
 
+import contextlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,9 @@ from lucidlm.cli.options import (
     app,
 )
 from lucidlm.errors import LucidError
-from lucidlm.runtime.console import say, show, show_json
+from lucidlm.runtime.console import say, show, show_json, silenced
+from lucidlm.runtime.ranks import Layout, Rank, this_rank
+from lucidlm.runtime.wording import plural
 from lucidlm.text.account import Account
 from lucidlm.text.reading import READING, Reading
 
@@ -43,8 +46,10 @@ if TYPE_CHECKING:
     from lucidlm.measure.intervals import Design
     from lucidlm.measure.scoring import Scorer
     from lucidlm.measure.seen import Seen
+    from lucidlm.measure.shares import Share
     from lucidlm.model.gpt import GPT
     from lucidlm.report.assessment import Assessment
+    from lucidlm.runtime.distributed import World
     from lucidlm.weights.load import Source
 
 
@@ -86,28 +91,109 @@ def evaluate(
         Compare with gzip, xz and n-grams on the same text, and count how much of what the model generates is
         copied from its training text (default: yes, for a run and the protocol lucid).
     """
-    source = model_source(model, compute.seed)
-    _check_request(source, texts, reading, gate, answer)
+    given = _Request(model, texts, protocol, reading, baselines, gate, answer, compute)
+    if this_rank().size == 1:
+        return _evaluated(given, None)
+    from lucidlm.runtime.distributed import joined
+
+    with (
+        joined(Layout(), device="cpu") as world,  # no weights are exchanged
+        world.said_once(),
+        contextlib.nullcontext() if world.first else silenced(),
+    ):
+        _check_shared(given, world.rank)
+        return _evaluated(given, world)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What evaluate is asked for."""
+
+    model: str
+    texts: tuple[str, ...]
+    protocol: Scoring
+    reading: Reading
+    baselines: bool | None
+    gate: Gate
+    answer: Documents
+    compute: Compute
+
+
+def _evaluated(given: _Request, world: "World | None") -> int:
+    """The exit code; `world` has the processes that share the text, of which the first answers."""
+    texts, protocol, gate, answer = given.texts, given.protocol, given.gate, given.answer
+    source = model_source(given.model, given.compute.seed)
+    _check_request(source, texts, given.reading, gate, answer)
     run = source.path if _has_text(source) else None
-    if baselines and (run is None or protocol.name != "lucid"):
+    if given.baselines and (run is None or protocol.name != "lucid"):
         raise LucidError(f"--baselines: they need a run and --protocol lucid, not {_which(source, protocol)}")
     stored = _stored_result(gate)
     held_out_of = None if texts else run_with_text(source)
-    loaded, tokenizer = load_model(source, compute, compute.seed)
-    dtype = matmul_dtype(compute.dtype, loaded.device)
+    loaded, tokenizer = load_model(source, given.compute, given.compute.seed)
+    dtype = matmul_dtype(given.compute.dtype, loaded.device)
     scorer = _scorer(loaded, tokenizer, replace(protocol, dtype=dtype), stored)
-    text = _held_out(held_out_of) if held_out_of is not None else _given(texts, scorer, reading)
-    seen = seen_of(source, texts, reading, held_out_of=held_out_of or Path(model))
+    text = _held_out(held_out_of) if held_out_of is not None else _given(texts, scorer, given.reading)
+    share = _share(world, loaded, scorer, given, held_out_of) if world is not None else None
+    if share is not None and not share.world.first:
+        from lucidlm.measure.evaluation import score_share
+
+        score_share(loaded, tokenizer, text.documents, share, protocol=scorer.protocol)
+        return 0
+    seen = seen_of(source, texts, given.reading, held_out_of=held_out_of or Path(given.model))
     remarks = (line,) if (line := state_line(source)) else ()
-    corpus_run = run if protocol.name == "lucid" and baselines is not False else None
-    result = _assessed(loaded, scorer, text, corpus_run, seen, remarks)
+    corpus_run = run if protocol.name == "lucid" and given.baselines is not False else None
+    result = _assessed(loaded, scorer, text, corpus_run, seen, remarks, share)
     verdicts = _verdicts(result, gate, stored)
     scores = _document_scores(result, text) if answer.by is not None else []
     _show_result(result, verdicts, scores, answer)
     code = _gate_code(verdicts)
-    title = f"{model} on {', '.join(texts)}" if texts else model
+    title = f"{given.model} on {', '.join(texts)}" if texts else given.model
     _write_files(result, scores, answer, title=title, run=None if texts else run)
+    if share is not None:
+        share.forget()
     return code
+
+
+def _check_shared(given: _Request, rank: Rank) -> None:
+    """LucidError for what several processes cannot do; each takes a GPU of its own."""
+    from lucidlm.text.pipes import DASH, STDIN
+
+    for text in given.texts:
+        if text in (DASH, STDIN) or Path(text).is_fifo():
+            raise LucidError(
+                f"{text}: a pipe is read by one process, torchrun has started {rank.size}; give a file"
+            )
+    if given.compute.device not in ("auto", "cuda"):
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        if rank.local >= (count := torch.cuda.device_count()):
+            raise LucidError(
+                f"{rank.local_size} processes on a machine of {plural(count, 'GPU')}; start "
+                f"{count} (--nproc-per-node)"
+            )
+        torch.cuda.set_device(rank.local)
+
+
+def _share(
+    world: "World", model: "GPT", scorer: "Scorer", given: _Request, held_out_of: Path | None
+) -> "Share":
+    """This process's part of the text."""
+    from lucidlm.measure.compression import model_hash
+    from lucidlm.measure.shares import Share, hash_of
+    from lucidlm.text.documents import read_texts
+
+    if held_out_of is not None:
+        documents: Iterable[Any] = own_validation_text(held_out_of)[0]
+    else:
+        documents = (text for _, text in read_texts(given.texts, Account(), reading=given.reading))
+    return Share(
+        world,
+        scorer,
+        model=model_hash(model, scorer.tokenizer).hex(),
+        text=hash_of(documents, scorer.context_length),
+    )
 
 
 def _check_request(
@@ -180,6 +266,7 @@ def _assessed(
     run: Path | None,
     seen: "Seen | None",
     remarks: tuple[str, ...],
+    share: "Share | None",
 ) -> "Assessment":
     """The evaluation; with what the training text of `run` says about it, where there is one."""
     from lucidlm.display import Display
@@ -196,7 +283,13 @@ def _assessed(
     held_out = HeldOut(text.documents, text.design, text.fraction)
     with Display() as progress:
         result = assess(
-            model, scorer.tokenizer, held_out, background, protocol=scorer.protocol, progress=progress
+            model,
+            scorer.tokenizer,
+            held_out,
+            background,
+            protocol=scorer.protocol,
+            share=share,
+            progress=progress,
         )
     if text.run is not None:
         return result

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,9 @@ from lucidlm.text.repetition import RepetitionCount
 class Counts:
     """Tokens, bytes and words of the documents that go by, and of those of their tokens that were scored."""
 
-    def __init__(self, scorer: Scorer, progress: Progress) -> None:
-        self.scorer, self.progress = scorer, progress
+    def __init__(self, scorer: Scorer, progress: Progress, *, whole: bool = True) -> None:
+        """whole: whether an evaluation is made of them, for which the text itself is looked at too."""
+        self.scorer, self.progress, self.whole = scorer, progress, whole
         self.lengths = torch.from_numpy(scorer.tokenizer.token_lengths().astype(np.int64))
         self.tokens_total = self.bytes_total = self.bytes_spelled = self.words = self.documents = 0
         self.nats = self.tokens_scored = self.bytes_scored = 0.0
@@ -51,18 +52,21 @@ class Counts:
             self.documents += 1
             self.tokens_total += len(ids)
             spelled = size = int(self.lengths[torch.from_numpy(ids.astype(np.int64))].sum())
-            text = self.scorer.tokenizer.decode(ids) if excerpt.text is None else excerpt.text
             if excerpt.text is not None:
-                size = len(text.encode("utf-8"))
-            data = text.encode("utf-8", "surrogatepass")
-            self.digest.update(b"%d\n" % len(data) + data)
+                size = len(excerpt.text.encode("utf-8"))
             self.bytes_total += size
             self.bytes_spelled += spelled
             self.bytes_a_spelled.append(size / spelled if spelled else 1.0)
-            # The harness splits at white space, so that an empty text is one word.
-            self.words += len(re.split(r"\s+", text))
-            self.repetition.add(text)
+            if self.whole:
+                self._look_at(self.scorer.tokenizer.decode(ids) if excerpt.text is None else excerpt.text)
             yield excerpt
+
+    def _look_at(self, text: str) -> None:
+        data = text.encode("utf-8", "surrogatepass")
+        self.digest.update(b"%d\n" % len(data) + data)
+        # The harness splits at white space, so that an empty text is one word.
+        self.words += len(re.split(r"\s+", text))
+        self.repetition.add(text)
 
     def add(self, piece: Scored) -> None:
         """Counts the tokens of a piece."""
@@ -86,6 +90,22 @@ class Counts:
                 self.blocks[-1][2:] = [a + b for a, b in zip(self.blocks[-1][2:], row, strict=True)]
             else:
                 self.blocks.append([piece.document, number, *row])
+
+    def sums(self) -> dict[str, np.ndarray]:
+        """All that `add` has counted: other counts of the same documents can add it to theirs."""
+        totals = [self.nats, self.tokens_scored, self.bytes_scored, float(self.weighted)]
+        blocks = np.array(self.blocks, np.float64).reshape(-1, 5)
+        return {"totals": np.array(totals), "blocks": blocks} | self.findings.sums()
+
+    def add_sums(self, sums: Mapping[str, np.ndarray]) -> None:
+        """Adds what other counts have counted of other pieces."""
+        nats, tokens, size, weighted = sums["totals"].tolist()
+        self.nats += nats
+        self.tokens_scored += tokens
+        self.bytes_scored += size
+        self.weighted = self.weighted or bool(weighted)
+        self.blocks = _merged(np.concatenate((np.array(self.blocks).reshape(-1, 5), sums["blocks"])))
+        self.findings.add_sums(sums)
 
     def evaluation(
         self,
@@ -156,3 +176,14 @@ class Counts:
         starts = np.flatnonzero(np.diff(blocks[:, 0], prepend=-1))
         design = design or ("documents" if len(starts) > 1 else "pages")
         return (blocks if design == "pages" else np.add.reduceat(blocks, starts))[:, 2:], design
+
+
+def _merged(blocks: np.ndarray) -> list[list[float]]:
+    """Rows of [document, number, nats, tokens, bytes] in the order of the text: one for each block."""
+    blocks = blocks[np.lexsort((blocks[:, 1], blocks[:, 0]))]  # stable: equal blocks stay in their order
+    is_new = np.ones(len(blocks), bool)
+    is_new[1:] = (blocks[1:, :2] != blocks[:-1, :2]).any(1)
+    starts = np.flatnonzero(is_new)
+    if not len(starts):
+        return []
+    return np.hstack((blocks[starts, :2], np.add.reduceat(blocks[:, 2:], starts))).tolist()

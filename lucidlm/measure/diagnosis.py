@@ -3,6 +3,7 @@
 N scored tokens of a piece, V vocabulary, T context length.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,14 +114,40 @@ class Findings:
         self.rank_counts += torch.bincount(ranks, minlength=self.vocab_size + 1)
         self.nats_of_id.index_add_(0, targets, exact)
         self.count_of_id.index_add_(0, targets, ones)
-        if (missing := position + len(targets) - len(self.nats_at)) > 0:
-            more = torch.zeros(max(missing, len(self.nats_at)), dtype=torch.float64)
-            self.nats_at, self.count_at = (torch.cat((at, more)) for at in (self.nats_at, self.count_at))
+        self._reach(position + len(targets))
         self.nats_at[position : position + len(targets)] += exact
         self.count_at[position : position + len(targets)] += 1
         bins = (confidence * BINS).long().clamp(max=BINS - 1)
         for row, values in enumerate((ones, confidence, (ranks == 1).double())):
             self.bins[row].index_add_(0, bins, values)
+
+    def _reach(self, positions: int) -> None:
+        if (missing := positions - len(self.nats_at)) > 0:
+            more = torch.zeros(max(missing, len(self.nats_at)), dtype=torch.float64)
+            self.nats_at, self.count_at = (torch.cat((at, more)) for at in (self.nats_at, self.count_at))
+
+    def sums(self) -> dict[str, np.ndarray]:
+        """All that `add` has counted, each in float64 or int64."""
+        return {
+            "ranks": self.rank_counts.numpy(),
+            "ids": torch.stack((self.nats_of_id, self.count_of_id)).numpy(),
+            "positions": torch.stack((self.nats_at, self.count_at)).numpy(),
+            "bins": self.bins.numpy(),
+            "padding_mass": np.array([self.padding_mass]),
+        }
+
+    def add_sums(self, sums: Mapping[str, np.ndarray]) -> None:
+        """Adds what others have counted of other pieces."""
+        given = {name: torch.from_numpy(np.array(sums[name])) for name in self.sums()}
+        self.rank_counts += given["ranks"]
+        self.nats_of_id += given["ids"][0]
+        self.count_of_id += given["ids"][1]
+        nats_at, count_at = given["positions"]
+        self._reach(len(nats_at))
+        self.nats_at[: len(nats_at)] += nats_at
+        self.count_at[: len(nats_at)] += count_at
+        self.bins += given["bins"]
+        self.padding_mass += float(given["padding_mass"])
 
     def diagnosis(self, token_counts: np.ndarray | None) -> Diagnosis:
         """All of it, divided; `token_counts` (V,) says how often each id occurs in the training text."""

@@ -15,7 +15,8 @@ from lucidlm.measure.evaluated import Evaluation
 from lucidlm.measure.intervals import STRATA, Design
 from lucidlm.measure.protocol import LUCID, Protocol
 from lucidlm.measure.scoring import Document, Predictor, Scorer
-from lucidlm.measure.shortening import Sample, shortening_of
+from lucidlm.measure.shares import Share
+from lucidlm.measure.shortening import Sample, differences_of, shortening_of
 from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.text.account import Account
 from lucidlm.text.documents import given_text, read_texts
@@ -63,6 +64,7 @@ def evaluate_documents(
     design: Design | None = None,
     fraction: float = 0.0,
     token_counts: np.ndarray | None = None,
+    share: Share | None = None,
     progress: Progress = SILENT,
 ) -> Evaluation:
     """`evaluate` for documents that have been read: texts, their ids (without end-of-text), or excerpts.
@@ -72,14 +74,32 @@ def evaluate_documents(
     where there are two or more); `fraction` is the share of the text that the pieces are. Protocols of others
     see nothing before a piece.
     `token_counts` (V,), how often each id is in the training text, groups the losses by frequency.
+    `share` says what this process scores of it, the first of several; the others call `score_share`.
     """
     scorer = Scorer(model, tokenizer, protocol)
     counts = Counts(scorer, progress)
     progress.stage("scoring tokens")
     sample = Sample()
-    for piece in scorer.pieces(counts.watch(documents)):
-        counts.add(piece)
-        sample.add(piece)
+    if share is not None:
+        differences = share.score(scorer, counts, sample, documents, progress)
+    else:
+        for piece in scorer.pieces(counts.watch(documents)):
+            counts.add(piece)
+            sample.add(piece)
+        differences = differences_of(scorer, sample)
     counted = scorer.counted(in_pieces=design in STRATA)
     evaluation = counts.evaluation(counted, token_counts, design, fraction)
-    return replace(evaluation, rounding=shortening_of(scorer, sample))
+    return replace(evaluation, rounding=shortening_of(differences))
+
+
+def score_share(
+    model: Predictor,
+    tokenizer: Tokenizer,
+    documents: Iterable[Document],
+    share: Share,
+    *,
+    protocol: Protocol = LUCID,
+) -> None:
+    """Scores what `evaluate_documents` of the first process leaves to this one."""
+    scorer = Scorer(model, tokenizer, protocol)
+    share.score(scorer, Counts(scorer, SILENT, whole=False), Sample(), documents)

@@ -171,10 +171,14 @@ class Scorer:
         return harness_windows(ids, context_length=context, prefix_id=self.prefix_id)
 
     def pieces(self, documents: Iterable[Document]) -> Iterator[Scored]:
-        """Every scored token, in pieces: the logits of a whole batch are never in memory at once.
+        """Every scored token, in pieces. The pieces of a window follow one another."""
+        for batch in self.batches(documents):
+            yield from self.scored(batch)
 
-        Windows of all documents share batches, the shorter ones padded at their ends: no place depends on a
-        later one. The pieces of a window follow one another. NumbersError where a loss is NaN or infinite.
+    def batches(self, documents: Iterable[Document]) -> Iterator[list[Window]]:
+        """The windows of all documents, in batches.
+
+        The shorter windows of a batch are padded at their ends: no place depends on a later one.
         """
         batch: list[Window] = []
         batch_size = self.protocol.batch_size
@@ -182,16 +186,20 @@ class Scorer:
             batch.append(window)
             batch_size = batch_size or max(1, BATCH_TOKENS // len(window.ids))
             if len(batch) == batch_size:
-                yield from self._scored(batch)
+                yield batch
                 batch = []
         if batch:
-            yield from self._scored(batch)
+            yield batch
 
     def nats_of(self, window: Window) -> Tensor:
         """Losses of the scored tokens of one window: (N,), float64."""
-        return torch.cat([piece.exact_nats for piece in self._scored([window])])
+        return torch.cat([piece.exact_nats for piece in self.scored([window])])
 
-    def _scored(self, batch: list[Window]) -> Iterator[Scored]:
+    def scored(self, batch: list[Window]) -> Iterator[Scored]:
+        """The scored tokens of a batch, in pieces: its logits are never in memory at once.
+
+        NumbersError where a loss is NaN or infinite.
+        """
         model = self.model
         longest = max(len(window.ids) for window in batch) - 1
         inputs = torch.zeros(len(batch), longest, dtype=torch.int64)

@@ -19,6 +19,7 @@ from lucidlm.measure.memorization import measure_memorization
 from lucidlm.measure.memorized import Memorization
 from lucidlm.measure.protocol import LUCID, Protocol
 from lucidlm.measure.seen import Seen
+from lucidlm.measure.shares import Share
 from lucidlm.model.decoding import Decoding
 from lucidlm.model.generation import generate_batch
 from lucidlm.model.gpt import GPT
@@ -159,22 +160,23 @@ def assess(
     *,
     protocol: Protocol = LUCID,
     effort: Effort | None = None,
+    share: Share | None = None,
     progress: Progress = SILENT,
 ) -> Assessment:
     """The assessment of a model on held-out documents; without a corpus, the evaluation and a paragraph.
 
-    It never reads a clock: the same weights get the same assessment.
+    It never reads a clock: the same weights get the same assessment. `share`: as in `evaluate_documents`.
     """
     seen, corpus = background.seen, background.corpus
     if corpus is None:
         text, first = _watched(text)
-        evaluation = _evaluated(model, tokenizer, text, None, seen, protocol, progress)
+        evaluation = _evaluated(model, tokenizer, text, None, seen, protocol, share, progress)
         paragraph = explained_paragraph(model, tokenizer, first)
         return Assessment(evaluation, explanation=paragraph, sentences=background.remarks, seen=seen)
     effort = effort or Effort()
     documents = list(text.documents)
     text = replace(text, documents=documents)
-    evaluation = _evaluated(model, tokenizer, text, corpus, seen, protocol, progress)
+    evaluation = _evaluated(model, tokenizer, text, corpus, seen, protocol, share, progress)
     baselines = ladder = None
     if evaluation.bytes_scored >= FEWEST_BYTES:
         prefix_id = model.document_prefix_id if evaluation.protocol.prefix != "none" else None
@@ -227,6 +229,7 @@ def _evaluated(
     corpus: Corpus | None,
     seen: Seen | None,
     protocol: Protocol,
+    share: Share | None,
     progress: Progress,
 ) -> Evaluation:
     evaluation = evaluate_documents(
@@ -237,6 +240,7 @@ def _evaluated(
         design=text.design,
         fraction=text.fraction,
         token_counts=count_tokens(corpus) if corpus is not None else None,
+        share=share,
         progress=progress,
     )
     if text.sample_of is not None and evaluation.tokens_total < text.sample_of:

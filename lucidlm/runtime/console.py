@@ -39,6 +39,17 @@ def sound_streams() -> Generator[None]:
             sys.stdout, sys.stderr = before
 
 
+@contextlib.contextmanager
+def silenced() -> Generator[None]:
+    """A context in which nothing is printed: another process of torchrun says the same."""
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        yield
+
+
 def show(text: object) -> None:
     """Prints a result, with control characters escaped."""
     print(printable(str(text)))

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lucidlm.errors import ConfigError, RunError
+from lucidlm.runtime import signals
 from lucidlm.runtime.device import choose_device
 from lucidlm.runtime.ranks import ElsewhereError, Layout, Rank, this_rank
 from lucidlm.runtime.wording import plural
@@ -28,6 +29,10 @@ BEAT_S = 1.0
 POLL_S = 0.005
 PLAIN = (Tensor, nn.Parameter)
 """Types of tensors that are whole: with them, nothing is imported for others, which takes half a second."""
+LOOK_S = 0.5
+"""Seconds between two looks whether another process has failed, during long work."""
+NOTICE_S = 3.0
+"""Seconds that a process which fails leaves the others to notice it, before torchrun ends them all."""
 
 
 class World:
@@ -52,6 +57,9 @@ class World:
         self.told_so_far = 0
         self.shards = 1
         """Processes that the weights of one model are divided among."""
+        self.blocks: list[str] = []
+        """Keys of the open blocks of `said_once`."""
+        self.next_look = 0.0
 
     @property
     def size(self) -> int:
@@ -161,11 +169,74 @@ class World:
             raise failed
         return [self._heard(key, of=number) for number, key in enumerate(keys)]
 
+    @contextlib.contextmanager
+    def said_once(self) -> Generator[None]:
+        """A block that all processes enter: an error of one ends it on all, and one of them says it.
+
+        The others raise ElsewhereError: where they fail too, wait for another process, or call `check`.
+        """
+        if self.store is None:
+            yield
+            return
+        self.told_so_far += 1
+        key = f"failed/{self.told_so_far}"
+        self.blocks.append(key)
+        try:
+            yield
+        except ElsewhereError:
+            raise
+        except KeyboardInterrupt:
+            # torchrun ends all processes when one has failed: that one has said why.
+            with contextlib.suppress(RuntimeError):
+                self.check(now=True)
+            raise
+        except Exception as error:
+            with self.noticing_losses():
+                if self.store.add(f"{key}/count", 1) > 1:
+                    self.store.add(f"{key}/noticed", 1)
+                    raise ElsewhereError(f"another process has failed: {error}") from error
+                signals.only_noted()
+                self.store.set(key, _failed(error))
+                end = time.monotonic() + NOTICE_S
+                while self.store.add(f"{key}/noticed", 0) < self.size - 1 and time.monotonic() < end:
+                    time.sleep(POLL_S)
+            raise
+        finally:
+            self.blocks.remove(key)
+
+    def check(self, *, now: bool = False) -> None:
+        """ElsewhereError if another process has failed in an open block of `said_once`; for long work.
+
+        It looks at most every half second, unless `now`.
+        """
+        if self.store is None or (not now and time.monotonic() < self.next_look):
+            return
+        self.next_look = time.monotonic() + LOOK_S
+        for key in self.blocks:
+            if self.store.check([key]):
+                self.store.add(f"{key}/noticed", 1)
+                raise ElsewhereError(json.loads(self.store.get(key))["error"])
+
+    def bring(self, data: bytes, take: Callable[[bytes], None]) -> None:
+        """`take` gets the data of each other process, in the order of their ranks, on the first process."""
+        if self.group is None:
+            return
+        sizes = self.gathered(lambda: len(data))  # without a clock: the others may compute for long
+        with self.noticing_losses():
+            if not self.first:
+                dist.send(torch.frombuffer(bytearray(data), dtype=torch.uint8), 0, group=self.group)
+                return
+            for number, size in enumerate(sizes[1:], start=1):
+                found = torch.empty(size, dtype=torch.uint8)
+                dist.recv(found, number, group=self.group)
+                take(found.numpy().tobytes())
+
     def _heard(self, key: str, *, of: int) -> Any:
         """What another process has set under `key`, as soon as it has."""
         assert self.store is not None
         watch = _Watch(self, of)
         while not self.store.check([key]):
+            self.check()
             watch.look()
             time.sleep(POLL_S)
         heard = json.loads(self.store.get(key))

@@ -3,6 +3,7 @@
 No torch here: the command line's flags and help are made from Layout.
 """
 
+import contextlib
 import os
 from dataclasses import dataclass
 
@@ -74,6 +75,10 @@ class ElsewhereError(LucidError):
     """An error of another process of torchrun, which says it: this one ends without a word."""
 
 
+class EverywhereError(LucidError):
+    """An error that all processes of torchrun have: the first one says it."""
+
+
 def this_rank() -> Rank:
     """Which process of torchrun this is; the only one where torchrun has not started it."""
     if "TORCHELASTIC_RUN_ID" not in os.environ and "RANK" not in os.environ:
@@ -92,3 +97,20 @@ def this_rank() -> Rank:
             f"RANK is set, but torchrun's other variables are not ({error}); start with torchrun, or "
             "unset RANK"
         ) from None
+
+
+def speaks() -> bool:
+    """Whether this process says what all processes of torchrun would say, as that a flag is unknown."""
+    return _rank_or_only().number == 0
+
+
+def started() -> int:
+    """How many processes torchrun has started; 1 without it."""
+    return _rank_or_only().size
+
+
+def _rank_or_only() -> Rank:
+    """As `this_rank`, but half of torchrun's variables are none: they matter only to who needs the rank."""
+    with contextlib.suppress(ConfigError):
+        return this_rank()
+    return Rank()

@@ -97,6 +97,11 @@ def held() -> Generator[Signalled]:
         state.holding -= 1
 
 
+def only_noted() -> None:
+    """From now on the first signal is only noted: this process ends with an error that it has to say."""
+    _own().holding += 1
+
+
 @contextlib.contextmanager
 def released() -> Generator[None]:
     """A context inside `held` in which a signal raises again, for work that may be dropped half done."""

@@ -72,7 +72,7 @@ def test_the_losses_of_the_sample_are_those_of_scoring_its_windows_again(
     whole = len(windows) // every
     chosen = sample_of(scorer, documents).chosen()
     assert len(chosen) == max(1, whole)
-    for (window, nats), expected in zip(chosen, windows[::every], strict=False):
+    for (_, window, nats), expected in zip(chosen, windows[::every], strict=False):
         assert (window.document, window.place, window.first) == (
             expected.document,
             expected.place,
@@ -92,11 +92,11 @@ def test_the_sample_is_a_small_part_of_the_inputs_however_short_the_text(model, 
     ids = np.asarray(BYTES.encode(STORY[:29] * repeats))
     sample = sample_of(scorer, [Excerpt(ids[before:], ids[:before])])
     chosen = sample.chosen()
-    inputs = sum(len(window.ids) - 1 for window, _ in chosen)
-    first = chosen[0][0].first
+    inputs = sum(len(window.ids) - 1 for _, window, _ in chosen)
+    first = chosen[0][1].first
     assert bool(first) == bool(before)
     assert inputs <= max(first + 2, sample.inputs / 8 * 1.5)  # the first windows are the longest
-    assert sum(len(nats) for _, nats in chosen) >= 2
+    assert sum(len(nats) for _, _, nats in chosen) >= 2
 
 
 def test_what_is_said_of_a_short_text_is_of_its_first_tokens(model, monkeypatch):
