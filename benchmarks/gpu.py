@@ -1,9 +1,9 @@
 """On a GPU: tokens a second, share of the peak and memory of training, of the loss layer and of generation.
 
 python benchmarks/gpu.py [--only training loss generation] [--seconds 280] [--write]: training of GPT-2's
-shapes of 124, 355 and 1558 million weights at context 1024, without dropout, in bfloat16, as they are and
-with --compile. What does not begin within --seconds is left out, and its row says so. --write puts the
-tables into docs/numbers.md.
+shapes of 124, 355 and 1558 million weights at context 1024, without dropout, in bfloat16, as they are, with
+--compile and with --checkpointing. What does not begin within --seconds is left out, and its row says so.
+--write puts the tables into docs/numbers.md.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from lucidlm.model.linear import for_generation, form_for
 from lucidlm.model.loss import cross_entropy, linear_cross_entropy
 from lucidlm.model.presets import preset
 from lucidlm.runs.settings import TrainConfig
+from lucidlm.runtime.device import synchronise
 from lucidlm.runtime.probes import probe_matmul
 from lucidlm.runtime.progress import SILENT
 from lucidlm.text.corpus import Corpus
@@ -53,17 +54,20 @@ class Size:
 
     preset: str
     batch_tokens: int
-    compile: bool
+    compile: bool = False
+    checkpointing: bool = False
 
     def __str__(self) -> str:
         """As in tables."""
-        return self.preset + (", --compile" if self.compile else "")
+        flags = [flag for flag in ("compile", "checkpointing") if getattr(self, flag)]
+        return ", --".join([self.preset, *flags])
 
 
 SIZES = (
-    Size("gpt2-124m", 131_072, compile=False),
-    Size("gpt2-355m", 65_536, compile=False),
-    Size("gpt2-1558m", 32_768, compile=False),
+    Size("gpt2-124m", 131_072),
+    Size("gpt2-355m", 65_536),
+    Size("gpt2-1558m", 32_768),
+    Size("gpt2-1558m", 32_768, checkpointing=True),
     Size("gpt2-124m", 131_072, compile=True),
     Size("gpt2-355m", 65_536, compile=True),
 )
@@ -74,16 +78,15 @@ def training(size: Size, corpus: Corpus, peak: float) -> list[str]:
     config = TrainConfig(
         preset=size.preset,
         steps=STEPS,
-        device="cuda",
+        device=GPU.type,
         dtype="bfloat16",
         batch_tokens=size.batch_tokens,
         drop_rate=0.0,
         compile=size.compile,
+        checkpointing=size.checkpointing,
     )
     plan = make_plan(config, corpus, GPU, pace=Pace(), machine=Unmeasured()).plan
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
+    forget()
     torch.manual_seed(0)
     with GPU:
         model = GPT(plan.model).train()
@@ -96,7 +99,7 @@ def training(size: Size, corpus: Corpus, peak: float) -> list[str]:
         begin = time.perf_counter()
         batch = windows.batch_at(seed=1, step=number, batch_size=plan.batch_size)
         train_step(model, optimizers, batch, gradient=gradient, plan=plan, seed=1, step=number)
-        torch.cuda.synchronize()
+        synchronise(GPU)
         return time.perf_counter() - begin
 
     step(0)
@@ -111,7 +114,7 @@ def training(size: Size, corpus: Corpus, peak: float) -> list[str]:
         f"{tokens / statistics.median(seconds):,.0f}",
         f"{(max(seconds) - min(seconds)) / statistics.median(seconds):.0%}",
         f"{flops / peak:.0%}",
-        f"{torch.cuda.max_memory_allocated() / 2**30:.1f}",
+        f"{most_bytes() / 2**30:.1f}",
         f"{first:.0f}",
     ]
 
@@ -124,35 +127,48 @@ def loss_layer(rows: int) -> list[str]:
     targets = torch.randint(50257, (rows,), device=GPU, generator=generator)
 
     def plain() -> None:
-        with torch.autocast("cuda", torch.bfloat16):
+        with torch.autocast(GPU.type, torch.bfloat16):
             loss = cross_entropy(hidden @ weight.T, targets).sum()
         torch.autograd.grad(loss, (hidden, weight))
 
     def lean() -> None:
-        with torch.autocast("cuda", torch.bfloat16):
+        with torch.autocast(GPU.type, torch.bfloat16):
             loss = linear_cross_entropy(hidden, weight, targets)
         torch.autograd.grad(loss, (hidden, weight))
 
     (slow, much), (fast, little) = measured(plain), measured(lean)
     return [
         f"{rows:,}", f"{1e3 * slow:.1f}", f"{1e3 * fast:.1f}", f"{fast / slow:.2f}",
-        f"{much / 2**20:,.0f}", f"{little / 2**20:,.0f}", f"1/{much / little:.1f}",
+        f"{much / 2**20:,.0f}", f"{little / 2**20:,.0f}", f"1/{much / max(1, little):.1f}",
     ]  # fmt: skip
 
 
 def measured(work: Callable[[], None]) -> tuple[float, int]:
     """Median seconds of ten, and the most bytes held beyond what was held before."""
     work()
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
+    synchronise(GPU)
+    before = torch.cuda.memory_allocated() if GPU.type == "cuda" else 0
+    forget()
     seconds = []
     for _ in range(10):
         began = time.perf_counter()
         work()
-        torch.cuda.synchronize()
+        synchronise(GPU)
         seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds), torch.cuda.max_memory_allocated() - before
+    return statistics.median(seconds), most_bytes() - before
+
+
+def forget() -> None:
+    """Frees what nothing holds, and counts the most bytes from here on."""
+    gc.collect()
+    if GPU.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def most_bytes() -> int:
+    """The most that was allocated at once on the GPU; 0 on a CPU, where the tests run this."""
+    return torch.cuda.max_memory_allocated() if GPU.type == "cuda" else 0
 
 
 def generation(dtype: str, rows: int) -> list[str]:
@@ -190,8 +206,7 @@ def main() -> None:
         for name, work in works.items():
             late = time.perf_counter() - began > given.seconds
             rows.append([name, "left out: no time"] if late else work())
-            gc.collect()
-            torch.cuda.empty_cache()
+            forget()
             print(*rows[-1], sep="; ", flush=True)
         return rows
 

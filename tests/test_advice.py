@@ -46,6 +46,14 @@ FOLLOWED = [
     Advised("compare run run2 run3", "commas join the runs of one recipe: lucidlm compare {} {},{0}", "compare run run2,run3"),
     Advised(f"train base --out none {TRAIN}", "to start a new training from its weights: lucidlm train TEXT --from {0}", "train book.txt --from base --steps 1 --device cpu --threads 1 --out on-base"),
     Advised(f"train run --out none {TRAIN}", "to start a new one from its weights: lucidlm train TEXT --from {0}", "train book.txt --from run --steps 1 --device cpu --threads 1 --out on"),
+    Advised("plan base --steps 1", "to plan a training from its weights: lucidlm plan TEXT --from {0}", "plan book.txt --from base --steps 1 --device cpu --threads 1"),
+    Advised("plan --gpus 8 --params 7b --replicas 8", "leave --replicas, --shards and --no-checkpointing out", "plan --gpus 8 --params 7b"),
+    Advised("plan --gpus 8 --params 1k", "too few for two layers; give at least {}, or --preset", "plan --gpus 8 --params 150000"),
+    Advised("plan --gpus 8", "give either --params, as in 7b, or --preset", "plan --gpus 8 --params 7b"),
+    Advised("plan --gpus 8 --params 7b --shards 4 --replicas 4", "is not --gpus {}; leave one of the two out", "plan --gpus 8 --params 7b --shards 4"),
+    Advised("plan --gpus 8 --params 7b --shards 3", "it does not divide --gpus {}; give {}", "plan --gpus 8 --params 7b --shards 4"),
+    Advised("plan --params 7b", "it is for a plan on many GPUs; give --gpus N too, or leave it out", "plan --params 7b --gpus 8"),
+    Advised("plan book.txt --gpus 8 --params 7b", "with --gpus a plan is arithmetic, without a text; leave it out", "plan --gpus 8 --params 7b"),
     Advised("train run2 --out none", "to continue that training: lucidlm train --resume --out {0}", "train --resume --out run2"),
     Advised("prepare book.txt --out p --tokenizer bytes", "tokenizer {}; lucidlm train {} trains on it", f"train p {TRAIN} --out of-p"),
     Advised(f"train book.txt {TRAIN} --out next", '    lucidlm generate {} "Once"', 'generate next "Once"'),
@@ -321,6 +329,8 @@ UNTRIED = {
 """Advice that is not followed here, and why."""
 
 NO_ADVICE = {
+    "--replicas {} --shards {}{}": "the flags of a layout: training/test_cluster.py",
+    " --checkpointing": "one of them",
     "--dtype int8 --device {}": "the beginning of two messages above",
     "faster than float32 here (--dtype float32 is more accurate)": "a result",
     "--seed chooses the first": "what another flag does",

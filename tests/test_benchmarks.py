@@ -6,9 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from models import made_up_text
+
+from lucidlm.text.preparation import prepare
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("timing", "tables", "contestants", "steps", "small_models", "learning", "budget", "texts", "peers")
+MODULES = (
+    "timing", "tables", "contestants", "steps", "small_models", "learning", "budget", "texts", "peers",
+    "recipes", "gpu",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +154,28 @@ def test_a_process_that_ends_early_ends_the_comparison(bench, tmp_path, monkeypa
     (tmp_path / "small_steps.py").write_text("raise KeyError('missing')")
     with small.training(small.SHAPES[0], tmp_path) as side, pytest.raises(SystemExit, match="ended"):
         side.begin()
+
+
+def test_the_benchmark_of_a_gpu_trains_by_the_plan_of_its_flags(bench, monkeypatch, tmp_path):
+    gpu, models = bench["gpu"], []
+    monkeypatch.setattr(gpu, "GPU", torch.device("cpu"))
+    monkeypatch.setattr(gpu, "STEPS", 2)
+    made = gpu.make_optimizers
+    monkeypatch.setattr(gpu, "make_optimizers", lambda *given: models.append(given[0]) or made(*given))
+    (tmp_path / "story.txt").write_text(made_up_text(), encoding="utf-8")
+    corpus = prepare(tmp_path / "story.txt", tmp_path / "data", tokenizer="bytes")
+    name, windows, speed, *_ = gpu.training(gpu.Size("modern-1m", 512, checkpointing=True), corpus, 1e12)
+    assert name == "modern-1m, --checkpointing"
+    assert windows.startswith("2 x 256, ")
+    assert int(speed.replace(",", "")) > 0
+    assert all(block.checkpointing for block in models[0].blocks)
+
+
+def test_the_benchmark_of_a_gpu_covers_each_model_of_its_table(bench):
+    gpu = bench["gpu"]
+    assert {size.preset for size in gpu.SIZES} == {"gpt2-124m", "gpt2-355m", "gpt2-1558m"}
+    assert any(size.checkpointing for size in gpu.SIZES)
+    assert any(size.compile for size in gpu.SIZES)
+    head, works = gpu.part_of("loss", 1e12, Path())
+    assert len(works) == 2
+    assert len(head) == 7

@@ -18,7 +18,7 @@ PUBLIC = {
     *("evaluate", "explain", "export", "generate", "load", "prepare", "stream", "train"),
 }
 VERBS = {"train", "evaluate", "explain", "generate", "compare", "compress", "decompress"}
-VERBS |= {"import", "export", "prepare", "info", "runs", "report", "doctor", "learn", "serve"}
+VERBS |= {"import", "export", "prepare", "info", "runs", "report", "doctor", "learn", "serve", "plan"}
 
 # A file imports only files before it: of the rooms above its own, and before it in its own room.
 ROOMS = {
@@ -52,7 +52,8 @@ ROOMS = {
     "report": "course ladder curves memorization verdict assessment card run_page",
     "training": (
         "validation footprint given_text schedule muon optim shapes prediction spread gradient step workers "
-        "pace speed state plan saving setup tracking outline finish follow resume start loop seeds"
+        "pace speed state gpus plan cluster saving setup tracking outline finish follow resume start preview "
+        "loop seeds"
     ),
     "serve": (
         "limits transcript slots jobs engine forms faults streams orders ticket choices openai_api own_api "
@@ -64,8 +65,8 @@ ROOMS = {
     "display": "",
     "edge": "",
     "cli": (
-        "options inputs learning manual entry evaluation judging listing models reporting serving training "
-        "writing __init__"
+        "options inputs learning manual entry evaluation judging listing models planning reporting serving "
+        "training writing __init__"
     ),
     "__main__": "",
 }

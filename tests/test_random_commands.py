@@ -177,6 +177,7 @@ NEW = [
 NEW += ["\x1b[31m", "\udcff", "no/../such", "~", "dangling", "loop"]
 QUICK = {"train": ["--steps", "1", "--tokenizer", "bytes", "--preset", "modern-1m", "--context-length", "8"]}
 QUICK["train"] += ["--batch-tokens", "8"]
+QUICK["plan"] = QUICK["train"]
 LEFT_OPEN = "ignore::pytest.PytestUnraisableExceptionWarning"
 """The alarm's exception can come while a file or socket is opened, which then nobody closes."""
 

@@ -11,6 +11,7 @@ from lucidlm.cli import (  # noqa: F401
     listing,
     manual,
     models,
+    planning,
     reporting,
     serving,
     training,

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lucidlm.errors import LucidError, ServerError
 from lucidlm.runtime.wording import one_line
@@ -19,10 +19,6 @@ from lucidlm.serve.document_view import renamed
 from lucidlm.serve.documents import Documents
 from lucidlm.serve.faults import json_text
 from lucidlm.serve.run_forms import STORY, PlanForm, config_of
-
-if TYPE_CHECKING:
-    from lucidlm.text.corpus import Corpus
-    from lucidlm.training.plan import Planned
 
 PLAN_S = 60.0
 """A plan takes a few seconds, and as much longer as it takes to prepare the text."""
@@ -83,60 +79,15 @@ async def _answered(asked: dict[str, Any]) -> dict[str, Any]:
 
 def plan_for(form: PlanForm, text: list[str], folder: Path) -> dict[str, Any]:
     """The plan of a training, as `train` would make it; `folder` keeps the prepared text."""
-    from lucidlm.runtime.process import set_float32
     from lucidlm.runtime.progress import SILENT
-    from lucidlm.training.footprint import check_preset
-    from lucidlm.training.given_text import corpus_for
-    from lucidlm.training.pace import Pace
-    from lucidlm.training.plan import make_plan
-    from lucidlm.training.setup import settle
-    from lucidlm.training.start import float32_kernels
-    from lucidlm.training.validation import check_scorable
+    from lucidlm.training.outline import details, outline
+    from lucidlm.training.preview import preview, to_dict
 
     config = config_of(form, text=tuple(text))
-    pace = Pace(deadline_s=config.seconds)
-    device, _ = settle(config)
-    check_preset(config, device)
-    corpus = corpus_for(config, folder, None, SILENT)
-    check_scorable(corpus)
-    float32, _ = float32_kernels(config, device)
-    set_float32(float32)
-    planned = make_plan(config, corpus, device, pace=pace, float32=float32)
-    return _shown(planned, form, corpus)
-
-
-def _shown(planned: "Planned", form: PlanForm, corpus: "Corpus") -> dict[str, Any]:
-    """A plan as numbers, and the lines that a person reads of it."""
-    from lucidlm.training.outline import details, outline
-
-    plan, model, predicted = planned.plan, planned.plan.model, planned.predicted
-    return {
-        "lines": [*outline(planned, config_of(form), corpus), *details(planned, corpus)],
-        "steps": plan.steps,
-        "epochs": planned.epochs,
-        "batch_tokens": plan.batch_tokens,
-        "parameters": model.n_parameters,
-        "layers": model.n_layers,
-        "width": model.emb_dim,
-        "context_length": model.context_length,
-        "drop_rate": model.drop_rate,
-        "tokenizer": corpus.tokenizer.name,
-        "vocab_size": corpus.tokenizer.vocab_size,
-        "train_tokens": corpus.train_tokens,
-        "heldout_tokens": corpus.heldout_tokens,
-        "size_limit": planned.size_limit,
-        "time_s": planned.speed.seconds_per_step * plan.steps,
-        "tokens_per_s": plan.batch_tokens / planned.speed.seconds_per_step,
-        "memory_bytes": planned.memory_bytes,
-        "predicted": None
-        if predicted is None
-        else {
-            "bits_low": predicted.low,
-            "bits_per_byte": predicted.middle,
-            "bits_high": predicted.high,
-            "loss_nats": predicted.middle * predicted.nats,
-        },
-    }
+    shown = preview(config, folder, SILENT)
+    numbers = {name: value for name, value in to_dict(shown).items() if name not in ("device", "plan")}
+    said = [*outline(shown.planned, config, shown.corpus), *details(shown.planned, shown.corpus)]
+    return {"lines": said} | numbers
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """What a training run needs of memory: shape and batch in, bytes out, and a line where they are not free."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,7 +13,12 @@ from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.memory import Free, free_on, size
 
 KEPT_A_TOKEN = 34
-"""Numbers of the model's width that a token and layer keep for the backward pass (Korthikanti 2022, 4.1)."""
+"""Numbers of the model's width that a token and layer keep for the backward pass (Korthikanti 2022, 4.1).
+
+On a CPU, where attention keeps its weights, or makes them again. On a GPU it keeps none: see _kept_on_a_gpu.
+"""
+GATHERED_BLOCKS = 2
+"""Blocks whose weights are whole at once where they are sharded: the one that computes, and the next."""
 LOOP_BYTES = 10_000_000
 """Samples, metrics and what PyTorch sets up at the first step of the run itself."""
 BASELINES_BYTES, BASELINES_BYTES_A_BYTE = 133_000_000, 16
@@ -44,10 +49,18 @@ def training_bytes(
     """
     n = model.n_parameters
     embedding = model.vocab_size * model.emb_dim
-    in_blocks = n - (1 if model.tied_head else 2) * embedding
-    moments = 2 * n - (in_blocks if optim == "muon" else 0)
-    kept = 4 * ((2 if device == "cpu" else 1) * n + moments)
-    width = 2 if dtype == "bfloat16" and (workers or device != "cpu") else 4
+    if device != "cpu":
+        return memory_on_a_gpu(
+            model,
+            optim,
+            tokens=min(micro_batch, batch_size) * model.context_length,
+            dtype=dtype,
+            checkpointing=checkpointing,
+            shards=shards,
+            several=batch_size > micro_batch,
+        ).bytes
+    kept = 4 * (2 * n + _moments(model, optim))
+    width = 2 if dtype == "bfloat16" and workers else 4
     at_once = max(1, workers)
     tokens = min(at_once * micro_batch, batch_size) * model.context_length
     rows = min(tokens // at_once, max(256, LOGITS_BYTES // (width * model.vocab_size)))
@@ -70,6 +83,95 @@ def activation_bytes(model: GPTConfig, tokens: int, *, width: int, checkpointing
     if checkpointing:
         return 4 * tokens * model.emb_dim * model.n_layers + of_a_block
     return of_a_block * model.n_layers
+
+
+@dataclass(frozen=True, slots=True)
+class GPUMemory:
+    """Bytes of one GPU at the fullest moment of a step."""
+
+    weights: int
+    gradients: int
+    moments: int
+    gathered: int
+    """Weights that are sharded, while they are whole, and the gradients of a block before they are shared."""
+    copies: int
+    """Of the blocks' matrices in bfloat16, which autocast makes and the backward pass reads."""
+    activations: int
+    logits: int
+    """Of a chunk of tokens, with their gradient, and the head's gradient."""
+    several: bool = True
+    """Whether all gradients stand beside activations: of an earlier micro-batch, or to be shared."""
+
+    @property
+    def bytes(self) -> int:
+        """All of it. Gradients of a lone micro-batch come as its activations go."""
+        once = self.gathered + self.copies + self.activations + self.logits
+        return (
+            self.weights
+            + self.moments
+            + (self.gradients + once if self.several else max(self.gradients, once))
+        )
+
+
+def memory_on_a_gpu(
+    model: GPTConfig,
+    optim: str,
+    *,
+    tokens: int,
+    dtype: str = "bfloat16",
+    checkpointing: bool = False,
+    shards: int = 1,
+    several: bool = True,
+) -> GPUMemory:
+    """What a step holds on a GPU that takes this many tokens at once, and 1/shards of the weights.
+
+    Weights, gradients and moments are float32: 16 bytes a weight with AdamW. Autocast keeps its copies of all
+    matrices until the forward pass ends, with checkpointing too. docs/scale.md compares the sum with what was
+    measured.
+    """
+    n, embedding = model.n_parameters, model.vocab_size * model.emb_dim
+    block = _in_blocks(model) // model.n_layers
+    width = 2 if dtype == "bfloat16" else 4
+    held = 1 if checkpointing else model.n_layers
+    # In float32: of each block that is computed again, of the last norm and of the head, and its gradient.
+    inputs = 3 + (model.n_layers if checkpointing else 0)
+    rows = min(tokens, max(256, LOGITS_BYTES // (4 * model.vocab_size)))
+    whole = 4 * (n - _in_blocks(model) + (GATHERED_BLOCKS + 1) * block)
+    return GPUMemory(
+        weights=-(-4 * n // shards),
+        gradients=-(-4 * n // shards),
+        moments=-(-4 * _moments(model, optim) // shards),
+        gathered=whole if shards > 1 else 0,
+        copies=width * _in_blocks(model) if tokens and width == 2 else 0,
+        activations=tokens * (held * _kept_on_a_gpu(model, width) + 4 * model.emb_dim * inputs),
+        # Logits in float32 and their gradient; the head in the dtype of matmuls, and its gradient.
+        logits=rows * model.vocab_size * (4 + width) + (4 + width) * embedding if tokens else 0,
+        several=several or shards > 1,
+    )
+
+
+def _kept_on_a_gpu(model: GPTConfig, width: int) -> int:
+    """Bytes that a block keeps of a token for the backward pass, where a fused kernel computes attention."""
+    queries, keys = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
+    norms = 2 * (4 + width) * model.emb_dim  # float32 in, and what matmuls read of what comes out
+    heads = 2 * width * (queries + keys)  # queries, keys, values, and what attention makes of them
+    if width == 2:
+        heads += width * queries  # what attention makes is cast once more, from float32
+    if model.qk_norm:
+        heads += 4 * (queries + keys)  # before their norms
+    # Before the nonlinearity and after it; SwiGLU: the gate before and after, what it scales, and the result.
+    inner = (4 if model.family == "modern" else 2) * width * model.hidden_dim
+    dropped = 2 * model.emb_dim if model.drop_rate else 0  # a byte for each, twice
+    return norms + heads + inner + dropped
+
+
+def _in_blocks(model: GPTConfig) -> int:
+    return model.n_parameters - (1 if model.tied_head else 2) * model.vocab_size * model.emb_dim
+
+
+def _moments(model: GPTConfig, optim: str) -> int:
+    """Numbers that the optimizer keeps: two a weight, one for the matrices of Muon."""
+    return 2 * model.n_parameters - (_in_blocks(model) if optim == "muon" else 0)
 
 
 def check_preset(config: TrainConfig, device: torch.device) -> None:

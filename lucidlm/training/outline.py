@@ -47,8 +47,13 @@ def details(planned: Planned, corpus: Corpus) -> tuple[str, ...]:
         f"{plural(plan.optim.warmup_steps, 'step')} of warm-up, the rate falls in the "
         f"last {plan.optim.decay_fraction:.0%}",
         f"speed: {_speed(planned)}",
-        f"memory: about {planned.memory_bytes / 2**30:.2f} GiB",
+        memory_line(planned),
     )
+
+
+def memory_line(planned: Planned) -> str:
+    """What the run will hold at most."""
+    return f"memory: about {planned.memory_bytes / 2**30:.2f} GiB"
 
 
 def _speed(planned: Planned) -> str:

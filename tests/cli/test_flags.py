@@ -157,6 +157,18 @@ SHOWN: dict[str, dict[str, str]] = {
         "--out": "learn 1 --answer 8 --out elsewhere",
         "--json": "learn 1 --answer 8 --json",
     },
+    "plan": {
+        "--gpus": "plan --preset gpt2-124m --gpus 2",
+        "--gpu": "plan --preset gpt2-124m --gpus 2 --gpu a100-80g",
+        "--params": "plan --gpus 2 --params 7b",
+        "--tokens": "plan --gpus 2 --params 7b --tokens 1b",
+        "--replicas": "plan --gpus 4 --params 7b --replicas 2",
+        "--shards": "plan --gpus 4 --params 7b --shards 4",
+        "--mfu": "plan --gpus 4 --params 7b --mfu 0.5",
+        "--verbose": "plan text.txt --verbose",
+        "-v": "plan text.txt -v",
+        "--json": "plan text.txt --json",
+    },
     "train": {
         "--config": "train text.txt --config run/run.toml",
         "--resume": "train --out run --resume",
@@ -187,7 +199,14 @@ SHOWN["train"] |= {
     f"--{name}": f"train text.txt --{name} {value}".strip() for name, value in SETTINGS.items()
 }
 DEFAULTS = {"--early-stop", "--no-raw", "--no-compile", "--no-tensorboard"}
-"""Switches of train in the position of their default, which a flag can restore over a --config."""
+"""Switches of train and plan in the position of their default, which a flag can restore over a --config."""
+UNPLANNED = {"out", "sample-prompt", "checkpoint-seconds", "seed", "tensorboard", "track"}
+"""Settings that no plan depends on, which plan does not take."""
+SHOWN["plan"] |= {
+    f"--{name}": f"plan text.txt --{name} {value}".strip()
+    for name, value in SETTINGS.items()
+    if name not in UNPLANNED
+}
 
 
 def flags_of(verb: str) -> set[str]:
@@ -203,7 +222,7 @@ def flags_of(verb: str) -> set[str]:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_each_flag_of_the_parser_has_a_command_that_shows_what_it_does(verb):
-    assert flags_of(verb) - (DEFAULTS if verb == "train" else set()) == set(SHOWN[verb])
+    assert flags_of(verb) - (DEFAULTS if verb in ("train", "plan") else set()) == set(SHOWN[verb])
 
 
 @pytest.fixture(scope="module")
@@ -281,6 +300,9 @@ def stubbed(monkeypatch):
             problems=(),
         )
 
+    def preview(config, folder, progress):
+        print(config)
+
     def train_seeds(config, seeds, **named):
         print(seeds)
         return SimpleNamespace(results=[train(config, resume=False, overwrite=False, verbose=False)])
@@ -304,6 +326,9 @@ def stubbed(monkeypatch):
     monkeypatch.setattr("lucidlm.serve.listening.serve", serve)
     monkeypatch.setattr("webbrowser.open", lambda address: print("opened", address) is None)
     monkeypatch.setattr("lucidlm.training.loop.train", train)
+    monkeypatch.setattr("lucidlm.training.preview.preview", preview)
+    monkeypatch.setattr("lucidlm.training.preview.lines", lambda shown, config, *, verbose: (str(verbose),))
+    monkeypatch.setattr("lucidlm.training.preview.to_dict", lambda shown: {"json": True})
     monkeypatch.setattr("lucidlm.training.seeds.train_seeds", train_seeds)
     monkeypatch.setattr("lucidlm.doctor.examine", examine)
 
@@ -337,6 +362,9 @@ REFUSED = [
     "train --config run/run.toml --verbose",
     "train --resume --out run --verbose",
     "train --field body",
+    "plan --field body",
+    "plan text.txt --gpus 2 --preset gpt2-124m",
+    "plan text.txt --mfu 0.5",
 ]
 
 

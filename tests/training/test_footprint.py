@@ -1,13 +1,20 @@
 """What cannot fit is refused before it is allocated, and the advice that is given is followed and fits."""
 
+import weakref
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lucidlm.errors import ConfigError
+from lucidlm.model.config import GPTConfig
+from lucidlm.model.gpt import GPT, Block
+from lucidlm.model.norm import RMSNorm
 from lucidlm.model.presets import GPT2, MUON, PRESETS, preset
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.training import footprint
-from lucidlm.training.footprint import check_fits, check_preset, training_bytes
+from lucidlm.training.footprint import check_fits, check_preset, memory_on_a_gpu, training_bytes
 
 CPU = torch.device("cpu")
 
@@ -60,6 +67,77 @@ def test_gradients_stand_beside_activations_only_where_micro_batches_are_added_u
 
     assert step(8) - step(4) == 4 * shape.n_parameters
     assert step(64) == step(8)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of what operations return, for as long as something holds it."""
+
+    def __init__(self):
+        super().__init__()
+        self.held = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.held:
+                    self.held[storage._cdata] = storage.nbytes()
+                    weakref.finalize(storage, self.held.pop, storage._cdata, None)
+        return result
+
+
+def kept_for_backward(shape, *, checkpointing):
+    """Bytes that are held after a forward pass under autocast."""
+    model = GPT(shape).train()
+    for part in model.modules():
+        if isinstance(part, RMSNorm):
+            part.by_hand = True  # one operation, as on a GPU
+        elif isinstance(part, Block):
+            part.checkpointing = checkpointing
+    ids = torch.zeros(4, shape.context_length, dtype=torch.int64)
+    with LiveBytes() as live, torch.autocast("cpu", torch.bfloat16):
+        hidden = model.hidden(ids)
+        assert hidden.requires_grad
+        return sum(live.held.values())
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("family", ["gpt2", "modern"])
+def test_what_blocks_keep_for_the_backward_pass_on_a_gpu_is_what_is_counted(family, checkpointing):
+    shape = GPTConfig(
+        family=family, vocab_size=257, context_length=256, emb_dim=128, n_layers=1, n_heads=2
+    )  # fmt: skip
+
+    def estimated(shape):
+        memory = memory_on_a_gpu(shape, "adamw", tokens=4 * shape.context_length, checkpointing=checkpointing)
+        return memory.copies + memory.activations
+
+    more = shape.changed(n_layers=5)
+    counted = [kept_for_backward(each, checkpointing=checkpointing) for each in (shape, more)]
+    assert estimated(more) - estimated(shape) == pytest.approx(counted[1] - counted[0], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "windows", "batch_size", "gib"),
+    [("gpt2-124m", 25, 128, 11.4), ("gpt2-355m", 9, 64, 14.8), ("gpt2-1558m", 2, 32, 33.1)],
+)
+def test_the_memory_that_was_measured_on_an_h100_is_met(name, windows, batch_size, gib):
+    # python benchmarks/gpu.py: docs/numbers.md, "On a GPU".
+    shape = PRESETS[name].shape.changed(drop_rate=0.0)
+    need = training_bytes(
+        shape, "adamw", micro_batch=windows, batch_size=batch_size, device="cuda", dtype="bfloat16"
+    )
+    assert need / 2**30 == pytest.approx(gib, rel=0.05)
+
+
+def test_each_shard_holds_its_part_and_the_whole_of_a_few_blocks():
+    shape = PRESETS["modern-1.5b"].shape
+    one = memory_on_a_gpu(shape, "adamw", tokens=0, several=True)
+    assert (one.bytes, one.gathered) == (16 * shape.n_parameters, 0)
+    eight = memory_on_a_gpu(shape, "adamw", tokens=0, shards=8)
+    assert eight.bytes - eight.gathered == pytest.approx(one.bytes / 8, rel=1e-6)
+    assert eight.gathered < 4 * shape.n_parameters / 4
 
 
 def test_windows_that_do_not_fit_at_once_are_refused_and_the_number_that_is_advised_fits(free):

@@ -1,0 +1,14 @@
+#!/bin/bash
+# Eight GPUs of one machine. torchrun starts one process for each, and all again if one is lost.
+set -euo pipefail
+TEXT=${1:-prepared} # what lucidlm prepare wrote
+RUN=${2:-runs/large}
+LAUNCH=(torchrun --standalone --nproc-per-node 8 --max-restarts 3)
+
+if [ -f "$RUN/run.toml" ]; then
+    "${LAUNCH[@]}" -m lucidlm train --resume --out "$RUN"
+else
+    "${LAUNCH[@]}" -m lucidlm train "$TEXT" --out "$RUN" --preset modern-1.5b --epochs 1 \
+        --batch-tokens 524288 --replicas 8
+fi
+"${LAUNCH[@]}" -m lucidlm evaluate "$RUN"

@@ -1,0 +1,141 @@
+"""The verb plan: what a training would do, here or on many GPUs; nothing is trained."""
+
+import tempfile
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from lucidlm.cli.inputs import check_reading, refuse_models
+from lucidlm.cli.options import DEFAULTS, app
+from lucidlm.errors import LucidError
+from lucidlm.runs.settings import TrainConfig
+from lucidlm.runtime.console import show, show_json
+
+ON_GPUS = ("preset", "context_length", "checkpointing")
+"""Settings of a training that a plan for many GPUs depends on."""
+
+
+Unused = Parameter(parse=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish(TrainConfig):
+    """A request for a training, without the settings that its plan does not depend on."""
+
+    out: Annotated[str | None, Unused] = None
+    sample_prompt: Annotated[str | None, Unused] = None
+    checkpoint_seconds: Annotated[float, Unused] = DEFAULTS.checkpoint_seconds
+    seed: Annotated[int, Unused] = DEFAULTS.seed
+    tensorboard: Annotated[bool, Unused] = False
+    track: Annotated[Literal["wandb", "trackio"] | None, Unused] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """GPUs that a plan is made for without them."""
+
+    gpus: int | None = None
+    """Plan a training on this many GPUs: memory, time and loss by arithmetic (docs/scale.md)."""
+    gpu: str | None = None
+    """The GPU: h100, h200, a100-80g, a100-40g, b200, l40s, rtx4090 or rtx3090 (default: h100)."""
+    params: str | None = None
+    """Size of the model, as in 124m or 7b; or --preset."""
+    tokens: str | None = None
+    """Tokens to train on, as in 140b (default: 20 for each parameter)."""
+    replicas: int | None = None
+    """GPUs, or groups of them, that each hold the whole model (default: as train does)."""
+    shards: int | None = None
+    """GPUs that the weights of one model are divided among (default: as train does)."""
+    mfu: float | None = None
+    """Share of the GPUs' peak, if you know it (default: by the rule of docs/scale.md)."""
+
+
+WISH, CLUSTER = Wish(), Cluster()
+
+
+@app.command
+def plan(
+    *texts: str,
+    settings: Annotated[Wish, Parameter(name="*", negative_iterable=())] = WISH,
+    cluster: Cluster = CLUSTER,
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Show the plan of a training on this machine, or with --gpus on many GPUs; nothing is trained.
+
+    Parameters
+    ----------
+    texts
+        Files, folders, patterns, URLs, - for standard input, or one prepared folder; none: the story.
+    verbose
+        Show every line of the plan: tokenizer, shape, optimizer, speed, memory.
+    json
+        Print the plan as JSON; "plan" in it is the table of that name in the run.toml of a training.
+    """
+    if cluster.gpus is not None:
+        _refuse(texts, settings, verbose=verbose)
+        _plan_gpus(cluster.gpus, cluster, settings, json=json)
+        return
+    if alone := _given(cluster, CLUSTER):
+        raise LucidError(f"{alone[0]}: it is for a plan on many GPUs; give --gpus N too, or leave it out")
+    _plan_here(texts, settings, verbose=verbose, json=json)
+
+
+def _plan_here(texts: tuple[str, ...], settings: TrainConfig, *, verbose: bool, json: bool) -> None:
+    from lucidlm.display import Display
+    from lucidlm.training.preview import lines, preview, to_dict
+
+    if texts:
+        if settings.text:
+            raise LucidError(f"--text {settings.text[0]}: the texts are given without it; leave it out")
+        settings = replace(settings, text=texts)
+        refuse_models(
+            texts,
+            "to plan a training from its weights: lucidlm plan TEXT --from {0}",
+            prepared=len(texts) == 1,
+        )
+    check_reading(settings.reading, (*settings.text, *settings.val))
+    with Display() as progress, tempfile.TemporaryDirectory(prefix="lucidlm-plan-") as folder:
+        shown = preview(settings, Path(folder), progress)
+        show_json(to_dict(shown)) if json else show("\n".join(lines(shown, settings, verbose=verbose)))
+
+
+def _plan_gpus(gpus: int, cluster: Cluster, settings: TrainConfig, *, json: bool) -> None:
+    from lucidlm.training.cluster import outline, plan_cluster, to_dict
+
+    planned = plan_cluster(
+        gpus=gpus,
+        gpu=cluster.gpu or "h100",
+        params=cluster.params,
+        preset_name=settings.preset,
+        tokens=cluster.tokens,
+        context_length=settings.context_length,
+        replicas=cluster.replicas,
+        shards=cluster.shards,
+        checkpointing=settings.checkpointing,
+        share=cluster.mfu,
+    )
+    show_json(to_dict(planned)) if json else show(outline(planned))
+
+
+def _refuse(texts: tuple[str, ...], settings: TrainConfig, *, verbose: bool) -> None:
+    """LucidError for what a plan for many GPUs would ignore."""
+    given = [flag for flag in _given(settings, WISH) if flag not in map(_flag, ON_GPUS)]
+    given += ["--verbose"] if verbose else []
+    if texts or given:
+        what = texts[0] if texts else given[0]
+        raise LucidError(f"{what}: with --gpus a plan is arithmetic, without a text; leave it out")
+
+
+def _given(asked: TrainConfig | Cluster, usual: TrainConfig | Cluster) -> list[str]:
+    """The flags whose values are not the usual ones."""
+    return [
+        _flag(each.name) for each in fields(asked) if getattr(asked, each.name) != getattr(usual, each.name)
+    ]
+
+
+def _flag(name: str) -> str:
+    return "--" + name.strip("_").replace("_", "-")
