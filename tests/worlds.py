@@ -11,11 +11,16 @@ from collections.abc import Callable
 from typing import Any
 
 WITHIN_S = 60.0
-"""Processes that take longer are ended, and the test fails."""
+"""Seconds: processes that take longer are ended, and the test fails."""
 
 
 def in_world(
-    size: int, work: Callable[..., Any], *arguments: Any, restarts: int = 0, expect: int | None = None
+    size: int,
+    work: Callable[..., Any],
+    *arguments: Any,
+    restarts: int = 0,
+    expect: int | None = None,
+    within: float = WITHIN_S,
 ) -> list[Any]:
     """What `work(*arguments)` returns in each of `size` processes, in the order of their ranks.
 
@@ -39,13 +44,13 @@ def in_world(
     for process in processes:
         process.start()
     given: dict[int, tuple[bool, Any]] = {}
-    end = time.monotonic() + WITHIN_S
+    end = time.monotonic() + within
     try:
         while len(given) < (size if expect is None else expect):
             try:
                 rank, fine, value = answers.get(timeout=0.2)
             except queue.Empty:
-                assert time.monotonic() < end, f"after {WITHIN_S} s only ranks {sorted(given)} have answered"
+                assert time.monotonic() < end, f"after {within} s only ranks {sorted(given)} have answered"
                 gone = [each for each, process in enumerate(processes) if not process.is_alive()]
                 unsaid = [each for each in gone if each not in given]
                 assert expect is not None or not unsaid or not answers.empty(), (

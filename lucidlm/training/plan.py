@@ -144,8 +144,8 @@ def make_plan(
     """
     machine = machine or Machine()
     model, size_limit = _model(config, corpus, device, base=base, machine=machine, size=world.size)
-    draft = _draft(config, model, device, float32=float32)
     world.shards = arranged(world, model, device)[1]
+    draft = _draft(config, model, device, float32=float32, shards=world.shards)
     later = judging_bytes(min(corpus.train_bytes, baseline_bytes(config)))
     check_fits(config, draft, device, later=later, shards=world.shards)
     speed = measure_speed(config, corpus, draft, device, machine, world)
@@ -198,16 +198,21 @@ def _steps(
 
 
 def _draft(
-    config: TrainConfig, model: GPTConfig, device: torch.device, *, float32: Literal["stock", "onednn"]
+    config: TrainConfig,
+    model: GPTConfig,
+    device: torch.device,
+    *,
+    float32: Literal["stock", "onednn"],
+    shards: int = 1,
 ) -> Plan:
     """The plan as far as nothing is measured for it: one step, in the dtype of a run without a time limit."""
     batch_size = _batch_size(config, model)
     workers = workers_for(config, device, batch_size=batch_size)
     share = math.ceil(batch_size / max(1, workers))
     recipe, dtype = recipe_for(config, model), fixed_dtype(config, device)
-    checkpointing = _checkpointing(config, model, recipe.name, device, dtype)
+    checkpointing = _checkpointing(config, model, recipe.name, device, dtype, shards=shards)
     most = config.micro_batch or _micro_batch(
-        model, device, workers, share=share, checkpointing=checkpointing
+        model, device, workers, share=share, checkpointing=checkpointing, shards=shards
     )
     return Plan(
         model=model,
@@ -308,7 +313,13 @@ def _batch_size(config: TrainConfig, model: GPTConfig) -> int:
 
 
 def _checkpointing(
-    config: TrainConfig, model: GPTConfig, optim: str, device: torch.device, dtype: str
+    config: TrainConfig,
+    model: GPTConfig,
+    optim: str,
+    device: torch.device,
+    dtype: str,
+    *,
+    shards: int,
 ) -> bool:
     """What was asked for; else whether, on a GPU, not even one window would fit without."""
     if config.checkpointing is not None:
@@ -317,21 +328,34 @@ def _checkpointing(
         return False
     windows = config.micro_batch or 1
     need = training_bytes(
-        model, optim, micro_batch=windows, batch_size=windows, device=device.type, dtype=dtype
+        model,
+        optim,
+        micro_batch=windows,
+        batch_size=windows,
+        device=device.type,
+        dtype=dtype,
+        shards=shards,
     )
     free, _ = torch.cuda.mem_get_info(device)
     return need > free
 
 
 def _micro_batch(
-    model: GPTConfig, device: torch.device, workers: int, *, share: int, checkpointing: bool
+    model: GPTConfig,
+    device: torch.device,
+    workers: int,
+    *,
+    share: int,
+    checkpointing: bool,
+    shards: int,
 ) -> int:
     """Windows of its share that a worker takes at once: what fits, and no more than make a step faster."""
     bytes_per_window = activation_bytes(model, model.context_length, width=4, checkpointing=checkpointing)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         # 16 bytes a weight: weights, gradients and AdamW's two moments.
-        most = max(1, int(GPU_ACTIVATIONS_SHARE * (free - 16 * model.n_parameters) / bytes_per_window))
+        room = free - 16 * model.n_parameters // shards
+        most = max(1, int(GPU_ACTIVATIONS_SHARE * room / bytes_per_window))
     else:
         at_once = min(CPU_TOKENS // model.context_length, CPU_ACTIVATIONS // bytes_per_window)
         most = max(1, at_once // max(1, workers))

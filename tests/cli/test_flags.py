@@ -287,8 +287,8 @@ def stubbed(monkeypatch):
     """train and serve print what they would do, and doctor tries the device alone: all take too long."""
     judge_little(monkeypatch)
 
-    def train(config, *, resume, overwrite, verbose, **named):
-        print(config, resume, overwrite, verbose)
+    def train(config, *, resume, overwrite, verbose, layout=None, **named):
+        print(config, resume, overwrite, verbose, layout)
         return SimpleNamespace(
             run=Path("new"),
             step=1,
