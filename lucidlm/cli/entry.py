@@ -27,7 +27,7 @@ from lucidlm.runtime.signals import ending
 
 VERBS = "lucidlm.cli."
 """The modules of the verbs begin with this."""
-ON_MANY_PROCESSES = ("train", "evaluate", "prepare")
+ON_MANY_PROCESSES = ("train", "evaluate")
 """The verbs that torchrun may start several times, to share their work."""
 
 

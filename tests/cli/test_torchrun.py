@@ -37,7 +37,7 @@ WRONG = {
     ("evaluate", "run", "other.txt", "--nonsense"): r"lucidlm: Unknown option: --nonsense",
     ("evaluate", "run", "tiny.txt", "--protocol", "batch-mean"): r"lucidlm: no token can be scored",
     ("compare", "run", "run", "other.txt"): (
-        r"lucidlm: compare computes in one process, torchrun has started 2 \(train, evaluate, prepare run "
+        r"lucidlm: compare computes in one process, torchrun has started 2 \(train, evaluate run "
         r"under it\); start lucidlm compare without torchrun"
     ),
     ("info", "run"): r"lucidlm: info computes in one process",

@@ -127,7 +127,7 @@ def alone() -> list[dict]:
     [(2, DDP), (2, FSDP), (3, Layout(shards=3)), (4, BOTH)],
     ids=["ddp", "fsdp", "3", "2x2"],
 )
-def test_loss_and_gradient_are_those_of_one_process(alone, size, layout):
+def test_loss_and_gradient_are_those_of_one_process(alone, size, layout, record_property):
     answers = in_world(size, steps_of, CASES, layout)
     for place, (plan, dtype) in enumerate(CASES):
         expected, found = alone[place], answers[0][place]
@@ -137,6 +137,10 @@ def test_loss_and_gradient_are_those_of_one_process(alone, size, layout):
         exact, step = {"float64": (1e-12, 1e-12), "float32": (2e-6, 1e-6)}[dtype]
         if plan.optim.name == "muon":
             step = 1e-2
+        record_property(
+            f"losses of {dtype} {plan.optim.name}, apart by at most",
+            float(np.abs(np.subtract(found["losses"], expected["losses"])).max()),
+        )
         np.testing.assert_allclose(found["losses"][0], expected["losses"][0], rtol=0, atol=exact)
         np.testing.assert_allclose(found["losses"], expected["losses"], rtol=0, atol=step)
         for name, gradient in expected["gradient"].items():
@@ -147,7 +151,7 @@ def test_loss_and_gradient_are_those_of_one_process(alone, size, layout):
 @pytest.mark.torture
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("optim", ["adamw", "muon"])
-def test_sixty_steps_are_those_of_one_process_in_every_layout_and_micro_batch(optim, capsys):
+def test_sixty_steps_are_those_of_one_process_in_every_layout_and_micro_batch(optim, record_property):
     cases = [
         (plan_of(shape, optim=optim, steps=60, micro_batch=size), "float32")
         for shape in SHAPES
@@ -161,10 +165,7 @@ def test_sixty_steps_are_those_of_one_process_in_every_layout_and_micro_batch(op
             apart = np.abs(np.subtract(found["losses"], expected["losses"])).max()
             most = max(most, float(apart))
             assert apart < (1e-6 if optim == "adamw" else 1e-2), (size, layout)
-    with capsys.disabled():
-        print(
-            f"\n(3) 60 steps of {optim}, worlds of 2 to 4, replicas and shards: apart by at most {most:.1e}"
-        )
+    record_property(f"losses of {optim}, apart by at most", most)
 
 
 @pytest.mark.parametrize("steps", [50, pytest.param(1_000, marks=pytest.mark.torture)])
@@ -283,7 +284,9 @@ def book(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("shape", ["tied"])
-def test_a_run_goes_on_in_any_layout_with_the_same_windows_and_from_the_same_state(tmp_path, book, shape):
+def test_a_run_goes_on_in_any_layout_with_the_same_windows_and_from_the_same_state(
+    tmp_path, book, shape, record_property
+):
     plan = plan_of(shape, steps=10)
     alone = begun(tmp_path / "alone", book, plan, Layout(), None)
     assert len(alone["losses"]) == 10
@@ -302,6 +305,7 @@ def test_a_run_goes_on_in_any_layout_with_the_same_windows_and_from_the_same_sta
         model, _ = load(max((folder / "checkpoints").glob("step_*")))
         assert hashes_in(dict(model.named_parameters())).items() <= ended.items()
     assert seen == alone["seen"]
+    record_property("losses apart by at most", float(np.abs(np.subtract(losses, alone["losses"])).max()))
     np.testing.assert_allclose(losses, alone["losses"], rtol=0, atol=1e-6)
     model, tokenizer = load(str(folder))
     assert model.config == replace(plan.model, document_prefix_id=tokenizer.end_of_text)

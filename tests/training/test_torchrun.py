@@ -96,7 +96,7 @@ def killed_once(book: Path, run: Path, draw: random.Random, *, size: int = 2) ->
 
 @pytest.mark.torture
 @pytest.mark.timeout(1800)
-def test_each_of_ten_kills_costs_one_restart_and_no_loss(tmp_path, book, capsys):
+def test_each_of_ten_kills_costs_one_restart_and_no_loss(tmp_path, book, record_property):
     code, _, notes = ended(torchrun("train", str(book), "--out", str(tmp_path / "whole"), *FLAGS))
     assert code == 0, notes[-3000:]
     expected, fine = losses_in(tmp_path / "whole"), 0
@@ -106,8 +106,7 @@ def test_each_of_ten_kills_costs_one_restart_and_no_loss(tmp_path, book, capsys)
         assert len(re.findall(r"resuming \S+ at step", notes)) == 1
         assert losses_in(run) == expected
         fine += 1
-    with capsys.disabled():
-        print(f"\n(15) a rank of 2 killed under torchrun: {fine} of 10 went on and ended alike")
+    record_property("of 10 kills, runs that went on and ended alike", fine)
 
 
 @pytest.mark.torture
@@ -144,11 +143,10 @@ def ends() -> float:
 
 @pytest.mark.torture
 @pytest.mark.timeout(600)
-def test_processes_end_cleanly_fifty_times(capsys):
+def test_processes_end_cleanly_fifty_times(record_property):
     for _ in range(50):
         assert in_world(2, ends) == [2.0, 2.0]
-    with capsys.disabled():
-        print("\n(15) worlds of 2 processes that ended with exit code 0: 50 of 50")
+    record_property("worlds of 2 processes that ended with exit code 0, of 50", 50)
 
 
 def test_an_error_of_the_user_is_said_once_by_all_processes_together(tmp_path, book):
