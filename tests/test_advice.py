@@ -268,7 +268,6 @@ ELSEWHERE = {
     "add --encoding {}": "text/formats/test_hints.py::test_the_advised_encoding_reads_what_was_written",
     "--encoding does not apply": "text/formats/test_kinds.py",
     "--field does not apply": "text/formats/test_kinds.py",
-    "pandas.read_parquet": "text/formats/test_signatures.py::test_a_parquet_file_can_be_written_as_advised",
     "--micro-batch {} fits": "training/test_footprint.py::test_windows_that_do_not_fit_at_once_are_refused_and_the_number_that_is_advised_fits",
     "--context-length {} --micro-batch 1 fits": "training/test_footprint.py::test_a_context_that_is_too_long_is_halved_until_it_fits",
     "--preset {} --micro-batch 1 fits": "training/test_footprint.py::test_the_preset_that_is_advised_is_the_largest_that_fits_and_passes_both_checks",

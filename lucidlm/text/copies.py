@@ -34,7 +34,7 @@ GAP = 6 * SHINGLE
 """Letters between two unchanged shingles of a passage, at most."""
 BAND = 64
 """Letters by which the distance may vary within a passage: a changed word is longer or shorter."""
-PENDING = 4_000_000
+PENDING = 1_000_000
 """Found shingles that are collected before they are chained."""
 
 
@@ -120,17 +120,27 @@ class CopySearch:
         self._stretches: list[np.ndarray] = [_rows(0, STRETCH)]
         self._looked_at = 0
 
+    def wanted(self) -> "Wanted":
+        """What is looked for, for `Look`: in another process too."""
+        return Wanted(self._shingles.keys, self._lines.keys, self._every)
+
     def look(self, documents: Iterable[tuple[int, Iterable[str]]]) -> None:
         """Look at documents, each a number and blocks of text."""
+        look = Look(wanted := self.wanted())
         for letters in read_letters(documents):
-            places, hashes = self._sampled(*letters.shingles())
-            sources = letters.documents[letters.pieces]
-            self._shingles.look(hashes, places + self._looked_at, sources[places])
-            firsts, _, hashes = letters.whole_lines()
-            self._lines.look(hashes, firsts + self._looked_at, sources[firsts])
-            self._looked_at += len(letters.codes)
-            if self._shingles.waiting > PENDING:
-                self._stretches.append(self._passages())
+            look.at(letters)
+            if look.waiting > PENDING:
+                self.add(look.found())
+                look = Look(wanted)
+        self.add(look.found())
+
+    def add(self, found: dict[str, np.ndarray]) -> None:
+        """Add what a `Look` found in the documents after those that were looked at."""
+        self._shingles.add(found, "shingles", self._looked_at)
+        self._lines.add(found, "lines", self._looked_at)
+        self._looked_at += int(found["letters"])
+        if self._shingles.waiting > PENDING:
+            self._stretches.append(self._passages())
 
     def copies(self) -> Copies:
         """The result, after `look` has seen all documents."""
@@ -181,10 +191,7 @@ class CopySearch:
         self._lengths = [known + new for known, new in zip(self._lengths, counts.tolist(), strict=True)]
 
     def _sampled(self, places: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self._every == 1:
-            return places, hashes
-        taken = hashes % np.uint64(self._every) == 0
-        return places[taken], hashes[taken]
+        return _sampled(places, hashes, self._every)
 
     def _covered(self, chosen: np.ndarray) -> np.ndarray:
         """Letters of each text that these shingles cover."""
@@ -204,14 +211,86 @@ class CopySearch:
         return np.concatenate([_chains(entries, hits, before, lengths, shift) for shift in (0, BAND // 2)])
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The hashes of shingles and lines that a `Look` looks for."""
+
+    shingles: Keys
+    lines: Keys
+    every: int
+    """One of this many shingles is looked at."""
+
+
+class Look:
+    """Looks at documents; finds where the wanted hashes occur in them."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._every = wanted.every
+        self._shingles, self._lines = _Sightings(wanted.shingles), _Sightings(wanted.lines)
+        self._letters = 0
+
+    @property
+    def waiting(self) -> int:
+        """Shingles that were found and are held."""
+        return self._shingles.waiting
+
+    def at(self, letters: Letters) -> None:
+        """Look at these letters, which come after the others."""
+        places, hashes = _sampled(*letters.shingles(), self._every)
+        sources = letters.documents[letters.pieces]
+        self._shingles.look(hashes, places + self._letters, sources[places])
+        firsts, _, hashes = letters.whole_lines()
+        self._lines.look(hashes, firsts + self._letters, sources[firsts])
+        self._letters += len(letters.codes)
+
+    def found(self) -> dict[str, np.ndarray]:
+        """What was found, for `CopySearch.add`."""
+        found = {"letters": np.array(self._letters)}
+        return found | self._shingles.found("shingles") | self._lines.found("lines")
+
+
+class _Sightings:
+    """Where some keys were found in documents."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._times = np.zeros(len(keys.keys), np.int64)
+        self._source = np.full(len(keys.keys), -1)
+        self._hits: list[np.ndarray] = []
+        self.waiting = 0
+
+    def look(self, hashes: np.ndarray, places: np.ndarray, sources: np.ndarray) -> None:
+        """Remember which of these hashes are among the keys."""
+        where, found = self._keys.find(hashes)
+        self._source[found] = sources[where]
+        wanted = (self._times[found] <= COMMON) & (self._keys.counts[found] <= COMMON)
+        np.add.at(self._times, found, 1)
+        hits = _rows(int(wanted.sum()), HIT)
+        hits["hash"], where = found[wanted], where[wanted]
+        hits["place"], hits["source"] = places[where], sources[where]
+        self._hits.append(hits)
+        self.waiting += len(hits)
+
+    def found(self, name: str) -> dict[str, np.ndarray]:
+        """The keys that were found with their number and last document, and the places of the rare ones."""
+        seen = np.flatnonzero(self._times)
+        hits = np.concatenate([_rows(0, HIT), *self._hits])
+        return {
+            f"{name}_seen": seen,
+            f"{name}_times": self._times[seen],
+            f"{name}_source": self._source[seen],
+            f"{name}_hits": hits[self._times[hits["hash"]] <= COMMON],
+        }
+
+
 class _Index:
     """The shingles or lines of the texts by hash, and where else they were found."""
 
     def __init__(self, entries: list[np.ndarray]) -> None:
         joined = np.concatenate([_rows(0, ENTRY), *entries])
         self.entries = joined[np.argsort(joined["hash"], kind="stable")]
-        self._keys = Keys(self.entries["hash"])
-        self._firsts, self._counts = self._keys.firsts, self._keys.counts
+        self.keys = Keys(self.entries["hash"])
+        self._firsts, self._counts = self.keys.firsts, self.keys.counts
         self._times = np.zeros(len(self._counts), np.int64)
         self._hits: list[np.ndarray] = []
         self.waiting = 0
@@ -242,15 +321,14 @@ class _Index:
         """Whether each entry occurs more than COMMON times among the entries."""
         return np.repeat(self._counts > COMMON, self._counts)
 
-    def look(self, hashes: np.ndarray, places: np.ndarray, sources: np.ndarray) -> None:
-        """Remember which of these hashes are among the entries."""
-        where, found = self._keys.find(hashes)
-        self._source[found] = sources[where]
-        wanted = (self._times[found] <= COMMON) & (self._counts[found] <= COMMON)
-        self._times += np.bincount(found, minlength=len(self._times))
-        hits = _rows(int(wanted.sum()), HIT)
-        hits["hash"], where = found[wanted], where[wanted]
-        hits["place"], hits["source"] = places[where], sources[where]
+    def add(self, found: dict[str, np.ndarray], name: str, before: int) -> None:
+        """Add what was found in documents that come after `before` letters."""
+        seen = found[f"{name}_seen"]
+        self._times[seen] += found[f"{name}_times"]
+        self._source[seen] = found[f"{name}_source"]
+        hits = found[f"{name}_hits"].copy()
+        hits["place"] += before
+        hits = hits[self._times[hits["hash"]] <= COMMON]
         self._hits.append(hits)
         self.waiting += len(hits)
 
@@ -281,6 +359,14 @@ def _stretch_rows(entries: np.ndarray, source: np.ndarray) -> np.ndarray:
         stretches[name] = entries[name]
     stretches["source"] = source
     return stretches
+
+
+def _sampled(places: np.ndarray, hashes: np.ndarray, every: int) -> tuple[np.ndarray, np.ndarray]:
+    """The shingles that are looked at: one of `every`, by their hash."""
+    if every == 1:
+        return places, hashes
+    taken = hashes % np.uint64(every) == 0
+    return places[taken], hashes[taken]
 
 
 def _rows(count: int, kind: np.dtype) -> np.ndarray:
