@@ -7,7 +7,7 @@ MINUTES ?= 3
 JOBS ?= 2
 BIN := .venv/bin
 
-.PHONY: demo test lint check coverage docs man bench torture interop wheel clean
+.PHONY: demo test lint check coverage docs man bench torture torture-large interop wheel clean
 
 demo: .venv/ready
 	$(BIN)/lucidlm train --minutes $(MINUTES)
@@ -40,6 +40,9 @@ bench: .venv-bench/ready  # make bench TEXT=tinyshakespeare.txt ONLY="step small
 
 torture: .venv/ready-test
 	$(BIN)/python -m pytest -m torture --timeout 3600
+
+torture-large: .venv/ready-test  # 10 GB are made and prepared: needs 40 GB of disk, and an hour or two
+	$(BIN)/python benchmarks/preparing.py --gigabytes 10 --check
 
 # A virtual machine may refuse instructions that its CPU announces: without these flags llama.cpp can end with
 # SIGILL. For the same reason pip must not take a build from its cache.

@@ -58,7 +58,8 @@ class Account:
     def from_fields(cls, values: dict[str, Any]) -> "Account":
         """The account that has given these."""
         names = ("left_out", "seen", "extracted", "decoded", "documents", "passed")
-        return cls(**{**values, **{name: Counter(values[name]) for name in names}})
+        counts: dict[str, Any] = {name: Counter(values[name]) for name in names}
+        return cls(**(values | counts))
 
     @property
     def text(self) -> int:

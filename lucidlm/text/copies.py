@@ -100,6 +100,8 @@ class CopySearch:
     def __init__(self, texts: Iterable[Iterable[str]]) -> None:
         self._lengths: list[int] = []
         self._checked = self._unchecked = 0
+        self._total = 0
+        """Letters of the texts, as far as they are read."""
         self._every = 1
         """One of this many shingles is kept."""
         shingles: list[np.ndarray] = []
@@ -180,7 +182,7 @@ class CopySearch:
 
     def _counted(self, texts: Iterable[Iterable[str]]) -> Iterator[tuple[int, Iterable[str]]]:
         for number, blocks in enumerate(texts):
-            if sum(self._lengths) >= MOST_LETTERS:
+            if self._total >= MOST_LETTERS:
                 self._unchecked += 1
                 continue
             self._lengths.append(0)
@@ -189,6 +191,7 @@ class CopySearch:
     def _add_lengths(self, letters: Letters) -> None:
         counts = np.bincount(letters.documents[letters.pieces], minlength=len(self._lengths))
         self._lengths = [known + new for known, new in zip(self._lengths, counts.tolist(), strict=True)]
+        self._total += len(letters.codes)
 
     def _sampled(self, places: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return _sampled(places, hashes, self._every)

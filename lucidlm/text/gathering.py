@@ -94,7 +94,7 @@ def gather(sources: Sources, account: Account, kept: Kept, processes: Processes)
     whole: frozenset[File] = frozenset()
     while True:
         planned = sources.portions(whole)
-        kept.sweep(PREFIX, [name for _, name, _ in planned])
+        kept.sweep(PREFIX, {name for _, name, _ in planned}.__contains__)
         try:
             return _gathered(sources, planned, account, kept, processes)
         except _CannotDivide as problem:

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,12 +54,11 @@ class Kept:
             self.path(name, RECORD).write_text(json.dumps(record))
         return record
 
-    def sweep(self, prefix: str, wanted: Collection[str]) -> None:
+    def sweep(self, prefix: str, wanted: Callable[[str], bool]) -> None:
         """Delete the pieces whose name begins with `prefix`, but not the wanted ones."""
-        wanted = set(wanted)
         for path in self.folder.iterdir():
             name = path.name.removeprefix(".").partition(".")[0]
-            if name.startswith(prefix) and name not in wanted:
+            if name.startswith(prefix) and not wanted(name):
                 path.unlink(missing_ok=True)
 
     def delete(self) -> None:

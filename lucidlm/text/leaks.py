@@ -52,6 +52,7 @@ def find_leaks(
     search = CopySearch(staged.text(start, end) for _, start, end in stretches)
     digest = hashlib.sha256(f"{key} {stretches}".encode()).hexdigest()[:16]
     processes.progress.stage("looking for copies", division.train.bytes)
+    kept.sweep(PREFIX, lambda name: name.startswith(f"{PREFIX}{digest}"))
     path = kept.path(f"{PREFIX}{digest}", "wanted.npz")
     _write_wanted(path, search.wanted())
     cuts = functools.partial(_cuts, staged)

@@ -97,6 +97,7 @@ def prepare(
         ]
         existing, status = _existing(out, request.settings, parts)
         if existing:
+            _parts_beside(out).delete()  # a process that was killed at the very end leaves them
             return existing
         large = sum(content.size for part in parts for content in part) > request.portion
         kept = stack.enter_context(_kept_beside(out, large=large))
@@ -110,14 +111,18 @@ def prepare(
     return replace(open_corpus(out), status=status)
 
 
+def _parts_beside(out: Path) -> Kept:
+    real = Path(os.path.realpath(out))
+    return Kept(real.with_name(f".{real.name}.parts"))
+
+
 @contextlib.contextmanager
 def _kept_beside(out: Path, *, large: bool) -> Generator[Kept]:
     """A folder beside `out` for finished pieces of work; of a large text they outlive a failure.
 
     It is deleted when all is done.
     """
-    real = Path(os.path.realpath(out))
-    kept = Kept(real.with_name(f".{real.name}.parts"), durable=large)
+    kept = replace(_parts_beside(out), durable=large)
     kept.folder.mkdir(parents=True, exist_ok=True)
     try:
         with doing(GOES_ON if large else NOTHING_LOST):
@@ -283,7 +288,7 @@ def _write_gathered(
     counts, written = {}, {}
     for name, part in (("train", train), ("validation", validation)):
         in_pieces = divided.design == "strata" and name == "validation"
-        encoder = Encoder(tokenizer if processes.workers == 1 else None, folder, in_pieces)
+        encoder = Encoder.of(tokenizer, folder, in_pieces=in_pieces)
         written[name] = write_part(folder, name, staged, part, encoder, key, kept, processes)
         counts[name] = {
             "documents": part.n_documents,

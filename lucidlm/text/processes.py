@@ -183,8 +183,10 @@ class _Worker:
     def stop(self, *, at_once: bool) -> None:
         if at_once:
             self.program.terminate()
+        assert self.program.stdin is not None
         with contextlib.suppress(OSError):
-            assert self.program.stdin is not None
+            self._send(None)
+        with contextlib.suppress(OSError):
             self.program.stdin.close()
 
     def wait(self, seconds: float) -> None:
@@ -238,15 +240,16 @@ def serve(source: BinaryIO) -> None:
 
 
 def _receive(source: BinaryIO, tasks: queue.SimpleQueue) -> None:
-    """The tasks from standard input. At its end the process ends too, in the middle of a task if need be."""
+    """The tasks from standard input, None after the last. Where it ends before, this process ends at once."""
     while True:
         try:
-            tasks.put(pickle.load(source))
+            tasks.put(task := pickle.load(source))
         except (EOFError, OSError, pickle.UnpicklingError):
             break
+        if task is None:
+            return
     tasks.put(None)
     if os.name == "posix":
-        time.sleep(_PATIENCE_S / 4)
         # The parent is dead: no answer has a reader. The main thread may be in a call that waits.
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
     time.sleep(_PATIENCE_S)

@@ -55,22 +55,30 @@ class Encoder:
     """How the chunks of a part are encoded."""
 
     tokenizer: Tokenizer | None
-    folder: Path
-    """A folder with the tokenizer, for other processes."""
+    """None in another process, which makes its own."""
+    spec: str
+    """What makes the tokenizer there: gpt2, bytes, or a folder with its file."""
+    fingerprint: str
     in_pieces: bool
     """Whether each stretch is a document of its own."""
 
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, folder: Path, *, in_pieces: bool) -> "Encoder":
+        """The encoder with a tokenizer that is saved in this folder."""
+        spec = tokenizer.name if tokenizer.name in ("gpt2", "bytes") else str(folder)
+        return cls(tokenizer, spec, tokenizer.fingerprint(), in_pieces)
+
     def __reduce__(self) -> tuple:
-        return Encoder, (None, self.folder, self.in_pieces)
+        return Encoder, (None, self.spec, self.fingerprint, self.in_pieces)
 
     def get(self) -> Tokenizer:
-        """The tokenizer, which is loaded in another process."""
-        return self.tokenizer or _loaded(self.folder)
+        """The tokenizer."""
+        return self.tokenizer or _made(self.spec, self.fingerprint)
 
 
 @functools.lru_cache(1)
-def _loaded(folder: Path) -> Tokenizer:
-    return Tokenizer.load(folder)
+def _made(spec: str, fingerprint: str) -> Tokenizer:
+    return Tokenizer.from_spec(spec)
 
 
 def write_part(
@@ -90,13 +98,13 @@ def write_part(
     `key` is a hash of the text.
     """
     tokenizer = encoder.get()
-    settings = f"{key} {tokenizer.fingerprint()} {encoder.in_pieces}"
-    digest = hashlib.sha256(settings.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{key} {encoder.fingerprint}".encode()).hexdigest()[:16]
+    kept.sweep(PREFIX, lambda name: name.startswith(f"{PREFIX}{digest}"))
     processes.progress.stage("encoding", part.characters)
 
     def tasks() -> Iterator[Task]:
         for chunk in chunks(part, ENCODED, functools.partial(_cuts, staged, tokenizer)):
-            piece = f"{PREFIX}{digest}-{chunk.digest()[:16]}"
+            piece = f"{PREFIX}{digest}-{chunk.digest()[:16]}{'-pieces' * encoder.in_pieces}"
             if (record := kept.record(piece)) is not None:
                 yield Task(known, (piece, record), "encoding")
             else:
@@ -159,7 +167,7 @@ def encode(
     def arrays() -> Iterator[np.ndarray]:
         nonlocal tokens, characters
         groups = _groups(staged, chunk, tokenizer, in_pieces=encoder.in_pieces)
-        # A process of several is one core's.
+        # Another process is one core's; this one, which works alone, takes all.
         results = in_threads(encoded, groups) if encoder.tokenizer is not None else map(encoded, groups)
         for ids, firsts, length in results:
             stretches.extend(tokens + first for first, _ in firsts)

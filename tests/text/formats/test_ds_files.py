@@ -1,7 +1,11 @@
 """Token files of datatrove: written by hand, and by datatrove itself where it is installed."""
 
+import ast
+import inspect
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,6 +90,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
     assert "write the tokens with save_index=True" in refusal(path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_probes", "quick_judging")
 def test_a_corpus_that_datatrove_wrote_is_prepared_and_trained_on(
     tmp_path, trained, make_config, make_tiny_plan
@@ -121,3 +126,21 @@ def test_a_corpus_that_datatrove_wrote_is_prepared_and_trained_on(
     )
     plan = make_tiny_plan(steps=2, model=SMALLEST.changed(vocab_size=trained.vocab_size))
     assert train(run, plan=plan).step == 2
+
+
+def test_the_pipelines_of_the_page_on_large_texts_name_what_datatrove_has():
+    pytest.importorskip("datatrove")
+    page = (Path(__file__).parents[3] / "docs" / "preparing.md").read_text(encoding="utf-8")
+    programs = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(programs) == 3
+    for program in programs:
+        imports, main = ast.parse(program).body[:-1], ast.parse(program).body[-1]
+        names: dict = {}
+        exec(compile(ast.Module(imports, []), "page", "exec"), names)
+        calls = [
+            each for each in ast.walk(main) if isinstance(each, ast.Call) and isinstance(each.func, ast.Name)
+        ]
+        assert len(calls) == 3
+        for call in calls:
+            named = {word.arg: word.value for word in call.keywords}
+            inspect.signature(names[call.func.id]).bind(*call.args, **named)
