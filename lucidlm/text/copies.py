@@ -198,20 +198,17 @@ class CopySearch:
 
     def _covered(self, chosen: np.ndarray) -> np.ndarray:
         """Letters of each text that these shingles cover."""
-        marks = _marks(self._shingles.entries["place"][chosen], sum(self._lengths))
-        bounds = np.cumsum([0, *self._lengths])
-        return np.diff(np.concatenate(([0], np.cumsum(marks)))[bounds])
+        return np.diff(_Cover(self._shingles.entries["place"][chosen])(np.cumsum([0, *self._lengths])))
 
     def _passages(self) -> np.ndarray:
         """The stretches in what was found since the last call."""
         index = self._shingles
         hits = index.unusual_hits()
         entries = index.entries[hits["hash"]]
-        template = _marks(index.entries["place"][index.common], sum(self._lengths))
-        before = np.concatenate(([0], np.cumsum(template, dtype=np.int32)))
+        template = _Cover(index.entries["place"][index.common])
         # A passage may cross a border of bands, so they are laid twice, shifted by half a band.
         lengths = np.array(self._lengths)
-        return np.concatenate([_chains(entries, hits, before, lengths, shift) for shift in (0, BAND // 2)])
+        return np.concatenate([_chains(entries, hits, template, lengths, shift) for shift in (0, BAND // 2)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +254,7 @@ class _Sightings:
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
-        self._times = np.zeros(len(keys.keys), np.int64)
+        self._times = np.zeros(len(keys.keys), np.int32)
         self._source = np.full(len(keys.keys), -1)
         self._hits: list[np.ndarray] = []
         self.waiting = 0
@@ -291,10 +288,11 @@ class _Index:
 
     def __init__(self, entries: list[np.ndarray]) -> None:
         joined = np.concatenate([_rows(0, ENTRY), *entries])
+        entries.clear()  # for a large text these lists take as much memory as what is made of them
         self.entries = joined[np.argsort(joined["hash"], kind="stable")]
         self.keys = Keys(self.entries["hash"])
         self._firsts, self._counts = self.keys.firsts, self.keys.counts
-        self._times = np.zeros(len(self._counts), np.int64)
+        self._times = np.zeros(len(self._counts), np.int32)
         self._hits: list[np.ndarray] = []
         self.waiting = 0
         self._source = np.full(len(self._counts), -1)
@@ -376,20 +374,32 @@ def _rows(count: int, kind: np.dtype) -> np.ndarray:
     return np.empty(count, kind)
 
 
-def _marks(places: np.ndarray, count: int) -> np.ndarray:
-    """Which letters are in shingles at these places: (count,)."""
-    steps = np.zeros(count + 1, np.int32)
-    np.add.at(steps, places, 1)
-    np.add.at(steps, places + SHINGLE, -1)
-    return np.cumsum(steps[:-1]) > 0
+class _Cover:
+    """The letters in shingles at some places: called with places, how many of them lie before each."""
+
+    def __init__(self, places: np.ndarray) -> None:
+        places = np.sort(places)
+        new = np.diff(places, prepend=-2 * SHINGLE) > SHINGLE
+        firsts = np.flatnonzero(new)
+        self._starts = places[firsts]
+        lasts = np.append(firsts[1:], len(places))[: len(firsts)] - 1
+        self._lengths = places[lasts] + SHINGLE - self._starts
+        self._before = np.cumsum(self._lengths, dtype=np.int64) - self._lengths
+
+    def __call__(self, places: np.ndarray) -> np.ndarray:
+        if not len(self._starts):
+            return np.zeros(len(places), np.int64)
+        stretch = np.maximum(np.searchsorted(self._starts, places, side="right") - 1, 0)
+        inside = np.clip(places - self._starts[stretch], 0, self._lengths[stretch])
+        return self._before[stretch] + inside
 
 
 def _chains(
-    entries: np.ndarray, hits: np.ndarray, template: np.ndarray, lengths: np.ndarray, shift: int
+    entries: np.ndarray, hits: np.ndarray, template: _Cover, lengths: np.ndarray, shift: int
 ) -> np.ndarray:
     """The passages among the found shingles: chains in the same order, at nearly the same distance.
 
-    `template` is the number of template letters before each place, `lengths` the letters of each text.
+    `template` has the letters of templates, `lengths` the letters of each text.
     """
     if not len(hits):
         return _rows(0, STRETCH)
@@ -403,11 +413,11 @@ def _chains(
     lasts = np.append(firsts[1:], len(places)) - 1
     reach = np.full(len(places), SHINGLE)
     reach[:-1] = np.where(breaks, SHINGLE, np.minimum(np.diff(places), SHINGLE))
-    own = reach - (template[places + reach] - template[places])  # letters outside templates
+    own = reach - (template(places + reach) - template(places))  # letters outside templates
     unchanged = np.add.reduceat(own, firsts)
     start, end = places[firsts], places[lasts] + SHINGLE
     length = end - start
-    all_own = length - (template[end] - template[start])
+    all_own = length - (template(end) - template(start))
     taken = (length >= PASSAGE) & (unchanged >= UNCHANGED * all_own)
     taken |= (length >= VERBATIM) & (unchanged >= NEARLY_ALL * all_own)
     taken |= (length >= WHOLE * lengths[entries["text"][firsts]]) & (unchanged >= WHOLE * all_own)

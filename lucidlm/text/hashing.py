@@ -64,7 +64,14 @@ class Keys:
     """Different keys in order. `find` is fast where most of the keys that are looked for are not here."""
 
     def __init__(self, keys: np.ndarray) -> None:
-        self.keys, self.firsts, self.counts = np.unique(keys, return_index=True, return_counts=True)
+        if not (keys[1:] >= keys[:-1]).all():
+            self.keys, self.firsts, self.counts = np.unique(keys, return_index=True, return_counts=True)
+        else:  # np.unique would take several times the memory
+            self.firsts = np.flatnonzero(
+                np.concatenate((np.ones(min(1, len(keys)), bool), keys[1:] != keys[:-1]))
+            )
+            self.keys = keys[self.firsts]
+            self.counts = np.diff(self.firsts, append=len(keys)).astype(np.int32)
         self._prepare()
 
     @classmethod
