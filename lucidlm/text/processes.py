@@ -76,6 +76,8 @@ class Processes:
             for task in tasks:
                 yield task.function(*task.arguments, progress=self.progress)
             return
+        while any(worker.task for worker in self._started):
+            self._take()  # what was begun for results that nobody asked for any more
         waiting, running = enumerate(tasks), 0
         ready: dict[int, _Answer] = {}
         turn, left = 0, True
@@ -93,15 +95,9 @@ class Processes:
                 continue
             if not running:
                 return
-            worker, message = self._next_event()
-            if isinstance(message, int):
-                self.progress.advance(message)
-                continue
-            if message is None:
-                raise worker.death()
-            ready[worker.number] = message
-            worker.task = None
-            running -= 1
+            if (answer := self._take()) is not None:
+                ready[answer[0]] = answer[1]
+                running -= 1
 
     def close(self, *, at_once: bool = False) -> None:
         """Ends the processes: those that work are stopped."""
@@ -122,10 +118,20 @@ class Processes:
             return worker
         return None
 
-    def _next_event(self) -> "tuple[_Worker, Any]":
+    def _take(self) -> "tuple[int, _Answer] | None":
+        """The number of a task and its answer; None if only units of its work were told."""
         while True:
             with contextlib.suppress(queue.Empty):
-                return self._events.get(timeout=0.5)  # with a limit, so that Ctrl-C is seen on Windows too
+                # With a limit, so that Ctrl-C is seen on Windows too.
+                worker, message = self._events.get(timeout=0.5)
+                break
+        if message is None:
+            raise worker.death()
+        if isinstance(message, int):
+            self.progress.advance(message)
+            return None
+        worker.task = None
+        return worker.number, message
 
 
 @dataclass(slots=True)

@@ -199,16 +199,16 @@ def test_a_bad_line_of_a_divided_file_gives_the_error_of_the_whole_file(tmp_path
     path = tmp_path / "a.jsonl"
     path.write_bytes("\n".join(rows).encode("utf-8", "surrogateescape"))
 
-    def outcome():
+    def outcome(workers=1):
         try:
-            prepare(path, tmp_path / "out", tokenizer="bytes")
+            prepare(path, tmp_path / "out", tokenizer="bytes", workers=workers)
         except DataError as error:
             return str(error)
         files = contents(tmp_path / "out")
         shutil.rmtree(tmp_path / "out")
         return files
 
-    divided = outcome()
+    divided = outcome(workers=2 if damage in ("\r", "{no json") else 1)
     monkeypatch.setattr(preparation, "PORTION", 1 << 26)
     assert divided == outcome()
     assert isinstance(divided, dict) == (damage == "\r")  # the end of a line, so this is a blank one

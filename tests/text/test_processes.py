@@ -60,6 +60,15 @@ def test_the_first_task_that_fails_raises_when_its_turn_comes_and_a_fault_of_our
     assert "in fail" in caught.value.__notes__[0]
 
 
+def test_results_that_nobody_asks_for_any_more_do_not_come_among_others():
+    with Processes(3) as processes:
+        given_up = processes.results(tasks(worker_tasks.square, 9))
+        assert next(given_up) == 0
+        given_up.close()
+        later = processes.results(Task(worker_tasks.square, (number,), "later") for number in range(20, 26))
+        assert list(later) == [number * number for number in range(20, 26)]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_a_process_that_dies_is_named_with_its_work_and_the_others_end():
     with Processes(2) as processes:

@@ -52,6 +52,7 @@ def test_a_column_that_is_not_there_or_holds_no_strings_is_refused_with_those_th
     assert said in refusal(path)
     assert "holds int64, not strings" in refusal(path, reading=Reading(field="number"))
     assert reason_of(path) == reasons.NO_FIELD
+    assert read(path, reading=Reading(field="body")) == ["a"]
 
 
 def test_it_is_known_by_its_first_bytes_and_a_damaged_one_is_refused(tmp_path):
