@@ -18,7 +18,7 @@ from lucidlm.errors import ConfigError, DataError, RunError
 from lucidlm.runtime.files import replacing_folder
 from lucidlm.runtime.locks import lock
 from lucidlm.runtime.manifest import MANIFEST, sha256_of, write_manifest
-from lucidlm.runtime.places import check_folder_place
+from lucidlm.runtime.places import check_folder_place, path_text
 from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.signals import NOTHING_LOST, doing
 from lucidlm.runtime.small_files import read_small_json
@@ -43,7 +43,7 @@ from lucidlm.text.vocabulary import bpe_size, suggest
 
 Texts = str | Path | Sequence[str | Path]
 
-GOES_ON = "while preparing: what is done is kept, run the same command again"
+GOES_ON = "while preparing; what is done is kept in {}: run the same command again, or delete that folder"
 TRAINING_SAMPLE = 50_000_000
 """Bytes of text from which a vocabulary is learnt."""
 
@@ -125,7 +125,7 @@ def _kept_beside(out: Path, *, large: bool) -> Generator[Kept]:
     kept = replace(_parts_beside(out), durable=large)
     kept.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with doing(GOES_ON if large else NOTHING_LOST):
+        with doing(GOES_ON.format(path_text(kept.folder)) if large else NOTHING_LOST):
             yield kept
     except BaseException:
         if not large:

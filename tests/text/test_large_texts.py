@@ -290,7 +290,7 @@ def test_ctrl_c_ends_all_processes_says_how_to_go_on_and_the_next_call_gives_the
         program.send_signal(signal.SIGINT)
         _, said = program.communicate(timeout=30)
     assert program.returncode == 130
-    assert "what is done is kept, run the same command again" in said
+    assert f"what is done is kept in {parts}: run the same command again, or delete that folder" in said
     assert len(children) == 2
     until(lambda: not any(map(process_lives, children)))
     assert not (tmp_path / "out").exists()
