@@ -7,7 +7,7 @@ MINUTES ?= 3
 JOBS ?= 2
 BIN := .venv/bin
 
-.PHONY: demo test lint check coverage docs man bench torture torture-all interop wheel clean
+.PHONY: demo test lint check coverage docs man bench torture torture-all torture-large interop wheel clean
 
 demo: .venv/ready
 	$(BIN)/lucidlm train --minutes $(MINUTES)
@@ -43,6 +43,9 @@ torture: .venv/ready-test  # the criteria of tests/torture.toml, into docs/numbe
 
 torture-all: .venv/ready-test  # every long test, also of formats, weights and the server: hours
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m torture --timeout 3600 -n $(JOBS)
+
+torture-large: .venv/ready-test  # 10 GB are made and prepared: needs 40 GB of disk, and an hour or two
+	$(BIN)/python benchmarks/preparing.py --gigabytes 10 --check
 
 # A virtual machine may refuse instructions that its CPU announces: without these flags llama.cpp can end with
 # SIGILL. For the same reason pip must not take a build from its cache.

@@ -80,7 +80,6 @@ def numpy_file(data: np.ndarray) -> bytes:
 
 
 NAMED = {
-    "a Zstandard file": b"\x28\xb5\x2f\xfd\x04\x00" + b"\x01" * 40,
     "an LZ4 file": b"\x04\x22\x4d\x18\x60\x40" + b"\0" * 20,
     "a 7z archive": b"7z\xbc\xaf\x27\x1c\0\x04" + b"\0" * 30,
     "a RAR archive": b"Rar!\x1a\x07\x01\0" + b"\0" * 20,
@@ -104,7 +103,6 @@ NAMED = {
     "a Java class or a Mach-O program": b"\xca\xfe\xba\xbe\0\0\0\x34",
     "a WebAssembly module": b"\0asm\x01\0\0\0\x01",
     "a compiled Python file": b"\xa7\r\r\n\0\0\0\0",
-    "a Parquet file": b"PAR1\x15\x04\x15\0",
     "an HDF5 file": b"\x89HDF\r\n\x1a\n\0",
     "a GGUF model": b"GGUF\x03\0\0\0\0",
     "a font": b"wOF2\0\x01\0\0",

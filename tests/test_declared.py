@@ -16,8 +16,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 OWN = {"lucidlm", "benchmarks", "tests"} | {path.stem for path in ROOT.glob("tests/**/*.py")}
 OWN |= {path.stem for path in ROOT.glob("benchmarks/*.py")}
 PROVIDERS = importlib.metadata.packages_distributions()
-# Not installed everywhere, so that no metadata says it.
-DISTRIBUTIONS = {"llama_cpp": "llama-cpp-python"}
+# Not installed everywhere, so that no metadata says it; backports.zstd stands in for Python 3.14's module.
+DISTRIBUTIONS = {"llama_cpp": "llama-cpp-python", "compression": "backports.zstd"}
 
 
 def canonical(requirement: str) -> str:

@@ -32,6 +32,7 @@ def prepare(
     val: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     val_fraction: float = 0.1,
     split: Literal["auto", "pieces", "documents", "end"] = "auto",
+    workers: int = 0,
     reading: HowToRead = READING,
 ) -> None:
     """Write the tokens of texts to a folder that several runs can train on.
@@ -51,6 +52,8 @@ def prepare(
     split
         What is held out: pieces from all over the text, whole documents, or the end of each document
         (auto: documents where there are 20 or more, else pieces).
+    workers
+        Processes that read and encode a large text (0: one for each core). They change no byte.
     """
     from lucidlm.display import Display
     from lucidlm.text.preparation import prepare as prepare_corpus
@@ -64,6 +67,7 @@ def prepare(
             validation_fraction=val_fraction,
             split=split,
             reading=reading,
+            workers=workers,
             progress=progress,
         )
     for note in corpus.notes:

@@ -14,7 +14,7 @@ import numpy as np
 
 from lucidlm.measure.protocol import Protocol
 from lucidlm.measure.scoring import Predictor, Scorer
-from lucidlm.text.token_file import TokenFile
+from lucidlm.text.token_file import Tokens
 from lucidlm.text.tokenizer import Tokenizer
 
 SPAN = 50
@@ -47,7 +47,7 @@ def measure_continuation(
     model: Predictor,
     tokenizer: Tokenizer,
     heldout: Sequence[np.ndarray],
-    training: TokenFile | np.ndarray,
+    training: Tokens | np.ndarray,
     *,
     prompts: int = PROMPTS,
 ) -> Continuation | None:
@@ -102,7 +102,7 @@ def _equal_bytes(tokenizer: Tokenizer, ids: np.ndarray, chosen: np.ndarray) -> i
 
 
 def _prompts(
-    tokenizer: Tokenizer, text: TokenFile | np.ndarray, length: int, count: int
+    tokenizer: Tokenizer, text: Tokens | np.ndarray, length: int, count: int
 ) -> list[tuple[np.ndarray, int]]:
     """(ids, number of those that are given), one from each of `count` equal parts of the text if it fits."""
     draw = np.random.default_rng(0)

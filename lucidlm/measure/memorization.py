@@ -16,7 +16,7 @@ from lucidlm.measure.near_copies import NearCopies, normalized, passages_of
 from lucidlm.measure.ngram_counts import ngram_keys
 from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.text.hashing import Keys
-from lucidlm.text.token_file import TokenFile
+from lucidlm.text.token_file import Tokens
 from lucidlm.text.tokenizer import Tokenizer
 
 CONTROL_WINDOWS = 32
@@ -32,7 +32,7 @@ def measure_memorization(
     tokenizer: Tokenizer,
     generated: Sequence[np.ndarray],
     heldout: Sequence[np.ndarray],
-    training: TokenFile | np.ndarray,
+    training: Tokens | np.ndarray,
     *,
     continuation: Continuation | None = None,
     sizes: Sequence[int] = SIZES,
@@ -91,7 +91,7 @@ class _Search:
         self._before = 0
         """Units of the training text that were looked at."""
 
-    def look(self, training: TokenFile | np.ndarray, start: int, end: int) -> None:
+    def look(self, training: Tokens | np.ndarray, start: int, end: int) -> None:
         """Looks at training[start:end], and at what spans that begin there reach into."""
 
         def chunk(behind: int) -> Chunk:

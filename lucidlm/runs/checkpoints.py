@@ -90,7 +90,7 @@ def sweep(run: Path) -> None:
         if not (standing := checkpoints / aside.name[1 : -len(".old")]).exists():
             aside.rename(standing)
     leftovers = [*checkpoints.glob(".step_*.tmp"), *checkpoints.glob(".step_*.old")]
-    for leftover in (*leftovers, run / ".data.tmp", run / ".data.old"):
+    for leftover in (*leftovers, run / ".data.tmp", run / ".data.old", run / ".data.parts"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 

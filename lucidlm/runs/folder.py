@@ -17,7 +17,8 @@ from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.text.pipes import DASH, STDIN
 from lucidlm.weights.whole import SETTINGS
 
-BEGINNING = {"data", ".data.tmp", ".data.old", ".data.lock", "metrics.jsonl", "tensorboard", "env.json"}
+BEGINNING = {"data", ".data.tmp", ".data.old", ".data.parts", ".data.lock"}
+BEGINNING |= {"metrics.jsonl", "tensorboard", "env.json"}
 """Files of a run's folder that are older than its run.toml: without it, nothing was trained."""
 LONGEST_STEM = 100
 """Bytes of a run's name that is made from the name of its text."""

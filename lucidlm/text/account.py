@@ -4,7 +4,7 @@ All bytes are bytes of UTF-8, so the counts add up: text + left out == read.
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from lucidlm.runtime.wording import one_line, plural
@@ -39,7 +39,7 @@ class Account:
     decoded: Counter[str] = field(default_factory=Counter)
     """Bytes in other encodings than UTF-8, by encoding."""
     packed: int = 0
-    """Bytes of .gz, .bz2 and .xz files and of archives."""
+    """Bytes of .gz, .bz2, .xz and .zst files and of archives."""
     first: dict[str, str] = field(default_factory=dict)
     """The first document with each key of `left_out` and `seen`."""
     documents: Counter[str] = field(default_factory=Counter)
@@ -48,6 +48,18 @@ class Account:
     """Files of a folder, or members of a file, that were not read, by reason."""
     first_passed: dict[str, str] = field(default_factory=dict)
     """The first of them, by reason."""
+
+    def to_fields(self) -> dict[str, Any]:
+        """All counts, for JSON."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
+
+    @classmethod
+    def from_fields(cls, values: dict[str, Any]) -> "Account":
+        """The account that has given these."""
+        names = ("left_out", "seen", "extracted", "decoded", "documents", "passed")
+        counts: dict[str, Any] = {name: Counter(values[name]) for name in names}
+        return cls(**(values | counts))
 
     @property
     def text(self) -> int:
@@ -94,6 +106,13 @@ class Account:
             for what in (*other.left_out, *other.seen):
                 self.documents[what] += 1
                 self.first.setdefault(what, source)
+
+    def join(self, other: "Account") -> None:
+        """Add an account of many documents that come after those of this one."""
+        self.add(other)
+        self.documents.update(other.documents)
+        for what, source in other.first.items():
+            self.first.setdefault(what, source)
 
     def left_out_line(self) -> str:
         """How many bytes were left out, of how many, and why; "" if none were."""

@@ -34,7 +34,7 @@ GAP = 6 * SHINGLE
 """Letters between two unchanged shingles of a passage, at most."""
 BAND = 64
 """Letters by which the distance may vary within a passage: a changed word is longer or shorter."""
-PENDING = 4_000_000
+PENDING = 1_000_000
 """Found shingles that are collected before they are chained."""
 
 
@@ -100,6 +100,8 @@ class CopySearch:
     def __init__(self, texts: Iterable[Iterable[str]]) -> None:
         self._lengths: list[int] = []
         self._checked = self._unchecked = 0
+        self._total = 0
+        """Letters of the texts, as far as they are read."""
         self._every = 1
         """One of this many shingles is kept."""
         shingles: list[np.ndarray] = []
@@ -120,17 +122,27 @@ class CopySearch:
         self._stretches: list[np.ndarray] = [_rows(0, STRETCH)]
         self._looked_at = 0
 
+    def wanted(self) -> "Wanted":
+        """What is looked for, for `Look`: in another process too."""
+        return Wanted(self._shingles.keys, self._lines.keys, self._every)
+
     def look(self, documents: Iterable[tuple[int, Iterable[str]]]) -> None:
         """Look at documents, each a number and blocks of text."""
+        look = Look(wanted := self.wanted())
         for letters in read_letters(documents):
-            places, hashes = self._sampled(*letters.shingles())
-            sources = letters.documents[letters.pieces]
-            self._shingles.look(hashes, places + self._looked_at, sources[places])
-            firsts, _, hashes = letters.whole_lines()
-            self._lines.look(hashes, firsts + self._looked_at, sources[firsts])
-            self._looked_at += len(letters.codes)
-            if self._shingles.waiting > PENDING:
-                self._stretches.append(self._passages())
+            look.at(letters)
+            if look.waiting > PENDING:
+                self.add(look.found())
+                look = Look(wanted)
+        self.add(look.found())
+
+    def add(self, found: dict[str, np.ndarray]) -> None:
+        """Add what a `Look` found in the documents after those that were looked at."""
+        self._shingles.add(found, "shingles", self._looked_at)
+        self._lines.add(found, "lines", self._looked_at)
+        self._looked_at += int(found["letters"])
+        if self._shingles.waiting > PENDING:
+            self._stretches.append(self._passages())
 
     def copies(self) -> Copies:
         """The result, after `look` has seen all documents."""
@@ -170,7 +182,7 @@ class CopySearch:
 
     def _counted(self, texts: Iterable[Iterable[str]]) -> Iterator[tuple[int, Iterable[str]]]:
         for number, blocks in enumerate(texts):
-            if sum(self._lengths) >= MOST_LETTERS:
+            if self._total >= MOST_LETTERS:
                 self._unchecked += 1
                 continue
             self._lengths.append(0)
@@ -179,29 +191,96 @@ class CopySearch:
     def _add_lengths(self, letters: Letters) -> None:
         counts = np.bincount(letters.documents[letters.pieces], minlength=len(self._lengths))
         self._lengths = [known + new for known, new in zip(self._lengths, counts.tolist(), strict=True)]
+        self._total += len(letters.codes)
 
     def _sampled(self, places: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self._every == 1:
-            return places, hashes
-        taken = hashes % np.uint64(self._every) == 0
-        return places[taken], hashes[taken]
+        return _sampled(places, hashes, self._every)
 
     def _covered(self, chosen: np.ndarray) -> np.ndarray:
         """Letters of each text that these shingles cover."""
-        marks = _marks(self._shingles.entries["place"][chosen], sum(self._lengths))
-        bounds = np.cumsum([0, *self._lengths])
-        return np.diff(np.concatenate(([0], np.cumsum(marks)))[bounds])
+        return np.diff(_Cover(self._shingles.entries["place"][chosen])(np.cumsum([0, *self._lengths])))
 
     def _passages(self) -> np.ndarray:
         """The stretches in what was found since the last call."""
         index = self._shingles
         hits = index.unusual_hits()
         entries = index.entries[hits["hash"]]
-        template = _marks(index.entries["place"][index.common], sum(self._lengths))
-        before = np.concatenate(([0], np.cumsum(template, dtype=np.int32)))
+        template = _Cover(index.entries["place"][index.common])
         # A passage may cross a border of bands, so they are laid twice, shifted by half a band.
         lengths = np.array(self._lengths)
-        return np.concatenate([_chains(entries, hits, before, lengths, shift) for shift in (0, BAND // 2)])
+        return np.concatenate([_chains(entries, hits, template, lengths, shift) for shift in (0, BAND // 2)])
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The hashes of shingles and lines that a `Look` looks for."""
+
+    shingles: Keys
+    lines: Keys
+    every: int
+    """One of this many shingles is looked at."""
+
+
+class Look:
+    """Looks at documents; finds where the wanted hashes occur in them."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._every = wanted.every
+        self._shingles, self._lines = _Sightings(wanted.shingles), _Sightings(wanted.lines)
+        self._letters = 0
+
+    @property
+    def waiting(self) -> int:
+        """Shingles that were found and are held."""
+        return self._shingles.waiting
+
+    def at(self, letters: Letters) -> None:
+        """Look at these letters, which come after the others."""
+        places, hashes = _sampled(*letters.shingles(), self._every)
+        sources = letters.documents[letters.pieces]
+        self._shingles.look(hashes, places + self._letters, sources[places])
+        firsts, _, hashes = letters.whole_lines()
+        self._lines.look(hashes, firsts + self._letters, sources[firsts])
+        self._letters += len(letters.codes)
+
+    def found(self) -> dict[str, np.ndarray]:
+        """What was found, for `CopySearch.add`."""
+        found = {"letters": np.array(self._letters)}
+        return found | self._shingles.found("shingles") | self._lines.found("lines")
+
+
+class _Sightings:
+    """Where some keys were found in documents."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._times = np.zeros(len(keys.keys), np.int32)
+        self._source = np.full(len(keys.keys), -1)
+        self._hits: list[np.ndarray] = []
+        self.waiting = 0
+
+    def look(self, hashes: np.ndarray, places: np.ndarray, sources: np.ndarray) -> None:
+        """Remember which of these hashes are among the keys."""
+        where, found = self._keys.find(hashes)
+        self._source[found] = sources[where]
+        wanted = (self._times[found] <= COMMON) & (self._keys.counts[found] <= COMMON)
+        np.add.at(self._times, found, 1)
+        hits = _rows(int(wanted.sum()), HIT)
+        hits["hash"], where = found[wanted], where[wanted]
+        hits["place"], hits["source"] = places[where], sources[where]
+        self._hits.append(hits)
+        self.waiting += len(hits)
+
+    def found(self, name: str) -> dict[str, np.ndarray]:
+        """The keys that were found with their number and last document, and the places of the rare ones."""
+        seen = np.flatnonzero(self._times)
+        hits = np.concatenate([_rows(0, HIT), *self._hits])
+        return {
+            f"{name}_seen": seen,
+            f"{name}_times": self._times[seen],
+            f"{name}_source": self._source[seen],
+            f"{name}_hits": hits[self._times[hits["hash"]] <= COMMON],
+        }
 
 
 class _Index:
@@ -209,10 +288,11 @@ class _Index:
 
     def __init__(self, entries: list[np.ndarray]) -> None:
         joined = np.concatenate([_rows(0, ENTRY), *entries])
+        entries.clear()  # for a large text these lists take as much memory as what is made of them
         self.entries = joined[np.argsort(joined["hash"], kind="stable")]
-        self._keys = Keys(self.entries["hash"])
-        self._firsts, self._counts = self._keys.firsts, self._keys.counts
-        self._times = np.zeros(len(self._counts), np.int64)
+        self.keys = Keys(self.entries["hash"])
+        self._firsts, self._counts = self.keys.firsts, self.keys.counts
+        self._times = np.zeros(len(self._counts), np.int32)
         self._hits: list[np.ndarray] = []
         self.waiting = 0
         self._source = np.full(len(self._counts), -1)
@@ -242,15 +322,14 @@ class _Index:
         """Whether each entry occurs more than COMMON times among the entries."""
         return np.repeat(self._counts > COMMON, self._counts)
 
-    def look(self, hashes: np.ndarray, places: np.ndarray, sources: np.ndarray) -> None:
-        """Remember which of these hashes are among the entries."""
-        where, found = self._keys.find(hashes)
-        self._source[found] = sources[where]
-        wanted = (self._times[found] <= COMMON) & (self._counts[found] <= COMMON)
-        self._times += np.bincount(found, minlength=len(self._times))
-        hits = _rows(int(wanted.sum()), HIT)
-        hits["hash"], where = found[wanted], where[wanted]
-        hits["place"], hits["source"] = places[where], sources[where]
+    def add(self, found: dict[str, np.ndarray], name: str, before: int) -> None:
+        """Add what was found in documents that come after `before` letters."""
+        seen = found[f"{name}_seen"]
+        self._times[seen] += found[f"{name}_times"]
+        self._source[seen] = found[f"{name}_source"]
+        hits = found[f"{name}_hits"].copy()
+        hits["place"] += before
+        hits = hits[self._times[hits["hash"]] <= COMMON]
         self._hits.append(hits)
         self.waiting += len(hits)
 
@@ -283,24 +362,44 @@ def _stretch_rows(entries: np.ndarray, source: np.ndarray) -> np.ndarray:
     return stretches
 
 
+def _sampled(places: np.ndarray, hashes: np.ndarray, every: int) -> tuple[np.ndarray, np.ndarray]:
+    """The shingles that are looked at: one of `every`, by their hash."""
+    if every == 1:
+        return places, hashes
+    taken = hashes % np.uint64(every) == 0
+    return places[taken], hashes[taken]
+
+
 def _rows(count: int, kind: np.dtype) -> np.ndarray:
     return np.empty(count, kind)
 
 
-def _marks(places: np.ndarray, count: int) -> np.ndarray:
-    """Which letters are in shingles at these places: (count,)."""
-    steps = np.zeros(count + 1, np.int32)
-    np.add.at(steps, places, 1)
-    np.add.at(steps, places + SHINGLE, -1)
-    return np.cumsum(steps[:-1]) > 0
+class _Cover:
+    """The letters in shingles at some places: called with places, how many of them lie before each."""
+
+    def __init__(self, places: np.ndarray) -> None:
+        places = np.sort(places)
+        new = np.diff(places, prepend=-2 * SHINGLE) > SHINGLE
+        firsts = np.flatnonzero(new)
+        self._starts = places[firsts]
+        lasts = np.append(firsts[1:], len(places))[: len(firsts)] - 1
+        self._lengths = places[lasts] + SHINGLE - self._starts
+        self._before = np.cumsum(self._lengths, dtype=np.int64) - self._lengths
+
+    def __call__(self, places: np.ndarray) -> np.ndarray:
+        if not len(self._starts):
+            return np.zeros(len(places), np.int64)
+        stretch = np.maximum(np.searchsorted(self._starts, places, side="right") - 1, 0)
+        inside = np.clip(places - self._starts[stretch], 0, self._lengths[stretch])
+        return self._before[stretch] + inside
 
 
 def _chains(
-    entries: np.ndarray, hits: np.ndarray, template: np.ndarray, lengths: np.ndarray, shift: int
+    entries: np.ndarray, hits: np.ndarray, template: _Cover, lengths: np.ndarray, shift: int
 ) -> np.ndarray:
     """The passages among the found shingles: chains in the same order, at nearly the same distance.
 
-    `template` is the number of template letters before each place, `lengths` the letters of each text.
+    `template` has the letters of templates, `lengths` the letters of each text.
     """
     if not len(hits):
         return _rows(0, STRETCH)
@@ -314,11 +413,11 @@ def _chains(
     lasts = np.append(firsts[1:], len(places)) - 1
     reach = np.full(len(places), SHINGLE)
     reach[:-1] = np.where(breaks, SHINGLE, np.minimum(np.diff(places), SHINGLE))
-    own = reach - (template[places + reach] - template[places])  # letters outside templates
+    own = reach - (template(places + reach) - template(places))  # letters outside templates
     unchanged = np.add.reduceat(own, firsts)
     start, end = places[firsts], places[lasts] + SHINGLE
     length = end - start
-    all_own = length - (template[end] - template[start])
+    all_own = length - (template(end) - template(start))
     taken = (length >= PASSAGE) & (unchanged >= UNCHANGED * all_own)
     taken |= (length >= VERBATIM) & (unchanged >= NEARLY_ALL * all_own)
     taken |= (length >= WHOLE * lengths[entries["text"][firsts]]) & (unchanged >= WHOLE * all_own)

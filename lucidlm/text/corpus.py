@@ -12,28 +12,29 @@ from lucidlm.runtime.manifest import MANIFEST, check_manifest
 from lucidlm.text.described import check_described
 from lucidlm.text.excerpts import Excerpt
 from lucidlm.text.split import Design
-from lucidlm.text.token_file import TokenFile
+from lucidlm.text.token_file import Tokens, open_tokens
 from lucidlm.text.tokenizer import Tokenizer
 
 FEW_TOKENS = 1000
 """A held-out text with fewer tokens gets a warning."""
 PLACES = "validation_places.npy"
 """Places of each held-out piece in the training tokens: the start of its document, and the cut."""
-KIND, VERSION = "lucidlm corpus", 1
-"""What the manifest of a prepared folder is marked with."""
+KIND, VERSION, SHARDED = "lucidlm corpus", 1, 2
+"""What the manifest of a prepared folder is marked with. Version 2 has shards."""
+_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """A prepared folder: two token files, their tokenizer, and the manifest that describes them.
+    """A prepared folder: the tokens of two parts, their tokenizer, and the manifest that describes them.
 
     End-of-text comes before each document, in both parts.
     """
 
     folder: Path
     tokenizer: Tokenizer
-    train: TokenFile
-    validation: TokenFile
+    train: Tokens
+    validation: Tokens
     manifest: dict
     status: str = "reused"
     """What `prepare` did: "new", "reused", or "redone: " and why."""
@@ -84,12 +85,13 @@ def open_corpus(folder: str | os.PathLike) -> Corpus:
     """A prepared folder, checked against its manifest; DataError if a file is missing or changed."""
     folder = Path(folder)
     manifest = check_manifest(folder, way_out="prepare the text again")
-    if manifest.get("kind") != KIND or manifest.get("version") != VERSION:
+    if manifest.get("kind") != KIND or manifest.get("version") not in (VERSION, SHARDED):
         raise DataError(
             f"{folder}: {MANIFEST} has kind {manifest.get('kind')!r}, version {manifest.get('version')!r}, "
-            f"not {KIND!r}, {VERSION}; prepare the text again"
+            f"not {KIND!r}, {VERSION} or {SHARDED}; prepare the text again"
         )
-    needed = {f"{part}{kind}.npy" for part in ("train", "validation") for kind in ("", "_documents")}
+    files = {part: _token_files(folder, part, manifest) for part in ("train", "validation")}
+    needed = {name for part, names in files.items() for name in (*names, f"{part}_documents.npy")}
     if missing := (needed | _places_of(manifest)) - {*manifest["files"]}:
         raise DataError(f"{folder}: {MANIFEST} does not list {min(missing)}; prepare the text again")
     check_described(folder, manifest)
@@ -99,9 +101,21 @@ def open_corpus(folder: str | os.PathLike) -> Corpus:
             f"{folder}: tokenizer.json is not the tokenizer of these tokens; prepare the text again"
         )
     train, validation = (
-        TokenFile(folder / f"{part}.npy", tokenizer.vocab_size) for part in ("train", "validation")
+        open_tokens([folder / name for name in names], tokenizer.vocab_size) for names in files.values()
     )
     return Corpus(folder, tokenizer, train, validation, manifest)
+
+
+def _token_files(folder: Path, part: str, manifest: dict) -> list[str]:
+    """The names of a part's token files, in order."""
+    described = manifest.get(part)
+    shards = described.get("shards") if isinstance(described, dict) else None
+    if shards is None:
+        return [f"{part}.npy"]
+    right = isinstance(shards, list) and shards and all(isinstance(name, str) for name in shards)
+    if not right or manifest["version"] != SHARDED:
+        raise DataError(f"{folder / MANIFEST}: {part}.shards is damaged; prepare the text again")
+    return shards
 
 
 def _places_of(manifest: dict) -> set[str]:
@@ -156,8 +170,11 @@ def held_out_names(corpus: Corpus, count: int) -> list[str]:
     return listed + [f"held-out document {number:,}" for number in range(len(listed) + 1, count + 1)]
 
 
-def _documents(corpus: Corpus, part: str, tokens: TokenFile) -> Iterator[np.ndarray]:
-    starts = np.load(corpus.folder / f"{part}_documents.npy")
+def _documents(corpus: Corpus, part: str, tokens: Tokens) -> Iterator[np.ndarray]:
+    starts = np.load(corpus.folder / f"{part}_documents.npy", mmap_mode="r")
     skipped = 0 if corpus.tokenizer.end_of_text is None else 1
-    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(tokens)]):
-        yield tokens[start + skipped : end]
+    for low in range(0, len(starts), _AT_ONCE):  # a corpus may have millions of documents
+        here = starts[low : low + _AT_ONCE + 1].tolist()
+        ends = here[1:] if len(here) > _AT_ONCE else [*here[1:], len(tokens)]
+        for start, end in zip(here, ends):
+            yield tokens[start + skipped : end]

@@ -23,10 +23,12 @@ from lucidlm.text.formats.decoding import (
     without_mark,
     without_surrogates,
 )
+from lucidlm.text.formats.ds_files import open_ds
 from lucidlm.text.formats.epub import read_epub
 from lucidlm.text.formats.kinds import by_content
 from lucidlm.text.formats.markup import read_html
 from lucidlm.text.formats.office import read_office
+from lucidlm.text.formats.parquet import read_parquet
 from lucidlm.text.formats.pdf import read_pdf
 from lucidlm.text.formats.records import RECORDS, read_records
 from lucidlm.text.formats.subtitles import read_subtitles
@@ -34,6 +36,8 @@ from lucidlm.text.gutenberg import names_gutenberg, without_frame
 from lucidlm.text.reading import READING, Reading
 from lucidlm.text.sources import find_files
 
+ENCODED = ("pdf", "docx", "odt", "tokens", "ds", "parquet")
+"""Kinds whose format fixes the encoding."""
 KEPT_CHARACTERS = 1 << 24
 """Characters of a file that are kept from the reading that checks it; a larger file is read twice."""
 
@@ -117,33 +121,57 @@ def read_files(files: Iterable[File], account: Account, *, reading: Reading = RE
     """
     reading = replace(reading, encoding=known_encoding(reading.encoding))
     for source, group in groupby(files, key=lambda file: file.source):
-        taken, refused, first = 0, 0, ""
+        used = Used()
         for file in group:
             if not source:
-                yield from _documents_of(file, reading)
+                yield from documents_of(file, reading)
                 continue
             try:
                 documents = _checked(file, reading)
             except DataError as problem:
                 account.pass_over(problem.reason, file.name)
-                refused, first = refused + 1, first or str(problem)
+                used.refuse(problem)
                 continue
-            taken += 1
+            used.taken += 1
             yield from documents
-        if refused and not taken:
-            raise DataError(_nothing_left(source, refused, first))
+        used.check(source)
 
 
-def _nothing_left(source: str, refused: int, first: str) -> str:
-    if refused == 1:
-        return f"{source}: its only file cannot be used as text: {first}"
-    return f"{source}: none of its {refused:,} files can be used as text; the first: {first}"
+@dataclass(slots=True)
+class Used:
+    """How many files of a folder or a pattern could be used."""
+
+    taken: int = 0
+    refused: int = 0
+    first: str = ""
+    """Why the first one could not."""
+
+    def refuse(self, problem: DataError) -> None:
+        """Count a file that cannot be used."""
+        self.refused += 1
+        self.first = self.first or str(problem)
+
+    def add(self, other: "Used") -> None:
+        """Add the files that come after these."""
+        self.taken += other.taken
+        self.refused += other.refused
+        self.first = self.first or other.first
+
+    def check(self, source: str) -> None:
+        """DataError if there were files, and none could be used."""
+        if self.taken or not self.refused:
+            return
+        if self.refused == 1:
+            raise DataError(f"{source}: its only file cannot be used as text: {self.first}")
+        raise DataError(
+            f"{source}: none of its {self.refused:,} files can be used as text; the first: {self.first}"
+        )
 
 
 def _checked(file: File, reading: Reading) -> Iterable[Document]:
     """The documents of a file after reading all of it once; DataError if any part cannot be used."""
     kept, size = list[Document](), 0
-    for document in _documents_of(file, reading):
+    for document in documents_of(file, reading):
         pieces = list[str]()
         for piece in document.pieces():
             size += len(piece)
@@ -153,23 +181,24 @@ def _checked(file: File, reading: Reading) -> Iterable[Document]:
             kept.append(replace(document, pieces=partial(iter, pieces)))
         else:
             kept.clear()
-    return kept if size <= KEPT_CHARACTERS else _documents_of(file, reading)
+    return kept if size <= KEPT_CHARACTERS else documents_of(file, reading)
 
 
-def _documents_of(file: File, reading: Reading) -> Iterator[Document]:
+def documents_of(file: File, reading: Reading) -> Iterator[Document]:
     """The documents of one file; its content decides on the format."""
     noted = Account()
-    file = by_content(file, noted)
+    if file.span is None:
+        file = by_content(file, noted)
     around = _account_of(file)
     around.add(noted)
     if reading.field != READING.field and file.kind not in (*RECORDS, *ARCHIVES):
         around.saw(reasons.FIELD_UNUSED)
-    if reading.encoding != READING.encoding and file.kind in ("pdf", "docx", "odt", "tokens"):
+    if reading.encoding != READING.encoding and file.kind in ENCODED:
         around.saw(reasons.ENCODING_UNUSED)
     match file.kind:
         case kind if kind in RECORDS:
             yield from _documents_in_records(file, reading, around)
-        case "tokens":
+        case "tokens" | "ds":
             yield from _documents_in_tokens(file, reading.raw, around)
         case kind if kind in ARCHIVES:
             yield from _documents_in_archive(file, reading, around)
@@ -181,11 +210,13 @@ def _documents_of(file: File, reading: Reading) -> Iterator[Document]:
 def _account_of(file: File) -> Account:
     """An account with the file's size, before it is read."""
     try:
-        stored = file.path.stat().st_size
+        stored = file.path.stat().st_size if file.span is None else file.span[1] - file.span[0]
     except OSError as problem:
         raise cannot_read(file.name, problem) from problem
-    account = Account(files=1, stored=stored, packed=stored if file.packings or file.kind in ARCHIVES else 0)
-    if file.kind not in ("text", *RECORDS, *ARCHIVES):
+    first = file.span is None or file.span[0] == 0
+    packed = stored if file.packings or file.kind in ARCHIVES else 0
+    account = Account(files=int(first), stored=stored, packed=packed)
+    if file.kind == "parquet" or file.kind not in ("text", *RECORDS, *ARCHIVES):
         account.extracted[file.kind] += stored
     return account
 
@@ -240,7 +271,9 @@ def _documents_in_records(file: File, reading: Reading, around: Account) -> Iter
     frames = reasons.TABLE if file.kind in ("csv", "tsv") else reasons.JSON
     whole = Account()
     waiting: Document | None = None  # until the next one is found: bytes between them count with it
-    for record in read_records(file, reading, whole):
+    parquet = file.kind == "parquet"
+    records = read_parquet(file, reading.field) if parquet else read_records(file, reading, whole)
+    for record in records:
         around.saw(reasons.EMPTY_LINES, record.text == "")
         frame = record.bytes - utf8_bytes(without_surrogates(record.text or "", Account()))
         around.read += frame
@@ -311,9 +344,13 @@ def _documents_in_tokens(file: File, raw: bool, around: Account) -> Iterator[Doc
             f"{file.name}: a token file is read in place; decompress it first (gunzip)",
             reason=reasons.NO_TOKENS,
         )
-    for number, (start, end) in enumerate(token_documents(file.path, file.name), 1):
+    ds = open_ds(file.path, file.name) if file.kind == "ds" else None
+    bounds = ds.documents() if ds else token_documents(file.path, file.name)
+    for number, (start, end) in enumerate(bounds, 1):
 
         def strings(account: Account, start: int = start, end: int = end) -> Iterator[str]:
+            if ds:
+                return ds.text(start, end, account)
             return token_text(file.path, file.name, start, end, account)
 
         yield _new_document(file, strings, raw, source=f"{file.name}:{number}", around=around)

@@ -64,7 +64,25 @@ class Keys:
     """Different keys in order. `find` is fast where most of the keys that are looked for are not here."""
 
     def __init__(self, keys: np.ndarray) -> None:
-        self.keys, self.firsts, self.counts = np.unique(keys, return_index=True, return_counts=True)
+        if not (keys[1:] >= keys[:-1]).all():
+            self.keys, self.firsts, self.counts = np.unique(keys, return_index=True, return_counts=True)
+        else:  # np.unique would take several times the memory
+            self.firsts = np.flatnonzero(
+                np.concatenate((np.ones(min(1, len(keys)), bool), keys[1:] != keys[:-1]))
+            )
+            self.keys = keys[self.firsts]
+            self.counts = np.diff(self.firsts, append=len(keys)).astype(np.int32)
+        self._prepare()
+
+    @classmethod
+    def of_counts(cls, keys: np.ndarray, counts: np.ndarray) -> "Keys":
+        """The same, without `firsts`, of different sorted keys and how often each occurs."""
+        made = cls.__new__(cls)
+        made.keys, made.firsts, made.counts = keys, np.empty(0, np.int64), counts
+        made._prepare()
+        return made
+
+    def _prepare(self) -> None:
         # The first bits rule out nearly all others: a table of 16 places for each key, 64 MB at most.
         bits = max(10, min(26, (16 * len(self.keys)).bit_length()))
         self._shift = np.uint64(64 - bits)

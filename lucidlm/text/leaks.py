@@ -1,16 +1,31 @@
-"""A split comes in; documents, passages and lines of the validation text that are also in training go out."""
+"""A split comes in; documents, passages and lines of the validation text that are also in training go out.
 
+All of the training text is looked at, in chunks: what each process finds is added in the order of the text.
+"""
+
+import functools
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from lucidlm.runtime.files import naming
+from lucidlm.runtime.progress import Progress
 from lucidlm.runtime.wording import plural
-from lucidlm.text.copies import COMMON, Copies, CopySearch, Passage
-from lucidlm.text.letters import LINE, SHINGLE
-from lucidlm.text.split import Part
+from lucidlm.text.chunks import Chunk, chunks
+from lucidlm.text.copies import COMMON, Copies, CopySearch, Look, Passage, Wanted
+from lucidlm.text.hashing import Keys
+from lucidlm.text.kept import Kept
+from lucidlm.text.letters import LINE, SHINGLE, read_letters
+from lucidlm.text.processes import Processes, Task
+from lucidlm.text.split import Division, ranges
 from lucidlm.text.staged_text import StagedText
 
+LOOKED_AT = 1 << 24
+"""Bytes of training text that a process looks at before it says what it found."""
+PREFIX = "look-"
 LISTED = 1000
 """Examples of each kind in the manifest, at most."""
 MUCH = 0.4
@@ -25,26 +40,108 @@ NOTED = 0.5
 """A share in templates, or of documents too short to check, that is noted."""
 
 
-def find_leaks(staged: StagedText, train: Part, validation: Part) -> dict:
-    """What of the validation part also occurs in the training part; adds notes on it to the staged text.
+def find_leaks(
+    staged: StagedText, division: Division, key: str, kept: Kept, processes: Processes
+) -> tuple[dict, list[str]]:
+    """What of the validation part also occurs in the training part, for the manifest, and notes on it.
 
     Letters are compared: a copy is found after changes of case, punctuation and line ends, with one word of
-    ten changed, and in text without spaces. Notes say what the check cannot see.
+    ten changed, and in text without spaces. Notes say what the check cannot see. `key` is a hash of the text.
     """
-    stretches = list(validation.ranges())
+    stretches = list(ranges(division.validation))
     search = CopySearch(staged.text(start, end) for _, start, end in stretches)
+    digest = hashlib.sha256(f"{key} {stretches}".encode()).hexdigest()[:16]
+    processes.progress.stage("looking for copies", division.train.bytes)
+    kept.sweep(PREFIX, lambda name: name.startswith(f"{PREFIX}{digest}"))
+    path = kept.path(f"{PREFIX}{digest}", "wanted.npz")
+    _write_wanted(path, search.wanted())
+    cuts = functools.partial(_cuts, staged)
+    for found in _findings_in_order(
+        staged, (path, digest), chunks(division.train, LOOKED_AT, cuts), kept, processes
+    ):
+        search.add(found)
+    of_one_text = division.design in ("strata", "end")
+    findings = _Findings(staged, stretches, search.copies(), of_one_text)
+    return findings.manifest(), list(findings.notes())
+
+
+def _findings_in_order(
+    staged: StagedText,
+    wanted: tuple[Path, str],
+    chunks: Iterator[Chunk],
+    kept: Kept,
+    processes: Processes,
+) -> Iterator[dict[str, np.ndarray]]:
+    """What was found in each chunk; a chunk whose findings are kept is not looked at again."""
+    path, digest = wanted
+
+    def tasks() -> Iterator[Task]:
+        for chunk in chunks:
+            name = f"{PREFIX}{digest}-{chunk.digest()[:16]}"
+            if kept.record(name) is None:
+                arguments = (staged, chunk, path, kept, name)
+                yield Task(look_at, arguments, "looking for copies")
+            else:
+                yield Task(known, (name, chunk.bytes), "looking for copies")
+
+    for name in processes.results(tasks()):
+        with np.load(kept.path(name, "npz")) as found:
+            yield dict(found)
+
+
+def look_at(
+    staged: StagedText, chunk: Chunk, wanted: Path, kept: Kept, name: str, *, progress: Progress
+) -> str:
+    """Look for the wanted hashes in a chunk and keep what is found; returns its name."""
+    look = Look(_read_wanted(wanted))
 
     def documents() -> Iterator[tuple[int, Iterator[str]]]:
-        for document, start, end in train.ranges():
+        for document, start, end in zip(*(values.tolist() for values in chunk.stretches)):
             yield document, staged.text(start, end)
-            staged.progress.advance(end - start)
+            progress.advance(end - start)
 
-    staged.progress.stage("looking for copies", train.bytes)
-    search.look(documents())
-    of_one_text = bool(np.isin(validation.documents, train.documents).any())
-    findings = _Findings(staged, stretches, search.copies(), of_one_text)
-    staged.notes.extend(findings.notes())
-    return findings.manifest()
+    for letters in read_letters(documents()):
+        look.at(letters)
+    staged.close()
+    path = kept.path(name, "npz")
+    with naming(path), open(path, "wb") as file:
+        np.savez(file, allow_pickle=False, **look.found())
+    kept.keep(name, ["npz"], {})
+    return name
+
+
+def known(name: str, size: int, *, progress: Progress) -> str:
+    """The name of a chunk that was looked at before."""
+    progress.advance(size)
+    return name
+
+
+def _write_wanted(path: Path, wanted: Wanted) -> None:
+    arrays = {"every": np.array(wanted.every)}
+    for name, keys in (("shingles", wanted.shingles), ("lines", wanted.lines)):
+        arrays |= {f"{name}_keys": keys.keys, f"{name}_counts": keys.counts}
+    with naming(path), open(path, "wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+@functools.lru_cache(1)
+def _read_wanted(path: Path) -> Wanted:
+    with np.load(path) as arrays:
+        shingles, lines = (
+            Keys.of_counts(arrays[f"{name}_keys"], arrays[f"{name}_counts"]) for name in ("shingles", "lines")
+        )
+        return Wanted(shingles, lines, int(arrays["every"]))
+
+
+def _cuts(staged: StagedText, start: int, end: int) -> Iterator[int]:
+    """Places in a long stretch between two characters, after a line if one ends nearby."""
+    for place in range(start + LOOKED_AT, end, LOOKED_AT):
+        data = next(staged.blocks(place, min(end, place + 4096)))
+        if line := data.find(b"\n") + 1:
+            yield place + line
+            continue
+        letters = np.frombuffer(data, np.uint8)
+        yield place + int(np.flatnonzero((letters & 0xC0) != 0x80)[0])  # not a continuation byte
 
 
 @dataclass(frozen=True, slots=True)

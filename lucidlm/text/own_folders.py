@@ -7,8 +7,8 @@ from pathlib import Path
 
 RUN, CHECKPOINT, MODEL, PREPARED = "a run", "a checkpoint", "a model folder", "a prepared folder"
 
-_TEMPORARY = re.compile(r"\..+\.(lock|tmp|old|former-\d+)")
-_BEGINNING = {".data.tmp", ".data.old", ".data.lock"}
+_TEMPORARY = re.compile(r"\..+\.(lock|tmp|old|parts|former-\d+)")
+_BEGINNING = {".data.tmp", ".data.old", ".data.lock", ".data.parts"}
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".gguf")
 _VOCABULARIES = ({"vocab.json", "merges.txt"}, {"encoder.json", "vocab.bpe"})
 
@@ -22,7 +22,11 @@ def own_kind(names: Collection[str]) -> str | None:
     # A run gets its text before its settings, so a killed run may have only the text.
     if "run.toml" in names or names & _BEGINNING or {"metrics.jsonl", "data"} <= names:
         return RUN
-    if {"train.npy", "validation.npy"} <= names:
+    # A large text has its tokens in shards under other names.
+    if {"train.npy", "validation.npy"} <= names or {
+        "train_documents.npy",
+        "validation_documents.npy",
+    } <= names:
         return PREPARED
     weights = any(name.endswith(_WEIGHTS) or name.startswith("pytorch_model") for name in names)
     if weights and {"config.json", "state.json"} <= names:

@@ -10,7 +10,7 @@ class Reading:
     encoding: str = "utf-8"
     """Encoding of the texts."""
     field: str = "text"
-    """Field with the text in .jsonl and .json files; column in .csv and .tsv files."""
+    """Field with the text in .jsonl and .json files; column in .csv, .tsv and .parquet files."""
     raw: bool = False
     """Keep Project Gutenberg's header and footer."""
 

@@ -25,6 +25,7 @@ In all these tables [s] and [one|many] depend on the number.
 LONE_RETURNS = "lone_carriage_returns"
 SURROGATES = "lone_surrogates"
 NO_UTF8 = "bytes_that_are_no_utf8"
+CONTROL_TOKENS = "control_tokens"
 NO_FOOTER, NO_HEADER = "gutenberg_headers_without_footer", "gutenberg_footers_without_header"
 MARKS_KEPT = "gutenberg_marks_kept"
 EMPTY_LINES, BLANK = "empty_documents", "blank_documents"
@@ -59,6 +60,7 @@ SEEN = {
     LONE_RETURNS: "carriage return[s] read as [a line feed|line feeds]",
     SURROGATES: "lone surrogate[s] replaced by U+FFFD",
     NO_UTF8: "place[s] where the tokens' bytes are not UTF-8 replaced by U+FFFD",
+    CONTROL_TOKENS: "control token[s] within [a document|documents] left out",
     NO_FOOTER: "Project Gutenberg header[s] removed; no footer was found",
     NO_HEADER: "Project Gutenberg footer[s] removed; no header was found",
     MARKS_KEPT: "uncertain mark[s] of Project Gutenberg headers or footers kept",
@@ -145,7 +147,7 @@ PASSED = {
     OTHER_VERSIONS: "other version[s] of a book",
     UNREADABLE_PAGES: "page[s] whose fonts do not name [its|their] characters",
     LINKS: "link[s] in an archive",
-    NO_TOKENS: ".bin file[s] without token ids of GPT-2",
+    NO_TOKENS: ".bin or .ds file[s] without token ids that can be read",
     UNFIT: "file[s] that cannot be used as text",
 }
 """Why a file of a folder, or a member of an archive, was not read: the values of `DataError.reason`."""
@@ -158,6 +160,8 @@ FORMATS = {
     "srt": "subtitles",
     "vtt": "subtitles",
     "tokens": "GPT-2 tokens",
+    "ds": "datatrove tokens",
+    "parquet": "Parquet",
 }
 
 

@@ -23,6 +23,7 @@ from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.text import reasons
 from lucidlm.text.account import Account
 from lucidlm.text.formats.decoding import File, cannot_read
+from lucidlm.text.formats.ds_files import COMPANIONS
 from lucidlm.text.formats.kinds import CONTENT_TYPES, SUFFIXES, kind_of
 from lucidlm.text.own_folders import MODEL, PREPARED, is_temporary, own_folder, own_kind
 from lucidlm.text.pipes import DASH, STDIN, refuse_stdin_twice, spooled_pipe, spooled_stdin
@@ -108,7 +109,7 @@ def _in_folder(folder: Path, account: Account) -> list[File]:
         there = f" ({'; '.join(passed.passed_lines())})" if passed.passed else ""
         raise DataError(
             f"{name}: no text in this folder{there}; these suffixes are read: {' '.join(SUFFIXES)}, also "
-            f"with .gz .bz2 .xz{_offer(folder)}"
+            f"with .gz .bz2 .xz .zst{_offer(folder)}"
         )
     account.add(passed)
     return sorted(found, key=lambda file: file.path.parts)
@@ -156,6 +157,8 @@ def _walk(top: Path, source: str, account: Account) -> Iterator[File]:
 def _file_in_folder(path: Path, source: str, account: Account, *, unknown: str) -> File | None:
     """A file of a folder or pattern, if it is to be read; `unknown` is the kind for unknown suffixes."""
     name = path_text(path)
+    if path.name.endswith(COMPANIONS) and path.with_suffix("").exists():
+        return None  # read with the token file
     try:
         status = os.stat(path)
     except OSError as problem:

@@ -1,15 +1,19 @@
-"""The staged documents come in, the stretches of the training part and the held-out part go out."""
+"""The staged documents come in, the stretches of the training part and the held-out part go out.
+
+Whole documents are chosen in two passes over the index, a block at a time: memory does not grow with their
+number. Pieces, or the ends of documents, need a few numbers in memory for each document.
+"""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
 from lucidlm.errors import ConfigError, DataError
 from lucidlm.runtime.wording import plural
-from lucidlm.text.staged_text import BLOCK, StagedText
+from lucidlm.text.staged_text import ROWS, StagedText
 
 Split = Literal["auto", "pieces", "documents", "end"]
 """How text is held out; auto: whole documents if there are 20 or more, else pieces of the whole text."""
@@ -28,9 +32,40 @@ WORD_BYTES = 64
 """Bytes by which a piece's border may move to the end of a word, so that no token is cut in two."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Stretches(NamedTuple):
     """Stretches of the staged text: document number, first byte and end of each."""
+
+    documents: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+
+
+class Part(Protocol):
+    """A part of the staged text."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all stretches together."""
+        ...
+
+    @property
+    def characters(self) -> int:
+        """Characters of all stretches together."""
+        ...
+
+    @property
+    def n_documents(self) -> int:
+        """Documents with at least one stretch."""
+        ...
+
+    def blocks(self) -> Iterator[Stretches]:
+        """The stretches in order, some thousands at a time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """A part whose stretches are held in memory."""
 
     documents: np.ndarray
     starts: np.ndarray
@@ -39,86 +74,156 @@ class Part:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all stretches together."""
+        """See Part."""
         return int((self.ends - self.starts).sum())
 
     @property
     def n_documents(self) -> int:
-        """Documents with at least one stretch."""
+        """See Part."""
         return len(np.unique(self.documents))
 
-    def ranges(self) -> Iterator[tuple[int, int, int]]:
-        """Document, first byte and end of each stretch, as Python integers."""
-        for low in range(0, len(self.documents), BLOCK):
-            rows = slice(low, low + BLOCK)
-            yield from zip(
-                self.documents[rows].tolist(), self.starts[rows].tolist(), self.ends[rows].tolist()
-            )
+    def blocks(self) -> Iterator[Stretches]:
+        """See Part."""
+        for low in range(0, len(self.documents), ROWS):
+            rows = slice(low, low + ROWS)
+            yield Stretches(self.documents[rows], self.starts[rows], self.ends[rows])
+
+
+Choice = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Which documents are chosen, by their numbers and index entries."""
+
+
+class Documents:
+    """A part of whole documents, chosen by a rule that is asked again at each pass."""
+
+    def __init__(self, staged: StagedText, chosen: Choice) -> None:
+        self._staged, self._chosen = staged, chosen
+        self.bytes = self.characters = self.n_documents = 0
+        for _, rows in self._rows():
+            self.bytes += int(rows["bytes"].sum())
+            self.characters += int(rows["characters"].sum())
+            self.n_documents += len(rows)
+
+    def blocks(self) -> Iterator[Stretches]:
+        """See Part."""
+        for numbers, rows in self._rows():
+            yield Stretches(numbers, rows["offset"], rows["offset"] + rows["bytes"])
+
+    def _rows(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for first, rows in self._staged.index_blocks():
+            numbers = np.arange(first, first + len(rows))
+            chosen = self._chosen(numbers, rows)
+            if chosen.any():
+                yield numbers[chosen], rows[chosen]
+
+
+def ranges(part: Part) -> Iterator[tuple[int, int, int]]:
+    """Document, first byte and end of each stretch of a part, as Python integers."""
+    for documents, starts, ends in part.blocks():
+        yield from zip(documents.tolist(), starts.tolist(), ends.tolist())
 
 
 @dataclass(frozen=True, slots=True)
 class Division:
-    """Both parts, how the held-out one was chosen, and a note that says it."""
+    """Both parts, how the held-out one was chosen, and notes that say it."""
 
     train: Part
     validation: Part
     design: Design
-    sentence: str
+    notes: tuple[str, ...]
 
 
 def split(staged: StagedText, fraction: float, how: Split = "auto") -> Division:
     """The division of the staged documents. Given validation documents are the held-out part."""
     if how not in get_args(Split):
         raise ConfigError(f"--split {how}: not known; choose one of {', '.join(get_args(Split))}")
-    index = staged.index()
     if staged.parts[1]:
         if how != "auto":
             raise ConfigError(f"--split {how} contradicts --val: the validation text is given; leave one out")
-        return _as_given(staged, index)
+        return _as_given(staged)
     if how == "auto":
-        how = "pieces" if len(index) < SPLIT_BY_DOCUMENT else "documents"
-    divide = {"pieces": _by_pieces, "documents": _by_hash, "end": _by_position}[how]
-    return divide(staged, index, fraction)
+        how = "pieces" if staged.documents < SPLIT_BY_DOCUMENT else "documents"
+    if how == "documents":
+        return _by_hash(staged, fraction)
+    divide = {"pieces": _by_pieces, "end": _by_position}[how]
+    return divide(staged, staged.index(), fraction)
 
 
-def _as_given(staged: StagedText, index: np.ndarray) -> Division:
-    held_out = np.arange(len(index)) >= staged.parts[0]
-    known = np.isin(index["digest"], index["digest"][held_out]) & ~held_out
-    if known.all(where=~held_out):
-        one = staged.parts[0] == 1
-        what = "the training text is" if one else f"all {staged.parts[0]:,} training documents are"
+def _as_given(staged: StagedText) -> Division:
+    first = staged.parts[0]
+    digests = [rows["digest"][numbers >= first] for numbers, rows in _numbered(staged)]
+    held_out = np.unique(np.concatenate(digests))  # these are in memory, 16 bytes each
+
+    def known(numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return (numbers < first) & np.isin(rows["digest"], held_out)
+
+    def kept(numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return (numbers < first) & ~known(numbers, rows)
+
+    train = Documents(staged, kept)
+    notes = []
+    if not train.n_documents:
+        what = "the training text is" if first == 1 else f"all {first:,} training documents are"
         raise DataError(f"{what} also in the validation text; give another one")
-    if known.any():
-        places = np.flatnonzero(known).tolist()
-        name = staged.names(places[:1])[places[0]]
-        one = len(places) == 1
-        what = "1 training document is" if one else f"{len(places):,} training documents are"
-        staged.notes.append(
-            f"{what} also in the validation text, word for word ({'' if one else 'first: '}{name}): "
+    if removed := first - train.n_documents:
+        places = (numbers[known(numbers, rows)] for numbers, rows in _numbered(staged))
+        place = int(next(each[0] for each in places if len(each)))
+        name = staged.names([place])[place]
+        what = "1 training document is" if removed == 1 else f"{removed:,} training documents are"
+        notes.append(
+            f"{what} also in the validation text, word for word ({'' if removed == 1 else 'first: '}{name}): "
             "removed from training"
         )
-    train, validation = _whole_documents(index, ~held_out & ~known), _whole_documents(index, held_out)
-    return Division(train, validation, "given", "held out: the validation text that was given")
+    validation = Documents(staged, lambda numbers, rows: numbers >= first)
+    return Division(train, validation, "given", (*notes, "held out: the validation text that was given"))
 
 
-def _by_hash(staged: StagedText, index: np.ndarray, fraction: float) -> Division:
-    if len(index) == 1:
+def _numbered(staged: StagedText) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Numbers and index entries of the documents, in blocks."""
+    for number, rows in staged.index_blocks():
+        yield np.arange(number, number + len(rows)), rows
+
+
+def _by_hash(staged: StagedText, fraction: float) -> Division:
+    if staged.documents == 1:
         raise DataError("there is only one document: use --split pieces or end, or give --val")
     # The hash depends only on the text: a document stays on its side when others are added.
-    hashes = np.frombuffer(index["digest"].tobytes(), ">u8")[::2]
-    sizes = index["bytes"]
-    held_out = hashes < int(fraction * 2**64)
-    while sizes[held_out].sum() > LARGEST_VALIDATION and np.unique(hashes[held_out]).size > 1:
-        fraction /= 2
-        held_out = hashes < int(fraction * 2**64)
-    if not held_out.any():
-        held_out = hashes == hashes.min()
-    elif held_out.all():
-        held_out = hashes != hashes.max()
-    if held_out.all() or not held_out.any():
-        raise DataError(f"all {len(index):,} documents are the same text; give a validation text with --val")
-    how = f"held out: {held_out.sum():,} of {len(index):,} documents, chosen by a hash of their content"
-    return Division(_whole_documents(index, ~held_out), _whole_documents(index, held_out), "documents", how)
+    limits = [int(fraction / 2**halvings * 2**64) for halvings in range(64)]
+    sizes, largest = [0] * len(limits), [-1] * len(limits)  # of the documents below each limit
+    lowest, highest = 2**64, -1
+    for _, rows in staged.index_blocks():
+        hashes = _hashes(rows)
+        lowest, highest = min(lowest, int(hashes.min())), max(highest, int(hashes.max()))
+        for number, limit in enumerate(limits):
+            if not (below := hashes < limit).any():
+                break  # nor below a lower limit
+            sizes[number] += int(rows["bytes"][below].sum())
+            largest[number] = max(largest[number], int(hashes[below].max()))
+    number = 0
+    while sizes[number] > LARGEST_VALIDATION and largest[number] > lowest:
+        number += 1
+    # The hashes that are held out: below the limit, but on neither side none.
+    end = limits[number]
+    if largest[number] < 0:
+        end = lowest + 1
+    elif end > highest:
+        end = highest
+    if lowest == highest:
+        raise DataError(
+            f"all {staged.documents:,} documents are the same text; give a validation text with --val"
+        )
+    train, validation = (
+        Documents(staged, lambda numbers, rows: _hashes(rows) >= end),
+        Documents(staged, lambda numbers, rows: _hashes(rows) < end),
+    )
+    count, total = validation.n_documents, staged.documents
+    how = f"held out: {count:,} of {total:,} documents, chosen by a hash of their content"
+    return Division(train, validation, "documents", (how,))
+
+
+def _hashes(rows: np.ndarray) -> np.ndarray:
+    """The first 64 bits of each document's digest."""
+    return np.frombuffer(rows["digest"].tobytes(), ">u8")[::2]
 
 
 def _by_position(staged: StagedText, index: np.ndarray, fraction: float) -> Division:
@@ -132,7 +237,7 @@ def _by_position(staged: StagedText, index: np.ndarray, fraction: float) -> Divi
     train = _stretches(starts, cuts, sum(kept))
     validation = _stretches(cuts, ends, characters - sum(kept))
     each = "the text" if len(index) == 1 else f"each of {len(index)} documents"
-    return Division(train, validation, "end", f"held out: the last {fraction * 100:.3g} % of {each}")
+    return Division(train, validation, "end", (f"held out: the last {fraction * 100:.3g} % of {each}",))
 
 
 def _by_pieces(staged: StagedText, index: np.ndarray, fraction: float) -> Division:
@@ -169,7 +274,7 @@ def _by_pieces(staged: StagedText, index: np.ndarray, fraction: float) -> Divisi
     train = _part(staged, list(_between(index, pieces)))
     each = "the text" if len(index) == 1 else f"{len(index)} documents"
     how = f"held out: {fraction * 100:.3g} % of {each}, {_pieces_held_out(len(pieces), validation.bytes)}"
-    return Division(train, validation, "strata", how)
+    return Division(train, validation, "strata", (how,))
 
 
 def _pieces_held_out(count: int, size: int) -> str:
@@ -233,11 +338,11 @@ def _between(index: np.ndarray, pieces: list[tuple[int, int, int]]) -> Iterator[
             yield number, start, end
 
 
-def _part(staged: StagedText, stretches: list[tuple[int, int, int]]) -> Part:
+def _part(staged: StagedText, stretches: list[tuple[int, int, int]]) -> Pieces:
     """Stretches with their characters counted."""
     documents, starts, ends = np.array(stretches, np.uint64).reshape(-1, 3).T
     characters = sum(len(text) for _, start, end in stretches for text in staged.text(start, end))
-    return Part(documents.astype(np.int64), starts, ends, characters)
+    return Pieces(documents.astype(np.int64), starts, ends, characters)
 
 
 def _within_limit(index: np.ndarray, fraction: float) -> float:
@@ -246,15 +351,9 @@ def _within_limit(index: np.ndarray, fraction: float) -> float:
     return fraction
 
 
-def _whole_documents(index: np.ndarray, chosen: np.ndarray) -> Part:
-    rows = index[chosen]
-    characters = int(rows["characters"].sum())
-    return Part(np.flatnonzero(chosen), rows["offset"], rows["offset"] + rows["bytes"], characters)
-
-
-def _stretches(starts: np.ndarray, ends: np.ndarray, characters: int) -> Part:
+def _stretches(starts: np.ndarray, ends: np.ndarray, characters: int) -> Pieces:
     some = np.flatnonzero(starts < ends)
-    return Part(some, starts[some], ends[some], characters)
+    return Pieces(some, starts[some], ends[some], characters)
 
 
 def _place_of(staged: StagedText, start: int, end: int, characters: int) -> int:

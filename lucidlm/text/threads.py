@@ -11,12 +11,16 @@ _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
 
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def in_threads(function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
     """function(item) for each item, in order, computed ahead on all cores: encoding releases the GIL."""
     items = iter(items)
     first = list(itertools.islice(items, 2))
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if len(first) < 2 or workers == 1:
+    if len(first) < 2 or (workers := cores()) == 1:
         yield from map(function, itertools.chain(first, items))
         return
     with ThreadPoolExecutor(workers) as pool:

@@ -1,9 +1,13 @@
-"""Token ids come in and are written as an .npy file; the file comes in and its ids are read in place."""
+"""Token ids come in and are written as .npy files; the files come in and their ids are read in place.
+
+A large text has its tokens in several files, its shards, which are read as one row of ids.
+"""
 
 import ast
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +69,70 @@ class TokenFile:
                 )
 
 
+class TokenShards:
+    """The token files of a text, read as one."""
+
+    def __init__(self, paths: Sequence[str | os.PathLike], vocab_size: int | None = None):
+        self.files = [TokenFile(path, vocab_size) for path in paths]
+        self.path = self.files[0].path.parent
+        self.dtype = self.files[0].dtype
+        if other := next((file for file in self.files if file.dtype != self.dtype), None):
+            raise DataError(
+                f"{other.path}: holds {other.dtype}, the shard before it {self.dtype}; prepare the text again"
+            )
+        self._starts = np.array([0, *accumulate(map(len, self.files))])
+        self.tokens = int(self._starts[-1])
+
+    def __len__(self) -> int:
+        return self.tokens
+
+    def __getitem__(self, where) -> np.ndarray:
+        if not isinstance(where, slice):
+            return self._at(where)
+        start, end, step = where.indices(self.tokens)
+        if step != 1:
+            return self._at(np.arange(start, end, step))
+        first = int(np.searchsorted(self._starts, start, side="right")) - 1
+        parts = []
+        for number in range(first, len(self.files)):
+            before = int(self._starts[number])
+            if before >= end:
+                break
+            parts.append(self.files[number][max(start - before, 0) : end - before])
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate([np.empty(0, self.dtype), *parts])
+
+    def _at(self, places) -> np.ndarray:
+        """The ids at a place, or at an array of places."""
+        wanted = np.asarray(places)
+        if wanted.dtype == bool:
+            raise DataError(f"{self.path}: a mask of {wanted.size} places; give their numbers")
+        if wanted.size and not (-self.tokens <= wanted.min() and wanted.max() < self.tokens):
+            raise IndexError(f"place outside the {self.tokens:,} tokens of {self.path}")
+        flat = np.where(wanted < 0, wanted + self.tokens, wanted).reshape(-1)
+        found = np.empty(flat.shape, self.dtype)
+        shards = np.searchsorted(self._starts, flat, side="right") - 1
+        for number in np.unique(shards).tolist():
+            here = shards == number
+            found[here] = self.files[number][flat[here] - self._starts[number]]
+        return found.reshape(wanted.shape)[()]
+
+
+Tokens = TokenFile | TokenShards
+"""The tokens of a text."""
+
+
+def shard_name(part: str, number: int, count: int) -> str:
+    """The name of a shard: train-00002-of-00160.npy; the number is counted from 0."""
+    return f"{part}-{number:05d}-of-{count:05d}.npy"
+
+
+def open_tokens(paths: Sequence[Path], vocab_size: int | None = None) -> Tokens:
+    """The tokens in one file, or in its shards."""
+    return TokenFile(paths[0], vocab_size) if len(paths) == 1 else TokenShards(paths, vocab_size)
+
+
 def write_tokens(path: str | os.PathLike, arrays: Iterable[np.ndarray], vocab_size: int) -> int:
     """Write the arrays one after the other into an .npy file; return the number of tokens.
 
@@ -82,6 +150,23 @@ def write_tokens(path: str | os.PathLike, arrays: Iterable[np.ndarray], vocab_si
         file.seek(0)
         file.write(_header(tokens, dtype))
     return tokens
+
+
+def write_joined(path: str | os.PathLike, parts: Sequence[Path], added: Sequence[int] | None = None) -> None:
+    """Write the numbers of several .npy files into one, each with a number of `added` added to all of it."""
+    headers = [_read_npy(part, ("<u2", "<u4", "<u8")) for part in parts]
+    dtype = headers[0][1]
+    with naming(path), open(path, "wb") as file:
+        file.write(_header(sum(count for count, *_ in headers), dtype))
+        for part, (count, _, start), more in zip(parts, headers, added or [0] * len(parts)):
+            with open(part, "rb") as opened:
+                opened.seek(start)
+                while count:
+                    numbers = np.fromfile(opened, dtype, min(count, _CHECKED_AT_ONCE))
+                    if not len(numbers):
+                        raise DataError(f"{part}: shorter than its header says; prepare the text again")
+                    count -= len(numbers)
+                    file.write((numbers + dtype.type(more) if more else numbers).data)
 
 
 def write_array(path: str | os.PathLike, array: np.ndarray) -> None:
@@ -103,6 +188,11 @@ def _header(tokens: int, dtype: np.dtype) -> bytes:
 
 def _read_header(path: Path) -> tuple[int, np.dtype, int]:
     """Number of tokens, dtype and offset of the data of an .npy file."""
+    return _read_npy(path, ("<u2", "<u4", ">u2", ">u4"))
+
+
+def _read_npy(path: Path, kinds: Sequence[str]) -> tuple[int, np.dtype, int]:
+    """Count, dtype and offset of the numbers of an .npy file, which must be of one of these kinds."""
     try:
         with open(path, "rb") as file:
             np.lib.format.read_magic(file)
@@ -116,7 +206,7 @@ def _read_header(path: Path) -> tuple[int, np.dtype, int]:
         raise DataError(
             f"{path}: not an .npy file with one row of token ids; prepare the text again"
         ) from None
-    if dtype.str not in ("<u2", "<u4", ">u2", ">u4") or not isinstance(tokens, int) or tokens < 0:
+    if dtype.str not in kinds or not isinstance(tokens, int) or tokens < 0:
         raise DataError(
             f"{path}: holds {dtype}, but token files hold uint16 or uint32; prepare the text again"
         )

@@ -1,34 +1,156 @@
-"""A part of the staged text comes in, its token file goes out, encoded in parallel."""
+"""Parts of the staged text come in, are encoded, and are written as token files: `train`, `validation`.
 
+Each process encodes a chunk into a file of its own. A small part becomes one file of them; of a large one the
+files themselves are the shards, in the order of the text.
+"""
+
+import functools
+import hashlib
+import os
+import shutil
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lucidlm.errors import DataError
+from lucidlm.runtime.progress import Progress
 from lucidlm.runtime.wording import plural
+from lucidlm.text.chunks import Chunk, chunks
 from lucidlm.text.corpus import PLACES
-from lucidlm.text.split import Part
+from lucidlm.text.kept import Kept
+from lucidlm.text.processes import Processes, Task
+from lucidlm.text.split import Part, Pieces
 from lucidlm.text.staged_text import StagedText
 from lucidlm.text.threads import in_threads
-from lucidlm.text.token_file import write_array, write_tokens
+from lucidlm.text.token_file import shard_name, write_array, write_joined, write_tokens
 from lucidlm.text.tokenizer import Tokenizer
+
+ENCODED = 1 << 26
+"""Bytes of text that a process encodes into one file: of a large text, a shard."""
+ONE_FILE = 1 << 30
+"""Bytes of text whose tokens are in one file; the tokens of a larger part are in shards."""
+PREFIX = "tokens-"
+KINDS = ("npy", "documents.npy", "starts.npy")
+"""Files of a chunk: its tokens, and where in them its documents and its stretches begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A part that was written."""
+
+    tokens: int
+    marks: int
+    """Stretches."""
+    files: tuple[str, ...]
+    """Names of its token files, in order."""
+    starts: np.ndarray
+    """Where each stretch begins in the tokens; only of pieces, which are few."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """How the chunks of a part are encoded."""
+
+    tokenizer: Tokenizer | None
+    """None in another process, which makes its own."""
+    spec: str
+    """What makes the tokenizer there: gpt2, bytes, or a folder with its file."""
+    fingerprint: str
+    in_pieces: bool
+    """Whether each stretch is a document of its own."""
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, folder: Path, *, in_pieces: bool) -> "Encoder":
+        """The encoder with a tokenizer that is saved in this folder."""
+        spec = tokenizer.name if tokenizer.name in ("gpt2", "bytes") else str(folder)
+        return cls(tokenizer, spec, tokenizer.fingerprint(), in_pieces)
+
+    def __reduce__(self) -> tuple:
+        return Encoder, (None, self.spec, self.fingerprint, self.in_pieces)
+
+    def get(self) -> Tokenizer:
+        """The tokenizer."""
+        return self.tokenizer or _made(self.spec, self.fingerprint)
+
+
+@functools.lru_cache(1)
+def _made(spec: str, fingerprint: str) -> Tokenizer:
+    return Tokenizer.from_spec(spec)
 
 
 def write_part(
-    folder: Path, name: str, staged: StagedText, part: Part, tokenizer: Tokenizer, *, in_pieces: bool
-) -> tuple[int, list[int]]:
-    """Write a part's tokens and the starts of its documents. Returns the count and each stretch's start.
+    folder: Path,
+    name: str,
+    staged: StagedText,
+    part: Part,
+    encoder: Encoder,
+    key: str,
+    kept: Kept,
+    processes: Processes,
+) -> Written:
+    """Write a part's tokens and the starts of its documents.
 
     End-of-text comes before each document, and before each piece of a part that is in pieces. Where a piece
     was cut out, the training text goes on without end-of-text: to a model it means that a new text begins.
+    `key` is a hash of the text.
     """
+    tokenizer = encoder.get()
+    digest = hashlib.sha256(f"{key} {encoder.fingerprint}".encode()).hexdigest()[:16]
+    kept.sweep(PREFIX, lambda name: name.startswith(f"{PREFIX}{digest}"))
+    processes.progress.stage("encoding", part.characters)
+
+    def tasks() -> Iterator[Task]:
+        for chunk in chunks(part, ENCODED, functools.partial(_cuts, staged, tokenizer)):
+            piece = f"{PREFIX}{digest}-{chunk.digest()[:16]}{'-pieces' * encoder.in_pieces}"
+            if (record := kept.record(piece)) is not None:
+                yield Task(known, (piece, record), "encoding")
+            else:
+                yield Task(encode, (staged, chunk, encoder, kept, piece), "encoding")
+
+    found = list(processes.results(tasks()))
+    tokens = sum(record["tokens"] for _, record in found)
+    if tokens < 2:
+        raise DataError(
+            f"{name}: only {plural(tokens, 'token')}, at least 2 are needed; add text or give --val"
+        )
+    pieces = [piece for piece, _ in found]
+    befores = np.cumsum([0, *(record["tokens"] for _, record in found)])[:-1].tolist()
+    paths = [kept.path(piece, "npy") for piece in pieces]
+    if part.bytes <= ONE_FILE:
+        names = (f"{name}.npy",)
+        _join(folder / names[0], paths)
+    else:
+        names = tuple(shard_name(name, number, len(paths)) for number in range(len(paths)))
+        for path, shard in zip(paths, names):
+            _put(path, folder / shard)
+    documents = [kept.path(piece, "documents.npy") for piece in pieces]
+    _join(folder / f"{name}_documents.npy", documents, befores)
+    starts = [
+        np.load(kept.path(piece, "starts.npy")) + np.uint64(before)
+        for piece, before in zip(pieces, befores)
+        if isinstance(part, Pieces)
+    ]
+    marks = sum(record["stretches"] for _, record in found)
+    return Written(tokens, marks, names, np.concatenate([np.empty(0, np.uint64), *starts]))
+
+
+def known(name: str, record: dict, *, progress: Progress) -> tuple[str, dict]:
+    """A chunk that was encoded before, and its record."""
+    progress.advance(record["characters"])
+    return name, record
+
+
+def encode(
+    staged: StagedText, chunk: Chunk, encoder: Encoder, kept: Kept, name: str, *, progress: Progress
+) -> tuple[str, dict]:
+    """Encode a chunk and keep its tokens; returns its name and record."""
+    tokenizer = encoder.get()
     stretches, documents = array("Q"), array("Q")
     prefix = np.array([] if tokenizer.end_of_text is None else [tokenizer.end_of_text], tokenizer.dtype)
-    new_document = np.ones(len(part.documents), bool)
-    if not in_pieces:
-        new_document[1:] = part.documents[1:] != part.documents[:-1]
+    tokens = characters = 0
 
     def encoded(pieces: list[tuple[bool, bool, str]]) -> tuple[np.ndarray, list[tuple[int, bool]], int]:
         ids: list[np.ndarray] = []
@@ -43,36 +165,37 @@ def write_part(
         return np.concatenate(ids), firsts, sum(len(text) for *_, text in pieces)
 
     def arrays() -> Iterator[np.ndarray]:
-        tokens = 0
-        staged.progress.stage("encoding", part.characters)
-        for ids, firsts, length in in_threads(encoded, _groups(staged, part, tokenizer, new_document)):
+        nonlocal tokens, characters
+        groups = _groups(staged, chunk, tokenizer, in_pieces=encoder.in_pieces)
+        # Another process is one core's; this one, which works alone, takes all.
+        results = in_threads(encoded, groups) if encoder.tokenizer is not None else map(encoded, groups)
+        for ids, firsts, length in results:
             stretches.extend(tokens + first for first, _ in firsts)
             documents.extend(tokens + first for first, marked in firsts if marked)
             tokens += len(ids)
-            staged.progress.advance(length)
+            characters += length
+            progress.advance(length)
             yield ids
 
-    path = folder / f"{name}.npy"
-    tokens = write_tokens(path, arrays(), tokenizer.vocab_size)
-    if tokens < 2:
-        raise DataError(
-            f"{name}: only {plural(tokens, 'token')}, at least 2 are needed; add text or give --val"
-        )
-    write_array(folder / f"{name}_documents.npy", np.array(documents, np.uint64))
-    return tokens, stretches.tolist()
+    write_tokens(kept.path(name, "npy"), arrays(), tokenizer.vocab_size)
+    for kind, values in (("documents.npy", documents), ("starts.npy", stretches)):
+        write_array(kept.path(name, kind), np.array(values, np.uint64))
+    staged.close()
+    record = {"tokens": tokens, "characters": characters, "stretches": len(stretches)}
+    return name, kept.keep(name, KINDS, record)
 
 
 def _groups(
-    staged: StagedText, part: Part, tokenizer: Tokenizer, new_document: np.ndarray
+    staged: StagedText, chunk: Chunk, tokenizer: Tokenizer, *, in_pieces: bool
 ) -> Iterator[list[tuple[bool, bool, str]]]:
-    """Pieces of the part: whether a stretch begins with it, whether that begins a document, and the text.
+    """Pieces of a chunk: whether a stretch begins with it, whether that begins a document, and the text.
 
     They come in groups of 64 Ki characters or more, so that a thread has enough to do.
     """
     group: list[tuple[bool, bool, str]] = []
-    size = 0
-    for (_, start, end), marked in zip(part.ranges(), new_document.tolist()):
-        first = True
+    size, before, first = 0, chunk.before, chunk.begins
+    for document, start, end in zip(*(values.tolist() for values in chunk.stretches)):
+        marked = in_pieces or document != before
         for piece in tokenizer.cut(staged.text(start, end)):
             group.append((first, marked, piece))
             first = False
@@ -80,11 +203,35 @@ def _groups(
             if size >= 1 << 16:
                 yield group
                 group, size = [], 0
+        before, first = document, True
     if group:
         yield group
 
 
-def write_places(folder: Path, train: Part, validation: Part, starts: list[int]) -> None:
+def _cuts(staged: StagedText, tokenizer: Tokenizer, start: int, end: int) -> Iterator[int]:
+    """The places in a long stretch where `cut` ends a piece: there, and only there, it may be divided."""
+    for piece in tokenizer.cut(staged.text(start, end)):
+        start += len(piece.encode("utf-8"))
+        yield start
+
+
+def _join(target: Path, paths: list[Path], added: list[int] | None = None) -> None:
+    """The files as one."""
+    if len(paths) == 1:
+        _put(paths[0], target)
+    else:
+        write_joined(target, paths, added)
+
+
+def _put(path: Path, target: Path) -> None:
+    """A second name for a file of the same disk, or a copy: it stays among the kept ones till the end."""
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copyfile(path, target)
+
+
+def write_places(folder: Path, train: Pieces, validation: Pieces, starts: Sequence[int] | np.ndarray) -> None:
     """Write where each piece's document begins in the training tokens, and where the piece was cut out.
 
     `starts` are the starts of the training stretches, and the end of the last. The cut alone is not enough:

@@ -10,7 +10,7 @@ import numpy as np
 from lucidlm.errors import DataError
 from lucidlm.runtime.wording import plural
 from lucidlm.text.hashing import hash_of, splitmix64
-from lucidlm.text.token_file import TokenFile
+from lucidlm.text.token_file import Tokens
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,7 @@ class Windows:
     stay, as in the course: a small model with learned positions then memorizes sooner.
     """
 
-    def __init__(self, tokens: np.ndarray | TokenFile, context_length: int, *, moving: bool = True):
+    def __init__(self, tokens: np.ndarray | Tokens, context_length: int, *, moving: bool = True):
         if len(tokens) < 2:
             raise DataError(
                 f"a training text of {plural(len(tokens), 'token')} is too short for an input and a target; "

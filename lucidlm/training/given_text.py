@@ -12,6 +12,8 @@ from lucidlm.runtime.device import choose_device
 from lucidlm.runtime.files import write_atomically
 from lucidlm.runtime.progress import Progress
 from lucidlm.text.corpus import Corpus, open_corpus
+from lucidlm.text.own_folders import PREPARED as PREPARED_TEXT
+from lucidlm.text.own_folders import own_folder
 from lucidlm.text.preparation import prepare
 from lucidlm.text.reading import READING
 from lucidlm.text.tokenizer import Tokenizer
@@ -25,7 +27,8 @@ def corpus_for(config: TrainConfig, folder: Path, base: Tokenizer | None, progre
 
     `base` is the tokenizer of the weights that the run starts from, if it does.
     """
-    if len(config.text) == 1 and (Path(config.text[0]) / "train.npy").exists():
+    one = config.text[0] if len(config.text) == 1 else ""
+    if one and ((Path(one) / "train.npy").exists() or own_folder(one) == PREPARED_TEXT):
         return _prepared_before(config, folder, base)
     chosen = None if config.preset is None else preset(config.preset)
     split = config.split

@@ -147,6 +147,7 @@ SHOWN: dict[str, dict[str, str]] = {
         "--val": "prepare text.txt --tokenizer bytes --out prepared --val held.txt",
         "--val-fraction": "prepare text.txt --tokenizer bytes --out prepared --val-fraction 0.4",
         "--split": "prepare text.txt --tokenizer bytes --out prepared --split end",
+        "--workers": "prepare text.txt --tokenizer bytes --out prepared --workers 600",
         "--encoding": "prepare latin.txt --tokenizer bytes --out prepared --encoding latin-1",
         "--field": "prepare rows.jsonl --tokenizer bytes --out prepared --field body",
         "--raw": "prepare framed.txt --tokenizer bytes --out prepared --raw",

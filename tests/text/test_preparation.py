@@ -21,6 +21,8 @@ from lucidlm.text import split, staged_text
 from lucidlm.text.corpus import open_corpus, train_documents, validation_documents
 from lucidlm.text.excerpts import ids_of
 from lucidlm.text.formats.decoding import File
+from lucidlm.text.kept import Kept
+from lucidlm.text.portions import Portion
 from lucidlm.text.preparation import prepare
 from lucidlm.text.reading import READING
 from lucidlm.text.tokenizer import Tokenizer
@@ -258,9 +260,12 @@ def test_a_vocabulary_is_learnt_from_the_training_part_alone(tmp_path):
 def test_a_large_text_is_sampled_evenly_for_the_vocabulary(book, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TRAINING_SAMPLE", 2000)
     monkeypatch.setattr(staged_text, "BLOCK", 100)
-    staged = staged_text.StagedText(tmp_path / "staged", SILENT, {})
-    staged.fill([File(book, "book", "text")], READING)
-    part = split._whole_documents(staged.index(), np.array([True]))
+    kept = Kept(tmp_path)
+    portion = Portion((File(book, "book", "text"),))
+    record = staged_text.stage(portion, READING, {}, kept, "book", progress=SILENT)
+    segment = staged_text.Segment("book", record["documents"], record["bytes"])
+    staged = staged_text.StagedText(tmp_path, [segment], [1, 0])
+    part = split.Documents(staged, lambda numbers, rows: np.ones(len(rows), bool))
     sample = list(module._sample(staged, part))
     assert sum(map(len, sample)) == pytest.approx(2000, abs=150)
     places = [book.read_text("utf-8").index(text) for text in sample]

@@ -99,7 +99,7 @@ def _reason(member: _Member) -> str:
         return reasons.HIDDEN_FILES
     if member.is_link:
         return reasons.LINKS
-    if not member.is_file or kind in ("", "tokens"):
+    if not member.is_file or kind in ("", "tokens", "ds"):
         return reasons.OTHER_KINDS
     if member.is_encrypted:
         return reasons.ENCRYPTED

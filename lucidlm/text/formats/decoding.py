@@ -34,9 +34,11 @@ class File:
     kind: str
     """A value of kinds.SUFFIXES, or zip or tar."""
     packings: tuple[str, ...] = ()
-    """Its compressions (gz, bz2, xz), the outermost first."""
+    """Its compressions (gz, bz2, xz, zst), the outermost first."""
     source: str = ""
     """The folder or pattern that it was found in; "" for a file that the user named, which must be read."""
+    span: tuple[int, int] | None = None
+    """First byte and end of the lines that are read of a large .jsonl file; None for all of it."""
 
 
 def read_blocks(file: File, account: Account) -> Iterator[bytes]:
@@ -50,7 +52,10 @@ def read_blocks(file: File, account: Account) -> Iterator[bytes]:
 def _stored_blocks(file: File) -> Iterator[bytes]:
     try:
         with file.path.open("rb") as opened:
-            while block := opened.read(_BLOCK):
+            start, left = (0, None) if file.span is None else (file.span[0], file.span[1] - file.span[0])
+            opened.seek(start)
+            while block := opened.read(_BLOCK if left is None else min(_BLOCK, left)):
+                left = left if left is None else left - len(block)
                 yield block
     except OSError as problem:
         raise cannot_read(file.name, problem) from problem

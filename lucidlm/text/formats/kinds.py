@@ -29,7 +29,9 @@ SUFFIXES = {
     ".vtt": "vtt",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".parquet": "parquet",
     ".bin": "tokens",
+    ".ds": "ds",
 }
 """The suffixes that a folder is searched for, and the kind of each."""
 _NAMED_ALONE: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -42,6 +44,7 @@ _NAMED_ALONE: dict[str, tuple[str, tuple[str, ...]]] = {
     ".tbz": ("tar", ("bz2",)),
     ".tbz2": ("tar", ("bz2",)),
     ".txz": ("tar", ("xz",)),
+    ".tzst": ("tar", ("zst",)),
 }
 """In a folder of texts these are often settings, lists or copies of the texts: read only if named."""
 CONTENT_TYPES = {
@@ -52,6 +55,7 @@ CONTENT_TYPES = {
     "application/jsonl": "jsonl",
     "application/x-ndjson": "jsonl",
     "application/json": "json",
+    "application/vnd.apache.parquet": "parquet",
     "text/csv": "csv",
     "text/tab-separated-values": "tsv",
     "text/vtt": "vtt",
@@ -122,7 +126,7 @@ def by_content(file: File, account: Account) -> File:
     A PDF, a gzip file or a Word document is read as such under any name; a name that differs is counted, and
     so is markup that is read as plain text. Token files are not checked: ids may begin with any bytes.
     """
-    if file.kind == "tokens":
+    if file.kind in ("tokens", "ds"):
         return file
     read, head = _as_packed(file, account)
     if (what := readable_as(head)) is not None:
@@ -137,7 +141,7 @@ def by_content(file: File, account: Account) -> File:
         return replace(read, kind="json")
     elif read.kind == "text":
         return _as_marked(read, head, account)
-    elif read.kind in (*_ZIPS, "pdf", "zip", "tar") and not read.packings:
+    elif read.kind in (*_ZIPS, "pdf", "zip", "tar", "parquet") and not read.packings:
         _refuse_misnamed(read, head)
     return read
 

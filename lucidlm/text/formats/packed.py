@@ -1,7 +1,9 @@
-"""The blocks of a .gz, .bz2 or .xz file come in, the decompressed bytes go out."""
+"""The blocks of a .gz, .bz2, .xz or .zst file come in, the decompressed bytes go out."""
 
 import bz2
 import lzma
+import re
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 
@@ -10,12 +12,25 @@ from lucidlm.runtime.wording import plural
 from lucidlm.text import reasons
 from lucidlm.text.account import Account
 
-PACKINGS = ("gz", "bz2", "xz")
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+PACKINGS = ("gz", "bz2", "xz", "zst")
 _BLOCK = 1 << 20
 _MOST_MEMORY = 1 << 28
 """Bytes of memory for an .xz file: four times what its highest preset needs."""
-_START = {"gz": b"\x1f\x8b", "bz2": b"BZh", "xz": b"\xfd7zXZ\0"}
-"""The first bytes of a member: a file may hold several."""
+_LARGEST_WINDOW = 27
+"""Memory for a .zst file, a power of two: what its highest level needs without --long or --ultra."""
+_START = {
+    "gz": rb"\x1f\x8b",
+    "bz2": rb"BZh",
+    "xz": rb"\xfd7zXZ\0",
+    "zst": rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18",  # or a frame to be skipped, as pzstd writes them
+}
+"""The first bytes of a member, as patterns: a file may hold several."""
+_LONGEST_START = 6
 
 
 def decompressed(blocks: Iterable[bytes], packing: str, name: str, account: Account) -> Iterator[bytes]:
@@ -44,7 +59,7 @@ def decompressed(blocks: Iterable[bytes], packing: str, name: str, account: Acco
                     )
             members += 1
             waiting = _next_member(member.unused_data, source, packing, account)
-    except (zlib.error, OSError, lzma.LZMAError) as problem:  # OSError: that of bz2
+    except (zlib.error, OSError, lzma.LZMAError, zstd.ZstdError) as problem:  # OSError: that of bz2
         raise DataError(
             f"{name}: damaged .{packing} file ({problem}, after {plural(count, 'byte')}); "
             "copy or download it again",
@@ -58,6 +73,9 @@ def _member(packing: str) -> "_Member":
             return _Gzip()
         case "bz2":
             return bz2.BZ2Decompressor()
+        case "zst":
+            limit = {zstd.DecompressionParameter.window_log_max: _LARGEST_WINDOW}
+            return zstd.ZstdDecompressor(options=limit)
         case _:
             return lzma.LZMADecompressor(memlimit=_MOST_MEMORY)
 
@@ -84,7 +102,7 @@ class _Gzip:
         return self.inner.decompress(self.inner.unconsumed_tail + data, max_length)
 
 
-_Member = _Gzip | bz2.BZ2Decompressor | lzma.LZMADecompressor
+_Member = _Gzip | bz2.BZ2Decompressor | lzma.LZMADecompressor | zstd.ZstdDecompressor
 
 
 def _taken(member: _Member, data: bytes) -> Iterator[bytes]:
@@ -103,9 +121,9 @@ def _next_member(rest: bytes, source: Iterator[bytes], packing: str, account: Ac
     start = _START[packing]
     while (more := next(source, b"")) or rest:
         rest = (rest + more).lstrip(b"\0")
-        if len(rest) >= len(start) or not more:
+        if len(rest) >= _LONGEST_START or not more:
             break
-    if rest.startswith(start):
+    if re.match(start, rest, re.DOTALL):
         return rest
     trailing = len(rest) + sum(map(len, source))
     account.saw(reasons.TRAILING, trailing)

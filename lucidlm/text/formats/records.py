@@ -16,7 +16,7 @@ from lucidlm.text.formats.decoding import File, read_text, with_lf
 from lucidlm.text.formats.whole_files import LARGEST_FILE
 from lucidlm.text.reading import READING, Reading
 
-RECORDS = ("jsonl", "json", "csv", "tsv")
+RECORDS = ("jsonl", "json", "csv", "tsv", "parquet")
 """The kinds whose files hold records."""
 _DELIMITERS = {"csv": ",;\t|", "tsv": "\t"}
 _SNIFFED = 1 << 16

@@ -17,7 +17,7 @@ class Signature:
     advice: str = "give text"
     """What the user can do if it is not read."""
     kind: str = ""
-    """How it is read: a kind of `File`, or the compression gz, bz2 or xz; "" if it is not read."""
+    """How it is read: a kind of `File`, or the compression gz, bz2, xz or zst; "" if it is not read."""
 
 
 _UNPACK = "unpack it and give the files in it"
@@ -28,14 +28,15 @@ _PACKED = (
     (rb"\x1f\x8b\x08", Signature("a gzip file", kind="gz")),
     (rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)", Signature("a bzip2 file", kind="bz2")),
     (rb"\xfd7zXZ\x00", Signature("an xz file", kind="xz")),
+    (rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", Signature("a Zstandard file", kind="zst")),
 )
 _READ = (
     (rb"%PDF-\d", Signature("a PDF", kind="pdf")),
     (rb"PK(?:\x03\x04|\x05\x06|\x07\x08)", Signature("a zip archive", kind="zip")),
     (rb".{257}ustar(?:\x0000|  \x00)", Signature("a tar archive", kind="tar")),
+    (rb"PAR1[\0-\x08\x0e-\x1f]", Signature("a Parquet file", kind="parquet")),
 )
 _OTHER = (
-    (rb"\x28\xb5\x2f\xfd", Signature("a Zstandard file", "unpack it first (zstd -d FILE)")),
     (rb"\x04\x22\x4d\x18", Signature("an LZ4 file", "unpack it first (lz4 -d FILE)")),
     (rb"\x1f\x9d", Signature("a file compressed by compress", "unpack it first (gzip -d FILE)")),
     (rb"\x5d\0\0.{2}(?:\xff{8}|.{5}\0{3})", Signature("an LZMA file", "unpack it first (xz -d FILE)")),
@@ -82,9 +83,6 @@ _OTHER = (
     (rb"dex\n03", Signature("an Android program")),
     (rb".[\x0c-\x0e]\r\n", Signature("a compiled Python file", "give its source")),
     (rb"SQLite format 3\0", Signature("an SQLite database", _EXPORT)),
-    (rb"PAR1", Signature(
-        "a Parquet file", "write its texts as .jsonl first: pandas.read_parquet(FILE).to_json(NEW, "
-        "orient='records', lines=True), then --field COLUMN")),
     (rb"ORC", Signature("an ORC file", _EXPORT)),
     (rb"Obj\x01", Signature("an Avro file", _EXPORT)),
     (rb"ARROW1\0\0", Signature("an Arrow file", _EXPORT)),

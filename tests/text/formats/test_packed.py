@@ -14,7 +14,13 @@ from lucidlm.text.account import Account
 from lucidlm.text.formats import packed
 from lucidlm.text.formats.packed import decompressed
 
-PACK = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+
+def zstandard(data: bytes) -> bytes:
+    """As the command line writes it: with a checksum."""
+    return packed.zstd.compress(data, options={packed.zstd.CompressionParameter.checksum_flag: 1})
+
+
+PACK = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstandard}
 
 
 def unpack(data: bytes, packing: str, block: int = 1 << 20) -> tuple[bytes, int]:
@@ -74,3 +80,20 @@ def test_a_damaged_packed_file_is_one_line(tmp_path):
     for packing, pack in PACK.items():
         data = pack(b"all of it " * 1000)
         assert reason_of(written(tmp_path / f"a.txt.{packing}", data[:-4])) == reasons.DAMAGED
+
+
+def test_frames_of_zstandard_that_are_to_be_skipped_are_skipped_also_at_the_start(tmp_path):
+    skipped = b"\x52\x2a\x4d\x18\x04\0\0\0abcd"
+    data = skipped + PACK["zst"](b"one ") + skipped + PACK["zst"](b"two") + skipped
+    assert unpack(data, "zst") == (b"one two", 0)
+    for name in ("a.txt.zst", "a.txt"):
+        assert accounted(written(tmp_path / name, data))[0] == "one two"
+
+
+def test_a_window_of_zstandard_beyond_the_limit_on_memory_is_refused(tmp_path):
+    parameters = packed.zstd.CompressionParameter
+    long = {parameters.window_log: 28, parameters.enable_long_distance_matching: 1}
+    packer = packed.zstd.ZstdCompressor(options=long)
+    data = packer.compress(b"many words " * 2000) + packer.flush()
+    with pytest.raises(DataError, match=r"memory"):
+        unpack(data, "zst")

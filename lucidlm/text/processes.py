@@ -1,0 +1,296 @@
+"""Tasks come in, their results go out in order, computed by other processes, which end when this one does.
+
+They are started as programs of their own, not forked and not by multiprocessing: a caller's script needs no
+guard of its main module, a caller's threads cannot hang them, and nothing but lucidlm.text is imported there.
+"""
+
+import contextlib
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from lucidlm.errors import ConfigError, RunError
+from lucidlm.runtime.progress import SILENT, Progress
+
+MOST_WORKERS = 512
+"""A process takes 100 MB or more: nobody means more of them."""
+_PROGRAM = (
+    "import pickle, sys; tasks = open(0, 'rb', closefd=False); sys.path[:] = pickle.load(tasks); "
+    "from lucidlm.text.processes import serve; serve(tasks)"
+)  # not sys.stdin: at its end Python would wait for the thread that reads
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Each process is one core's; a pool of threads for each would only take memory."""
+_TOLD_EVERY_S = 0.2
+_PATIENCE_S = 2.0
+"""Seconds in which a process may delete its temporary files before it is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A call of a function of a module, with arguments that can be pickled, and `progress=`."""
+
+    function: Callable[..., Any]
+    arguments: tuple
+    what: str
+    """What is done, for the error if its process dies: "reading a.jsonl"."""
+
+
+def check_workers(workers: int) -> None:
+    """ConfigError for a number of processes that cannot be meant."""
+    if not 0 <= workers <= MOST_WORKERS:
+        raise ConfigError(
+            f"--workers {workers}: give 1 to {MOST_WORKERS} processes, or 0 for one for each core"
+        )
+
+
+class Processes:
+    """As many processes as `workers` says; with 1, tasks are done in this one."""
+
+    def __init__(self, workers: int = 1, progress: Progress = SILENT) -> None:
+        self.workers = workers
+        self.progress = progress
+        self._events: queue.SimpleQueue = queue.SimpleQueue()
+        self._started: list[_Worker] = []
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.close(at_once=kind is not None)
+
+    def results(self, tasks: Iterable[Task]) -> Iterator[Any]:
+        """The result of each task, in order. The first task that fails raises when its turn comes.
+
+        So an error is that of one process. Tasks are taken from their iterator only when a process is free.
+        """
+        if self.workers == 1:
+            for task in tasks:
+                yield task.function(*task.arguments, progress=self.progress)
+            return
+        while any(worker.task for worker in self._started):
+            self._take()  # what was begun for results that nobody asked for any more
+        waiting, running = enumerate(tasks), 0
+        ready: dict[int, _Answer] = {}
+        turn, left = 0, True
+        while True:
+            while left and (worker := self._idle(started_by=running)):
+                if (numbered := next(waiting, None)) is None:
+                    left = False
+                    break
+                worker.give(*numbered)
+                running += 1
+            if turn in ready:
+                answer = ready.pop(turn)
+                turn += 1
+                yield answer.result()
+                continue
+            if not running:
+                return
+            if (answer := self._take()) is not None:
+                ready[answer[0]] = answer[1]
+                running -= 1
+
+    def close(self, *, at_once: bool = False) -> None:
+        """Ends the processes: those that work are stopped."""
+        workers, self._started = self._started, []
+        for worker in workers:
+            worker.stop(at_once=at_once or worker.task is not None)
+        end = time.monotonic() + _PATIENCE_S
+        for worker in workers:
+            worker.wait(max(0.0, end - time.monotonic()))
+
+    def _idle(self, *, started_by: int) -> "_Worker | None":
+        """A process without a task; a new one if there are too few."""
+        for worker in self._started:
+            if worker.task is None:
+                return worker
+        if len(self._started) < self.workers:
+            self._started.append(worker := _Worker(self._events))
+            return worker
+        return None
+
+    def _take(self) -> "tuple[int, _Answer] | None":
+        """The number of a task and its answer; None if only units of its work were told."""
+        while True:
+            with contextlib.suppress(queue.Empty):
+                # With a limit, so that Ctrl-C is seen on Windows too.
+                worker, message = self._events.get(timeout=0.5)
+                break
+        if message is None:
+            raise worker.death()
+        if isinstance(message, int):
+            self.progress.advance(message)
+            return None
+        worker.task = None
+        return worker.number, message
+
+
+@dataclass(slots=True)
+class _Answer:
+    value: Any = None
+    error: BaseException | None = None
+    trace: str = ""
+
+    def result(self) -> Any:
+        if self.error is None:
+            return self.value
+        if self.trace:
+            self.error.add_note(self.trace)
+        raise self.error
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    events: queue.SimpleQueue
+    task: Task | None = None
+    number: int = -1
+    program: subprocess.Popen = field(init=False)
+
+    def __post_init__(self) -> None:
+        # In a session of its own Ctrl-C reaches this process alone, which stops the others.
+        apart: dict[str, Any] = {"start_new_session": True}
+        if os.name == "nt":
+            apart = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
+        self.program = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | dict.fromkeys(_ONE_THREAD, "1") | {"TOKENIZERS_PARALLELISM": "false"},
+            **apart,
+        )
+        threading.Thread(target=self._listen, name="worker", daemon=True).start()
+        with contextlib.suppress(OSError):  # if it is dead already, listening tells
+            self._send([os.path.abspath(path) for path in sys.path])
+
+    def give(self, number: int, task: Task) -> None:
+        self.number, self.task = number, task
+        with contextlib.suppress(OSError):
+            self._send((task.function, task.arguments))
+
+    def death(self) -> RunError:
+        code = self.program.wait()
+        what = f" while {self.task.what}" if self.task else ""
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+        memory = " (the system does this where memory runs out)" if code == -9 else ""
+        return RunError(
+            f"worker process {self.program.pid} {how}{memory}{what}; what is done is kept: run the same "
+            "command again, with fewer --workers if memory is short"
+        )
+
+    def stop(self, *, at_once: bool) -> None:
+        if at_once:
+            self.program.terminate()
+        assert self.program.stdin is not None
+        with contextlib.suppress(OSError):
+            self._send(None)
+        with contextlib.suppress(OSError):
+            self.program.stdin.close()
+
+    def wait(self, seconds: float) -> None:
+        try:
+            self.program.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.program.kill()
+            self.program.wait()
+
+    def _send(self, message: object) -> None:
+        assert self.program.stdin is not None
+        pickle.dump(message, self.program.stdin)
+        self.program.stdin.flush()
+
+    def _listen(self) -> None:
+        assert self.program.stdout is not None
+        with self.program.stdout as answers:
+            while True:
+                try:
+                    message = pickle.load(answers)
+                except (EOFError, OSError, pickle.UnpicklingError):
+                    self.events.put((self, None))
+                    return
+                self.events.put((self, message))
+
+
+# In the other process
+
+
+def serve(source: BinaryIO) -> None:
+    """Do the tasks that come through standard input; ends when it does."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not come between two answers
+    tasks: queue.SimpleQueue = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(source, tasks), daemon=True).start()
+    told = _Told(answers)
+    while (task := tasks.get()) is not None:
+        function, arguments = task
+        try:
+            answer = _Answer(function(*arguments, progress=told))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            answer = _failed(error)
+        told.flush()
+        pickle.dump(answer, answers)
+        answers.flush()
+
+
+def _receive(source: BinaryIO, tasks: queue.SimpleQueue) -> None:
+    """The tasks from standard input, None after the last. Where it ends before, this process ends at once."""
+    while True:
+        try:
+            tasks.put(task := pickle.load(source))
+        except (EOFError, OSError, pickle.UnpicklingError):
+            break
+        if task is None:
+            return
+    tasks.put(None)
+    if os.name == "posix":
+        # The parent is dead: no answer has a reader. The main thread may be in a call that waits.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    time.sleep(_PATIENCE_S)
+    os._exit(1)
+
+
+def _failed(error: BaseException) -> _Answer:
+    from lucidlm.errors import LucidError
+
+    trace = "" if isinstance(error, LucidError | OSError) else traceback.format_exc()
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    return _Answer(error=error, trace=trace)
+
+
+class _Told:
+    """A progress whose units go to the process that gave the task; stages are that one's own."""
+
+    def __init__(self, answers) -> None:
+        self._answers = answers
+        self._units, self._time = 0, time.monotonic()
+
+    def stage(self, name: str, total: int | None = None) -> None: ...
+
+    def advance(self, n: int = 1) -> None:
+        self._units += n
+        if time.monotonic() - self._time >= _TOLD_EVERY_S:
+            self.flush()
+
+    def note(self, line: str) -> None: ...
+
+    def flush(self) -> None:
+        if self._units:
+            pickle.dump(self._units, self._answers)
+            self._answers.flush()
+        self._units, self._time = 0, time.monotonic()

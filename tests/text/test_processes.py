@@ -1,0 +1,112 @@
+"""Tasks in other processes: results in order, errors of one process, deaths that are named, no orphans."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import worker_tasks
+from recorded import Recorded
+
+from lucidlm.errors import ConfigError, DataError, RunError
+from lucidlm.runtime.leavings import process_lives
+from lucidlm.text.processes import Processes, Task, check_workers
+
+
+def tasks(function, count):
+    return (Task(function, (number,), f"task {number}") for number in range(count))
+
+
+def alive(numbers, within=5.0):
+    """Those of these processes that still run after a while: a zombie does not count."""
+    end = time.monotonic() + within
+    while time.monotonic() < end:
+        left = [number for number in numbers if process_lives(number)]
+        if not left:
+            return []
+        time.sleep(0.05)
+    return left
+
+
+def test_results_come_in_order_and_units_are_told_however_many_processes_there_are():
+    for workers in (1, 3):
+        told = Recorded()
+        told.stage("squares")
+        with Processes(workers, told) as processes:
+            assert list(processes.results(tasks(worker_tasks.square, 12))) == [n * n for n in range(12)]
+            if workers > 1:
+                loaded = next(processes.results([Task(worker_tasks.modules, (), "looking")]))
+                assert "lucidlm.text.processes" in loaded
+                assert not {"torch", "multiprocessing", "__mp_main__", "lucidlm.cli"} & {*loaded}
+        assert told.stages[0][1] == sum(range(12))
+
+
+def test_the_first_task_that_fails_raises_when_its_turn_comes_and_a_fault_of_ours_has_its_trace():
+    with Processes(2) as processes:
+        mixed = [
+            Task(worker_tasks.square, (5,), "a"),
+            Task(worker_tasks.fail, (1,), "b"),
+            Task(worker_tasks.fail, (2,), "c"),
+        ]
+        results = processes.results(mixed)
+        assert next(results) == 25
+        with pytest.raises(DataError, match="file 1: bad") as caught:
+            next(results)
+        assert caught.value.reason == "damaged"
+    with Processes(2) as processes, pytest.raises(ZeroDivisionError) as caught:
+        list(processes.results(tasks(worker_tasks.fail, 1)))
+    assert "in fail" in caught.value.__notes__[0]
+
+
+def test_results_that_nobody_asks_for_any_more_do_not_come_among_others():
+    with Processes(3) as processes:
+        given_up = processes.results(tasks(worker_tasks.square, 9))
+        assert next(given_up) == 0
+        given_up.close()
+        later = processes.results(Task(worker_tasks.square, (number,), "later") for number in range(20, 26))
+        assert list(later) == [number * number for number in range(20, 26)]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_process_that_dies_is_named_with_its_work_and_the_others_end():
+    with Processes(2) as processes:
+        assert list(processes.results(tasks(worker_tasks.square, 2))) == [0, 1]
+        numbers = [worker.program.pid for worker in processes._started]
+        with pytest.raises(RunError) as caught:
+            list(processes.results([Task(worker_tasks.end, (), "reading a.jsonl")]))
+    assert "ended by signal 9" in str(caught.value)
+    assert "while reading a.jsonl" in str(caught.value)
+    assert "fewer --workers" in str(caught.value)
+    assert alive(numbers) == []
+
+
+PROGRAM = """
+import sys, worker_tasks
+from lucidlm.text.processes import Processes, Task
+with Processes(2) as processes:
+    list(processes.results(Task(worker_tasks.wait, (sys.argv[1],), "waiting") for _ in range(2)))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_processes_end_with_the_one_that_started_them_however_that_ends(tmp_path, number):
+    path = tmp_path / "numbers"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", PROGRAM, str(path)], env=environment) as program:
+        end = time.monotonic() + 30
+        while not path.exists() or len(path.read_text().split()) < 2:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        numbers = [int(line) for line in path.read_text().split()]
+        program.send_signal(number)
+        assert program.wait(10) != 0
+    assert alive(numbers) == []
+
+
+def test_a_number_of_processes_that_nobody_means_is_refused():
+    for workers in (-1, 513):
+        with pytest.raises(ConfigError, match=r"--workers .*1 to 512"):
+            check_workers(workers)
