@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import {model, models, remember} from "./app.js";
 import {copyButton, make, problem, quoted, waiting} from "./dom.js";
+import {wordsOf} from "./words.js";
 
 export function compareView(main, values) {
   let last = new AbortController();
@@ -26,7 +27,7 @@ export function compareView(main, values) {
       make("div", {class: "knobs"}, make("label", {}, "model A ", a), make("label", {}, "model B ", b)),
       make("label", {for: "text"}, "Text"), input,
       make("p", {class: "controls"}, make("button", {class: "primary", type: "submit"}, "Compare"), " ", copyButton("copy as command", () => `lucidlm compare ${[a, b].map(each => quoted(models().find(one => one.name === each.value).source)).join(" ")} ${quoted(input.value)}`))),
-    result);
+    wordsOf("bits per byte", "interval", "nat", "context", "stride"), result);
 
   async function compare() {
     const body = {a: a.value, b: b.value, text: input.value};

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import {go, model, remember} from "./app.js";
 import {make, percent, problem, shown, waiting, whole} from "./dom.js";
+import {wordsOf} from "./words.js";
 
 const LARGEST = 64 * 2 ** 20;
 
@@ -20,7 +21,7 @@ export function dataView(main, values) {
   text.value = values.text ?? "An old lamp, naïve café, 1234567 🙂";
   let soon = null;
   text.addEventListener("input", () => { clearTimeout(soon); soon = setTimeout(tokenize, 200); });
-  main.append(make("h1", {}, "What will it read?"), make("p", {}, "Before a model learns from a text, the text is read, cleaned, cut into tokens and split. See what remains of yours."), drop, result,
+  main.append(make("h1", {}, "What will it read?"), make("p", {}, "Before a model learns from a text, the text is read, cleaned, cut into tokens and split. See what remains of yours."), drop, wordsOf("token", "vocabulary", "target", "held-out text", "leak"), result,
     make("h2", {}, "A tokenizer at work"), make("p", {}, `The tokenizer of ${model()?.name ?? "the model"} cuts a text into the pieces that the model predicts.`), make("label", {for: "text"}, "Text"), text, tokens, kept);
 
   async function tokenize() {

@@ -1,8 +1,9 @@
 // Guess first: Shannon's game. The next token is guessed before it is shown; guesses are scored in bits.
 
 import * as api from "./api.js";
-import {address, model, remember} from "./app.js";
+import {link, model, remember} from "./app.js";
 import {fixed, make, percent, problem, shown, slider, waiting, whole} from "./dom.js";
+import {wordsOf} from "./words.js";
 
 const GIVEN = 6;  // tokens that are shown before the first guess
 
@@ -26,7 +27,7 @@ export function guessView(main, values) {
     make("form", {class: "card", onsubmit: event => { event.preventDefault(); begin(); }},
       make("label", {for: "text"}, "Text"), input,
       make("p", {class: "controls"}, make("button", {class: "primary", type: "submit"}, "Play"), make("span", {class: "dim"}, " The text is hidden as soon as you play."))),
-    game);
+    wordsOf("bit", "nat", "perplexity", "rank", "baseline"), game);
   game.append(make("p", {class: "dim"}, "No game is running: give a text of a few sentences."));
 
   let tokens = [], at = 0, first = 0, given = null, original = "";
@@ -79,7 +80,7 @@ export function guessView(main, values) {
       make("div", {class: "card verdict"},
         make("p", {id: "round"}, right ? "Right: " : "It was ", make("b", {}, shown(token.text)), right ? "." : ` and not ${shown(answer)}.`, ` You: ${fixed(round.you, 2)} bits. The model, which gave it ${percent(token.probability)} (rank ${whole(token.rank)}): ${fixed(round.model, 2)} bits.`),
         make("p", {class: "dim"}, "The model's likeliest: ", token.alternatives.slice(0, 5).map(each => `${shown(each.text)} ${percent(each.probability)}`).join(", "), "."),
-        make("p", {class: "controls"}, more ? next : make("b", {}, "The text has ended. "), make("a", {class: "button", href: address("explain", {model: model().name, text: original})}, "see the whole text explained"))),
+        make("p", {class: "controls"}, more ? next : make("b", {}, "The text has ended. "), link("explain", {model: model().name, text: original}, "see the whole text explained", {class: "button"}))),
       table());
     if (more) next.focus({preventScroll: true});
   }

@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import {go, model, readModels, remember} from "./app.js";
 import {copyButton, fixed, make, percent, problem, quoted, shown, waiting, whole} from "./dom.js";
 import {startForm} from "./start.js";
+import {wordsOf} from "./words.js";
 
 const UNITS = {nats: "nats per token", bits: "bits per byte", perplexity: "perplexity"};
 const AXES = {step: "steps", tokens: "tokens", time: "time"};
@@ -20,7 +21,7 @@ const LIVE = ["starting", "training", "stopping"];
 const STATUS = {starting: "starting", stopping: "stopping", training: "training now", finished: "finished", interrupted: "interrupted", broken: "cannot be read", failed: "failed"};
 
 export function trainView(main, values) {
-  const state = {runs: [], views: new Map(), shown: (values.runs ?? "").split(",").filter(Boolean), unit: values.unit in UNITS ? values.unit : "nats", x: values.x in AXES ? values.x : "step", steps: values.steps in SPANS ? values.steps : "settled", step: null};
+  const state = {runs: [], views: new Map(), shown: (values.runs ?? "").split(",").filter(Boolean), unit: values.unit in UNITS ? values.unit : "nats", x: values.x in AXES ? values.x : "step", steps: values.steps in SPANS ? values.steps : "settled", step: values.moment === undefined ? null : Number(values.moment)};
   const running = new AbortController(), sources = new Map();
   const list = make("div", {id: "runs"}, waiting("Reading the runs…")), facts = make("div", {class: "figures", id: "facts"}), said = make("div", {role: "status", id: "said"});
   const chart = make("div", {class: "chart", id: "curves", role: "img", "aria-label": "training and validation loss"}), detail = make("section", {id: "detail"}), figure = make("div", {hidden: true}), unlike = make("p", {class: "unlike", role: "status"});
@@ -31,9 +32,10 @@ export function trainView(main, values) {
   };
   figure.append(unlike, make("p", {class: "controls dim"}, select("unit", UNITS, state.unit, x => { state.unit = x; }), select("over", AXES, state.x, x => { state.x = x; }), select("show", SPANS, state.steps, x => { state.steps = x; })), chart);
   main.append(make("h1", {}, "How is it learning?"), make("p", {}, "Solid: the loss on held-out text. Dashed: on the training text. Thin and grey: on each batch, the few passages of a step. Where solid and dashed part, the model learns the training text by heart. Choose one run, or several to overlay them."),
+    wordsOf("loss", "held-out text", "overfitting", "bits per byte", "perplexity", "step", "batch", "epoch", "weights", "baseline", "dropout"),
     make("div", {class: "course"}, make("div", {}, make("h2", {}, "Runs"), list, startForm(async id => { await refresh(); only(id); }, values.text)), make("div", {}, said, facts, figure, detail)));
 
-  const keep = () => remember("train", {model: model()?.name, runs: state.shown.join(","), unit: state.unit, x: state.x, steps: state.steps});
+  const keep = () => remember("train", {model: model()?.name, runs: state.shown.join(","), unit: state.unit, x: state.x, steps: state.steps, moment: state.step});
 
   async function refresh() {
     try {
@@ -57,12 +59,13 @@ export function trainView(main, values) {
     list.dataset.drawn = now;
     list.replaceChildren(make("ul", {class: "runs"}, ...state.runs.map(run => make("li", {},
       make("label", {}, make("input", {type: "checkbox", checked: state.shown.includes(run.id), onchange: event => {
+        state.step = null;
         state.shown = event.target.checked ? [...state.shown, run.id] : state.shown.filter(id => id !== run.id);
         keep();
         follow();
       }}), " ", make("b", {}, name(run))), make("small", {}, ` ${STATUS[run.status] ?? run.status}${run.bits_per_byte ? `, ${fixed(run.bits_per_byte, 3)} bits per byte` : ""}`)))));
   }
-  const only = id => { state.shown = [id]; keep(); drawList(); follow(); };
+  const only = id => { state.shown = [id]; state.step = null; keep(); drawList(); follow(); };
 
   // Reads each run that is shown, and listens to those that train.
   async function follow() {
@@ -178,7 +181,7 @@ export function trainView(main, values) {
     const samples = run.samples;
     if (!samples.length) return [];
     const at = () => { const place = samples.findIndex(each => each.step === state.step); return place < 0 ? samples.length - 1 : place; };
-    const body = make("div"), input = make("input", {type: "range", id: "moment", "aria-label": "step of the run", min: "0", max: String(samples.length - 1), step: "1", oninput: () => { state.step = samples[Number(input.value)].step; show(); draw(); }});
+    const body = make("div"), input = make("input", {type: "range", id: "moment", "aria-label": "step of the run", min: "0", max: String(samples.length - 1), step: "1", oninput: () => { state.step = samples[Number(input.value)].step; show(); keep(); draw(); }});
     const output = make("output");
     function show() {
       const sample = samples[at()], validation = run.validations.find(each => each.step === sample.step);
