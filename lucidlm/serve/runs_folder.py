@@ -18,6 +18,8 @@ from lucidlm.serve.run_processes import NOT_OURS, Training, Trainings
 from lucidlm.serve.run_view import RunView, RunViews
 from lucidlm.weights.whole import SETTINGS
 
+TEXTS = ".texts"
+"""The folder below the folder of runs that keeps the uploaded texts that runs were trained on."""
 LIVE = ("starting", "training", "stopping")
 """What the status of a run is while its process lives."""
 EMPTY_ROW = dict.fromkeys(
@@ -28,6 +30,7 @@ EMPTY_ROW = dict.fromkeys(
 """What a row of `runs.listing.row_of` has of a run that has no folder yet, beside run, status and steps."""
 EMPTY_HEAD: dict[str, Any] = {
     "time_s": 0.0, "tokens_per_s": None, "time_left_s": None, "vocab_size": None, "lines": [],
+    "checkpoints": [],
 }  # fmt: skip
 
 
@@ -94,13 +97,13 @@ class Runs:
     def start(self, form: TrainForm) -> dict[str, Any]:
         """Starts a training; ConfigError or ServerError where it cannot begin."""
         config_of(form)  # refuses what lucidlm would refuse
-        text, name = (), form.name or STORY
-        names = dict[str, str]()
-        if form.text != STORY:
-            document = self.documents.find(form.text)
-            text, names = (str(document.path),), {str(document.path): document.name}
-            name = form.name or document.stem
+        document = None if form.text == STORY else self.documents.find(form.text)
+        name = form.name or (STORY if document is None else document.stem)
         folder = self._place(name, numbered=form.name is None)
+        self.trainings.check_free()
+        # A copy that stays: run.toml names the text, and repeats the run when the server is long gone.
+        kept = None if document is None else document.kept_in(self.folder / TEXTS)
+        text, names = ([], {}) if document is None else ([str(kept)], {str(kept): document.name})
         training = self.trainings.start(folder, [*text, f"--out={folder}", *flags_of(form)], names)
         return self._started(training)
 

@@ -13,6 +13,7 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from histories import BEND, TRAIN, curve, taken
 from models import made_up_text
@@ -24,6 +25,7 @@ from lucidlm.runs.data import corpus_of_run
 from lucidlm.runs.history import METRICS, History, read_history
 from lucidlm.runs.listing import row_of
 from lucidlm.runs.records import checked_line
+from lucidlm.runs.run_toml import read_settings
 from lucidlm.runtime.locks import lock
 from lucidlm.serve import planning, run_events, run_view
 from lucidlm.serve.documents import Documents
@@ -37,7 +39,7 @@ from lucidlm.serve.runs_folder import Runs, id_of
 TEXT = made_up_text()
 QUICK = {"tokenizer": "bytes", "context_length": 16, "batch_tokens": 32, "validate_every": 2, "device": "cpu"}
 ROW = set(row_of(Path("nowhere"))) | {"id", "name", "own", "message", "exit_code", "memory_bytes", "command"}
-HEAD = ROW | {"time_s", "tokens_per_s", "time_left_s", "vocab_size", "lines"}
+HEAD = ROW | {"time_s", "tokens_per_s", "time_left_s", "vocab_size", "lines", "checkpoints"}
 STATE = HEAD | {"curves", "validations", "samples"}
 
 
@@ -153,6 +155,47 @@ def test_baselines_are_lines_in_nats_per_token(live, trained):
     assert "gzip" not in early
     # While a run trains its unigram is counted here: the same number as that of its end.
     assert unigram_nats(corpus_of_run(run)) == pytest.approx(lines["unigram of tokens"])
+
+
+def test_run_toml_names_a_text_that_stays(live, trained):
+    id, _ = trained
+    run = folder_of(live, id)
+    config, _ = read_settings(run)
+    (text,) = map(Path, config.text)
+    assert text.read_text(encoding="utf-8") == TEXT
+    assert text.name == "my-book.txt"
+    assert text.is_relative_to(run.parent)  # and not in a folder that the server deletes
+
+
+def test_a_checkpoint_and_the_best_weights_are_two_models(live, trained):
+    id, events = trained
+    steps = events[-1]["checkpoints"]
+    assert steps == [int(each.name[5:]) for each in checkpoint_folders(folder_of(live, id))]
+    best = live.ask("POST", "/api/models", {"run": id}).json
+    last = live.ask("POST", "/api/models", {"run": id, "step": steps[-1]}).json
+    assert (best["name"], best["kind"]) == ("runs/my-book", "run")
+    assert (last["name"], last["kind"]) == (f"runs/my-book at step {steps[-1]}", "checkpoint")
+    said = live.ask("POST", "/api/compare", {"a": best["name"], "b": last["name"], "text": TEXT[:50]})
+    assert said.status == 200
+    refused = live.ask("POST", "/api/models", {"run": id, "step": 5})
+    assert (refused.status, refused.fault["param"]) == (404, "step")
+
+
+def test_counting_the_text_of_a_run_costs_what_its_n_grams_cost(live, trained):
+    id, _ = trained
+    corpus = corpus_of_run(folder_of(live, id))
+    name = live.ask("POST", "/api/models", {"run": id}).json["name"]
+    said = live.ask("POST", "/api/baselines", {"model": name, "text": TEXT[:40]}).json
+    unigram, ngram = said["baselines"]
+    assert (unigram["name"], len(unigram["nats"]), len(ngram["nats"])) == ("unigram of tokens", 40, 40)
+    counts = np.bincount(np.asarray(corpus.train[:]), minlength=257)
+    ids = np.frombuffer(TEXT[:40].encode(), np.uint8)
+    plain = -np.log(counts[ids] / counts.sum())  # smoothing moves it a little
+    assert unigram["nats"] == pytest.approx(plain.tolist(), abs=0.3)
+    assert sum(ngram["nats"]) < sum(unigram["nats"])
+    other = live.ask("POST", "/api/baselines", {"text": "ab"}).json
+    assert other["baselines"] == []
+    assert "no run" in other["why"]
 
 
 def test_the_list_has_a_row_for_each_run(live, trained):
@@ -442,7 +485,9 @@ def test_who_leaves_makes_room_and_the_server_does_not_wait_for_those_who_stay(t
 
 
 def view_of(history: History) -> RunView:
-    return RunView({"run": "r", "status": "training"}, history, run_view.rows_of(history), None, (), (), 0.0)
+    return RunView(
+        {"run": "r", "status": "training"}, history, run_view.rows_of(history), None, (), (), (), 0.0
+    )
 
 
 @pytest.mark.parametrize("every", [3, 7, 333])

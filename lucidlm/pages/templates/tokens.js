@@ -10,8 +10,14 @@ async function lucidExplained(root) {
     ? x.toExponential(count).replace(/e([+-])(\d)$/, (all, sign, digit) => "e" + sign + "0" + digit) : x < 0 ? "-inf" : "inf";
   const fixed = (quantity, x) => Math.abs(x) < 1e9
     ? x.toLocaleString("en", {minimumFractionDigits: digits[quantity], maximumFractionDigits: digits[quantity]}) : power(x, 2);
+  // A probability as the table has it: 0.00011487, and 1.1487 × 10⁻⁹ where there would be many zeros.
+  const share = (p, count) => {
+    if (p === 0 || p >= 1e-6) return p.toLocaleString("en", {maximumSignificantDigits: count, minimumSignificantDigits: count});
+    const [number, tens] = p.toExponential(count - 1).split("e-");
+    return number + " × 10⁻" + tens.replace(/\d/g, digit => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]);
+  };
   const written = {
-    probability: p => power(p, digits.probability),
+    probability: p => share(p, digits.probability + 1),
     nats: x => fixed("nats", x), bits: x => fixed("bits", x), perplexity: x => fixed("perplexity", x),
   };
   // A loss in the unit that is chosen, and in the other one.
@@ -174,9 +180,9 @@ async function lucidExplained(root) {
     ids.forEach((other, place) => {
       const bar = make("span", "", "bar"), came = other === id;
       bar.style.width = (8 * shares[place] / largest).toFixed(2) + "em";
-      others.append(row(cell(quoted(text.spell[other]) + (came ? " ✓" : ""), came ? "came" : ""), cell(power(shares[place], 2), "n"), make("td", "", "", bar)));
+      others.append(row(cell(quoted(text.spell[other]) + (came ? " ✓" : ""), came ? "came" : ""), cell(share(shares[place], 3), "n"), make("td", "", "", bar)));
     });
-    if (!ids.includes(id)) others.append(row(cell(quoted(text.spell[id]) + " ✓", "came"), cell(power(text.p[i], 2), "n"), cell("")));
+    if (!ids.includes(id)) others.append(row(cell(quoted(text.spell[id]) + " ✓", "came"), cell(share(text.p[i], 3), "n"), cell("")));
     return [make("h3", "after " + quoted(text.given(i)) + " came " + quoted(text.spell[id]) + " (id " + id + ")"), facts, others];
   }
   function word(text, from, to) {

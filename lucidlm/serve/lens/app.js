@@ -21,7 +21,7 @@ const VIEWS = {
   guess: {name: "Guess", view: guessView},
 };
 const main = document.getElementById("view"), nav = document.getElementById("nav"), picker = document.getElementById("model");
-const state = {models: [], leave: null, said: {}, lesson: null};
+const state = {models: [], runs: false, leave: null, said: {}, lesson: null};
 const LONGEST_ADDRESS = 4000, LONGEST_PACKED = 400000;
 
 const viewOf = path => { const name = path.split("/")[1]; return name in VIEWS ? name : "explain"; };
@@ -76,6 +76,7 @@ export const link = (name, values, label, attributes = {}) => make("a", {...attr
 
 export const model = () => state.models.find(each => each.name === picker.value);
 export const models = () => state.models;
+export const hasRuns = () => state.runs;  // a folder of runs, and texts that can be uploaded
 
 const open = async focus => draw(await here(), focus);
 
@@ -100,7 +101,7 @@ function draw({name, values, damaged}, focus) {
 // The models that are served now; the chosen one stays chosen.
 export async function readModels() {
   const before = picker.value;
-  state.models = (await json("/api/models")).models;
+  ({models: state.models, runs: state.runs} = await json("/api/models"));
   picker.replaceChildren(...state.models.map(each => make("option", {value: each.name}, each.name)));
   if (state.models.some(each => each.name === before)) picker.value = before;
   picker.disabled = state.models.length < 2;

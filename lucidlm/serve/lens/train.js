@@ -140,7 +140,7 @@ export function trainView(main, values) {
   }
 
   function drawDetail(run) {
-    const now = JSON.stringify([run.id, run.status, run.own, run.message, run.problems, run.best_step === null, run.samples.length]);
+    const now = JSON.stringify([run.id, run.status, run.own, run.message, run.problems, run.best_step === null, run.samples.length, run.checkpoints]);
     if (detail.dataset.drawn === now) return;  // buttons and slider stay under the pointer
     detail.dataset.drawn = now;
     const buttons = make("p", {class: "controls"});
@@ -155,6 +155,7 @@ export function trainView(main, values) {
     }}, label);
     if (run.own && run.status === "training") buttons.append(act("Stop and save", "stop"));
     if (run.best_step !== null) buttons.append(make("button", {type: "button", onclick: event => explainRun(run, event.target)}, "explain with it"));
+    if (run.checkpoints.length) buttons.append(make("button", {type: "button", onclick: event => compareRun(run, event.target)}, "compare its checkpoints"));
     if (run.status === "interrupted") buttons.append(act("Go on", "resume"), copyButton("copy as command", () => `lucidlm train --resume --out ${quoted(run.run)}`));
     if (run.status === "finished") buttons.append(copyButton("copy as command", () => `lucidlm report ${quoted(run.run)}`));
     const wrong = (run.problems ?? []).map(each => make("p", {class: "card problem"}, each));
@@ -162,19 +163,26 @@ export function trainView(main, values) {
     detail.replaceChildren(buttons, ...wrong, ...samplesOf(run));
   }
 
-  // The best weights of the run so far become a model of this server.
-  async function explainRun(run, button) {
+  // Weights of the run become models of this server; then another view opens.
+  async function served(run, button, asked, open) {
     button.disabled = true;
     said.replaceChildren(waiting(`Loading ${name(run)}…`));
     try {
-      const {name: served} = await api.json("/api/models", {run: run.id});
+      const names = [];
+      for (const each of asked) names.push((await api.json("/api/models", {run: run.id, ...each})).name);
       await readModels();
-      go("explain", {model: served});
+      open(names);
     } catch (error) {
       button.disabled = false;
       said.replaceChildren(problem(error));
     }
   }
+  const explainRun = (run, button) => served(run, button, [{}], ([best]) => go("explain", {model: best}));
+  // The best weights beside the last ones, or the first checkpoint beside the last where there is none.
+  const compareRun = (run, button) => {
+    const steps = run.checkpoints, others = steps.filter(step => step !== run.best_step), other = others.at(-1) ?? steps.at(-1);
+    return served(run, button, [{}, {step: other}], ([best, b]) => go("compare", {model: best, b}));
+  };
 
   // One slider over the validations: the sample and the probe sentence of that step.
   function samplesOf(run) {
