@@ -22,8 +22,10 @@ from lucidlm.serve.slots import ROWS, Slots, row_bytes
 
 RETRY_S = 5
 """What a refused client is told to wait."""
-TURN = 16
+TURN = 8
 """Tokens that a text may add before it is set aside: the copies of its keys and values cost far less."""
+NEW_ONES = 4
+"""Of so many places that become free, all but one go to new texts, the other one to a text that was set aside."""
 MOST_BYTES = 4 * 2**30
 """Memory for keys and values where the system does not say how much is free."""
 
@@ -65,7 +67,8 @@ class Engine:
         self._waiting: deque[Job] = deque()
         self._aside: deque[Job] = deque()
         """Texts that have begun, and wait for their next turn."""
-        self._new_ones_first = False
+        self._given = 0
+        """How many places were given, modulo NEW_ONES."""
         self._running: set[Job] = set()
         self._turns: deque[Job] = deque()
         """Running jobs without a row: each does a piece of work when it is its turn."""
@@ -153,9 +156,9 @@ class Engine:
         self._waiting = deque(job for job in self._waiting if not job.cancelled)
         self._aside = deque(job for job in self._aside if not job.cancelled)
         while self.waiting and len(self._running) < self.places:
-            # New ones and those that were set aside alternate: neither kind can keep the other out.
-            self._new_ones_first = not self._new_ones_first
-            queues = (self._waiting, self._aside) if self._new_ones_first else (self._aside, self._waiting)
+            # A first token is waited for most. But neither kind can keep the other out.
+            self._given = (self._given + 1) % NEW_ONES
+            queues = (self._waiting, self._aside) if self._given else (self._aside, self._waiting)
             job = next(queue for queue in queues if queue).popleft()
             self._running.add(job)
             self._turns.append(job)
