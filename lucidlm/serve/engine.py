@@ -25,7 +25,7 @@ RETRY_S = 5
 TURN = 8
 """Tokens that a text may add before it is set aside: the copies of its keys and values cost far less."""
 NEW_ONES = 4
-"""Of so many places that become free, all but one go to new texts, the other one to a text that was set aside."""
+"""Of so many places that become free, one goes to a text that was set aside, the others to new ones."""
 MOST_BYTES = 4 * 2**30
 """Memory for keys and values where the system does not say how much is free."""
 

@@ -21,7 +21,6 @@ from lucidlm.errors import LucidError
 from lucidlm.measure.baseline import NAMES
 from lucidlm.measure.ngrams import fit_orders, nats_of_documents
 from lucidlm.report.curves import Rows, curves_of, rows_of, thinned, thinning
-from lucidlm.runs.checkpoints import checkpoint_folders
 from lucidlm.runs.data import CORPUS, corpus_of_run
 from lucidlm.runs.history import METRICS, SAMPLES, History, read_history
 from lucidlm.runs.listing import row_of
@@ -61,8 +60,6 @@ class RunView:
     plan: Plan | None
     samples: tuple[dict[str, Any], ...]
     lines: tuple[Line, ...]
-    checkpoints: tuple[int, ...]
-    """The steps whose weights are kept."""
     read_s: float
     """Seconds that reading took."""
 
@@ -79,7 +76,6 @@ class RunView:
             "time_left_s": self._time_left_s,
             "vocab_size": self.plan.model.vocab_size if self.plan is not None else None,
             "lines": self.lines,
-            "checkpoints": self.checkpoints,
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -193,7 +189,6 @@ def _view_of(run: Path, known: _Known) -> RunView:
         plan,
         tuple(_samples_of(run, tokenizer)),
         tuple(lines_of(history, plan, unigram)),
-        tuple(int(each.name[5:]) for each in checkpoint_folders(run)),
         time.perf_counter() - began,
     )
 

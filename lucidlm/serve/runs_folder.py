@@ -9,6 +9,7 @@ from typing import Any
 
 from lucidlm.errors import ServerError
 from lucidlm.report.curves import curves_of
+from lucidlm.runs.checkpoints import checkpoint_folders
 from lucidlm.runs.history import History
 from lucidlm.runs.listing import list_runs
 from lucidlm.runtime.locks import is_locked
@@ -30,7 +31,6 @@ EMPTY_ROW = dict.fromkeys(
 """What a row of `runs.listing.row_of` has of a run that has no folder yet, beside run, status and steps."""
 EMPTY_HEAD: dict[str, Any] = {
     "time_s": 0.0, "tokens_per_s": None, "time_left_s": None, "vocab_size": None, "lines": [],
-    "checkpoints": [],
 }  # fmt: skip
 
 
@@ -88,10 +88,14 @@ class Runs:
         return whole(*self.view(id))
 
     def _shown(self, folder: Path, row: dict[str, Any]) -> dict[str, Any]:
-        """The row with the run's id and name, and what is known of its process."""
+        """The row with the run's id, name and checkpoints, and what is known of its process."""
         training = self.trainings.of(folder)
         more = NOT_OURS if training is None else training.to_dict()
-        shown = {"id": id_of(folder, self.folder), "name": folder.relative_to(self.folder).as_posix()}
+        shown = {
+            "id": id_of(folder, self.folder),
+            "name": folder.relative_to(self.folder).as_posix(),
+            "checkpoints": [int(each.name[5:]) for each in checkpoint_folders(folder)],
+        }
         return row | more | shown | _changed(row, training, ended=more["exit_code"] is not None)
 
     def start(self, form: TrainForm) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Trainings are started, followed, stopped and resumed; ids are keys, and a form can name no file."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from models import made_up_text
 from serving import Running, running
 from trainings import begun_run
 
+from lucidlm.errors import ServerError
 from lucidlm.runs.checkpoints import checkpoint_folders
 from lucidlm.runs.data import corpus_of_run
 from lucidlm.runs.history import METRICS, History, read_history
@@ -38,8 +41,10 @@ from lucidlm.serve.runs_folder import Runs, id_of
 
 TEXT = made_up_text()
 QUICK = {"tokenizer": "bytes", "context_length": 16, "batch_tokens": 32, "validate_every": 2, "device": "cpu"}
-ROW = set(row_of(Path("nowhere"))) | {"id", "name", "own", "message", "exit_code", "memory_bytes", "command"}
-HEAD = ROW | {"time_s", "tokens_per_s", "time_left_s", "vocab_size", "lines", "checkpoints"}
+ROW = set(row_of(Path("nowhere"))) | {
+    *("id", "name", "checkpoints", "own", "message", "exit_code", "memory_bytes", "command"),
+}
+HEAD = ROW | {"time_s", "tokens_per_s", "time_left_s", "vocab_size", "lines"}
 STATE = HEAD | {"curves", "validations", "samples"}
 
 
@@ -485,9 +490,7 @@ def test_who_leaves_makes_room_and_the_server_does_not_wait_for_those_who_stay(t
 
 
 def view_of(history: History) -> RunView:
-    return RunView(
-        {"run": "r", "status": "training"}, history, run_view.rows_of(history), None, (), (), (), 0.0
-    )
+    return RunView({"run": "r", "status": "training"}, history, run_view.rows_of(history), None, (), (), 0.0)
 
 
 @pytest.mark.parametrize("every", [3, 7, 333])
@@ -529,6 +532,36 @@ def test_without_a_plan_and_an_end_there_is_no_line():
 
 
 # Plans.
+
+
+def test_a_plan_that_nobody_waits_for_leaves_no_process(monkeypatch):
+    begun = []
+
+    class Kept(subprocess.Popen):
+        def __init__(self, *words, **options):
+            super().__init__(*words, **options)
+            begun.append(self)
+
+    async def ask():
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        busy = loop.run_in_executor(None, time.sleep, 0.3)  # so that the client leaves before its turn
+        left = asyncio.ensure_future(planning._answered({}))
+        await asyncio.sleep(0.1)
+        left.cancel()
+        await asyncio.gather(busy, left, return_exceptions=True)
+        monkeypatch.setattr(planning, "PLAN_S", 0.01)
+        with pytest.raises(ServerError, match="takes over"):
+            await planning._answered({})
+
+    monkeypatch.setattr(planning.subprocess, "Popen", Kept)
+    asyncio.run(ask())
+    assert len(begun) == 2
+    for each in begun:
+        assert each.returncode == -signal.SIGKILL
+        assert each.stdin.closed
+        assert each.stdout.closed
+        assert each.stderr.closed
 
 
 def test_a_plan_is_that_of_the_training_by_the_same_form(live, trained):

@@ -61,10 +61,9 @@ function moreModels(values, signal) {
   const box = make("select", {id: "more"}), said = make("span", {role: "status"}), add = make("button", {type: "button", onclick: serve}, "Add"), part = make("p", {class: "controls", hidden: true}, make("label", {}, "another run or checkpoint ", box), " ", add, said);
   async function fill() {
     const {runs} = await api.json("/api/runs", undefined, signal);
-    for (const run of runs.filter(each => each.best_step !== null).slice(0, 20)) {
-      const {checkpoints} = await api.json(`/api/runs/${run.id}`, undefined, signal);
+    for (const run of runs.filter(each => each.best_step !== null)) {
       const option = (text, step) => make("option", {value: JSON.stringify({run: run.id, ...(step === null ? {} : {step})})}, text);
-      box.append(option(`${run.name}: best weights`, null), ...checkpoints.map(step => option(`${run.name}: step ${step}`, step)));
+      box.append(option(`${run.name}: best weights`, null), ...run.checkpoints.map(step => option(`${run.name}: step ${step}`, step)));
     }
     part.hidden = !box.options.length;
   }
