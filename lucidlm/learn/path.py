@@ -252,11 +252,10 @@ def page() -> str:
 
 LENS = """## The same path in the lens
 
-`lucidlm serve --open` opens [the lens](lens.md) on a model of yours. Its view Learn has these lessons. Each
-opens the view that is named, with numbers of that model, and the view leads back to it. The stride is among
-the words of Compare, temperature and top-k are tried in Generate. Twelve questions on the loss with their
-answers, and where the lens has them, are in `tests/serve/questions.toml`: a browser looks there for each
-answer.
+[The lens](lens.md) shows a model of yours. Its view Learn has these lessons. Each opens the view that is
+named, with numbers of that model, and the view leads back to it. The stride is among the words of Compare,
+temperature and top-k are tried in Generate. Twelve questions on the loss with their answers, and where the
+lens has them, are in `tests/serve/questions.toml`: a browser looks there for each answer.
 
 | lesson | view | step above |
 |---|---|---|"""
