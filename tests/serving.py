@@ -4,6 +4,9 @@ import asyncio
 import contextlib
 import http.client
 import json
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -57,12 +60,19 @@ class Reply:
         return [json.loads(part.removeprefix("data: ")) for part in parts if not part.startswith(":")]
 
 
+def head_of(
+    *headers: str, path: str = "/v1/completions", kind: str = "application/json", host: str = "localhost"
+) -> bytes:
+    """The head of a POST, for a test that sends it in its own way."""
+    lines = (f"POST {path} HTTP/1.1", f"host: {host}", f"content-type: {kind}", *headers, "", "")
+    return "\r\n".join(lines).encode()
+
+
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A server that listens."""
+class Listening:
+    """A server that listens on a port of this machine."""
 
     port: int
-    engine: Engine
 
     @property
     def address(self) -> str:
@@ -92,6 +102,13 @@ class Running:
         """A request to /v1/completions."""
         return self.ask("POST", "/v1/completions", {"model": "tiny", "prompt": prompt} | fields)
 
+
+@dataclass(frozen=True, slots=True)
+class Running(Listening):
+    """One in a thread of this process."""
+
+    engine: Engine
+
     def wait_for(self, running: int, *, timeout_s: float = 5.0) -> float:
         """Seconds until so many texts run; they must within the time."""
         began = time.monotonic()
@@ -99,6 +116,67 @@ class Running:
             assert time.monotonic() - began < timeout_s, (self.engine.running, self.engine.waiting)
             time.sleep(0.005)
         return time.monotonic() - began
+
+
+@dataclass(frozen=True, slots=True)
+class Apart(Listening):
+    """`lucidlm serve` in a process of its own."""
+
+    process: int
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the process holds in memory."""
+        return self._status("VmRSS")
+
+    @property
+    def most_memory_bytes(self) -> int:
+        """The most that it held since `forget_memory`."""
+        return self._status("VmHWM")
+
+    def forget_memory(self) -> None:
+        """`most_memory_bytes` counts from now on."""
+        Path(f"/proc/{self.process}/clear_refs").write_text("5")
+
+    def _status(self, name: str) -> int:
+        status = Path(f"/proc/{self.process}/status").read_text()
+        return 1024 * int(re.search(rf"{name}:\s+(\d+)", status)[1])
+
+    def wait_for(self, running: int, *, timeout_s: float = 5.0) -> float:
+        """Seconds until so many texts run or wait; they must within the time."""
+        began = time.monotonic()
+        while True:
+            health = self.ask("GET", "/health").json
+            if health["running"] + health["waiting"] == running:
+                return time.monotonic() - began
+            assert time.monotonic() - began < timeout_s, health
+            time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def apart(*models: Path, runs: Path) -> Iterator[Apart]:
+    """`lucidlm serve` of these folders, as a user starts it."""
+    words = (
+        "-m",
+        "lucidlm",
+        "serve",
+        *map(str, models),
+        "--runs",
+        str(runs),
+        "--port",
+        "0",
+        "--threads",
+        "1",
+    )
+    with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, encoding="utf-8") as process:
+        assert process.stdout is not None
+        try:
+            lines = iter(process.stdout.readline, "")
+            address = next(line for line in lines if line.startswith("listening on")).split()[2]
+            yield Apart(int(address.rpartition(":")[2]), process.pid)
+            assert process.poll() is None, "the server lives"
+        finally:
+            process.terminate()
 
 
 @contextlib.contextmanager

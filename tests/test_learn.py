@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shlex
 import sys
 from functools import cached_property
@@ -242,3 +243,10 @@ def test_the_command_of_a_step_is_one_that_the_program_takes(step):
 
 def test_the_page_tells_the_steps():
     assert (ROOT / "docs" / "learn.md").read_text(encoding="utf-8") == path.page()
+
+
+def test_the_page_lists_the_lessons_of_the_lens():
+    script = (ROOT / "lucidlm" / "serve" / "lens" / "lessons.js").read_text(encoding="utf-8")
+    titles = re.findall(r'^    title: "(.*)",$', script, re.M)
+    views = [each.capitalize() for each in re.findall(r'^    view: "(\w+)"', script, re.M)]
+    assert [(title, view) for title, view, _ in path.IN_THE_LENS] == list(zip(titles, views, strict=True))

@@ -59,7 +59,8 @@ ROOMS = {
     "serve": (
         "limits transcript slots jobs engine forms faults streams orders ticket choices openai_api own_api "
         "page_jobs page_api document_view documents documents_api run_forms run_processes run_view "
-        "planning runs_folder run_events run_models runs_api docs_page guards app connection listening"
+        "planning runs_folder run_events run_models run_baselines runs_api docs_page guards app "
+        "connection listening"
     ),
     "doctor": "",
     "learn": "workshop questions path",

@@ -243,7 +243,37 @@ def record_of(number: int, asked: Asked, answer: str) -> dict[str, Any]:
 
 def page() -> str:
     """docs/learn.md: the same path, for a reader."""
-    return "\n".join([INTRODUCTION, *(_section(number, step) for number, step in enumerate(STEPS, 1))])
+    steps = (_section(number, step) for number, step in enumerate(STEPS, 1))
+    lessons = (
+        f"| {title} | {view} | {', '.join(map(str, numbers))} |" for title, view, numbers in IN_THE_LENS
+    )
+    return "\n".join([INTRODUCTION, *steps, LENS, *lessons, ""])
+
+
+LENS = """## The same path in the lens
+
+[The lens](lens.md) shows a model of yours. Its view Learn has these lessons. Each opens the view that is
+named, with numbers of that model, and the view leads back to it. The stride is among the words of Compare,
+temperature and top-k are tried in Generate. Twelve questions on the loss with their answers, and where the
+lens has them, are in `tests/serve/questions.toml`: a browser looks there for each answer.
+
+| lesson | view | step above |
+|---|---|---|"""
+IN_THE_LENS = (
+    ("Inputs and targets", "Explain", (1,)),
+    ("Logits", "Explain", (2,)),
+    ("Softmax", "Explain", (2, 10)),
+    ("The probability of the target", "Explain", (2,)),
+    ("The logarithm", "Explain", (2,)),
+    ("The mean, and its negative", "Explain", (2, 7)),
+    ("Cross entropy", "Explain", (2, 4)),
+    ("Perplexity", "Explain", (3,)),
+    ("Bits per byte", "Compare", (9,)),
+    ("Training and validation loss", "Train", (5,)),
+    ("Why it overfits", "Train", (6, 11)),
+    ("Two classes: binary cross entropy", "Generate", (12,)),
+)
+"""The lessons of the lens: title, view, and the steps that say more."""
 
 
 INTRODUCTION = """# Learn in twelve steps

@@ -7,6 +7,7 @@ import html
 import json
 import math
 import os
+from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,10 @@ LEVELS = 8
 """Strengths of a token's colour."""
 SHOWN_STEPS = 12
 """Tokens whose way to the loss is written out."""
+
+SMALLEST_WRITTEN_OUT = 1e-6
+"""A smaller probability is written with a power of ten."""
+RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def write_page(path: str | os.PathLike, template: str, **values: Any) -> None:
@@ -39,6 +44,18 @@ def notebook(template: str, **values: Any) -> str:
     """A part with its style, for the output of a notebook's cell."""
     style = _environment().get_template("look.css").render()
     return f'<div class="lucid"><style>{style}</style>{render(template, **values)}</div>'
+
+
+def share(p: float, digits: int = 5) -> str:
+    """A probability with so many digits, as templates/tokens.js writes it: never 1.1e-04 beside 12 %.
+
+    >>> share(0.00011487), share(0.5), share(1.0), share(1.1487e-9), share(0.0)
+    ('0.00011487', '0.50000', '1.0000', '1.1487 × 10⁻⁹', '0.0000')
+    """
+    number, power = f"{p:.{digits - 1}e}".split("e")
+    if p == 0 or p >= SMALLEST_WRITTEN_OUT:
+        return format(Decimal(f"{number}e{power}"), "f")
+    return f"{number} × 10⁻{str(-int(power)).translate(RAISED)}"
 
 
 def in_script(value: Any) -> "Markup":
@@ -83,4 +100,5 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
     )
     environment.filters["fixed"] = fixed
+    environment.filters["share"] = share
     return environment

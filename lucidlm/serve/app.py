@@ -23,6 +23,7 @@ from lucidlm.serve.openai_api import openai_routes
 from lucidlm.serve.own_api import own_routes
 from lucidlm.serve.page_api import page_routes
 from lucidlm.serve.planning import Plans
+from lucidlm.serve.run_baselines import baselines_routes
 from lucidlm.serve.run_models import Loading, RunModels
 from lucidlm.serve.runs_api import runs_routes
 from lucidlm.serve.runs_folder import Runs
@@ -76,8 +77,9 @@ def make_app(
         redirect_slashes=False,
     )  # fmt: skip
     app.include_router(openai_routes(engine))
-    app.include_router(own_routes(engine))
+    app.include_router(own_routes(engine, runs=shown is not None))
     app.include_router(page_routes(engine))
+    app.include_router(baselines_routes(engine))
     if shown is not None:
         app.include_router(runs_routes(shown, plans, RunModels(engine, shown, loading), settings.limits))
         app.include_router(documents_routes(documents))

@@ -8,6 +8,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lucidlm.serve.limits import LIMITS, Limits
 
+WAITING_BYTES = 2**14
+"""Of an answer that may wait here for the socket; asyncio's own value is four times as much."""
+
 
 class Connection(H11Protocol):
     """HTTP by h11, with two clocks: one while a request comes in, one while an answer is not read.
@@ -25,6 +28,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Starts the clock for the first request."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=WAITING_BYTES)
         self._began = self.loop.time()
         self._wait(self.limits.idle_s)
 

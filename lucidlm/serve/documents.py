@@ -1,6 +1,7 @@
 """Uploaded texts come in and are kept while the server runs; what lucidlm reads of each goes out."""
 
 import asyncio
+import hashlib
 import os
 import re
 import secrets
@@ -12,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lucidlm.errors import LucidError, ServerError
+from lucidlm.runtime.files import replacing_file
 from lucidlm.runtime.leavings import process_lives
 from lucidlm.runtime.wording import one_line
 from lucidlm.serve.document_view import Patience, Question, renamed, view_of
@@ -42,6 +44,20 @@ class Stored:
         """A name for a run: letters, digits, - and _ of the document's name."""
         plain = re.sub(r"[^A-Za-z0-9_-]+", "-", PurePosixPath(self.name).name.split(".")[0]).strip("-")
         return plain[:STEM_CHARACTERS] or "text"
+
+    def kept_in(self, folder: Path) -> Path:
+        """A copy below the folder that stays when the server ends; a text that is there already is kept once.
+
+        Its path has a hash of what it holds, and of its name what a path may have.
+        """
+        with open(self.path, "rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+        kept = folder / content / f"{self.stem}{''.join(self.path.suffixes)}"
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with replacing_file(kept) as temporary:
+                shutil.copyfile(self.path, temporary)
+        return kept
 
     def to_dict(self) -> dict[str, Any]:
         """What a client gets of it."""

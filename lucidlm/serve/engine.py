@@ -1,7 +1,8 @@
 """One thread that owns the models: jobs come in from any thread, their events go out. It never dies.
 
 Each round gives every text one token. Jobs that have no row yet (a prompt to read, an explanation) share one
-part of a long prompt's work a round, in turns: no text waits for another one to end.
+part of a long prompt's work a round, in turns. Where more texts want to grow than there are places, they take
+turns too: the one that has had a place longest is set aside. So no text waits for another one to end.
 """
 
 import contextlib
@@ -17,10 +18,14 @@ from lucidlm.runtime.device import autocast, dtype_of
 from lucidlm.runtime.memory import free_on
 from lucidlm.serve.jobs import PREFILL, Completion, Job, Served
 from lucidlm.serve.limits import LIMITS, Limits
-from lucidlm.serve.slots import Slots, row_bytes
+from lucidlm.serve.slots import ROWS, Slots, row_bytes
 
 RETRY_S = 5
 """What a refused client is told to wait."""
+TURN = 8
+"""Tokens that a text may add before it is set aside: the copies of its keys and values cost far less."""
+NEW_ONES = 4
+"""Of so many places that become free, one goes to a text that was set aside, the others to new ones."""
 MOST_BYTES = 4 * 2**30
 """Memory for keys and values where the system does not say how much is free."""
 
@@ -43,6 +48,11 @@ class Group:
         del self.jobs[job.row]
         self.slots.leave(job.row)
 
+    def set_aside(self, job: Completion) -> None:
+        """Frees the row of a text that will go on later."""
+        job.keep_cache(self.slots.single(job.row))
+        self.remove(job)
+
 
 class Engine:
     """The models, their thread, and the jobs that wait for it.
@@ -55,6 +65,10 @@ class Engine:
         self.replace(served)
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
+        self._aside: deque[Job] = deque()
+        """Texts that have begun, and wait for their next turn."""
+        self._given = 0
+        """How many places were given, modulo NEW_ONES."""
         self._running: set[Job] = set()
         self._turns: deque[Job] = deque()
         """Running jobs without a row: each does a piece of work when it is its turn."""
@@ -67,8 +81,11 @@ class Engine:
         for each in served.values():
             each.model.eval()
         self.served = dict(served)  # as a whole: other threads read it meanwhile
-        self.places = min([self.limits.running, *map(_rows_that_fit, served.values())])
+        rows = min([self.limits.running + self.limits.waiting, *map(_rows_that_fit, served.values())])
+        self.places = min(self.limits.running, rows)
         """How many texts run at once."""
+        self._most_aside = rows - self.places
+        """How many more keep their keys and values while they wait."""
 
     def start(self) -> None:
         """Starts the thread."""
@@ -89,8 +106,8 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait for a place."""
-        return len(self._waiting)
+        """How many jobs wait for a place, those that were set aside included."""
+        return len(self._waiting) + len(self._aside)
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Takes all jobs of a request, or refuses all of them: ServerError 429, or 503 at the end."""
@@ -98,9 +115,9 @@ class Engine:
             if self._stopping:
                 raise ServerError("the server is stopping", "try again when it is back", status=503)
             room = self.limits.waiting + max(0, self.places - len(self._running))
-            if len(self._waiting) + len(jobs) > room:
+            if self.waiting + len(jobs) > room:
                 raise ServerError(
-                    f"{len(self._running)} texts are running and {len(self._waiting)} are waiting; the "
+                    f"{len(self._running)} texts are running and {self.waiting} are waiting; the "
                     f"limits are {self.places} and {self.limits.waiting}",
                     "try again later",
                     status=429,
@@ -120,15 +137,15 @@ class Engine:
         while True:
             with self._changed:
                 self._admit()
-                while not (self._running or self._waiting or self._stopping):
+                while not (self._running or self.waiting or self._stopping):
                     self._changed.wait()
                 self._admit()
                 if self._stopping:
                     break
             self._round()
         with self._changed:
-            left = [*self._running, *self._waiting]
-            self._running, self._waiting = set(), deque()
+            left = [*self._running, *self._waiting, *self._aside]
+            self._running, self._waiting, self._aside = set(), deque(), deque()
         for job in left:
             _hand_on(job, ServerError("the server is stopping", "try again when it is back", status=503))
 
@@ -137,13 +154,38 @@ class Engine:
         for job in [job for job in self._running if job.cancelled]:
             self._end(job)
         self._waiting = deque(job for job in self._waiting if not job.cancelled)
-        while self._waiting and len(self._running) < self.places:
-            job = self._waiting.popleft()
+        self._aside = deque(job for job in self._aside if not job.cancelled)
+        while self.waiting and len(self._running) < self.places:
+            # A first token is waited for most. But neither kind can keep the other out.
+            self._given = (self._given + 1) % NEW_ONES
+            queues = (self._waiting, self._aside) if self._given else (self._aside, self._waiting)
+            job = next(queue for queue in queues if queue).popleft()
             self._running.add(job)
             self._turns.append(job)
 
+    def _set_aside(self) -> None:
+        """If others wait, ends the turns of the texts that have had theirs longest.
+
+        Few in a round: so turns end at different times, and a new text never waits long for a place.
+        """
+        room = min(max(1, min(len(self._waiting), ROWS // 2)), self._most_aside - len(self._aside))
+        if not self.waiting or len(self._running) < self.places or room < 1:
+            return
+        held = [(job.held, group, job) for group in self._groups for job in group.jobs.values()]
+        held.sort(key=lambda each: -each[0])
+        for tokens, group, job in held[:room]:
+            if tokens < TURN:
+                return
+            with self._failing_alone([job]), _computing(group.served):
+                group.set_aside(job)
+                with self._changed:
+                    self._running.discard(job)
+                    self._aside.append(job)
+        self._forget_empty_groups()
+
     def _round(self) -> None:
         """A token for each text that has a row, then about PREFILL tokens of work for jobs that have none."""
+        self._set_aside()
         for group in list(self._groups):
             self._step(group)
         left = PREFILL
@@ -192,8 +234,11 @@ class Engine:
         for group in list(self._groups):
             if isinstance(job, Completion) and group.jobs.get(job.row) is job:
                 group.remove(job)
-            if not group.jobs:
-                self._groups.remove(group)  # its cache may have hundreds of megabytes
+        self._forget_empty_groups()
+
+    def _forget_empty_groups(self) -> None:
+        """The cache of a group may have hundreds of megabytes."""
+        self._groups = [group for group in self._groups if group.jobs]
 
     @contextlib.contextmanager
     def _failing_alone(self, jobs: Sequence[Job]) -> Generator[None]:

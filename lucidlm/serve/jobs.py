@@ -150,6 +150,8 @@ class Completion(Job):
         self.generated = 0
         self.ended = False
         self.row = -1
+        self._held_from = 0
+        """How many tokens the text had when it took its row."""
         self.capacity = capacity_for(
             len(prompt) + wanted.decoding.max_new_tokens, served.model.config.context_length
         )
@@ -163,10 +165,18 @@ class Completion(Job):
     @property
     def size(self) -> int:
         """Tokens of the next part of the prompt."""
-        return min(PREFILL, len(self._prompt) - (self._cache.lengths[0] if self._cache is not None else 0))
+        read = self._cache.lengths[0] if self._cache is not None else 0
+        return min(PREFILL, max(0, len(self._prompt) - read))
+
+    @property
+    def held(self) -> int:
+        """Tokens that the text has added since it took its row."""
+        return self.generated - self._held_from
 
     def advance(self) -> bool:
         """Reads the next part of the prompt; after the last one, draws the first token."""
+        if self.generated:
+            return True  # it was set aside, and goes on with the cache that it has
         model = self.served.generating
         if self._cache is None:
             self._cache = model.new_cache(1, self.capacity)
@@ -179,10 +189,15 @@ class Completion(Job):
         return True
 
     def leave_cache(self) -> KVCache:
-        """The keys and values of the prompt, which the row of a group takes over."""
+        """The keys and values so far, which the row of a group takes over."""
         cache, self._cache = self._cache, None
         assert cache is not None, "the prompt has been read"
+        self._held_from = self.generated
         return cache
+
+    def keep_cache(self, cache: KVCache) -> None:
+        """Takes back keys and values until there is a row again."""
+        self._cache = cache
 
     def draw(self, logits: Tensor) -> None:
         """Draws the next token from logits (V,), and hands on what it completes."""

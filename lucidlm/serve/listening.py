@@ -15,7 +15,7 @@ from lucidlm.serve.guards import Guard, Settings
 
 LOOK_S = 0.1
 """How often the server looks whether a signal came."""
-SEND_BYTES = 2**16
+SEND_BYTES = 2**14
 """The system's buffer of a connection: by default it grows to megabytes of text that nobody reads."""
 BACKLOG = 512
 """Connections that the system keeps waiting: more than the clients that lens.md's limits allow for."""

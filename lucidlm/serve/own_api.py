@@ -28,8 +28,8 @@ LINES = 256
 """Lines of an explanation's JSON that are sent at once."""
 
 
-def own_routes(engine: Engine) -> APIRouter:
-    """The routes of our own."""
+def own_routes(engine: Engine, *, runs: bool = False) -> APIRouter:
+    """The routes of our own; `runs`: whether there is a folder of runs, with routes of its own."""
     router = APIRouter(tags=["Own routes"], responses=FAULTS)
 
     @router.get("/health")
@@ -41,8 +41,8 @@ def own_routes(engine: Engine) -> APIRouter:
 
     @router.get("/api/models")
     async def models() -> Response:
-        """The models that are served, with their shapes."""
-        return Answer({"models": [described(each) for each in engine.served.values()]})
+        """The models that are served, with their shapes, and whether there is a folder of runs."""
+        return Answer({"models": [described(each) for each in engine.served.values()], "runs": runs})
 
     @router.post("/api/explain")
     async def explain(form: ExplainForm, request: Request) -> Response:

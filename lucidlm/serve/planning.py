@@ -63,8 +63,11 @@ async def _answered(asked: dict[str, Any]) -> dict[str, Any]:
         [sys.executable, "-m", "lucidlm.serve.planning"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
+    speaking = asyncio.get_running_loop().run_in_executor(None, _spoken, process, json.dumps(asked).encode())
+    speaking.add_done_callback(lambda done: done.exception())  # nobody may wait for it any more
     try:
-        out, err = await asyncio.to_thread(process.communicate, json.dumps(asked).encode(), PLAN_S)
+        # Shielded: the thread ends the process and its pipes also where the client has left before it began.
+        out, err = await asyncio.shield(speaking)
     except subprocess.TimeoutExpired:
         advice = "start the training: it says its plan"
         raise ServerError(f"a plan for this text takes over {PLAN_S:g} s", advice, status=408) from None
@@ -75,6 +78,15 @@ async def _answered(asked: dict[str, Any]) -> dict[str, Any]:
     except (ValueError, IndexError):
         last = one_line(next(iter(err.decode("utf-8", "replace").splitlines()[::-1]), ""))
         raise ServerError(f"no plan could be made: {last}", "start the training", status=500) from None
+
+
+def _spoken(process: subprocess.Popen[bytes], request: bytes) -> tuple[bytes, bytes]:
+    """What the process writes on both outputs; then it has ended, and its pipes are closed."""
+    with process:
+        try:
+            return process.communicate(request, PLAN_S)
+        finally:
+            process.kill()
 
 
 def plan_for(form: PlanForm, text: list[str], folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runs become models of the server while it runs: the id of a run in, its best weights under a name out."""
+"""Runs become models of the server while it runs: the id of a run in, its weights under a name out."""
 
 import threading
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lucidlm.errors import ServerError
 from lucidlm.measure.protocol import Dtype
+from lucidlm.runs.checkpoints import checkpoint_folders
 from lucidlm.serve.engine import Engine
 from lucidlm.serve.jobs import Served
 from lucidlm.serve.runs_folder import Runs
@@ -30,18 +31,24 @@ class RunModels:
         self._read: dict[str, tuple[int, int]] = {}
         """By name, in the order of use: time and size of the weights that were read."""
 
-    def serve(self, id: str) -> Served:
-        """The model of a run; to be called from a thread, as it may read a file of gigabytes."""
-        folder = self.runs.find(id)
+    def serve(self, id: str, step: int | None = None) -> Served:
+        """The best weights of a run, or those of a checkpoint.
+
+        To be called from a thread, as it may read a file of gigabytes.
+        """
+        run = self.runs.find(id)
+        folder = run if step is None else checkpoint_of(run, step)
         # With the folder of runs before it: a model that was given has the name of its folder alone.
-        name = f"{self.runs.folder.name}/{folder.relative_to(self.runs.folder).as_posix()}"
+        name = f"{self.runs.folder.name}/{run.relative_to(self.runs.folder).as_posix()}"
+        name = name if step is None else f"{name} at step {step}"
         with self._lock:
             stamp = _stamp_of(folder)
             served = self.engine.served.get(name)
             if served is None or self._read.get(name) != stamp:
-                loaded = load(resolve(folder), device=self.loading.device)
+                source = resolve(folder)
+                loaded = load(source, device=self.loading.device)
                 served = Served.of(
-                    loaded, name=name, kind="run", dtype=self.loading.dtype, source=str(folder)
+                    loaded, name=name, kind=source.kind, dtype=self.loading.dtype, source=str(folder)
                 )
             self._read.pop(name, None)
             self._read[name] = stamp
@@ -51,6 +58,17 @@ class RunModels:
             others = {key: each for key, each in self.engine.served.items() if key not in dropped}
             self.engine.replace(others | {name: served})
         return served
+
+
+def checkpoint_of(run: Path, step: int) -> Path:
+    """The folder of a checkpoint; ServerError where the run has none at this step."""
+    found = {int(each.name[5:]): each for each in checkpoint_folders(run)}
+    if step not in found:
+        steps = ", ".join(map(str, found)) or "none"
+        raise ServerError(
+            f"{run.name} has no checkpoint of step {step}", f"it has {steps}", status=404, param="step"
+        )
+    return found[step]
 
 
 def _stamp_of(folder: Path) -> tuple[int, int]:

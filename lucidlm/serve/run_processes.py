@@ -132,18 +132,26 @@ class Trainings:
         """The one that lives."""
         return next((each for each in self._of.values() if each.alive), None)
 
+    def check_free(self) -> None:
+        """ServerError while one runs, or at the end."""
+        with self._lock:
+            self._check_free()
+
+    def _check_free(self) -> None:
+        if self._closed_at is not None:
+            raise ServerError("the server is stopping", "start it again", status=503)
+        if (running := self.current) is not None:
+            raise ServerError(
+                f"{running.folder.name} is training, and one training runs at a time",
+                "stop it, or wait for its end",
+                status=409,
+            )
+
     def start(self, folder: Path, arguments: Sequence[str], names: dict[str, str] | None = None) -> Training:
         """A process of `lucidlm train` with these arguments, never by a shell; ServerError while one runs."""
         names = names or {}
         with self._lock:
-            if self._closed_at is not None:
-                raise ServerError("the server is stopping", "start it again", status=503)
-            if (running := self.current) is not None:
-                raise ServerError(
-                    f"{running.folder.name} is training, and one training runs at a time",
-                    "stop it, or wait for its end",
-                    status=409,
-                )
+            self._check_free()
             folder.parent.mkdir(parents=True, exist_ok=True)
             with open(log_of(folder), "wb") as log:
                 process = subprocess.Popen(

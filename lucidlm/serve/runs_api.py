@@ -25,6 +25,9 @@ class RunForm(Form):
     """POST /api/models."""
 
     run: str = Field(description="An id of /api/runs.")
+    step: int | None = Field(
+        None, ge=0, lt=2**63, description="A step of its checkpoints; without it, the best weights."
+    )
 
 
 def runs_routes(runs: Runs, plans: Plans, models: RunModels, limits: Limits) -> APIRouter:
@@ -50,8 +53,8 @@ def runs_routes(runs: Runs, plans: Plans, models: RunModels, limits: Limits) -> 
 
     @router.post("/api/models")
     async def serve(form: RunForm) -> Response:
-        """Serves the best weights of a run from now on, read again where they have changed."""
-        return Answer(described(await asyncio.to_thread(models.serve, form.run)))
+        """Serves weights of a run from now on, read again where they have changed."""
+        return Answer(described(await asyncio.to_thread(models.serve, form.run, form.step)))
 
     @router.get(PATH + "/{id}")
     async def state(id: str) -> Response:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lucidlm.errors import ServerError
 from lucidlm.report.curves import curves_of
+from lucidlm.runs.checkpoints import checkpoint_folders
 from lucidlm.runs.history import History
 from lucidlm.runs.listing import list_runs
 from lucidlm.runtime.locks import is_locked
@@ -18,6 +19,8 @@ from lucidlm.serve.run_processes import NOT_OURS, Training, Trainings
 from lucidlm.serve.run_view import RunView, RunViews
 from lucidlm.weights.whole import SETTINGS
 
+TEXTS = ".texts"
+"""The folder below the folder of runs that keeps the uploaded texts that runs were trained on."""
 LIVE = ("starting", "training", "stopping")
 """What the status of a run is while its process lives."""
 EMPTY_ROW = dict.fromkeys(
@@ -85,22 +88,26 @@ class Runs:
         return whole(*self.view(id))
 
     def _shown(self, folder: Path, row: dict[str, Any]) -> dict[str, Any]:
-        """The row with the run's id and name, and what is known of its process."""
+        """The row with the run's id, name and checkpoints, and what is known of its process."""
         training = self.trainings.of(folder)
         more = NOT_OURS if training is None else training.to_dict()
-        shown = {"id": id_of(folder, self.folder), "name": folder.relative_to(self.folder).as_posix()}
+        shown = {
+            "id": id_of(folder, self.folder),
+            "name": folder.relative_to(self.folder).as_posix(),
+            "checkpoints": [int(each.name[5:]) for each in checkpoint_folders(folder)],
+        }
         return row | more | shown | _changed(row, training, ended=more["exit_code"] is not None)
 
     def start(self, form: TrainForm) -> dict[str, Any]:
         """Starts a training; ConfigError or ServerError where it cannot begin."""
         config_of(form)  # refuses what lucidlm would refuse
-        text, name = (), form.name or STORY
-        names = dict[str, str]()
-        if form.text != STORY:
-            document = self.documents.find(form.text)
-            text, names = (str(document.path),), {str(document.path): document.name}
-            name = form.name or document.stem
+        document = None if form.text == STORY else self.documents.find(form.text)
+        name = form.name or (STORY if document is None else document.stem)
         folder = self._place(name, numbered=form.name is None)
+        self.trainings.check_free()
+        # A copy that stays: run.toml names the text, and repeats the run when the server is long gone.
+        kept = None if document is None else document.kept_in(self.folder / TEXTS)
+        text, names = ([], {}) if document is None else ([str(kept)], {str(kept): document.name})
         training = self.trainings.start(folder, [*text, f"--out={folder}", *flags_of(form)], names)
         return self._started(training)
 

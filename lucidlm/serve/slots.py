@@ -77,6 +77,15 @@ class Slots:
         self.taken[row] = True
         return row
 
+    def single(self, row: int) -> KVCache:
+        """A copy of a row, which `take` takes back."""
+        copy = self.model.new_cache(1, self.capacity)
+        mine = self.cache.keys + self.cache.values
+        for kept, rows in zip(copy.keys + copy.values, mine, strict=True):
+            kept[0] = rows[row]
+        copy.lengths[0] = self.cache.lengths[row]
+        return copy
+
     def leave(self, row: int) -> None:
         """Frees a row."""
         self.taken[row] = False

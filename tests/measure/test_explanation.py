@@ -1,5 +1,6 @@
 import math
 import re
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -346,7 +347,7 @@ def test_the_lectures_example_is_on_its_page_to_the_printed_digit(lecture, tmp_p
         row.css_first("th").text(): [cell.text() for cell in row.css("td")]
         for row in LexborHTMLParser(page).css("table.steps tr, table.answers tr")
     }
-    flat = [f"{p:.4e}" for row in PROBABILITIES for p in row]
+    flat = [format(Decimal(f"{p:.4e}"), "f") for row in PROBABILITIES for p in row]
     assert rows["its id"] == [str(id) for row in TARGETS for id in row]
     assert rows["its probability p, by softmax"] == flat
     assert rows["ln p"] == [f"{x:.4f}" for row in LOGARITHMS for x in row]

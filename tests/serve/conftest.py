@@ -3,11 +3,16 @@
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import openai
 import pytest
+from models import BYTES
 from playwright.sync_api import Browser, sync_playwright
-from serving import Running, running, served
+from serving import Apart, Running, apart, running, served
+from trainings import begun_run
+
+from lucidlm.weights.huggingface import save_model
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +31,21 @@ def server(tiny) -> Iterator[Running]:
 def client(server) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0, timeout=20) as each:
         yield each
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> Path:
+    """The one run of `real`'s folder."""
+    return begun_run(str(tmp_path_factory.mktemp("real") / "runs" / "one"))
+
+
+@pytest.fixture(scope="session")
+def real(run) -> Iterator[Apart]:
+    """The server in a process of its own, as `lucidlm serve` starts it; "tiny" reads 4,096 tokens."""
+    folder = run.parents[1]
+    save_model(served(context_length=4096).model, BYTES, folder / "tiny")
+    with apart(folder / "tiny", runs=run.parent) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

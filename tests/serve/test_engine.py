@@ -116,6 +116,43 @@ def test_a_long_prompt_is_read_in_parts_between_which_others_get_tokens():
         assert answer.status == 200
 
 
+def test_texts_take_turns_where_there_are_more_than_places():
+    asked = [
+        {"prompt": STORY[:5], "seed": seed, "max_tokens": 60, "logit_bias": FOREVER} for seed in range(5)
+    ]
+    with slow_server(0.003, running=2) as server:
+        alone = [server.complete(**fields).json["choices"] for fields in asked]
+        connections = [stream_of(server)[0] for _ in range(3)]  # each takes 10 s
+        engine = server.engine
+        assert engine.running + engine.waiting == 3
+        began = time.monotonic()
+        assert server.complete(max_tokens=1).status == 200
+        assert time.monotonic() - began < 1
+        for connection in connections:
+            connection.sock.close()
+            connection.close()
+        del connections, connection
+        server.wait_for(0)
+        with ThreadPoolExecutor(
+            5
+        ) as pool:  # each is set aside several times, and comes back into another row
+            together = [pool.submit(server.complete, **fields) for fields in asked]
+            assert [each.result().json["choices"] for each in together] == alone
+        assert (engine.running, engine.waiting, engine._groups) == (0, 0, [])
+
+
+def test_a_text_that_was_set_aside_is_forgotten_when_its_client_leaves():
+    with slow_server(0.005, running=1) as server:
+        connections = [stream_of(server)[0] for _ in range(4)]
+        assert len(server.engine._aside) + len(server.engine._waiting) == 3
+        for connection in connections:
+            connection.sock.close()
+            connection.close()
+        del connections, connection
+        assert server.wait_for(0) < 1
+        assert server.complete(max_tokens=1).status == 200
+
+
 def test_a_client_that_leaves_frees_its_place():
     with slow_server() as server:
         connections = [stream_of(server)[0] for _ in range(3)]

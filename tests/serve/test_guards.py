@@ -181,6 +181,7 @@ def test_the_docs_need_no_other_host(server):
         *("/v1/models", "/v1/models/{name}", "/v1/completions", "/v1/chat/completions"),
         *("/health", "/api/models", "/api/explain", "/api/tokenize", "/api/generate", "/api/compare"),
         *("/api/explain/part", "/api/explain/page", "/api/compare/part", "/api/logits"),
+        "/api/baselines",
     }
 
 

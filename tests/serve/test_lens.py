@@ -112,6 +112,45 @@ def test_the_address_of_a_view_shows_the_same_again(page):
     expect(page.locator(".chain li").nth(5)).to_contain_text("Over the 10 target")
 
 
+def test_a_long_text_is_in_the_address_too(page):
+    text = "The old lamp burned low, number " + " ".join(str(number**3) for number in range(520))
+    assert len(text) > 4000
+    page.goto("/guess")
+    page.get_by_label("Text", exact=True).fill(text)
+    page.get_by_role("button", name="Play").click()
+    page.locator("#answer").wait_for()
+    expect(page).to_have_url(re.compile(r"/guess\?model=tiny#z=[\w-]+$"))
+    page.reload()
+    page.locator("#answer").wait_for()
+    expect(page.locator("#game")).to_contain_text(f"Round 1 of {len(text) - 6:,}")
+    page.goto(page.url[:-9])
+    page.reload()
+    expect(page.get_by_role("alert")).to_contain_text("The text of this address is damaged")
+
+
+def test_a_loss_is_read_in_nats_or_in_bits(page, tiny):
+    explained(page)
+    chosen(page, 9)
+    wanted = explain(tiny.model, tiny.tokenizer, TEXT).tokens[9]
+    page.locator(".unit").select_option("bits")
+    bits = wanted.running_loss_nats / math.log(2)
+    expect(page.locator(".chain li").nth(5)).to_contain_text(f"the mean is {bits:.4f} bits")
+    expect(page.locator(".chain li").nth(6)).to_contain_text(f"2^{bits:.4f} = ")
+    assert f"{wanted.entropy / math.log(2):.3f} bits" in page.locator(".panel").inner_text()
+    expect(page.locator(".key")).to_contain_text("surprisal in bits, below in nats")
+    expect(page).to_have_url(re.compile("unit=bits"))
+    page.reload()
+    expect(page.locator(".chain li").nth(6)).to_contain_text(f"2^{bits:.4f} = ")
+
+
+def test_a_view_leads_back_to_its_lesson(page):
+    page.goto("/learn?lesson=3")
+    page.get_by_role("link", name="open the view").click()
+    page.locator(".chain b.nats").wait_for()
+    page.get_by_role("link", name="back to lesson 3: Softmax").click()
+    expect(page.locator(".lesson h2")).to_have_text("3. Softmax")
+
+
 def test_three_rounds_of_guessing_are_scored_beside_the_model(page, tiny):
     page.goto("/guess")
     page.get_by_label("Text", exact=True).fill(TEXT)

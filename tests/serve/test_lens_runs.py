@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 from browser import visited
@@ -61,6 +62,9 @@ def test_a_training_is_started_watched_stopped_and_explained(bench):
     expect(page.locator("#detail")).to_contain_text("A held-out sentence")
     page.get_by_label("step of the run").fill("0")
     expect(page.locator("#detail output")).to_contain_text("step 0: held-out")
+    expect(page).to_have_url(re.compile("moment=0"))
+    page.reload()
+    expect(page.locator("#detail output")).to_contain_text("step 0: held-out")
     page.get_by_role("button", name="Go on").click()
     expect(page.locator("#facts")).to_contain_text("left", timeout=30_000)
     page.get_by_role("button", name="Stop and save").click()
@@ -70,6 +74,21 @@ def test_a_training_is_started_watched_stopped_and_explained(bench):
     page.get_by_label("Text to explain").fill("The lamp")
     page.keyboard.press("Control+Enter")
     page.locator(".chain b.nats").wait_for()
+    page.goto("/train")
+    page.get_by_role("button", name="compare its checkpoints").click()
+    expect(page).to_have_url(re.compile("/compare"), timeout=20_000)
+    assert page.locator("#a").input_value() == "runs/watched"
+    assert page.locator("#b").input_value().startswith("runs/watched at step ")
+    page.get_by_label("Text", exact=True).fill("The old lamp burned low. " * 4)
+    page.get_by_role("button", name="Compare").click()
+    page.locator("#result .tokens").wait_for()
+    page.get_by_label("another run or checkpoint").select_option("watched: best weights")
+    page.get_by_role("button", name="Add").click()
+    expect(page.locator("#b")).to_have_value("runs/watched")
+    page.goto("/guess?model=runs%2Fwatched&text=" + quote("The old lamp burned low."))
+    page.locator("#answer").fill("x")
+    page.get_by_role("button", name="Reveal").click()
+    expect(page.locator(".score")).to_contain_text("counting the run's own text: unigram of tokens")
 
 
 def test_a_book_is_dropped_and_its_reading_is_shown(bench, tmp_path):
@@ -149,8 +168,9 @@ def test_a_tokenizer_is_seen_at_work(bench):
     page = bench
     page.goto("/data")
     page.get_by_label("Text", exact=True).fill("né 12")
-    expect(page.locator("#tokens")).to_contain_text("6 tokens of bytes: ids 110 195 169 32 49 50")
-    assert page.locator("#tokens i").all_inner_texts() == ["n", "\\xc3", "\\xa9", " ", "1", "2"]
+    expect(page.locator("#tokens")).to_contain_text("5 characters, 6 bytes, 6 tokens of bytes")
+    expect(page.locator("#tokens")).to_contain_text("ids 110 195 169 32 49 50")
+    assert page.locator("#tokens i").all_inner_texts() == ["n", "é \\xc3", "\\xa9", " ", "1", "2"]
 
 
 def test_a_file_that_cannot_be_read_says_why(bench, tmp_path):

@@ -63,6 +63,7 @@ OPERATIONS = [
     "POST /api/logits",
     "POST /api/compare",
     "POST /api/compare/part",
+    "POST /api/baselines",
 ]
 
 

@@ -1,5 +1,6 @@
 """Trainings are started, followed, stopped and resumed; ids are keys, and a form can name no file."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -10,20 +11,24 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from histories import BEND, TRAIN, curve, taken
 from models import made_up_text
 from serving import Running, running
 from trainings import begun_run
 
+from lucidlm.errors import ServerError
 from lucidlm.runs.checkpoints import checkpoint_folders
 from lucidlm.runs.data import corpus_of_run
 from lucidlm.runs.history import METRICS, History, read_history
 from lucidlm.runs.listing import row_of
 from lucidlm.runs.records import checked_line
+from lucidlm.runs.run_toml import read_settings
 from lucidlm.runtime.locks import lock
 from lucidlm.serve import planning, run_events, run_view
 from lucidlm.serve.documents import Documents
@@ -36,7 +41,9 @@ from lucidlm.serve.runs_folder import Runs, id_of
 
 TEXT = made_up_text()
 QUICK = {"tokenizer": "bytes", "context_length": 16, "batch_tokens": 32, "validate_every": 2, "device": "cpu"}
-ROW = set(row_of(Path("nowhere"))) | {"id", "name", "own", "message", "exit_code", "memory_bytes", "command"}
+ROW = set(row_of(Path("nowhere"))) | {
+    *("id", "name", "checkpoints", "own", "message", "exit_code", "memory_bytes", "command"),
+}
 HEAD = ROW | {"time_s", "tokens_per_s", "time_left_s", "vocab_size", "lines"}
 STATE = HEAD | {"curves", "validations", "samples"}
 
@@ -153,6 +160,47 @@ def test_baselines_are_lines_in_nats_per_token(live, trained):
     assert "gzip" not in early
     # While a run trains its unigram is counted here: the same number as that of its end.
     assert unigram_nats(corpus_of_run(run)) == pytest.approx(lines["unigram of tokens"])
+
+
+def test_run_toml_names_a_text_that_stays(live, trained):
+    id, _ = trained
+    run = folder_of(live, id)
+    config, _ = read_settings(run)
+    (text,) = map(Path, config.text)
+    assert text.read_text(encoding="utf-8") == TEXT
+    assert text.name == "my-book.txt"
+    assert text.is_relative_to(run.parent)  # and not in a folder that the server deletes
+
+
+def test_a_checkpoint_and_the_best_weights_are_two_models(live, trained):
+    id, events = trained
+    steps = events[-1]["checkpoints"]
+    assert steps == [int(each.name[5:]) for each in checkpoint_folders(folder_of(live, id))]
+    best = live.ask("POST", "/api/models", {"run": id}).json
+    last = live.ask("POST", "/api/models", {"run": id, "step": steps[-1]}).json
+    assert (best["name"], best["kind"]) == ("runs/my-book", "run")
+    assert (last["name"], last["kind"]) == (f"runs/my-book at step {steps[-1]}", "checkpoint")
+    said = live.ask("POST", "/api/compare", {"a": best["name"], "b": last["name"], "text": TEXT[:50]})
+    assert said.status == 200
+    refused = live.ask("POST", "/api/models", {"run": id, "step": 5})
+    assert (refused.status, refused.fault["param"]) == (404, "step")
+
+
+def test_counting_the_text_of_a_run_costs_what_its_n_grams_cost(live, trained):
+    id, _ = trained
+    corpus = corpus_of_run(folder_of(live, id))
+    name = live.ask("POST", "/api/models", {"run": id}).json["name"]
+    said = live.ask("POST", "/api/baselines", {"model": name, "text": TEXT[:40]}).json
+    unigram, ngram = said["baselines"]
+    assert (unigram["name"], len(unigram["nats"]), len(ngram["nats"])) == ("unigram of tokens", 40, 40)
+    counts = np.bincount(np.asarray(corpus.train[:]), minlength=257)
+    ids = np.frombuffer(TEXT[:40].encode(), np.uint8)
+    plain = -np.log(counts[ids] / counts.sum())  # smoothing moves it a little
+    assert unigram["nats"] == pytest.approx(plain.tolist(), abs=0.3)
+    assert sum(ngram["nats"]) < sum(unigram["nats"])
+    other = live.ask("POST", "/api/baselines", {"text": "ab"}).json
+    assert other["baselines"] == []
+    assert "no run" in other["why"]
 
 
 def test_the_list_has_a_row_for_each_run(live, trained):
@@ -484,6 +532,36 @@ def test_without_a_plan_and_an_end_there_is_no_line():
 
 
 # Plans.
+
+
+def test_a_plan_that_nobody_waits_for_leaves_no_process(monkeypatch):
+    begun = []
+
+    class Kept(subprocess.Popen):
+        def __init__(self, *words, **options):
+            super().__init__(*words, **options)
+            begun.append(self)
+
+    async def ask():
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        busy = loop.run_in_executor(None, time.sleep, 0.3)  # so that the client leaves before its turn
+        left = asyncio.ensure_future(planning._answered({}))
+        await asyncio.sleep(0.1)
+        left.cancel()
+        await asyncio.gather(busy, left, return_exceptions=True)
+        monkeypatch.setattr(planning, "PLAN_S", 0.01)
+        with pytest.raises(ServerError, match="takes over"):
+            await planning._answered({})
+
+    monkeypatch.setattr(planning.subprocess, "Popen", Kept)
+    asyncio.run(ask())
+    assert len(begun) == 2
+    for each in begun:
+        assert each.returncode == -signal.SIGKILL
+        assert each.stdin.closed
+        assert each.stdout.closed
+        assert each.stderr.closed
 
 
 def test_a_plan_is_that_of_the_training_by_the_same_form(live, trained):

@@ -3,17 +3,26 @@
 async function lucidExplained(root) {
   root.classList.add("ready");
   const LEVELS = 8, LONG = 200, PLACES = 12, LONGEST_WORD = 32;
-  const find = name => root.querySelector(name), panel = find(".panel"), by = find(".by"), parts = find(".parts");
+  const find = name => root.querySelector(name), panel = find(".panel"), by = find(".by"), parts = find(".parts"), unit = find(".unit");
   // As Python writes them in the table: a power of ten has two digits at least.
   const digits = JSON.parse(root.dataset.digits);
   const power = (x, count) => Number.isFinite(x)
     ? x.toExponential(count).replace(/e([+-])(\d)$/, (all, sign, digit) => "e" + sign + "0" + digit) : x < 0 ? "-inf" : "inf";
   const fixed = (quantity, x) => Math.abs(x) < 1e9
     ? x.toLocaleString("en", {minimumFractionDigits: digits[quantity], maximumFractionDigits: digits[quantity]}) : power(x, 2);
+  // A probability as the table has it: 0.00011487, and 1.1487 × 10⁻⁹ where there would be many zeros.
+  const share = (p, count) => {
+    if (p === 0 || p >= 1e-6) return p.toLocaleString("en", {maximumSignificantDigits: count, minimumSignificantDigits: count});
+    const [number, tens] = p.toExponential(count - 1).split("e-");
+    return number + " × 10⁻" + tens.replace(/\d/g, digit => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]);
+  };
   const written = {
-    probability: p => power(p, digits.probability),
+    probability: p => share(p, digits.probability + 1),
     nats: x => fixed("nats", x), bits: x => fixed("bits", x), perplexity: x => fixed("perplexity", x),
   };
+  // A loss in the unit that is chosen, and in the other one.
+  const other = {nats: "bits", bits: "nats"}, inUnit = (x, name) => name === "bits" ? x / Math.LN2 : x;
+  const amount = x => written[unit.value](inUnit(x, unit.value)) + " " + unit.value;
   // Elements: text content, class, children.
   const make = (tag, text, kind, ...children) => {
     const element = document.createElement(tag);
@@ -126,19 +135,19 @@ async function lucidExplained(root) {
     const known = edges.filter(edge => edge !== null);
     let more = 0;  // digits, until no two levels have one number
     const number = x => x.toLocaleString("en", {maximumFractionDigits: (x < 1 ? 2 : 1) + more});
+    const rank = by.value === "rank" && !by.disabled, swatches = [], mine = x => number(rank ? x : inUnit(x, unit.value));
     while (more < 3 && new Set(known.map(number)).size < new Set(known).size) more++;
-    const rank = by.value === "rank" && !by.disabled, swatches = [];
     for (let k = 0, low = rank ? 1 : 0; k < LEVELS; k++) {
       const end = k < LEVELS - 1 ? edges[k] : Infinity;
       if (end !== null && end <= low) continue;
       const last = end === null || end === Infinity;
-      const bounds = rank ? (last ? "over " + number(low - 1) : low === end - 1 ? number(low) : number(low) + " to " + number(end - 1)) : (last || low ? "from " + number(low) : "under " + number(end));
+      const bounds = rank ? (last ? "over " + number(low - 1) : low === end - 1 ? number(low) : number(low) + " to " + number(end - 1)) : (last || low ? "from " + mine(low) : "under " + mine(end));
       const kind = "k" + Math.max(k, edges.filter(edge => edge !== null && edge <= low).length);
-      swatches.push(make("i", bounds, kind, ...(rank ? [] : [make("small", number((low || end) / Math.LN2))])));
+      swatches.push(make("i", bounds, kind, ...(rank ? [] : [make("small", number(inUnit(low || end, other[unit.value])))])));
       low = end;
       if (last) break;
     }
-    find(".key").replaceChildren(make("span", rank ? "rank of the token" : (by.value === "entropy" ? "entropy" : parts.value === "words" ? "surprisal of the word" : "surprisal") + " in nats, below in bits", ""), ...swatches);
+    find(".key").replaceChildren(make("span", rank ? "rank of the token" : (by.value === "entropy" ? "entropy" : parts.value === "words" ? "surprisal of the word" : "surprisal") + " in " + unit.value + ", below in " + other[unit.value], ""), ...swatches);
   }
 
   function show(text, n, scroll) {
@@ -155,15 +164,15 @@ async function lucidExplained(root) {
     panel.append(close);
     panel.hidden = false;
     root.dataset.at = texts.indexOf(text) + ":" + n;
-    root.dispatchEvent(new CustomEvent("chosen", {detail: {text, from, to}}));
+    root.dispatchEvent(new CustomEvent("chosen", {detail: {text, from, to, unit: unit.value}}));
   }
   function token(text, i) {
     const id = text.id[i], cost = -text.logp[i], facts = make("table"), others = make("table");
     for (const [name, value] of [
       ["probability p", written.probability(text.p[i])], ["ln p", written.nats(text.logp[i])],
       ["nats, bits", written.nats(cost) + ", " + written.bits(cost / Math.LN2)],
-      ["rank", text.rank[i].toLocaleString("en")], ["entropy", written.nats(text.entropy[i]) + " nats"],
-      ["running loss", written.nats(text.running[i])],
+      ["rank", text.rank[i].toLocaleString("en")], ["entropy", amount(text.entropy[i])],
+      ["running loss", amount(text.running[i])],
       ["running perplexity", written.perplexity(Math.exp(text.running[i]))],
     ]) facts.append(row(make("th", name), cell(value, "n")));
     const ids = [...text.others.subarray(i * text.k, (i + 1) * text.k)], shares = text.shares.subarray(i * text.k, (i + 1) * text.k);
@@ -171,9 +180,9 @@ async function lucidExplained(root) {
     ids.forEach((other, place) => {
       const bar = make("span", "", "bar"), came = other === id;
       bar.style.width = (8 * shares[place] / largest).toFixed(2) + "em";
-      others.append(row(cell(quoted(text.spell[other]) + (came ? " ✓" : ""), came ? "came" : ""), cell(power(shares[place], 2), "n"), make("td", "", "", bar)));
+      others.append(row(cell(quoted(text.spell[other]) + (came ? " ✓" : ""), came ? "came" : ""), cell(share(shares[place], 3), "n"), make("td", "", "", bar)));
     });
-    if (!ids.includes(id)) others.append(row(cell(quoted(text.spell[id]) + " ✓", "came"), cell(power(text.p[i], 2), "n"), cell("")));
+    if (!ids.includes(id)) others.append(row(cell(quoted(text.spell[id]) + " ✓", "came"), cell(share(text.p[i], 3), "n"), cell("")));
     return [make("h3", "after " + quoted(text.given(i)) + " came " + quoted(text.spell[id]) + " (id " + id + ")"), facts, others];
   }
   function word(text, from, to) {
@@ -187,10 +196,11 @@ async function lucidExplained(root) {
     if (text.n < LONG) return;
     const most = text.word.map(([from, to]) => [nats(text, from, to), from, to]).sort((a, b) => b[0] - a[0]).slice(0, PLACES);
     const list = text.section.querySelector(".places ol");
+    list.replaceChildren();
     for (const [cost, from, to] of most) {
       const go = make("button", "", "", printable(spelled(text, Math.max(0, from - 30), from)).slice(-25), make("b", printable(spelled(text, from, to))), printable(spelled(text, to, Math.min(text.n, to + 30))).slice(0, 25));
       go.addEventListener("click", () => show(text, text.ranges.findIndex(range => range[1] > from + (parts.value === "words" ? 0 : worst(text, from, to))), true));
-      list.append(make("li", "", "", go, make("small", " " + written.nats(cost) + " nats")));
+      list.append(make("li", "", "", go, make("small", " " + amount(cost))));
     }
     text.section.querySelector(".places").hidden = false;
   }
@@ -213,7 +223,8 @@ async function lucidExplained(root) {
     const text = texts[0], first = text.ranges.slice(0, 60).map(([from, to]) => nats(text, from, to));
     show(text, first.indexOf(Math.max(...first)));
   }
-  by.addEventListener("change", () => { draw(); if (chosen) show(chosen.text, chosen.n); });
+  for (const box of [by, unit]) box.addEventListener("change", () => { draw(); if (chosen) show(chosen.text, chosen.n); });
+  unit.addEventListener("change", () => texts.forEach(places));
   parts.addEventListener("change", () => { chosen = null; draw(); open(); });
   draw();
   open();

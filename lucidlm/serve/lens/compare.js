@@ -1,16 +1,18 @@
 // Compare: one text and two models in, where each of them needs fewer bits out.
 
 import * as api from "./api.js";
-import {model, models, remember} from "./app.js";
+import {go, hasRuns, model, models, readModels, remember} from "./app.js";
 import {copyButton, make, problem, quoted, waiting} from "./dom.js";
+import {wordsOf} from "./words.js";
 
 export function compareView(main, values) {
   let last = new AbortController();
-  const names = models().map(each => each.name);
+  const viewing = new AbortController(), names = models().map(each => each.name);
   main.append(make("h1", {}, "Which one predicts this text better?"));
+  const more = moreModels(values, viewing.signal);
   if (names.length < 2) {
-    main.append(make("p", {class: "card"}, "One model is served, and a comparison needs two. Start the server with both: ", make("code", {}, `lucidlm serve ${quoted(names[0])} OTHER`), ". Or open a run in the view Train and choose “explain with it”: it is served too from then on. Two checkpoints of a run are two models."));
-    return null;
+    main.append(make("p", {class: "card"}, "One model is served, and a comparison needs two. Start the server with both: ", make("code", {}, `lucidlm serve ${quoted(names[0])} OTHER`), ". Or take a run or one of its checkpoints:"), more);
+    return () => viewing.abort();
   }
   const pick = (id, chosen) => {
     const select = make("select", {id}, ...names.map(name => make("option", {value: name}, name)));
@@ -26,7 +28,7 @@ export function compareView(main, values) {
       make("div", {class: "knobs"}, make("label", {}, "model A ", a), make("label", {}, "model B ", b)),
       make("label", {for: "text"}, "Text"), input,
       make("p", {class: "controls"}, make("button", {class: "primary", type: "submit"}, "Compare"), " ", copyButton("copy as command", () => `lucidlm compare ${[a, b].map(each => quoted(models().find(one => one.name === each.value).source)).join(" ")} ${quoted(input.value)}`))),
-    result);
+    wordsOf("bits per byte", "interval", "nat", "context", "stride"), more, result);
 
   async function compare() {
     const body = {a: a.value, b: b.value, text: input.value};
@@ -48,5 +50,35 @@ export function compareView(main, values) {
     }
   }
   if (values.text && values.b) compare();
-  return () => last.abort();
+  return () => {
+    last.abort();
+    viewing.abort();
+  };
+}
+
+// Runs and their checkpoints, which become models of this server when they are chosen.
+function moreModels(values, signal) {
+  const box = make("select", {id: "more"}), said = make("span", {role: "status"}), add = make("button", {type: "button", onclick: serve}, "Add"), part = make("p", {class: "controls", hidden: true}, make("label", {}, "another run or checkpoint ", box), " ", add, said);
+  async function fill() {
+    const {runs} = await api.json("/api/runs", undefined, signal);
+    for (const run of runs.filter(each => each.best_step !== null)) {
+      const option = (text, step) => make("option", {value: JSON.stringify({run: run.id, ...(step === null ? {} : {step})})}, text);
+      box.append(option(`${run.name}: best weights`, null), ...run.checkpoints.map(step => option(`${run.name}: step ${step}`, step)));
+    }
+    part.hidden = !box.options.length;
+  }
+  async function serve() {
+    add.disabled = true;
+    said.replaceChildren(waiting("Loading…"));
+    try {
+      const {name} = await api.json("/api/models", JSON.parse(box.value), signal);
+      await readModels();
+      go("compare", {...values, text: document.getElementById("text")?.value ?? values.text, b: name});
+    } catch (error) {
+      add.disabled = false;
+      if (error.name !== "AbortError") said.replaceChildren(problem(error));
+    }
+  }
+  if (hasRuns()) fill().catch(error => { if (error.name !== "AbortError") said.replaceChildren(problem(error)); });
+  return part;
 }

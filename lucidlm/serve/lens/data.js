@@ -1,8 +1,9 @@
 // Data: a file in; what was read and removed, how it is split, and what a tokenizer makes of it.
 
 import * as api from "./api.js";
-import {go, model, remember} from "./app.js";
-import {make, percent, problem, shown, waiting, whole} from "./dom.js";
+import {go, hasRuns, model, remember} from "./app.js";
+import {characters, make, percent, problem, shown, waiting, whole} from "./dom.js";
+import {wordsOf} from "./words.js";
 
 const LARGEST = 64 * 2 ** 20;
 
@@ -20,7 +21,7 @@ export function dataView(main, values) {
   text.value = values.text ?? "An old lamp, naïve café, 1234567 🙂";
   let soon = null;
   text.addEventListener("input", () => { clearTimeout(soon); soon = setTimeout(tokenize, 200); });
-  main.append(make("h1", {}, "What will it read?"), make("p", {}, "Before a model learns from a text, the text is read, cleaned, cut into tokens and split. See what remains of yours."), drop, result,
+  main.append(make("h1", {}, "What will it read?"), make("p", {}, "Before a model learns from a text, the text is read, cleaned, cut into tokens and split. See what remains of yours."), drop, wordsOf("token", "vocabulary", "target", "held-out text", "leak"), result,
     make("h2", {}, "A tokenizer at work"), make("p", {}, `The tokenizer of ${model()?.name ?? "the model"} cuts a text into the pieces that the model predicts.`), make("label", {for: "text"}, "Text"), text, tokens, kept);
 
   async function tokenize() {
@@ -29,8 +30,12 @@ export function dataView(main, values) {
     cutting = new AbortController();
     try {
       const found = await api.json("/api/tokenize", {model: model().name, text: text.value}, cutting.signal);
-      tokens.replaceChildren(make("p", {class: "tokens cut"}, ...found.tokens.map((each, n) => make("i", {class: n % 2 ? "k2" : "k4", title: `id ${each.id}, ${each.bytes} byte${each.bytes === 1 ? "" : "s"}`}, each.text.replace(/^bytes:/, "").replace(/\n/g, "↵\n")))),
-        make("p", {class: "dim"}, `${whole(found.count)} tokens of ${found.tokenizer}: ids `, found.tokens.slice(0, 40).map(each => each.id).join(" "), found.count > 40 ? " …" : ""));
+      const parts = found.tokens.map(each => each.text), joined = characters(parts), bytes = found.tokens.reduce((sum, each) => sum + each.bytes, 0), letters = [...text.value].length;
+      // A character of several tokens is shown on its first one, and its bytes on each.
+      const shownAs = (each, n) => each.text.startsWith("bytes:") ? (joined[n] && !joined[n].startsWith("\\x") ? `${joined[n]} ${each.text.slice(6)}` : each.text.slice(6)) : each.text.replace(/\n/g, "↵\n");
+      tokens.replaceChildren(make("p", {class: "tokens cut"}, ...found.tokens.map((each, n) => make("i", {class: n % 2 ? "k2" : "k4", title: `id ${each.id}, ${each.bytes} byte${each.bytes === 1 ? "" : "s"}`}, shownAs(each, n)))),
+        make("p", {class: "dim", id: "counts"}, `${whole(letters)} characters, ${whole(bytes)} bytes, ${whole(found.count)} tokens of ${found.tokenizer}.`, bytes > letters ? " A character beyond plain English letters has two to four bytes (\\x…), which may be tokens of their own." : ""),
+        make("p", {class: "dim"}, "ids ", found.tokens.slice(0, 40).map(each => each.id).join(" "), found.count > 40 ? " …" : ""));
     } catch (error) {
       if (error.name !== "AbortError") tokens.replaceChildren(problem(error));
     }
@@ -72,6 +77,7 @@ export function dataView(main, values) {
   }
   // The texts that the server keeps until it ends; it keeps a limited number of them.
   async function list() {
+    if (!hasRuns()) return;
     const {documents} = await api.json("/api/documents", undefined, running.signal).catch(() => ({documents: []}));
     kept.replaceChildren(...(documents.length ? [make("h2", {}, "Texts on the server"), make("ul", {class: "runs"}, ...documents.map(each => make("li", {}, make("b", {}, each.name), make("small", {}, ` ${whole(each.bytes)} bytes `),
       make("button", {type: "button", class: "quiet", onclick: () => draw(each)}, "show"), make("button", {type: "button", class: "quiet", onclick: () => forget(each)}, "forget"))))] : []));

@@ -34,10 +34,14 @@ export function characters(texts) {
 }
 
 export const fixed = (x, digits = 4) => Number.isFinite(x) ? x.toLocaleString("en", {minimumFractionDigits: digits, maximumFractionDigits: digits}).replace("-", "−") : "infinite";
-// A probability with all its digits, as Python writes it: 1.1487e-04.
-export const power = (p, digits = 4) => p.toExponential(digits).replace(/e([+-])(\d)$/, "e$10$2");
 export const whole = x => x.toLocaleString("en");
-export const percent = p => p <= 0 ? "0 %" : p >= 0.9995 ? "100 %" : p >= 0.001 ? (100 * p).toPrecision(3) + " %" : power(p, 1);
+// A probability with so many digits: 0.00011487, and 1.1487 × 10⁻⁹ where there would be many zeros.
+export function share(p, digits = 5) {
+  if (p === 0 || p >= 1e-6) return p.toLocaleString("en", {maximumSignificantDigits: digits, minimumSignificantDigits: digits});
+  const [number, power] = p.toExponential(digits - 1).split("e-");
+  return `${number} × 10⁻${power.replace(/\d/g, digit => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit])}`;
+}
+export const percent = p => p <= 0 ? "0 %" : p >= 0.9995 ? "100 %" : p < 1e-8 ? "under 0.000001 %" : share(100 * p, 3) + " %";
 
 // A bar whose length is a share of its cell.
 export function bar(share, kind = "") {

@@ -1,10 +1,11 @@
 // Explain: a text in, its tokens coloured by what they cost, and the steps from logits to loss for one of them.
 
 import * as api from "./api.js";
-import {address, model, remember} from "./app.js";
+import {link, model, remember} from "./app.js";
 import {copyButton, download, make, problem, quoted, waiting} from "./dom.js";
 import {stepsOf} from "./steps.js";
 import {lucidExplained} from "./tokens.js";
+import {wordsOf} from "./words.js";
 
 const ALTERNATIVES = 10;
 const EXAMPLES = ["The cat sat on the mat.", "Once upon a time there was a", "every effort moves you forward"];
@@ -21,10 +22,11 @@ export function explainView(main, values) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
   const result = make("div", {id: "result"});
-  main.append(make("h1", {}, "Why did it say that?"), make("p", {}, "Type a text. Each token is coloured by how much it surprised the model; choose one to see how its loss comes about. Arrow keys move from token to token."), form, result);
+  main.append(...[make("h1", {}, "Why did it say that?"), make("p", {}, "Type a text. Each token is coloured by how much it surprised the model; choose one to see how its loss comes about. Arrow keys move from token to token."),
+    values.text ? null : make("p", {class: "first"}, "New to this? ", link("learn", {model: model().name}, "Learn"), " has twelve short lessons on the loss, each with a view of this model."), form, wordsOf("token", "surprisal", "nat", "bit", "entropy", "rank", "cross entropy", "perplexity", "end-of-text", "context", "stride"), result].filter(Boolean));
   result.append(make("p", {class: "dim"}, "Nothing is explained yet: type a text above, or take one of the examples."));
 
-  let last = null;
+  let last = null, unit = values.unit === "bits" ? "bits" : "nats";
   async function explain(text, at) {
     if (!text) {
       result.replaceChildren(problem(new Error("There is no text. Type one above.")));
@@ -34,7 +36,7 @@ export function explainView(main, values) {
     last?.abort();
     last = new AbortController();
     const signal = AbortSignal.any([last.signal, running.signal]), name = model().name;
-    remember("explain", {model: name, text, at});
+    remember("explain", {model: name, text, at, unit});
     result.replaceChildren(waiting("The model reads the text…"));
     let html;
     try {
@@ -48,17 +50,19 @@ export function explainView(main, values) {
     for (const box of part.querySelectorAll(".scroll")) box.tabIndex = 0;
     const root = part.querySelector(".lucid-explained");
     root.querySelector(".tokens").after(root.querySelector(".panel"), steps);
+    root.querySelector(".unit").value = unit;
     let moved = null;
     root.addEventListener("chosen", event => {
       const {text: shownText, from} = event.detail;
+      unit = event.detail.unit;
       clearTimeout(moved);
       moved = setTimeout(() => {
         if (signal.aborted) return;
-        remember("explain", {model: name, text, at: from});
+        remember("explain", {model: name, text, at: from, unit});
         last.steps?.abort();
         last.steps = new AbortController();
         stepsOf(steps, {model: name, text, place: from, signal: AbortSignal.any([signal, last.steps.signal]),
-          facts: {given: shownText.given(from), token: shownText.spell[shownText.id[from]], rank: shownText.rank[from], running: shownText.running[from]}});
+          facts: {given: shownText.given(from), token: shownText.spell[shownText.id[from]], rank: shownText.rank[from], running: shownText.running[from], unit}});
       }, 120);
     });
     result.replaceChildren(make("h2", {}, "Token by token"), part, make("p", {class: "controls"},
@@ -77,7 +81,7 @@ export function explainView(main, values) {
           event.target.after(problem(error));
         }
       }}, "download HTML"),
-      make("a", {class: "button", href: address("guess", {model: name, text})}, "guess this text first")));
+      link("guess", {model: name, text}, "guess this text first", {class: "button"})));
     await lucidExplained(root);
     if (at !== undefined && at !== "") choose(root, Number(at));
   }

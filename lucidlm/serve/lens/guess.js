@@ -1,8 +1,9 @@
 // Guess first: Shannon's game. The next token is guessed before it is shown; guesses are scored in bits.
 
 import * as api from "./api.js";
-import {address, model, remember} from "./app.js";
+import {link, model, remember} from "./app.js";
 import {fixed, make, percent, problem, shown, slider, waiting, whole} from "./dom.js";
+import {wordsOf} from "./words.js";
 
 const GIVEN = 6;  // tokens that are shown before the first guess
 
@@ -26,11 +27,11 @@ export function guessView(main, values) {
     make("form", {class: "card", onsubmit: event => { event.preventDefault(); begin(); }},
       make("label", {for: "text"}, "Text"), input,
       make("p", {class: "controls"}, make("button", {class: "primary", type: "submit"}, "Play"), make("span", {class: "dim"}, " The text is hidden as soon as you play."))),
-    game);
+    wordsOf("bit", "nat", "perplexity", "rank", "baseline"), game);
   game.append(make("p", {class: "dim"}, "No game is running: give a text of a few sentences."));
 
-  let tokens = [], at = 0, first = 0, given = null, original = "";
-  const score = [];  // {you, model, uniform, counts}: bits of each round
+  let tokens = [], at = 0, first = 0, given = null, original = "", marks = [];  // marks: {name, bits of each token} by the run's own text
+  const score = [];  // {you, model, uniform, counts, and each mark by its name}: bits of each round
 
   async function begin() {
     const name = model().name, text = input.value;
@@ -41,6 +42,9 @@ export function guessView(main, values) {
       tokens = explained.texts[0].tokens;
       original = explained.texts[0].text;
       given = explained.texts[0].left_out;
+      const {baselines} = await api.json("/api/baselines", {model: name, text}, running.signal);
+      // The first token has no guess where nothing comes before it: the last ones are the same.
+      marks = baselines.map(each => ({name: each.name, bits: each.nats.slice(each.nats.length - tokens.length).map(nats => nats / Math.LN2)}));
     } catch (error) {
       if (error.name !== "AbortError") game.replaceChildren(problem(error));
       return;
@@ -71,6 +75,7 @@ export function guessView(main, values) {
     const token = tokens[at], typed = answer.replace(/↵/g, "\n"), right = typed === token.text || (answer.trim() !== "" && answer.trim() === token.text.trim());
     const vocabulary = model().vocab_size, ids = tokens.slice(0, at).map(each => each.id);
     const round = {you: bitsOfGuess(right, certainty, vocabulary), model: -token.log_probability / Math.LN2, uniform: Math.log2(vocabulary), counts: bitsByCounts(ids, token.id, vocabulary)};
+    for (const mark of marks) round[mark.name] = mark.bits[at];
     score.push(round);
     at += 1;
     const more = at < tokens.length;
@@ -79,7 +84,7 @@ export function guessView(main, values) {
       make("div", {class: "card verdict"},
         make("p", {id: "round"}, right ? "Right: " : "It was ", make("b", {}, shown(token.text)), right ? "." : ` and not ${shown(answer)}.`, ` You: ${fixed(round.you, 2)} bits. The model, which gave it ${percent(token.probability)} (rank ${whole(token.rank)}): ${fixed(round.model, 2)} bits.`),
         make("p", {class: "dim"}, "The model's likeliest: ", token.alternatives.slice(0, 5).map(each => `${shown(each.text)} ${percent(each.probability)}`).join(", "), "."),
-        make("p", {class: "controls"}, more ? next : make("b", {}, "The text has ended. "), make("a", {class: "button", href: address("explain", {model: model().name, text: original})}, "see the whole text explained"))),
+        make("p", {class: "controls"}, more ? next : make("b", {}, "The text has ended. "), link("explain", {model: model().name, text: original}, "see the whole text explained", {class: "button"}))),
       table());
     if (more) next.focus({preventScroll: true});
   }
@@ -87,7 +92,7 @@ export function guessView(main, values) {
   function table() {
     if (!score.length) return null;
     const mean = name => score.reduce((sum, round) => sum + round[name], 0) / score.length;
-    const rows = [["you", "you"], ["the model", "model"], ["counting: tokens so far, each once more", "counts"], ["knowing nothing: all tokens alike", "uniform"]].map(([label, name]) => [label, mean(name), name]).sort((x, y) => x[1] - y[1]);
+    const rows = [["you", "you"], ["the model", "model"], ["counting: tokens so far, each once more", "counts"], ...marks.map(mark => [`counting the run's own text: ${mark.name}`, mark.name]), ["knowing nothing: all tokens alike", "uniform"]].map(([label, name]) => [label, mean(name), name]).sort((x, y) => x[1] - y[1]);
     return make("table", {class: "score"}, make("caption", {}, `Mean over ${whole(score.length)} round${score.length === 1 ? "" : "s"}`),
       make("thead", {}, make("tr", {}, make("th", {scope: "col"}, "who"), make("th", {scope: "col", class: "n"}, "bits per token"), make("th", {scope: "col", class: "n"}, "perplexity"))),
       make("tbody", {}, ...rows.map(([label, bits, name]) => make("tr", {class: name === "you" ? "ours" : undefined, "data-who": name}, make("td", {}, label), make("td", {class: "n"}, fixed(bits, 2)), make("td", {class: "n"}, fixed(2 ** bits, 1))))));

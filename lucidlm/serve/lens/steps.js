@@ -1,7 +1,7 @@
 // From the logits of one place to its loss, step by step, with the numbers of that place.
 
 import {floats, json} from "./api.js";
-import {bar, fixed, make, percent, power, problem, shown, slider, waiting, whole} from "./dom.js";
+import {bar, fixed, make, percent, problem, share, shown, slider, waiting, whole} from "./dom.js";
 
 const BARS = 10;
 
@@ -12,6 +12,9 @@ export function softmax(logits, temperature = 1) {
   const sum = powers.reduce((a, b) => a + b, 0);
   return {probabilities: powers.map(each => each / sum), largest, sum};
 }
+
+// A loss in the unit that is chosen.
+const amount = (nats, unit) => unit === "bits" ? `${fixed(nats / Math.LN2)} bits` : `${fixed(nats)} nats`;
 
 // Fills `into` with the steps of target `place` of `text`; `facts` are what the explanation says of it.
 export async function stepsOf(into, {model, text, place, facts, signal}) {
@@ -51,10 +54,10 @@ export async function stepsOf(into, {model, text, place, facts, signal}) {
       step("Logits", make("p", {}, `The model gives each of its ${whole(logits.length)} tokens a number, its logit. The target's is ${fixed(logits[target], 4)}; the largest is ${fixed(plain.largest, 4)}.`)),
       step("Softmax", make("p", {}, `e to the power of each logit less the largest, divided by the sum of all of them, ${fixed(plain.sum, 4)}: these are probabilities, and add up to 1.`),
         slider({label: "temperature", id: "temperature", min: 0.1, max: 3, step: 0.1, value: 1, change: draw, text: x => x.toFixed(1)}), make("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "The likeliest tokens at this place"}, chart), said),
-      step("The target's probability", make("p", {}, `p = e^(${fixed(logits[target], 4)} − ${fixed(plain.largest, 4)}) / ${fixed(plain.sum, 4)} = `, make("b", {class: "p"}, power(p)), `. ${facts.rank === 1 ? "No token was likelier" : facts.rank === 2 ? "One token was likelier" : `${whole(facts.rank - 1)} tokens were likelier`}.`)),
+      step("The target's probability", make("p", {}, `p = e^(${fixed(logits[target], 4)} − ${fixed(plain.largest, 4)}) / ${fixed(plain.sum, 4)} = `, make("b", {class: "p"}, share(p)), `. ${facts.rank === 1 ? "No token was likelier" : facts.rank === 2 ? "One token was likelier" : `${whole(facts.rank - 1)} tokens were likelier`}.`)),
       step("Its logarithm, and the negative", make("p", {}, `ln p = ${fixed(Math.log(p))}. The loss of this token is −ln p = `, make("b", {class: "nats"}, fixed(-Math.log(p))), ` nats = ${fixed(-Math.log2(p), 3)} bits: how often a probability of 1 has to be halved to get p.`)),
-      step("The mean up to here", make("p", {}, `Over the ${whole(place + 1)} target${place ? "s" : ""} so far the mean is ${fixed(facts.running)} nats: the cross entropy of this part of the text.`)),
-      step("Perplexity", make("p", {}, `e^${fixed(facts.running)} = ${fixed(Math.exp(facts.running), 1)}: on average the model was as unsure as in a fair choice among so many tokens.`)),
+      step("The mean up to here", make("p", {}, `Over the ${whole(place + 1)} target${place ? "s" : ""} so far the mean is ${amount(facts.running, facts.unit)}: the cross entropy of this part of the text.`)),
+      step("Perplexity", make("p", {}, `${facts.unit === "bits" ? `2^${fixed(facts.running / Math.LN2)}` : `e^${fixed(facts.running)}`} = ${fixed(Math.exp(facts.running), 1)}: on average the model was as unsure as in a fair choice among so many tokens.`)),
     ),
   );
 }

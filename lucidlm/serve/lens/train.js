@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import {go, model, readModels, remember} from "./app.js";
 import {copyButton, fixed, make, percent, problem, quoted, shown, waiting, whole} from "./dom.js";
 import {startForm} from "./start.js";
+import {wordsOf} from "./words.js";
 
 const UNITS = {nats: "nats per token", bits: "bits per byte", perplexity: "perplexity"};
 const AXES = {step: "steps", tokens: "tokens", time: "time"};
@@ -20,7 +21,7 @@ const LIVE = ["starting", "training", "stopping"];
 const STATUS = {starting: "starting", stopping: "stopping", training: "training now", finished: "finished", interrupted: "interrupted", broken: "cannot be read", failed: "failed"};
 
 export function trainView(main, values) {
-  const state = {runs: [], views: new Map(), shown: (values.runs ?? "").split(",").filter(Boolean), unit: values.unit in UNITS ? values.unit : "nats", x: values.x in AXES ? values.x : "step", steps: values.steps in SPANS ? values.steps : "settled", step: null};
+  const state = {runs: [], views: new Map(), shown: (values.runs ?? "").split(",").filter(Boolean), unit: values.unit in UNITS ? values.unit : "nats", x: values.x in AXES ? values.x : "step", steps: values.steps in SPANS ? values.steps : "settled", step: values.moment === undefined ? null : Number(values.moment)};
   const running = new AbortController(), sources = new Map();
   const list = make("div", {id: "runs"}, waiting("Reading the runs…")), facts = make("div", {class: "figures", id: "facts"}), said = make("div", {role: "status", id: "said"});
   const chart = make("div", {class: "chart", id: "curves", role: "img", "aria-label": "training and validation loss"}), detail = make("section", {id: "detail"}), figure = make("div", {hidden: true}), unlike = make("p", {class: "unlike", role: "status"});
@@ -31,9 +32,10 @@ export function trainView(main, values) {
   };
   figure.append(unlike, make("p", {class: "controls dim"}, select("unit", UNITS, state.unit, x => { state.unit = x; }), select("over", AXES, state.x, x => { state.x = x; }), select("show", SPANS, state.steps, x => { state.steps = x; })), chart);
   main.append(make("h1", {}, "How is it learning?"), make("p", {}, "Solid: the loss on held-out text. Dashed: on the training text. Thin and grey: on each batch, the few passages of a step. Where solid and dashed part, the model learns the training text by heart. Choose one run, or several to overlay them."),
+    wordsOf("loss", "held-out text", "overfitting", "bits per byte", "perplexity", "step", "batch", "epoch", "weights", "baseline", "dropout"),
     make("div", {class: "course"}, make("div", {}, make("h2", {}, "Runs"), list, startForm(async id => { await refresh(); only(id); }, values.text)), make("div", {}, said, facts, figure, detail)));
 
-  const keep = () => remember("train", {model: model()?.name, runs: state.shown.join(","), unit: state.unit, x: state.x, steps: state.steps});
+  const keep = () => remember("train", {model: model()?.name, runs: state.shown.join(","), unit: state.unit, x: state.x, steps: state.steps, moment: state.step});
 
   async function refresh() {
     try {
@@ -57,12 +59,13 @@ export function trainView(main, values) {
     list.dataset.drawn = now;
     list.replaceChildren(make("ul", {class: "runs"}, ...state.runs.map(run => make("li", {},
       make("label", {}, make("input", {type: "checkbox", checked: state.shown.includes(run.id), onchange: event => {
+        state.step = null;
         state.shown = event.target.checked ? [...state.shown, run.id] : state.shown.filter(id => id !== run.id);
         keep();
         follow();
       }}), " ", make("b", {}, name(run))), make("small", {}, ` ${STATUS[run.status] ?? run.status}${run.bits_per_byte ? `, ${fixed(run.bits_per_byte, 3)} bits per byte` : ""}`)))));
   }
-  const only = id => { state.shown = [id]; keep(); drawList(); follow(); };
+  const only = id => { state.shown = [id]; state.step = null; keep(); drawList(); follow(); };
 
   // Reads each run that is shown, and listens to those that train.
   async function follow() {
@@ -137,7 +140,7 @@ export function trainView(main, values) {
   }
 
   function drawDetail(run) {
-    const now = JSON.stringify([run.id, run.status, run.own, run.message, run.problems, run.best_step === null, run.samples.length]);
+    const now = JSON.stringify([run.id, run.status, run.own, run.message, run.problems, run.best_step === null, run.samples.length, run.checkpoints]);
     if (detail.dataset.drawn === now) return;  // buttons and slider stay under the pointer
     detail.dataset.drawn = now;
     const buttons = make("p", {class: "controls"});
@@ -152,6 +155,7 @@ export function trainView(main, values) {
     }}, label);
     if (run.own && run.status === "training") buttons.append(act("Stop and save", "stop"));
     if (run.best_step !== null) buttons.append(make("button", {type: "button", onclick: event => explainRun(run, event.target)}, "explain with it"));
+    if (run.checkpoints.length) buttons.append(make("button", {type: "button", onclick: event => compareRun(run, event.target)}, "compare its checkpoints"));
     if (run.status === "interrupted") buttons.append(act("Go on", "resume"), copyButton("copy as command", () => `lucidlm train --resume --out ${quoted(run.run)}`));
     if (run.status === "finished") buttons.append(copyButton("copy as command", () => `lucidlm report ${quoted(run.run)}`));
     const wrong = (run.problems ?? []).map(each => make("p", {class: "card problem"}, each));
@@ -159,26 +163,33 @@ export function trainView(main, values) {
     detail.replaceChildren(buttons, ...wrong, ...samplesOf(run));
   }
 
-  // The best weights of the run so far become a model of this server.
-  async function explainRun(run, button) {
+  // Weights of the run become models of this server; then another view opens.
+  async function served(run, button, asked, open) {
     button.disabled = true;
     said.replaceChildren(waiting(`Loading ${name(run)}…`));
     try {
-      const {name: served} = await api.json("/api/models", {run: run.id});
+      const names = [];
+      for (const each of asked) names.push((await api.json("/api/models", {run: run.id, ...each})).name);
       await readModels();
-      go("explain", {model: served});
+      open(names);
     } catch (error) {
       button.disabled = false;
       said.replaceChildren(problem(error));
     }
   }
+  const explainRun = (run, button) => served(run, button, [{}], ([best]) => go("explain", {model: best}));
+  // The best weights beside the last ones, or the first checkpoint beside the last where there is none.
+  const compareRun = (run, button) => {
+    const steps = run.checkpoints, others = steps.filter(step => step !== run.best_step), other = others.at(-1) ?? steps.at(-1);
+    return served(run, button, [{}, {step: other}], ([best, b]) => go("compare", {model: best, b}));
+  };
 
   // One slider over the validations: the sample and the probe sentence of that step.
   function samplesOf(run) {
     const samples = run.samples;
     if (!samples.length) return [];
     const at = () => { const place = samples.findIndex(each => each.step === state.step); return place < 0 ? samples.length - 1 : place; };
-    const body = make("div"), input = make("input", {type: "range", id: "moment", "aria-label": "step of the run", min: "0", max: String(samples.length - 1), step: "1", oninput: () => { state.step = samples[Number(input.value)].step; show(); draw(); }});
+    const body = make("div"), input = make("input", {type: "range", id: "moment", "aria-label": "step of the run", min: "0", max: String(samples.length - 1), step: "1", oninput: () => { state.step = samples[Number(input.value)].step; show(); keep(); draw(); }});
     const output = make("output");
     function show() {
       const sample = samples[at()], validation = run.validations.find(each => each.step === sample.step);
