@@ -43,6 +43,7 @@ def corpus_for(config: TrainConfig, folder: Path, base: Tokenizer | None, progre
         validation_fraction=config.val_fraction,
         split=split,
         reading=config.reading,
+        workers=0,
         progress=progress,
     )
     for note in corpus.notes:
