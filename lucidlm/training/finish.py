@@ -74,7 +74,7 @@ def finish(
     A signal ends the evaluation too; --resume makes it then. `answer` gets the result before card and report
     are written. Of several processes only the first goes on after the last save.
     """
-    for note in save(run):
+    for note in save(run, now=True):
         progress.note(note)
     run.world.leave()
     if not run.world.first:

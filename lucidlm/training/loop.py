@@ -25,7 +25,7 @@ from lucidlm.runtime.signals import Interrupted, doing, ending, held, released
 from lucidlm.training.finish import TrainResult, finish
 from lucidlm.training.follow import follow_run
 from lucidlm.training.resume import resume_run
-from lucidlm.training.saving import checkpoint_due, save
+from lucidlm.training.saving import checkpoint_due, save, written
 from lucidlm.training.schedule import learning_rate_factor
 from lucidlm.training.start import start_run
 from lucidlm.training.state import Report, TrainingRun
@@ -85,6 +85,7 @@ def train(
             )
         with doing(again), world.noticing_losses():
             run = _begun(world, begin, progress)
+        stack.callback(written, run, wait=True)  # no save outlives the lock of its folder
         with held() as signalled, _out_of_memory(run), world.noticing_losses():
             trackers: list[Tracker] = [] if watch is None else [watch]
             if world.first:
@@ -166,6 +167,8 @@ def train_steps(run: TrainingRun, *, stop: Callable[[], bool] = lambda: False) -
             run.change(change)
             notes = () if change is None else (change.note,)
             report = replace(report, steps=run.plan.steps, notes=(*report.notes, *notes))
+        if notes := written(run):
+            report = replace(report, notes=(*report.notes, *notes))
         if run.world.first_says(checkpoint_due(run)) or stopping():
             report = replace(report, notes=(*report.notes, *save(run)))
         yield report

@@ -20,6 +20,7 @@ from lucidlm.text.windows import Windows
 from lucidlm.training.gradient import Gradient
 from lucidlm.training.optim import Optimizers
 from lucidlm.training.pace import Change, Pace
+from lucidlm.training.snapshot import Writing
 from lucidlm.training.validation import Samples
 from lucidlm.weights.header import Origin
 
@@ -70,6 +71,8 @@ class TrainingRun:
     stopped_early: bool = False
     saved: tuple[int, int] = (0, -1)
     """Step and number of validations of the last checkpoint."""
+    writing: Writing | None = None
+    """A save that is written while training goes on."""
     unsaved: str | None = None
     """Why the last save failed; None where it did not."""
     saved_at: float = field(default_factory=time.perf_counter)

@@ -4,6 +4,9 @@ import errno
 import os
 import shutil
 import signal
+import threading
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -328,6 +331,62 @@ def test_a_save_that_fails_midway_is_a_note_and_the_run_goes_on(
     assert "Input/output error" in noted[5]
     assert "saved again" in noted[6]
     assert fingerprint(last_of("run")) == fingerprint(last_of(whole))
+
+
+def test_a_save_in_the_background_writes_the_step_that_it_was_made_at(
+    make_config, make_tiny_plan, monkeypatch, save_always, fingerprint
+):
+    real, written, taken = saving.save_checkpoint, {}, {}
+
+    def recorded(run, step, *, slowly: bool, **named):
+        if slowly and step:  # until training has gone on
+            assert passed[step].wait(20)
+        folder = real(run, step, **named)
+        (written if slowly else taken)[step] = fingerprint(folder)
+        return folder
+
+    def watch(report):
+        if (step := report.step.step) > 1:
+            passed[step - 1].set()
+
+    passed = {step: threading.Event() for step in range(9)}
+    passed[8].set()  # nothing comes after the last
+    monkeypatch.setattr(saving, "save_checkpoint", partial(recorded, slowly=False))
+    train(make_config(checkpoint_seconds=0, out="at once"), plan=make_tiny_plan())
+    monkeypatch.setattr(saving, "save_checkpoint", partial(recorded, slowly=True))
+    monkeypatch.setattr(saving, "in_background", lambda run: True)
+    result = train(make_config(checkpoint_seconds=0), plan=make_tiny_plan(), watch=watch)
+    assert (result.step, result.problems) == (8, ())
+    assert 8 in written
+    assert len(written) > 3
+    assert written == {step: taken[step] for step in written}
+
+
+def test_a_save_in_the_background_that_fails_is_reported_and_never_chosen(
+    make_config, make_tiny_plan, monkeypatch, save_always
+):
+    real = saving.save_checkpoint
+
+    def sometimes(run, step, **named):
+        if step in (3, 4):
+            raise OSError(28, "No space left on device", f"run/.step_{step}.tmp/x")
+        return real(run, step, **named)
+
+    monkeypatch.setattr(saving, "save_checkpoint", sometimes)
+    monkeypatch.setattr(saving, "in_background", lambda run: True)
+    reports = []
+
+    def watch(report):
+        reports.append(report)
+        time.sleep(0.1)  # so that each save ends within a step
+
+    result = train(make_config(checkpoint_seconds=0), plan=make_tiny_plan(), watch=watch)
+    assert (result.step, result.problems) == (8, ())
+    noted = {report.step.step: " ".join(report.notes) for report in reports if report.notes}
+    assert "run/.step_3.tmp/x: No space left on device" in noted[4]
+    assert "the last checkpoint is of step 2" in noted[4]
+    assert "saved again" in noted[6]
+    assert sorted(folder.name for folder in Path("run/checkpoints").iterdir())[-1] == "step_000008"
 
 
 def test_a_first_save_that_fails_ends_the_run_before_it_trained_and_leaves_no_folder(
