@@ -60,16 +60,16 @@ def resume_run(
     world.rows(plan.batch_size)
     plan = with_prefix(plan, corpus)  # run.toml of former versions lacks the field
     model = _model_of(checkpoint, plan)
-    if fault := fault_of_settings(folder, whole):
-        raise RunError(
-            f"{fault}; restore it, or begin a new run with it: "
-            f"lucidlm train --config {folder / SETTINGS} --out NEW"
-        )
     lead(world, folder, checkpoint)
     run = assemble(
         config, plan, corpus, model, id=id, pace=Pace(), progress=progress, world=world, device=device
     )
     take_up(run, checkpoint)
+    if fault := fault_of_settings(folder, whole):
+        raise RunError(
+            f"{fault}; restore it, or begin a new run with it: "
+            f"lucidlm train --config {folder / SETTINGS} --out NEW"
+        )
     # Nothing is written before all is known to fit together.
     forget_after(folder, checkpoint.step, validated={each.step for each in run.validations})
     run.metrics.count()

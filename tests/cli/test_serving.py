@@ -110,7 +110,7 @@ def test_without_a_model_or_a_run_it_shows_where_to_train_one(tmp_path):
         first, listening = lines
         address = listening.split()[2]
         assert first == f"no run in {tmp_path / 'runs'} yet: train one at {address}/train"
-        assert asked(address, "/api/models") == {"models": []}
+        assert asked(address, "/api/models") == {"models": [], "runs": True}
         assert asked(address, "/v1/models")["data"] == []
         said = asked(address, "/api/explain", {"texts": ["a"]})["error"]["message"]
         assert said == "no model is served yet; train one, or serve one: lucidlm serve gpt2"

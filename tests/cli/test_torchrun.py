@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from command_line import shown
+from trainings import judge_little
 from worlds import differences, in_world
 
 from lucidlm import edge
@@ -53,7 +54,12 @@ def commands(folder: Path, ports: dict[tuple[str, ...], int]) -> list[tuple[int,
     for command, port in ports.items():
         os.environ["MASTER_PORT"] = str(port)
         out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            judge_little(patch)  # as in the process that is compared with
             code = main([each.replace("{}", "many") for each in command])
         said.append((code, out.getvalue(), err.getvalue()))
     return said

@@ -65,7 +65,7 @@ def test_a_note_is_one_line_without_controls(capsys):
 def test_what_a_library_logs_is_one_line_without_controls(capsys, monkeypatch):
     monkeypatch.setattr(logging.root, "handlers", [])
     with sound_streams():
-        logging.getLogger("pypdf").warning("a font \x1b[31m\nof two lines")
+        logging.getLogger("some.library").warning("a font \x1b[31m\nof two lines")
     assert capsys.readouterr().err == "a font \\x1b[31m\\nof two lines\n"
 
 
