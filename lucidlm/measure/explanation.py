@@ -297,6 +297,7 @@ def page_values(explanation: Explanation) -> dict[str, Any]:
     return {
         "digits": json.dumps(DIGITS),
         "written": written,
+        "tokens_scored": explanation.tokens_scored,
         "texts": [
             token_view(text.tokens.columns, text.tokens.spell, edges)
             | {"loss_nats": text.loss_nats, "first": text.first()}

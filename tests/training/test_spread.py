@@ -287,11 +287,11 @@ def book(tmp_path_factory) -> Path:
 def test_a_run_goes_on_in_any_layout_with_the_same_windows_and_from_the_same_state(
     tmp_path, book, shape, record_property
 ):
-    plan = plan_of(shape, steps=10)
+    plan = plan_of(shape, steps=12)
     alone = begun(tmp_path / "alone", book, plan, Layout(), None)
-    assert len(alone["losses"]) == 10
+    assert len(alone["losses"]) == 12
     folder = tmp_path / "changing"
-    ways = [(2, DDP), (2, FSDP), (1, Layout()), (3, Layout(shards=3)), (2, DDP)]
+    ways = [(2, DDP), (2, FSDP), (1, Layout()), (3, Layout(shards=3)), (4, BOTH), (2, DDP)]
     losses, seen, ended = [], [], None
     for number, (size, layout) in enumerate(ways):
         work = begun if number == 0 else resumed

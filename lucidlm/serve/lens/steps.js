@@ -42,8 +42,8 @@ export async function stepsOf(into, {model, text, place, facts, signal}) {
         make("td", {}, shown(names.get(id)) + (id === target ? " ✓ the target" : "")), make("td", {class: "n"}, fixed(logits[id], 3)),
         make("td", {class: "n"}, percent(probabilities[id])), make("td", {class: "wide"}, bar(probabilities[id] / most, id === target ? "" : "other"))))),
     );
-    said.textContent = temperature === 1 ? "Temperature 1: the model itself. Its loss is always measured here."
-      : `Temperature ${temperature}: the logits are divided by ${temperature} before softmax. The target would have probability ${percent(probabilities[target])}, and cost ${fixed(-Math.log(probabilities[target]))} nats.`;
+    said.textContent = temperature === 1 ? "Temperature 1: the model itself. Its loss is always measured at temperature 1."
+      : `Temperature ${temperature}: the logits are divided by ${temperature} before softmax. The target would have probability ${percent(probabilities[target])}, and would cost ${fixed(-Math.log(probabilities[target]))} nats. The loss is still that of temperature 1: the steps below stay as they are.`;
   };
   draw(1);
   const step = (title, ...what) => make("li", {}, make("h3", {}, title), ...what);

@@ -31,7 +31,7 @@ export function trainView(main, values) {
     return make("label", {}, label, " ", box);
   };
   figure.append(unlike, make("p", {class: "controls dim"}, select("unit", UNITS, state.unit, x => { state.unit = x; }), select("over", AXES, state.x, x => { state.x = x; }), select("show", SPANS, state.steps, x => { state.steps = x; })), chart);
-  main.append(make("h1", {}, "How is it learning?"), make("p", {}, "Solid: the loss on held-out text. Dashed: on the training text. Thin and grey: on each batch, the few passages of a step. Where solid and dashed part, the model learns the training text by heart. Choose one run, or several to overlay them."),
+  main.append(make("h1", {}, "How is it learning?"), make("p", {}, "Solid: the loss on held-out text. Dashed: on the training text. Thin and grey: on each batch, the few passages of a step. While both fall, the model learns the language; where the dashed line falls and the solid one does not, it learns the training text by heart. Choose one run, or several to overlay them."),
     wordsOf("loss", "held-out text", "overfitting", "bits per byte", "perplexity", "step", "batch", "epoch", "weights", "baseline", "dropout"),
     make("div", {class: "course"}, make("div", {}, make("h2", {}, "Runs"), list, startForm(async id => { await refresh(); only(id); }, values.text)), make("div", {}, said, facts, figure, detail)));
 
@@ -131,7 +131,7 @@ export function trainView(main, values) {
     const last = run.validations.at(-1), fact = (value, label) => make("div", {}, make("b", {}, value), make("span", {}, label));
     return [
       fact(run.bits_per_byte ? fixed(run.bits_per_byte, 3) : "–", "bits per byte, held-out text"),
-      fact(last ? fixed(last.validation_perplexity, 1) : "–", "perplexity"),
+      fact(last ? fixed(last.validation_perplexity, 1) : "–", "perplexity at the last validation (a sample)"),
       fact(`${whole(run.steps)}${run.planned_steps && run.planned_steps !== run.steps ? ` / ${whole(run.planned_steps)}` : ""}`, "steps"),
       ...(run.memory_bytes ? [fact(`${(run.memory_bytes / 2 ** 30).toFixed(2)} GiB`, "memory")] : []),
       fact(run.tokens_per_s ? whole(Math.round(run.tokens_per_s)) : "–", "tokens a second"),

@@ -25,7 +25,7 @@ const WORDS = {
   batch: "The passages of text that one step learns from.",
   epoch: "One pass over the whole training text.",
   weights: "The numbers of which a model consists. Training changes them.",
-  "held-out text": "A part of the text that is never trained on. Its loss, the validation loss, says how well the model predicts text that is new to it.",
+  "held-out text": "A part of the text that is never trained on. Its loss, the validation loss, says how well the model predicts text that is new to it. While it trains, a fixed sample of it is used; at the end all of it, as far as there is time.",
   overfitting: "The training loss still falls, but the validation loss rises: the model learns the training text by heart. The weights with the lowest validation loss are kept as the best.",
   baseline: "The loss of something simpler than a model, as a mark to compare with: all tokens alike, the tokens counted (unigram), or a program that compresses (gzip).",
   dropout: "The share of the model that is switched off at random in each step, against overfitting.",
