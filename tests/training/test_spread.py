@@ -111,6 +111,7 @@ CASES = [
     (plan_of("three heads"), "float64"),
     (plan_of("tied", micro_batch=3), "float64"),
     (plan_of("modern"), "float64"),
+    (replace(plan_of("modern"), checkpointing=True), "float64"),
     (plan_of("three heads"), "float32"),
     (plan_of("modern", optim="muon"), "float32"),
     (plan_of("tied", optim="muon", micro_batch=1), "float32"),
