@@ -13,7 +13,7 @@ from lucidlm.cli.options import DEFAULTS, HowToRead, app
 from lucidlm.errors import LucidError
 from lucidlm.runs.settings import TrainConfig
 from lucidlm.runtime.console import say, show, show_json
-from lucidlm.runtime.ranks import Layout, this_rank
+from lucidlm.runtime.ranks import EverywhereError, Layout, this_rank
 from lucidlm.runtime.wording import plural
 from lucidlm.text.reading import READING
 
@@ -121,7 +121,7 @@ def train(
     how = {"plan": plan, "resume": resume, "overwrite": overwrite, "verbose": verbose}
     if seeds is not None:
         if this_rank().size > 1:
-            raise LucidError(
+            raise EverywhereError(
                 f"--seeds {seeds}: torchrun trains one run at a time; leave --seeds out, and give --seed"
             )
         return _train_seeds(settings, seeds, how, json=json)

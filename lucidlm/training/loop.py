@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lucidlm.errors import ConfigError, RunError
+from lucidlm.errors import RunError
 from lucidlm.model.gpt import GPT
 from lucidlm.runs.checkpoints import checkpoint_folders
 from lucidlm.runs.history import Step, Validation
@@ -20,7 +20,7 @@ from lucidlm.runtime.distributed import World, joined
 from lucidlm.runtime.memory import is_out_of_memory, memory_left
 from lucidlm.runtime.process import set_threads
 from lucidlm.runtime.progress import SILENT, Progress
-from lucidlm.runtime.ranks import Layout, this_rank
+from lucidlm.runtime.ranks import EverywhereError, Layout, this_rank
 from lucidlm.runtime.signals import Interrupted, doing, ending, held, released
 from lucidlm.training.finish import TrainResult, finish
 from lucidlm.training.follow import follow_run
@@ -66,7 +66,7 @@ def train(
     """
     rank = this_rank()
     if rank.launched and config.out is None:
-        raise ConfigError(
+        raise EverywhereError(
             "--out is needed under torchrun: where it starts its processes again, the run goes on"
         )
     resume = resume or (rank.restarts > 0 and _has_begun(config))
