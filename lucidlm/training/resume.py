@@ -5,8 +5,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lucidlm.errors import ConfigError, RunError, WeightsError
 from lucidlm.model.gpt import GPT
 from lucidlm.runs.checkpoints import Checkpoint, last_checkpoint, shards_of, sweep
@@ -27,6 +25,7 @@ from lucidlm.training.setup import apply, assemble, settle, with_prefix
 from lucidlm.training.spread import arranged
 from lucidlm.training.state import TrainingRun
 from lucidlm.training.tracking import check_trackers
+from lucidlm.weights.hf_config import read_config
 from lucidlm.weights.huggingface import load_model, unfilled
 from lucidlm.weights.tensor_files import find_tensors
 from lucidlm.weights.whole import MODEL_FILES, SETTINGS, Whole, weights_of, whole_of
@@ -104,9 +103,8 @@ def _whole_of_run(folder: Path) -> Whole | None:
 
 def _model_of(checkpoint: Checkpoint, plan: Plan) -> GPT:
     """The weights of a checkpoint, or room for those that files divide; RunError for another shape's."""
-    if shards_of(checkpoint.folder) is not None:
-        return unfilled(plan.model, torch.device("cpu"))
-    model = load_model(checkpoint.folder)
+    divided = shards_of(checkpoint.folder) is not None
+    model = unfilled(read_config(checkpoint.folder)) if divided else load_model(checkpoint.folder)
     if model.config != plan.model:
         raise RunError(
             f"{checkpoint.folder}: its model is {model.config}, run.toml says {plan.model}; "

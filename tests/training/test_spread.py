@@ -13,12 +13,14 @@ from models import made_up_text
 from worlds import in_world
 
 from lucidlm.cli import main
-from lucidlm.errors import RunError
+from lucidlm.errors import RunError, WeightsError
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
 from lucidlm.model.presets import PLAIN, Recipe
+from lucidlm.runs.checkpoints import checkpoint_folders, last_checkpoint
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.distributed import World, joined, whole
+from lucidlm.runtime.manifest import check_manifest
 from lucidlm.runtime.progress import SILENT
 from lucidlm.runtime.ranks import Layout, Rank
 from lucidlm.text.windows import IGNORE_INDEX, Windows
@@ -320,3 +322,67 @@ def test_under_torchrun_a_run_needs_a_name_and_seeds_come_one_by_one(monkeypatch
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["train", str(book), "--steps", "1", "--out", "x", "--seeds", "2"]) == 2
     assert "leave --seeds out, and give --seed" in capsys.readouterr().err
+
+
+def failing_saves(folder: Path, text: Path, plan: Plan) -> dict:
+    """A run in two shards whose second process cannot write its part of one save, of steps 2, 4 and 6."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+
+    real = HuggingFaceStorageWriter.write_data
+    config = TrainConfig(text=str(text), out=str(folder), tokenizer="bytes", device="cpu", threads=1)
+    said: list[tuple[int, tuple[str, ...]]] = []
+    with contextlib.ExitStack() as stack:
+        world = stack.enter_context(joined(FSDP, device="cpu"))
+        run = _begun(
+            world,
+            lambda: start_run(config, stack, SILENT, plan=plan, world=world),
+            SILENT,
+        )
+
+        def full(writer, *arguments):
+            if run.step == 4 and world.rank.number == 1:
+                raise OSError(28, "No space left on device", "its part")
+            return real(writer, *arguments)
+
+        HuggingFaceStorageWriter.write_data = full
+        for to in (2, 4, 6):
+            for _ in train_steps(run, stop=lambda to=to: run.step >= to):
+                pass
+            if run.saved[0] != run.step:  # as the loop's next save would
+                said.append((run.step, (run.unsaved or "",)))
+        kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
+        return {"saved": run.saved[0], "said": said, "kept": kept}
+
+
+def test_a_part_that_one_process_cannot_write_costs_that_save_on_all_and_no_training(tmp_path, book):
+    answers = in_world(2, failing_saves, tmp_path / "run", book, plan_of("tied", steps=6))
+    for answer in answers:
+        assert answer["saved"] == 6
+        assert [step for step, _ in answer["said"]] == [4]
+        assert "No space left on device" in answer["said"][0][1][0]
+    # Nothing is left of the one that failed, and the others are whole.
+    assert answers[0]["kept"] == ["step_000002", "step_000006"]
+    check_manifest(tmp_path / "run" / "checkpoints" / "step_000006")
+
+
+def test_a_part_that_is_damaged_or_of_another_shape_is_not_taken(tmp_path, book):
+    plan = plan_of("tied", steps=4)
+    folder = tmp_path / "run"
+    in_world(2, begun, folder, book, plan, FSDP, 2)
+    in_world(2, resumed, folder, book, plan, FSDP, 4)
+    newest = checkpoint_folders(folder)[-1]
+    part = sorted((newest / "shards").iterdir())[0]
+    data = bytearray(part.read_bytes())
+    data[-5] ^= 1
+    part.write_bytes(data)
+    found = last_checkpoint(folder)
+    assert (found.step, len(found.notes)) == (2, 1)
+    assert part.name in found.notes[0]
+    with pytest.raises(WeightsError, match=part.name):
+        load(newest)
+    settings = folder / "run.toml"
+    text = settings.read_text(encoding="utf-8")
+    assert "n_layers = 2" in text
+    settings.write_text(text.replace("n_layers = 2", "n_layers = 1"), encoding="utf-8")
+    with pytest.raises(RunError, match=r"n_layers=2.* run.toml says .*n_layers=1.*restore the run.toml"):
+        resumed(folder, book, plan, Layout(), None)
