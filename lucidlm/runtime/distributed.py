@@ -134,13 +134,6 @@ class World:
         self.store.set(key, _fine(value))
         return value
 
-    def failed(self, error: BaseException) -> None:
-        """Tells the others that the first process ends with this error, so that they end too."""
-        if self.store is not None:
-            with contextlib.suppress(RuntimeError):
-                self.told_so_far += 1
-                self.store.set(f"told/{self.told_so_far}", _failed(error))
-
     def leave(self) -> None:
         """Ends the exchange: from now on each process is alone. All call it at the same place."""
         if self.group is not None:

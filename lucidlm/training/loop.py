@@ -83,16 +83,17 @@ def train(
             begin = lambda: start_run(  # noqa: E731
                 config, stack, progress, plan=plan, overwrite=overwrite, verbose=verbose, world=world
             )
-        with doing(again), world.noticing_losses():
+        with doing(again):
             run = _begun(world, begin, progress)
         stack.callback(written, run, wait=True)  # no save outlives the lock of its folder
-        with held() as signalled, _out_of_memory(run), world.noticing_losses():
+        with held() as signalled, _out_of_memory(run):
             trackers: list[Tracker] = [] if watch is None else [watch]
             if world.first:
                 trackers.insert(0, Trackers(run, stack, progress))
-            for report in train_steps(run, stop=lambda: bool(signalled.number)):
-                for tracker in trackers:
-                    tracker(report)
+            with world.said_once(), world.noticing_losses():
+                for report in train_steps(run, stop=lambda: bool(signalled.number)):
+                    for tracker in trackers:
+                        tracker(report)
             return finish(run, interrupted=signalled.number, progress=progress, answer=answer)
 
 
@@ -111,15 +112,9 @@ def _device_of(config: TrainConfig, *, resume: bool) -> str:
 
 def _begun(world: World, begin: Callable[[], TrainingRun], progress: Progress) -> TrainingRun:
     """The run, which the first process begins and the others follow; all of them have it, or none."""
-    if not world.first:
-        run = follow_run(world, progress)
-    else:
-        try:
-            run = begin()
-        except BaseException as error:
-            world.failed(error)
-            raise
-    world.told(lambda: True)
+    with world.said_once(), world.noticing_losses():
+        run = begin() if world.first else follow_run(world, progress)
+        world.told(lambda: True)
     return run
 
 

@@ -8,14 +8,9 @@ from lucidlm.errors import RunError
 from lucidlm.model.gpt import GPT
 from lucidlm.runs.settings import Plan
 from lucidlm.runtime.distributed import whole
-from lucidlm.runtime.ranks import EverywhereError
 from lucidlm.training.gradient import Batch, Gradient
 from lucidlm.training.optim import Optimizers, set_learning_rate, tasks_of
 from lucidlm.training.schedule import learning_rate_factor
-
-
-class StepError(RunError, EverywhereError):
-    """A step that no process can take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +41,14 @@ def train_step(
 
     Among several processes each gives its own rows, and gets the nats and tokens of all.
 
-    They move down the gradient of the batch's mean loss, by the plan's rate at this step. StepError if the
+    They move down the gradient of the batch's mean loss, by the plan's rate at this step. RunError if the
     gradient is not finite; then nothing was moved.
     """
     set_learning_rate(optimizers, learning_rate_factor(plan.schedule, step))
     nats, tokens = gradient.add(batch, seed=seed, step=step)
     norm = whole(torch.nn.utils.clip_grad_norm_(model.parameters(), plan.optim.clip or float("inf")))
     if not torch.isfinite(norm):  # the norm of all processes' sum: where one has NaN, all stop
-        raise StepError(
+        raise RunError(
             f"step {step}: the gradient's norm is {norm.item()}{gradient.blamed()}, "
             f"the batch's loss {nats / tokens:.4f}; "
             "no weight was moved. Train again with a lower --optim.lr or with --dtype float32; "
