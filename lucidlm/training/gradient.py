@@ -18,7 +18,7 @@ from lucidlm.runs.settings import Plan
 from lucidlm.runtime.device import autocast, dtype_of, seed_from, to_device
 from lucidlm.runtime.distributed import ALONE, World
 from lucidlm.runtime.progress import Progress
-from lucidlm.training.spread import distinct, replicated, sharded
+from lucidlm.training.spread import distinct, replicated, resharded, sharded
 
 Batch = tuple[np.ndarray, np.ndarray]
 """Inputs and targets, each (B, T)."""
@@ -142,30 +142,32 @@ def compiled(model: GPT, plan: Plan, progress: Progress) -> Callable[[Tensor], T
     """model.hidden through torch.compile; as it is, with a note, where that fails."""
     try:
         compiled = torch.compile(model.hidden)
-        _try(compiled, model, plan)
+        with torch.no_grad():
+            compiled(_zeros(plan, model.device))
         return compiled
     except Exception as error:
         progress.note(_uncompiled(error))
         return model.hidden
 
 
-def compile_blocks(model: GPT, plan: Plan, progress: Progress) -> None:
-    """Compiles each block alone, for a model that is divided block by block; not at all where that fails."""
+def compile_blocks(gradient: WholeBatch, progress: Progress) -> None:
+    """Compiles each block alone, as the engines of many processes want it; not at all where that fails."""
+    blocks = gradient.model.blocks
     try:
-        for block in model.blocks:
+        for block in blocks:
             block.compile()
-        _try(model.hidden, model, plan)
+        ids = _zeros(gradient.plan, gradient.device)
+        with torch.no_grad(), autocast(gradient.device, dtype_of(gradient.plan.dtype)):
+            gradient.nats(ids, ids)
+        resharded(gradient.nats)
     except Exception as error:
         progress.note(_uncompiled(error))
-        for block in model.blocks:
+        for block in blocks:
             block._compiled_call_impl = None  # there is no public way back
 
 
-def _try(hidden: Callable[[Tensor], Tensor], model: GPT, plan: Plan) -> None:
-    with torch.no_grad():
-        hidden(
-            torch.zeros(plan.micro_batch, plan.model.context_length, dtype=torch.int64, device=model.device)
-        )
+def _zeros(plan: Plan, device: torch.device) -> Tensor:
+    return torch.zeros(plan.micro_batch, plan.model.context_length, dtype=torch.int64, device=device)
 
 
 def _uncompiled(error: Exception) -> str:

@@ -72,6 +72,18 @@ def sharded(module: nn.Module, blocks: Iterable[nn.Module], world: World, device
             each.set_force_sum_reduction_for_comms(True)
 
 
+def resharded(module: nn.Module) -> None:
+    """Divides what a forward pass without a backward pass has left whole.
+
+    Else an optimizer that is made now would hold the whole weights, whose gradients nobody empties.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    for each in module.modules():
+        if isinstance(each, FSDPModule):
+            each.reshard()
+
+
 def distinct(model: nn.Module) -> list[Tensor]:
     """Every tensor of the model's state, a tied one once."""
     found = {tensor.data_ptr(): tensor.detach() for tensor in model.state_dict().values()}

@@ -45,9 +45,10 @@ def gradient_of(
 ) -> Gradient:
     """What computes the gradients of this plan: where there are other processes, no threads of its own."""
     if not world.alone:
+        gradient = WholeBatch(model, plan, world=world, device=device)
         if plan.compile:
-            compile_blocks(model, plan, progress)
-        return WholeBatch(model, plan, world=world, device=device)
+            compile_blocks(gradient, progress)
+        return gradient
     if plan.workers:
         return Workers(model, plan, seed=config.seed, threads=config.threads)
     return WholeBatch(model, plan, hidden=compiled(model, plan, progress) if plan.compile else None)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from models import made_up_text
+from recorded import Recorded
 from worlds import in_world
 
 from lucidlm.cli import main
@@ -31,6 +32,7 @@ from lucidlm.training.resume import resume_run
 from lucidlm.training.saving import save
 from lucidlm.training.start import start_run
 from lucidlm.training.step import train_step
+from lucidlm.training.workers import gradient_of
 from lucidlm.weights.load import load
 
 T, V, B = 16, 257, 12
@@ -185,6 +187,30 @@ def test_the_windows_of_each_step_are_the_same_in_worlds_of_one_to_four(steps):
             ]
             for side in (0, 1):
                 assert (np.concatenate([part[side] for part in parts]) == whole_batch[side]).all()
+
+
+@pytest.mark.parametrize("layout", [DDP, FSDP], ids=["ddp", "fsdp"])
+def test_blocks_are_compiled_after_the_model_was_divided_and_train_alike(layout):
+    plan = plan_of("modern")
+    alone = in_world(2, compiled_steps, plan, layout)[0]
+    found = in_world(2, compiled_steps, replace(plan, compile=True), layout, within=110)[0]
+    assert (found["notes"], found["compiled"], alone["compiled"]) == ([], True, False)
+    np.testing.assert_allclose(found["losses"], alone["losses"], rtol=0, atol=2e-6)
+
+
+def compiled_steps(plan: Plan, layout: Layout) -> dict:
+    with joined(layout, device="cpu") as world:
+        world.shards = layout.over(world.size, fits=1)[1]
+        torch.manual_seed(0)
+        model, said = GPT(plan.model).train(), Recorded()
+        gradient = gradient_of(model, plan, config=TrainConfig(), progress=said, world=world)
+        optimizers, rows, losses = make_optimizers(model, plan.optim), world.rows(B), []
+        for step in range(plan.steps):
+            batch = tuple(part[rows.start : rows.stop] for part in batch_of(step))
+            result = train_step(model, optimizers, batch, gradient=gradient, plan=plan, seed=1, step=step)
+            losses.append(result.loss_nats)
+        compiled = all(block._compiled_call_impl is not None for block in model.blocks)
+        return {"losses": losses, "notes": said.notes, "compiled": compiled}
 
 
 def not_finite(layout: Layout, where: int) -> tuple[str, bool]:
