@@ -268,7 +268,7 @@ def _failed(error: BaseException) -> _Answer:
     trace = "" if isinstance(error, LucidError | OSError) else traceback.format_exc()
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:
+    except Exception:  # of a library: its class may take other arguments than it keeps
         error = RuntimeError(f"{type(error).__name__}: {error}")
     return _Answer(error=error, trace=trace)
 

@@ -84,7 +84,7 @@ def train(
                 config, stack, progress, plan=plan, overwrite=overwrite, verbose=verbose, world=world
             )
         with doing(again):
-            run = _begun(world, begin, progress)
+            run = begin_together(world, begin, progress)
         stack.callback(written, run, wait=True)  # no save outlives the lock of its folder
         with held() as signalled, _out_of_memory(run):
             trackers: list[Tracker] = [] if watch is None else [watch]
@@ -110,7 +110,7 @@ def _device_of(config: TrainConfig, *, resume: bool) -> str:
     return config.device
 
 
-def _begun(world: World, begin: Callable[[], TrainingRun], progress: Progress) -> TrainingRun:
+def begin_together(world: World, begin: Callable[[], TrainingRun], progress: Progress) -> TrainingRun:
     """The run, which the first process begins and the others follow; all of them have it, or none."""
     with world.said_once(), world.noticing_losses():
         run = begin() if world.first else follow_run(world, progress)

@@ -26,7 +26,7 @@ from lucidlm.runtime.progress import SILENT
 from lucidlm.runtime.ranks import Layout, Rank
 from lucidlm.text.windows import IGNORE_INDEX, Windows
 from lucidlm.training.gradient import WholeBatch
-from lucidlm.training.loop import _begun, train_steps
+from lucidlm.training.loop import begin_together, train_steps
 from lucidlm.training.optim import make_optimizers, optimizer_tensors
 from lucidlm.training.resume import resume_run
 from lucidlm.training.saving import save
@@ -256,7 +256,7 @@ def ran(
             begin = lambda: resume_run(str(folder), stack, SILENT, world=world)  # noqa: E731
         else:
             begin = lambda: start_run(config, stack, SILENT, plan=plan, world=world)  # noqa: E731
-        run = _begun(world, begin, SILENT)
+        run = begin_together(world, begin, SILENT)
         began = hashes_of(run)
         seen: list[str] = []
         batch_at = run.windows.batch_at
@@ -359,7 +359,7 @@ def failing_saves(folder: Path, text: Path, plan: Plan) -> dict:
     said: list[tuple[int, tuple[str, ...]]] = []
     with contextlib.ExitStack() as stack:
         world = stack.enter_context(joined(FSDP, device="cpu"))
-        run = _begun(
+        run = begin_together(
             world,
             lambda: start_run(config, stack, SILENT, plan=plan, world=world),
             SILENT,
