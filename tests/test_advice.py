@@ -47,7 +47,7 @@ FOLLOWED = [
     Advised(f"train base --out none {TRAIN}", "to start a new training from its weights: lucidlm train TEXT --from {0}", "train book.txt --from base --steps 1 --device cpu --threads 1 --out on-base"),
     Advised(f"train run --out none {TRAIN}", "to start a new one from its weights: lucidlm train TEXT --from {0}", "train book.txt --from run --steps 1 --device cpu --threads 1 --out on"),
     Advised("plan base --steps 1", "to plan a training from its weights: lucidlm plan TEXT --from {0}", "plan book.txt --from base --steps 1 --device cpu --threads 1"),
-    Advised("plan --gpus 8 --params 7b --replicas 8", "leave --replicas, --shards and --no-checkpointing out", "plan --gpus 8 --params 7b"),
+    Advised("plan --gpus 8 --params 7b --replicas 8", "leave --replicas out", "plan --gpus 8 --params 7b"),
     Advised("plan --gpus 8 --params 1k", "too few for two layers; give at least {}, or --preset", "plan --gpus 8 --params 150000"),
     Advised("plan --gpus 8", "give either --params, as in 7b, or --preset", "plan --gpus 8 --params 7b"),
     Advised("plan --gpus 8 --params 7b --shards 4 --replicas 4", "is not --gpus {}; leave one of the two out", "plan --gpus 8 --params 7b --shards 4"),

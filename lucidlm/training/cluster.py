@@ -3,9 +3,12 @@
 Nothing is measured: memory by footprint.py, speed by the rule of gpus.py, the loss by Hoffmann 2022.
 """
 
+import itertools
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lucidlm.errors import ConfigError
 from lucidlm.model.config import GPTConfig
@@ -139,8 +142,8 @@ class ClusterPlan:
     """Share of the peak, as asked for or by the rule of gpus.py for this trainer."""
     fused_mfu: float | None
     """The same for programs with fused kernels; None where the share was asked for."""
-    way_out: str
-    """Where nothing fits, what would."""
+    way_out: str | None
+    """What fits instead; None where a layout fits."""
 
     @property
     def seconds(self) -> float:
@@ -201,12 +204,7 @@ def plan_cluster(
     model = _model(params, preset_name, context_length)
     count = BEST_TOKENS * model.n_parameters if tokens is None else amount("--tokens", tokens)
     usual = _usual(model, kind, gpus, replicas, shards)
-    fixed = replicas is not None or shards is not None
-    ways = [usual] if fixed else [*dict.fromkeys(((gpus, 1), usual, (1, gpus)))]
-    switches = (False, True) if checkpointing is None else (checkpointing,)
-    layouts = tuple(
-        _layout(model, kind, replicas=r, shards=s, checkpointing=again) for again in switches for r, s in ways
-    )
+    layouts = _layouts(model, kind, gpus, replicas=replicas, shards=shards, checkpointing=checkpointing)
     fitting = [layout for layout in layouts if layout.windows]
     chosen = next((each for each in fitting if (each.replicas, each.shards) == usual), None)
     chosen = chosen or next(iter(fitting), None)
@@ -224,9 +222,9 @@ def plan_cluster(
         chosen=chosen,
         mfu=ruled["lucidlm"] if share is None else share,
         fused_mfu=ruled["fused"] if share is None else None,
-        way_out=""
+        way_out=None
         if chosen is not None
-        else _way_out(model, kind, gpus, fixed=fixed or checkpointing is False),
+        else _way_out(model, kind, gpus, replicas=replicas, shards=shards, checkpointing=checkpointing),
     )
 
 
@@ -260,6 +258,25 @@ def _divisors(count: int) -> str:
     return " or ".join(str(each) for each in range(1, count + 1) if count % each == 0)
 
 
+def _layouts(
+    model: GPTConfig,
+    gpu: GPU,
+    gpus: int,
+    *,
+    replicas: int | None = None,
+    shards: int | None = None,
+    checkpointing: bool | None = None,
+) -> tuple[Layout, ...]:
+    """The layouts to choose from: those with what is asked for; else DDP, train's own choice and FSDP2."""
+    usual = _usual(model, gpu, gpus, replicas, shards)
+    fixed = replicas is not None or shards is not None
+    ways = [usual] if fixed else [*dict.fromkeys(((gpus, 1), usual, (1, gpus)))]
+    switches = (False, True) if checkpointing is None else (checkpointing,)
+    return tuple(
+        _layout(model, gpu, replicas=r, shards=s, checkpointing=again) for again in switches for r, s in ways
+    )
+
+
 def _layout(model: GPTConfig, gpu: GPU, *, replicas: int, shards: int, checkpointing: bool) -> Layout:
     def memory(windows: int) -> GPUMemory:
         return memory_on_a_gpu(
@@ -282,14 +299,49 @@ def _layout(model: GPTConfig, gpu: GPU, *, replicas: int, shards: int, checkpoin
     return Layout(replicas, shards, checkpointing, memory(1), windows)
 
 
-def _way_out(model: GPTConfig, gpu: GPU, gpus: int, *, fixed: bool) -> str:
-    """What fits instead: other flags, more GPUs, larger ones, a shorter context."""
+def _way_out(
+    model: GPTConfig,
+    gpu: GPU,
+    gpus: int,
+    *,
+    replicas: int | None,
+    shards: int | None,
+    checkpointing: bool | None,
+) -> str:
+    """What fits instead: fewer flags; else, without any, more GPUs, larger ones or a shorter context."""
+    given = {
+        "--replicas": {"replicas": replicas} if replicas is not None else {},
+        "--shards": {"shards": shards} if shards is not None else {},
+        # --checkpointing itself never has to go: with it, a layout needs less.
+        "--no-checkpointing": {"checkpointing": False} if checkpointing is False else {},
+    }
+    flags = [flag for flag, asked in given.items() if asked]
+    for count in range(1, len(flags) + 1):
+        for left in itertools.combinations(flags, count):
+            kept: dict[str, Any] = {}
+            for flag in flags:
+                kept |= {} if flag in left else given[flag]
+            if any(layout.windows for layout in _layouts(model, gpu, gpus, **kept)):
+                return f"leave {_listed(left)} out"
+    others = _other_ways(model, gpu, gpus)
+    if others is None:
+        return "this needs a program that cuts matrices too: docs/scale.md names one"
+    return f"leave {_listed(flags)} out, and {others}" if flags else others
+
+
+def _listed(flags: Sequence[str]) -> str:
+    """As in "--replicas, --shards and --no-checkpointing"."""
+    *first, last = flags
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _other_ways(model: GPTConfig, gpu: GPU, gpus: int) -> str | None:
+    """The fewest GPUs, the smallest larger GPU and the longest context with which a layout fits."""
 
     def fits(model: GPTConfig, kind: GPU, count: int) -> bool:
+        # No layout needs less on a GPU than this one.
         return _layout(model, kind, replicas=1, shards=count, checkpointing=True).windows > 0
 
-    if fixed and fits(model, gpu, gpus):
-        return "leave --replicas, --shards and --no-checkpointing out"
     ways = []
     more = (2**power for power in range(13) if gpus < 2**power <= MOST_GPUS)
     if (count := next((each for each in more if fits(model, gpu, each)), None)) is not None:
@@ -302,9 +354,7 @@ def _way_out(model: GPTConfig, gpu: GPU, gpus: int, *, fixed: bool) -> str:
         context //= 2
     if context >= 64:
         ways.append(f"--context-length {context}")
-    if not ways:
-        return "this needs a program that cuts matrices too: docs/scale.md names one"
-    return f"{' or '.join(ways)} fits"
+    return f"{' or '.join(ways)} fits" if ways else None
 
 
 def outline(plan: ClusterPlan) -> str:
