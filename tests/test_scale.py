@@ -46,6 +46,8 @@ def shell_of(path: Path) -> str:
 def commands_in(text: str) -> list[list[str]]:
     """The arguments of each `lucidlm VERB ...` and `torchrun ... -m lucidlm VERB ...` in a text."""
     found = []
+    if layout := re.search(r"^ *LAYOUT=\((.*?)\)", text, re.MULTILINE):
+        text = text.replace('"${LAYOUT[@]}"', layout[1])
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line.partition(" #")[0])
         starts = [n for n, word in enumerate(words) if word == "lucidlm" and (n == 0 or words[n - 1] == "-m")]
@@ -100,7 +102,10 @@ def test_a_task_has_only_keys_that_skypilot_knows(path):
     assert {name for name in used if not name.startswith("SKYPILOT_")} <= task["envs"].keys() | {
         "HEAD",
         "LAUNCH",
+        "LAYOUT",
     }
+    assert task["workdir"] == "."  # of which setup installs the program
+    assert task["setup"].strip() == "pip install ."
 
 
 def test_slurm_gets_options_that_it_has():
@@ -117,8 +122,27 @@ def test_a_step_of_each_file_has_a_window_for_each_gpu():
         asked = {flag: value for flag, value in itertools.pairwise(words) if flag.startswith("--")}
         windows = int(asked["--batch-tokens"]) / 1024
         assert windows % gpus[path.name] == 0
-        product = int(asked.get("--replicas", 1)) * int(asked.get("--shards", 1))
-        assert product == gpus[path.name]
+        shards = int(asked.get("--shards", 1))
+        # Without --replicas there are as many as the GPUs have room for.
+        replicas = int(asked.get("--replicas", gpus[path.name] // shards))
+        assert replicas * shards == gpus[path.name]
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS, *TASKS], ids=lambda path: path.name)
+def test_a_run_is_resumed_with_the_layout_that_it_was_started_with(path):
+    """run.toml does not have it: without the flags, a resumed run would take another one."""
+    first, second = (words for words in commands_in(shell_of(path)) if words[0] == "train")
+    layouts = [
+        {
+            flag: value
+            for flag, value in itertools.pairwise([*words, ""])
+            if flag in ("--replicas", "--shards")
+        }
+        for words in (first, second)
+    ]
+    assert layouts[0] == layouts[1]
+    assert bool(layouts[0]) is (path.name != "one_gpu.sh")
+    assert ("--resume" in first) is not ("--resume" in second)
 
 
 def test_the_page_shows_what_the_command_says():
