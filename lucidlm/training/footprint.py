@@ -237,12 +237,15 @@ def judging_bytes(baseline_bytes: int) -> int:
     return BASELINES_BYTES + BASELINES_BYTES_A_BYTE * baseline_bytes
 
 
-def memory_bytes(plan: Plan, device: torch.device, *, later: int, held: int, peak: int) -> int:
+def memory_bytes(
+    plan: Plan, device: torch.device, *, later: int, held: int, peak: int, shards: int = 1
+) -> int:
     """What the run will hold at most: on a CPU the whole process, on a GPU the device alone.
 
     `held` and `peak` are what this process holds now, after the speed trial has trained a copy of this very
     model (freed memory is kept), and the most it has held. Later come the best weights, the ones of a
-    checkpoint, and the baselines with `later` bytes. On a GPU it is arithmetic.
+    checkpoint, and the baselines with `later` bytes; the first process has those weights whole, however many
+    `shards` there are. On a GPU it is arithmetic, of a process that holds 1/shards of the weights.
     """
     if device.type == "cpu":
         judging = max(later, ONEDNN_BYTES) if plan.float32 == "onednn" else later
@@ -256,6 +259,7 @@ def memory_bytes(plan: Plan, device: torch.device, *, later: int, held: int, pea
         device=device.type,
         dtype=plan.dtype,
         checkpointing=plan.checkpointing,
+        shards=shards,
     )
 
 

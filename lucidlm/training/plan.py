@@ -180,7 +180,7 @@ def make_plan(
         speed=speed,
         epochs=epochs,
         size_limit=size_limit,
-        memory_bytes=memory_bytes(plan, device, later=later, held=held, peak=peak),
+        memory_bytes=memory_bytes(plan, device, later=later, held=held, peak=peak, shards=world.shards),
         predicted=predict(text, plan),
     )
 

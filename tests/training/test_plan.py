@@ -13,12 +13,13 @@ from lucidlm.measure.evaluation import evaluate_documents
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.presets import Recipe, preset
 from lucidlm.runs.settings import TrainConfig
+from lucidlm.runtime.distributed import ALONE
 from lucidlm.runtime.process import available_processors
 from lucidlm.text.preparation import prepare
 from lucidlm.text.windows import Windows
 from lucidlm.training import plan as plan_module
 from lucidlm.training import speed
-from lucidlm.training.footprint import judging_bytes, memory_bytes
+from lucidlm.training.footprint import judging_bytes, memory_bytes, memory_on_a_gpu
 from lucidlm.training.plan import ADAMW_FOR_MUON, GO_ON, _draft, recipe_for
 from lucidlm.training.schedule import learning_rate_factor
 from lucidlm.training.shapes import cpu_flops_per_s
@@ -290,6 +291,31 @@ def test_memory_of_a_gpu_grows_with_the_micro_batch(plan_for):
     small, large = (plan_for(steps=1, context_length=64, micro_batch=size).plan for size in (1, 16))
     sizes = [memory_bytes(plan, torch.device("cuda"), later=0, held=0, peak=0) for plan in (small, large)]
     assert 4 * small.model.n_parameters * 3 < sizes[0] < sizes[1]
+
+
+def test_memory_of_a_gpu_is_that_of_its_shard(plan_for):
+    plan = plan_for(steps=1, context_length=64, micro_batch=1).plan
+    for shards in (1, 2, 8):
+        expected = memory_on_a_gpu(
+            plan.model, plan.optim.name, tokens=plan.micro_batch * plan.model.context_length,
+            dtype=plan.dtype, checkpointing=plan.checkpointing, shards=shards,
+        )  # fmt: skip
+        got = memory_bytes(plan, torch.device("cuda"), later=0, held=0, peak=0, shards=shards)
+        assert got == expected.bytes
+
+
+def test_a_plan_for_shards_says_the_memory_of_one(plan_for, monkeypatch):
+    asked = {}
+
+    def memory(plan, device, **others):
+        asked.update(others)
+        return 12345
+
+    monkeypatch.setattr(ALONE, "shards", 1)  # which a plan sets: as it was, after the test
+    monkeypatch.setattr(plan_module, "memory_bytes", memory)
+    monkeypatch.setattr(plan_module, "arranged", lambda world, model, device: (1, 2))
+    assert plan_for(steps=1).memory_bytes == 12345
+    assert asked["shards"] == 2
 
 
 def test_memory_of_a_cpu_is_what_the_process_holds_and_what_comes_later(plan_for):
