@@ -49,7 +49,7 @@ def amount(flag: str, text: str) -> int:
 
 
 def shape_of(params: int) -> GPTConfig:
-    """The shape of the modern family with about this many weights: a preset, or one drawn out from them.
+    """The shape of the modern family with about this many weights: a preset, or a shape with the same proportions.
 
     Heads of 64, keys and values for half of them, a tied head, GPT-2's tokens: as the large presets have it.
     Between and beyond the presets, the width is the one whose ratio to the layers suits it.
@@ -245,7 +245,7 @@ def _usual(
     """Replicas and shards that are asked for, or that `train` takes by itself on these GPUs."""
     for flag, value in (("--replicas", replicas), ("--shards", shards)):
         if value is not None and (value < 1 or gpus % value):
-            raise ConfigError(f"{flag} {value}: it does not divide --gpus {gpus}; give {_divisors(gpus)}")
+            raise ConfigError(f"{flag} {value}: it does not divide --gpus {gpus}; give {_near(value, gpus)}")
     if replicas is not None and shards is not None and replicas * shards != gpus:
         raise ConfigError(
             f"--replicas {replicas} x --shards {shards} is not --gpus {gpus}; leave one of the two out"
@@ -254,8 +254,12 @@ def _usual(
     return Asked(replicas=replicas, shards=shards).over(gpus, fits=fits)
 
 
-def _divisors(count: int) -> str:
-    return " or ".join(str(each) for each in range(1, count + 1) if count % each == 0)
+def _near(value: int, count: int) -> str:
+    """The divisors of `count` next to a value: as in "2 or 4"."""
+    divisors = [each for each in range(1, count + 1) if count % each == 0]
+    below = [each for each in divisors if each < value][-1:]
+    above = [each for each in divisors if each > value][:1]
+    return " or ".join(map(str, below + above))
 
 
 def _layouts(
@@ -370,18 +374,19 @@ def outline(plan: ClusterPlan) -> str:
         f"AdamW, one window of {plural(model.context_length, 'token')} at once:",
         *_table(plan),
     ]
-    chosen = plan.chosen
-    if chosen is None:
-        lines.append(f"nothing fits: {plan.way_out}")
+    if (chosen := plan.chosen) is None:
+        return "\n".join([*lines, f"nothing fits: {plan.way_out}"])
+    lines.append(
+        f"layout: {chosen.flags}, up to {plural(chosen.windows, 'window')} at once on a GPU; a step "
+        f"takes at least {plural(plan.gpus * model.context_length, 'token')}"
+    )
+    again = " with checkpointing" if chosen.checkpointing else ""
+    if plan.fused_mfu is None:
+        said = "--mfu"
+    elif gpu.checked:
+        said = "as this trainer was measured on one H100"
     else:
-        lines.append(
-            f"layout: {chosen.flags}, up to {plural(chosen.windows, 'window')} at once on a GPU; a step "
-            f"takes at least {plural(plan.gpus * model.context_length, 'token')}"
-        )
-    again = " with checkpointing" if (chosen or plan.layouts[-1]).checkpointing else ""
-    said = "as this trainer was measured on one H100" if plan.fused_mfu is not None else "--mfu"
-    if not gpu.checked and plan.fused_mfu is not None:
-        said += f"; on {gpu.name} no published run checks it"
+        said = f"constants of {gpu.constants_of}, not checked"
     lines.append(
         f"time: {_days(plan.seconds)} on {plan.gpus} {gpu.name}{again} "
         f"({plural(round(plan.gpu_hours), 'GPU hour')}), {plan.tokens_per_s:,.0f} tokens/s a GPU, MFU "
@@ -443,7 +448,8 @@ def _days(seconds: float) -> str:
 
 
 def to_dict(plan: ClusterPlan) -> dict[str, object]:
-    """The plan as numbers."""
+    """The plan as numbers; None for speed and time where nothing fits."""
+    fits = plan.chosen is not None
     return {
         "model": plan.model.to_dict(),
         "parameters": plan.model.n_parameters,
@@ -453,10 +459,10 @@ def to_dict(plan: ClusterPlan) -> dict[str, object]:
         "tokens": plan.tokens,
         "tokens_per_parameter": plan.tokens_per_parameter,
         "loss_nats": plan.loss_nats,
-        "mfu": plan.mfu,
-        "fused_mfu": plan.fused_mfu,
-        "tokens_per_s": plan.tokens_per_s,
-        "time_s": plan.seconds,
+        "mfu": plan.mfu if fits else None,
+        "fused_mfu": plan.fused_mfu if fits else None,
+        "tokens_per_s": plan.tokens_per_s if fits else None,
+        "time_s": plan.seconds if fits else None,
         "layouts": [_layout_dict(layout) for layout in plan.layouts],
         "chosen": None if plan.chosen is None else _layout_dict(plan.chosen),
         "way_out": plan.way_out,

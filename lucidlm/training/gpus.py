@@ -50,6 +50,11 @@ class GPU:
     """Whether a published run on this GPU is among those that the rule is fitted to."""
 
     @property
+    def constants_of(self) -> str:
+        """The GPU that the constants of its generation were fitted to."""
+        return {"ampere": "A100", "hopper": "H100"}[self.generation]
+
+    @property
     def flops_per_s(self) -> float:
         """The peak in operations a second."""
         return 1e12 * self.tflops
@@ -76,14 +81,14 @@ GPUS = {
 
 
 def gpu_named(name: str) -> GPU:
-    """The GPU of that name; ConfigError lists the names where there is none.
+    """The GPU of that name, in any case; ConfigError lists the names where there is none.
 
-    >>> gpu_named("h100").gigabytes
+    >>> gpu_named("H100").gigabytes
     80
     """
-    if name not in GPUS:
+    if (gpu := GPUS.get(name.lower())) is None:
         raise ConfigError(f"--gpu {name}: unknown; there are {', '.join(GPUS)}")
-    return GPUS[name]
+    return gpu
 
 
 def work_of_a_token(

@@ -163,7 +163,10 @@ def test_where_no_number_of_gpus_is_enough_the_documents_name_a_program():
         ({"gpus": 8}, "--params"),
         ({"gpus": 8, "params": "7b", "preset_name": "lecture"}, "--preset"),
         ({"gpus": 8, "params": "1k"}, "150,000"),
-        ({"gpus": 8, "params": "7b", "shards": 3}, "1 or 2 or 4 or 8"),
+        ({"gpus": 8, "params": "7b", "shards": 3}, "give 2 or 4$"),
+        ({"gpus": 8, "params": "7b", "shards": 16}, "give 8$"),
+        ({"gpus": 4096, "params": "7b", "replicas": 0}, "give 1$"),
+        ({"gpus": 4096, "params": "7b", "replicas": 100}, "give 64 or 128$"),
         ({"gpus": 8, "params": "7b", "shards": 2, "replicas": 2}, "leave one"),
         ({"gpus": 8, "params": "7b", "share": 40.0}, "--mfu 40"),
         ({"gpus": 8, "params": "7b", "share": 0.0}, "--mfu 0"),
@@ -187,3 +190,23 @@ def test_the_outline_and_the_json_have_the_numbers():
     for each in values["layouts"]:
         parts = sum(value for name, value in each.items() if name.endswith("_bytes"))
         assert parts == each["bytes"]
+
+
+def test_where_nothing_fits_there_is_no_time_and_no_share_of_the_peak():
+    plan = plan_cluster(gpus=8, params="100t")
+    assert plan.chosen is None
+    assert "time:" not in outline(plan)
+    assert "MFU" not in outline(plan)
+    values = to_dict(plan)
+    assert [values[name] for name in ("mfu", "fused_mfu", "tokens_per_s", "time_s")] == [None] * 4
+
+
+def test_constants_that_no_published_run_checks_are_named_with_the_gpu_that_they_are_of():
+    said = {
+        gpu: outline(plan_cluster(gpus=8, gpu=gpu, preset_name="gpt2-124m"))
+        for gpu in ("h100", "b200", "l40s")
+    }
+    assert "as this trainer was measured on one H100)" in said["h100"]
+    assert "constants of H100, not checked" in said["b200"]
+    assert "constants of A100, not checked" in said["l40s"]
+    assert not any("as this trainer was measured" in said[gpu] for gpu in ("b200", "l40s"))

@@ -78,5 +78,7 @@ def test_a_token_takes_longer_with_checkpointing_on_slower_gpus_and_without_fuse
 
 def test_each_gpu_has_a_source_and_an_unknown_one_is_refused_with_the_names():
     assert all(gpu.source and gpu.name == name for name, gpu in GPUS.items())
-    with pytest.raises(ConfigError, match="h100, h200"):
-        gpu_named("H100")
+    assert gpu_named("H100") is gpu_named("h100") is GPUS["h100"]
+    for name in ("v100", "", "h100 "):
+        with pytest.raises(ConfigError, match="h100, h200"):
+            gpu_named(name)
