@@ -1,5 +1,6 @@
 """The verb plan: nothing is trained and nothing is left; what it would ignore is refused."""
 
+import importlib
 import json
 import tempfile
 
@@ -9,6 +10,7 @@ import pytest
 @pytest.fixture
 def aside(tmp_path, monkeypatch):
     """Where temporary folders are made."""
+    importlib.import_module("torch._dynamo")  # makes a cache folder there when it is first imported
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
