@@ -331,7 +331,7 @@ UNTRIED = {
 """Advice that is not followed here, and why."""
 
 NO_ADVICE = {
-    "--replicas {} --shards {}{}": "the flags of a layout: training/test_cluster.py",
+    "--replicas {} --shards {}{}": "the flags of a layout: training/test_layouts.py",
     " --checkpointing": "one of them",
     "--dtype int8 --device {}": "the beginning of two messages above",
     "faster than float32 here (--dtype float32 is more accurate)": "a result",

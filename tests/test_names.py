@@ -53,8 +53,8 @@ ROOMS = {
     "report": "course ladder curves memorization verdict assessment card run_page",
     "training": (
         "validation footprint given_text schedule muon optim shapes prediction spread gradient step workers "
-        "pace speed snapshot state gpus plan cluster saving setup tracking outline finish follow resume "
-        "start preview loop seeds"
+        "pace speed snapshot state gpus sizes layouts alternatives cluster cluster_outline plan saving "
+        "setup tracking outline finish follow resume start preview loop seeds"
     ),
     "serve": (
         "limits transcript slots jobs engine forms faults streams orders ticket choices openai_api own_api "

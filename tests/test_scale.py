@@ -12,7 +12,8 @@ import yaml
 
 from lucidlm.cli import app
 from lucidlm.runs.settings import TrainConfig
-from lucidlm.training.cluster import outline, plan_cluster
+from lucidlm.training.cluster import plan_cluster
+from lucidlm.training.cluster_outline import outline
 from lucidlm.training.gpus import ATTENTION, GPUS, MATMUL, TRAFFIC
 
 DOCS = Path(__file__).parents[1] / "docs"

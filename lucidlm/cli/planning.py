@@ -104,7 +104,8 @@ def _plan_here(texts: tuple[str, ...], settings: TrainConfig, *, verbose: bool, 
 
 
 def _plan_gpus(gpus: int, cluster: Cluster, settings: TrainConfig, *, json: bool) -> None:
-    from lucidlm.training.cluster import outline, plan_cluster, to_dict
+    from lucidlm.training.cluster import plan_cluster
+    from lucidlm.training.cluster_outline import outline, to_dict
 
     planned = plan_cluster(
         gpus=gpus,
