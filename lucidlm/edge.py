@@ -103,7 +103,7 @@ def _is_number(argument: str) -> bool:
 
 
 def refuse_dash_as_place(values: dict[str, Any]) -> None:
-    """LucidError for a dash as the file to write: it means standard input, where a text is read."""
+    """EverywhereError for a dash as the file to write: it means standard input, where a text is read."""
     for name, value in values.items():
         group = dataclasses.is_dataclass(value) and not isinstance(value, type)
         fields = (
@@ -111,7 +111,7 @@ def refuse_dash_as_place(values: dict[str, Any]) -> None:
         )
         for flag, place in ({name: value} | fields).items():
             if flag in PLACES and place == "-":
-                raise LucidError(
+                raise EverywhereError(
                     f"--{flag} -: a dash means standard input, which cannot be written; give a file name "
                     "(./- for a file called -)"
                 )

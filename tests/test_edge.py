@@ -107,6 +107,31 @@ def test_a_deleted_current_folder_is_named_as_the_reason_by_all_but_help(monkeyp
     assert main(["--version"]) == main(["runs", "--help"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("command", "printed"),
+    [
+        (("evaluate", "modern-1m", "--csv", "-"), [True, False, False, False]),
+        (("evaluate", "modern-1m", "--top-k"), [True, False, False, False]),
+        (("info", "modern-1m"), [True, False, False, False]),
+        (("train", "missing.txt"), [True, False, True, False]),
+    ],
+)
+def test_under_torchrun_an_error_before_the_work_is_printed_by_one_process_of_a_machine_at_most(
+    monkeypatch, capsys, command, printed
+):
+    monkeypatch.setattr(edge, "SPEAKS_S", 0.0)
+    if command[0] == "train":  # a folder that was deleted on both machines
+        monkeypatch.setattr(edge.os, "getcwd", lambda: (_ for _ in ()).throw(FileNotFoundError(2, "gone")))
+    found = []
+    for number in range(4):  # two machines with two processes each
+        ranks = {"RANK": number, "LOCAL_RANK": number % 2, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 2}
+        for name, value in ranks.items():
+            monkeypatch.setenv(name, str(value))
+        assert main(command) == 2
+        found.append(len(capsys.readouterr().err.splitlines()))
+    assert found == printed
+
+
 def test_docstrings_that_were_optimised_away_come_back(monkeypatch):
     module = types.ModuleType("optimised")
     source = '"""About."""\n\ndef verb():\n    """What it does."""\n\ndef silent():\n    pass\n'

@@ -22,7 +22,7 @@ from lucidlm.edge import (
 )
 from lucidlm.errors import LucidError
 from lucidlm.runtime.console import sound_streams
-from lucidlm.runtime.ranks import EverywhereError, started
+from lucidlm.runtime.ranks import EverywhereError, printed_once, started
 from lucidlm.runtime.signals import ending
 
 VERBS = "lucidlm.cli."
@@ -49,13 +49,14 @@ def _run(arguments: Arguments) -> int:
     for name, module in list(sys.modules.items()):
         if name.startswith(VERBS):
             restore_docstrings(module)
-    app.config = (*_settings_file(arguments.given), refuse_fractions)
-    verb, bound, _ = app.parse_args(arguments.parsed, exit_on_error=False, print_error=False)
-    values = {name: arguments.restored(value) for name, value in bound.arguments.items()}
-    refuse_dash_as_place(values)
-    if verb.__module__.startswith(VERBS):  # help needs no folder
-        _refuse_torchrun(arguments.given[0])
-        check_current_folder()
+    with printed_once():
+        app.config = (*_settings_file(arguments.given), refuse_fractions)
+        verb, bound, _ = app.parse_args(arguments.parsed, exit_on_error=False, print_error=False)
+        values = {name: arguments.restored(value) for name, value in bound.arguments.items()}
+        refuse_dash_as_place(values)
+        if verb.__module__.startswith(VERBS):  # help needs no folder
+            _refuse_torchrun(arguments.given[0])
+            check_current_folder()
     bound.arguments.update(values)
     with ending():
         result = verb(*bound.args, **bound.kwargs)

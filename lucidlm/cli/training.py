@@ -13,7 +13,7 @@ from lucidlm.cli.options import DEFAULTS, HowToRead, app
 from lucidlm.errors import LucidError
 from lucidlm.runs.settings import TrainConfig
 from lucidlm.runtime.console import say, show, show_json
-from lucidlm.runtime.ranks import EverywhereError, Layout, this_rank
+from lucidlm.runtime.ranks import EverywhereError, Layout, printed_once, speaks, this_rank
 from lucidlm.runtime.wording import plural
 from lucidlm.text.reading import READING
 
@@ -109,15 +109,16 @@ def train(
     json
         Print the result as JSON.
     """
-    if resume and (texts or config is not None or settings != replace(DEFAULTS, out=settings.out)):
-        raise LucidError("--resume takes everything from the run's run.toml: give --out and nothing else")
-    plan = None
-    if not resume:
-        settings, plan = _requested(texts, settings, config)
-    if verbose and (resume or plan is not None):
-        raise LucidError(
-            "--verbose: run.toml has the plan already, and it is not made again; leave --verbose out"
-        )
+    with printed_once():
+        if resume and (texts or config is not None or settings != replace(DEFAULTS, out=settings.out)):
+            raise LucidError("--resume takes everything from the run's run.toml: give --out and nothing else")
+        plan = None
+        if not resume:
+            settings, plan = _requested(texts, settings, config)
+        if verbose and (resume or plan is not None):
+            raise LucidError(
+                "--verbose: run.toml has the plan already, and it is not made again; leave --verbose out"
+            )
     how = {"plan": plan, "resume": resume, "overwrite": overwrite, "verbose": verbose}
     if seeds is not None:
         if this_rank().size > 1:
@@ -151,7 +152,8 @@ def _requested(
         )
     check_reading(settings.reading, (*settings.text, *settings.val))
     if plan is not None and settings != replace(asked, out=settings.out):
-        say(f"{config} is changed by the flags given, so the plan is made again")
+        if speaks():
+            say(f"{config} is changed by the flags given, so the plan is made again")
         plan = None
     return settings, plan
 

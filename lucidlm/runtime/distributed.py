@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lucidlm.errors import ConfigError, RunError
 from lucidlm.runtime import signals
 from lucidlm.runtime.device import choose_device
-from lucidlm.runtime.ranks import ElsewhereError, Layout, Rank, this_rank
+from lucidlm.runtime.ranks import ElsewhereError, Layout, Rank, printed_once, this_rank
 from lucidlm.runtime.wording import plural
 
 BEAT_S = 1.0
@@ -334,7 +334,8 @@ def joined(layout: Layout, *, device: str = "auto") -> Generator[World]:
         yield World(rank, layout=layout)
         return
     patience = timedelta(seconds=layout.patience)
-    chosen = choose_device(device)
+    with printed_once():
+        chosen = choose_device(device)
     if chosen.type == "cuda":
         chosen = torch.device("cuda", rank.local)
         torch.cuda.set_device(chosen)

@@ -5,6 +5,7 @@ No torch here: the command line's flags and help are made from Layout.
 
 import contextlib
 import os
+from collections.abc import Generator
 from dataclasses import dataclass
 
 from lucidlm.errors import ConfigError, LucidError
@@ -76,7 +77,7 @@ class ElsewhereError(LucidError):
 
 
 class EverywhereError(LucidError):
-    """An error that all processes of torchrun have: the first one says it."""
+    """An error that all processes of torchrun have: only the first process prints it."""
 
 
 def this_rank() -> Rank:
@@ -102,6 +103,21 @@ def this_rank() -> Rank:
 def speaks() -> bool:
     """Whether this process says what all processes of torchrun would say, as that a flag is unknown."""
     return _rank_or_only().number == 0
+
+
+@contextlib.contextmanager
+def printed_once() -> Generator[None]:
+    """For a block that all processes run before they have joined: its error is printed once on each machine.
+
+    Each machine has its own files, so the first process of each machine raises the error as it is. The
+    other processes raise EverywhereError in its place.
+    """
+    try:
+        yield
+    except LucidError as error:
+        if _rank_or_only().local == 0:
+            raise
+        raise EverywhereError(str(error)) from error
 
 
 def started() -> int:

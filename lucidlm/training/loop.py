@@ -20,7 +20,7 @@ from lucidlm.runtime.distributed import World, joined
 from lucidlm.runtime.memory import is_out_of_memory, memory_left
 from lucidlm.runtime.process import set_threads
 from lucidlm.runtime.progress import SILENT, Progress
-from lucidlm.runtime.ranks import EverywhereError, Layout, this_rank
+from lucidlm.runtime.ranks import EverywhereError, Layout, printed_once, this_rank
 from lucidlm.runtime.signals import Interrupted, doing, ending, held, released
 from lucidlm.training.finish import TrainResult, finish
 from lucidlm.training.follow import follow_run
@@ -72,7 +72,9 @@ def train(
     resume = resume or (rank.restarts > 0 and _has_begun(config))
     with contextlib.ExitStack() as stack:
         stack.enter_context(ending())
-        world = stack.enter_context(joined(layout or Layout(), device=_device_of(config, resume=resume)))
+        with printed_once():
+            device = _device_of(config, resume=resume)
+        world = stack.enter_context(joined(layout or Layout(), device=device))
         if not world.first:
             progress, watch, answer = SILENT, None, None
         if resume:

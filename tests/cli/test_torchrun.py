@@ -42,6 +42,15 @@ WRONG = {
         r"under it\); start lucidlm compare without torchrun"
     ),
     ("info", "run"): r"lucidlm: info computes in one process",
+    ("evaluate", "run", "other.txt", "--html", "-"): r"lucidlm: --html -: a dash means",
+    ("train", "book.txt", "--out", "-"): r"lucidlm: --out -: a dash means",
+    ("train", "book.txt", "--out", "new", "--steps", "1.5"): r"lucidlm: --steps 1\.5: give a whole number",
+    ("train", "book.txt", "--out", "new", "--steps", "-1"): r"lucidlm: --steps -1: ",
+    ("train", "book.txt", "--out", "new", "--config", "missing.toml"): r"lucidlm: missing\.toml: ",
+    ("train", "book.txt", "--out", "new", "--config", "wrong.toml"): r"lucidlm: .*stepz",
+    ("train", "--resume", "--steps", "3", "--out", "run"): r"lucidlm: --resume takes everything",
+    ("train", "run", "--out", "new"): r"lucidlm: run is a run, not a text",
+    ("train", "book.txt", "--out", "new", "--device", "gpu"): r"lucidlm: --device gpu: unknown",
 }
 
 
