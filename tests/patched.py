@@ -37,8 +37,8 @@ class Bug:
     """A bug that a project of this field had, as a change of one file of this package."""
 
     name: str
-    source: str
-    """The project, with the number of an issue or pull request that is about it."""
+    reported: tuple[str, ...]
+    """Issues and pull requests that are about it, as "PROJECT #NUMBER"."""
     says: str
     """What was wrong, in one sentence."""
     file: str
@@ -48,6 +48,8 @@ class Bug:
     replacement: str
     tests: tuple[str, ...]
     """Node ids below tests/: each of them must fail."""
+    about: str = ""
+    """How the bug is known, or why it is easily made; needed where no report is known."""
 
     def patched(self) -> str:
         """The text of the file with the bug in it; ValueError where it does not apply."""
@@ -83,7 +85,8 @@ class Caught:
 def bugs(name: str = "historic/bugs.toml") -> tuple[Bug, ...]:
     """All bugs of a file below tests/."""
     listed = tomllib.loads((TESTS / name).read_text(encoding="utf-8"))["bug"]
-    return tuple(Bug(**{**each, "tests": tuple(each["tests"])}) for each in listed)
+    lists = ("reported", "tests")
+    return tuple(Bug(**{**each, **{name: tuple(each[name]) for name in lists}}) for each in listed)
 
 
 def caught(bug: Bug) -> Caught:

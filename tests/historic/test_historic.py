@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,12 +18,19 @@ def test_each_patch_applies_and_each_of_its_tests_is_there():
     texts = {}
     for bug in bugs():
         compile(bug.patched(), bug.file, "exec")
-        assert bug.source, bug.name
         assert bug.tests, bug.name
         for test in bug.tests:
             file, _, name = test.partition("::")
             text = texts.setdefault(file, (TESTS / file).read_text(encoding="utf-8"))
             assert f"\ndef {name.partition('[')[0]}(" in text, f"{bug.name}: no test {test}"
+
+
+def test_each_bug_says_where_it_was_reported_or_how_it_is_known():
+    for bug in bugs():
+        assert bug.reported or bug.about.endswith("."), bug.name
+        for report in bug.reported:
+            assert re.fullmatch(r"[\w.-]+(/[\w.-]+)? #[1-9]\d*", report), f"{bug.name}: {report}"
+        assert len(bug.reported) == len({*bug.reported}), bug.name
 
 
 def test_a_patch_of_a_text_that_is_gone_is_refused_by_its_name():
