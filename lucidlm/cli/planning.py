@@ -1,4 +1,4 @@
-"""The verb plan: what a training would do, here or on many GPUs; nothing is trained."""
+"""The verb plan: the plan of a training on this machine or on many GPUs; nothing is trained."""
 
 import tempfile
 from dataclasses import dataclass, fields, replace
@@ -14,15 +14,15 @@ from lucidlm.runs.settings import TrainConfig
 from lucidlm.runtime.console import show, show_json
 
 ON_GPUS = ("preset", "context_length", "checkpointing")
-"""Settings of a training that a plan for many GPUs depends on."""
+"""Settings of a training that a plan for many GPUs uses."""
 
 
 Unused = Parameter(parse=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish(TrainConfig):
-    """A request for a training, without the settings that its plan does not depend on."""
+class PlanRequest(TrainConfig):
+    """A request for a training, without the settings that do not change its plan."""
 
     out: Annotated[str | None, Unused] = None
     sample_prompt: Annotated[str | None, Unused] = None
@@ -35,36 +35,36 @@ class Wish(TrainConfig):
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """GPUs that a plan is made for without them."""
+    """GPUs to plan a training for; this machine needs none."""
 
     gpus: int | None = None
-    """Plan a training on this many GPUs: memory, time and loss by arithmetic (docs/scale.md)."""
+    """Number of GPUs to plan a training for: memory, time and loss are computed (docs/scale.md)."""
     gpu: str | None = None
-    """The GPU: h100, h200, a100-80g, a100-40g, b200, l40s, rtx4090 or rtx3090 (default: h100)."""
+    """Type of the GPUs: h100, h200, a100-80g, a100-40g, b200, l40s, rtx4090 or rtx3090 (default: h100)."""
     params: str | None = None
-    """Size of the model, as in 124m or 7b; or --preset."""
+    """Number of parameters of the model, as in 124m or 7b; or give --preset."""
     tokens: str | None = None
-    """Tokens to train on, as in 140b (default: 20 for each parameter)."""
+    """Number of tokens to train on, as in 140b (default: 20 for each parameter)."""
     replicas: int | None = None
-    """GPUs, or groups of them, that each hold the whole model (default: as train does)."""
+    """Number of copies of the model, each on its own GPUs (default: as train chooses)."""
     shards: int | None = None
-    """GPUs that the weights of one model are divided among (default: as train does)."""
+    """Number of GPUs that share the weights of one copy (default: as train chooses)."""
     mfu: float | None = None
-    """Share of the GPUs' peak, if you know it (default: by the rule of docs/scale.md)."""
+    """Model FLOPs utilization, a share of the GPUs' peak (default: by the rule of docs/scale.md)."""
 
 
-WISH, CLUSTER = Wish(), Cluster()
+REQUEST, CLUSTER = PlanRequest(), Cluster()
 
 
 @app.command
 def plan(
     *texts: str,
-    settings: Annotated[Wish, Parameter(name="*", negative_iterable=())] = WISH,
+    settings: Annotated[PlanRequest, Parameter(name="*", negative_iterable=())] = REQUEST,
     cluster: Cluster = CLUSTER,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Show the plan of a training on this machine, or with --gpus on many GPUs; nothing is trained.
+    """Show the plan of a training on this machine or, with --gpus, on many GPUs; nothing is trained.
 
     Parameters
     ----------
@@ -73,14 +73,14 @@ def plan(
     verbose
         Show every line of the plan: tokenizer, shape, optimizer, speed, memory.
     json
-        Print the plan as JSON; "plan" in it is the table of that name in the run.toml of a training.
+        Print the plan as JSON. Its key "plan" has the same content as [plan] in the run.toml of a run.
     """
     if cluster.gpus is not None:
         _refuse(texts, settings, verbose=verbose)
         _plan_gpus(cluster.gpus, cluster, settings, json=json)
         return
     if alone := _given(cluster, CLUSTER):
-        raise LucidError(f"{alone[0]}: it is for a plan on many GPUs; give --gpus N too, or leave it out")
+        raise LucidError(f"{alone[0]}: only a plan with --gpus uses it; give --gpus N too, or leave it out")
     _plan_here(texts, settings, verbose=verbose, json=json)
 
 
@@ -123,18 +123,20 @@ def _plan_gpus(gpus: int, cluster: Cluster, settings: TrainConfig, *, json: bool
 
 
 def _refuse(texts: tuple[str, ...], settings: TrainConfig, *, verbose: bool) -> None:
-    """LucidError for what a plan for many GPUs would ignore."""
-    given = [flag for flag in _given(settings, WISH) if flag not in map(_flag, ON_GPUS)]
+    """LucidError for a text or flag that a plan for many GPUs does not use."""
+    given = [flag for flag in _given(settings, REQUEST) if flag not in map(_flag, ON_GPUS)]
     given += ["--verbose"] if verbose else []
     if texts or given:
         what = texts[0] if texts else given[0]
-        raise LucidError(f"{what}: with --gpus a plan is arithmetic, without a text; leave it out")
+        raise LucidError(f"{what}: a plan with --gpus does not use it; leave it out")
 
 
-def _given(asked: TrainConfig | Cluster, usual: TrainConfig | Cluster) -> list[str]:
-    """The flags whose values are not the usual ones."""
+def _given(values: TrainConfig | Cluster, defaults: TrainConfig | Cluster) -> list[str]:
+    """The flags whose values differ from the defaults."""
     return [
-        _flag(each.name) for each in fields(asked) if getattr(asked, each.name) != getattr(usual, each.name)
+        _flag(each.name)
+        for each in fields(values)
+        if getattr(values, each.name) != getattr(defaults, each.name)
     ]
 
 

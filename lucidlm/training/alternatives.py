@@ -1,4 +1,4 @@
-"""A training that fits on no layout comes in; what fits instead comes out, as an advice in words."""
+"""A training comes in that fits in no layout; advice on what fits instead comes out."""
 
 import itertools
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from lucidlm.training.gpus import GPU, GPUS
 from lucidlm.training.layouts import LayoutFlags, layouts_for, planned_layout
 
 MOST_GPUS = 4096
-"""The advice names no more GPUs: such a training needs a program that divides matmuls too (docs/scale.md)."""
+"""The advice names no more GPUs: such a training needs tensor parallelism too (docs/scale.md)."""
 SHORTEST_CONTEXT = 64
 
 
@@ -27,7 +27,7 @@ def alternatives(model: GPTConfig, gpu: GPU, gpus: int, flags: LayoutFlags) -> s
                 return f"leave {_listed(left_out)} out"
     others = _other_hardware_or_context(model, gpu, gpus)
     if others is None:
-        return "this needs a program that cuts matrices too: docs/scale.md names one"
+        return "this needs a program with tensor parallelism (docs/scale.md names one)"
     return f"leave {_listed(given)} out, and {others}" if given else others
 
 

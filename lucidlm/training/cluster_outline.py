@@ -13,43 +13,45 @@ def outline(plan: ClusterPlan) -> str:
     lines = [
         f"model: {plural(model.n_parameters, 'parameter')}: {model.family}, "
         f"{plural(model.n_layers, 'layer')}, {model.emb_dim} wide, context length {model.context_length}",
-        f"tokens: {plan.tokens:,}, {plan.tokens_per_parameter:.1f} for each parameter (about {BEST_TOKENS} "
-        "are best for a given time)",
+        f"tokens: {plan.tokens:,}, {plan.tokens_per_parameter:.1f} for each parameter (about "
+        f"{BEST_TOKENS} are optimal for a given amount of compute)",
         _predicted(plan),
-        f"memory: GB of one GPU, of {gpu.usable_bytes / 1e9:.1f} that a training can have on {gpu.name}; "
-        f"AdamW, one window of {plural(model.context_length, 'token')} at once:",
+        f"memory of one GPU in GB: {gpu.name} has {gpu.usable_bytes / 1e9:.1f} for a training; AdamW, "
+        f"micro-batch of one window of {plural(model.context_length, 'token')}:",
         *_table(plan),
     ]
     if (chosen := plan.chosen) is None:
         return "\n".join([*lines, f"nothing fits: {plan.way_out}"])
     lines.append(
-        f"layout: {chosen.flags}, up to {plural(chosen.windows, 'window')} at once on a GPU; a step "
-        f"takes at least {plural(plan.gpus * model.context_length, 'token')}"
+        f"layout: {chosen.flags}, micro-batch of up to {plural(chosen.windows, 'window')} on a GPU; "
+        f"a step has at least {plural(plan.gpus * model.context_length, 'token')}"
     )
     again = " with checkpointing" if chosen.checkpointing else ""
     if plan.fused_mfu is None:
-        said = "--mfu"
+        basis = "--mfu"
     elif gpu.checked:
-        said = "as this trainer was measured on one H100"
+        basis = "as this trainer was measured on one H100"
     else:
-        said = f"constants of {gpu.constants_of}, not checked"
+        basis = f"constants of {gpu.constants_of}, not checked"
     lines.append(
         f"time: {_days(plan.seconds)} on {plan.gpus} {gpu.name}{again} "
         f"({plural(round(plan.gpu_hours), 'GPU hour')}), {plan.tokens_per_s:,.0f} tokens/s a GPU, MFU "
-        f"{plan.mfu:.0%} ({said})"
+        f"{plan.mfu:.0%} ({basis})"
     )
     if plan.fused_mfu is not None:
         lines.append(
-            f"      {_days(plan.seconds * plan.mfu / plan.fused_mfu)} by a program with fused kernels, MFU "
-            f"{plan.fused_mfu:.0%} (docs/scale.md: the rule, and how it meets published runs)"
+            f"      {_days(plan.seconds * plan.mfu / plan.fused_mfu)} with a program that has fused kernels, "
+            f"MFU {plan.fused_mfu:.0%} (docs/scale.md has the rule and its error on published runs)"
         )
     return "\n".join(lines)
 
 
 def _predicted(plan: ClusterPlan) -> str:
     if plan.loss_nats is None:
-        return f"predicted: nothing, as Hoffmann 2022 fitted models from {SMALLEST_PREDICTED:,} parameters on"
-    return f"predicted: a loss of {plan.loss_nats:.2f} nats per token (Hoffmann 2022: their text and tokens)"
+        return (
+            f"loss: not predicted, Hoffmann 2022 fitted models of at least {SMALLEST_PREDICTED:,} parameters"
+        )
+    return f"loss: {plan.loss_nats:.2f} nats per token predicted (Hoffmann 2022: their text and tokenizer)"
 
 
 def _table(plan: ClusterPlan) -> list[str]:
@@ -63,7 +65,7 @@ def _table(plan: ClusterPlan) -> list[str]:
         "copies",
         "activations",
         "logits",
-        "in all",
+        "total",
     )
     rows = [
         (

@@ -1,11 +1,11 @@
-"""A GPU and a model come in; the seconds of a token and the share of the peak (MFU) come out, by one rule.
+"""A GPU and a model come in; seconds per token and the share of the peak (MFU) come out, by one rule.
 
     seconds = MATMUL x flops of matmuls / peak + ATTENTION x flops of attention / peak
             + TRAFFIC x layers x width / bandwidth
 
-Matmuls run at a part of the peak, attention at a smaller one, and what is between them waits for the memory.
-The constants are fitted to published runs in benchmarks/published.csv (python benchmarks/published.py), and
-docs/scale.md shows what the rule says of each run where it is left out of the fit.
+Matmuls reach a part of the peak, attention a smaller part; other operations are bound by memory bandwidth.
+The constants are fitted to published runs in benchmarks/published.csv (python benchmarks/published.py).
+docs/scale.md shows the error of the rule on each run when that run is left out of the fit.
 """
 
 from dataclasses import dataclass
@@ -17,37 +17,37 @@ from lucidlm.model.config import GPTConfig
 Program = Literal["fused", "eager", "lucidlm"]
 
 MATMUL = {"ampere": 1.20, "hopper": 1.37}
-"""Times as long as at the peak of the data sheet that matmuls take, by the generation of the GPU."""
+"""Time of matmuls divided by their time at the peak of the data sheet, by generation of the GPU."""
 ATTENTION = {"ampere": 3.8, "hopper": 7.0}
-"""The same for attention, of whose pairs the half that the mask leaves is counted."""
+"""The same for attention, whose flops count only the half that the causal mask leaves."""
 TRAFFIC: dict[Program, float] = {"fused": 204, "eager": 487, "lucidlm": 1250}
-"""Bytes for each token, layer and channel that go through the GPU's memory between the matmuls.
+"""Memory traffic of the operations between matmuls, in bytes for each token, layer and channel.
 
-fused: programs whose kernels are written by hand or compiled (llm.c, nanochat, torchtitan compiled). eager:
-PyTorch's own operations. lucidlm: this trainer as it was measured on one H100 (docs/numbers.md).
+fused: programs with kernels that are written by hand or compiled (llm.c, nanochat, torchtitan compiled).
+eager: PyTorch's own operations. lucidlm: this trainer, measured on one H100 (docs/numbers.md).
 """
 AGAIN = 1 / 3
-"""Of the work of a block, what its forward pass is: activation checkpointing does that again."""
+"""Share of the forward pass in the flops of a block: activation checkpointing computes it twice."""
 USABLE = 0.97
-"""Of a GPU's memory: PyTorch and the libraries of CUDA take the rest."""
+"""Share of a GPU's memory for a training: PyTorch and the libraries of CUDA take the rest."""
 
 
 @dataclass(frozen=True, slots=True)
 class GPU:
-    """A GPU as its maker's data sheet has it."""
+    """A GPU, with the figures of its data sheet."""
 
     name: str
     tflops: float
-    """Peak in bfloat16 with sums in float32, without sparsity, in 10^12 operations a second."""
+    """Peak in bfloat16 with sums in float32, without sparsity, in 10^12 operations per second."""
     gigabytes: float
     """Memory, in 10^9 bytes."""
     gb_per_s: float
-    """Bandwidth of the memory."""
+    """Memory bandwidth, in 10^9 bytes per second."""
     generation: Literal["ampere", "hopper"]
-    """Whose constants are taken."""
+    """Its constants in MATMUL and ATTENTION."""
     source: str
     checked: bool = False
-    """Whether a published run on this GPU is among those that the rule is fitted to."""
+    """Whether the rule was fitted to a published run on this GPU."""
 
     @property
     def constants_of(self) -> str:
@@ -56,12 +56,12 @@ class GPU:
 
     @property
     def flops_per_s(self) -> float:
-        """The peak in operations a second."""
+        """Peak in operations per second."""
         return 1e12 * self.tflops
 
     @property
     def usable_bytes(self) -> int:
-        """Memory that a training can have."""
+        """Memory for a training."""
         return int(USABLE * 1e9 * self.gigabytes)
 
 
@@ -81,7 +81,7 @@ GPUS = {
 
 
 def gpu_named(name: str) -> GPU:
-    """The GPU of that name, in any case; ConfigError lists the names where there is none.
+    """The GPU of that name, upper or lower case; ConfigError lists the names where it is unknown.
 
     >>> gpu_named("H100").gigabytes
     80
@@ -94,10 +94,10 @@ def gpu_named(name: str) -> GPU:
 def work_of_a_token(
     model: GPTConfig, *, flops_per_s: float, bytes_per_s: float, again: float = 0.0
 ) -> tuple[float, float, float]:
-    """What the rule's three constants are multiplied by, in seconds (the last: in seconds for each byte).
+    """The factors of the rule's three constants: two in seconds, the last in seconds per byte.
 
-    `again`: the part of each block that is computed again in the backward pass. Attention is only where that
-    is all of it: selective checkpointing keeps what attention has made.
+    `again`: the share of each block that the backward pass computes again. Attention is computed again only
+    where this is 1: selective checkpointing keeps the output of attention.
     """
     more = 1 + AGAIN * again
     attention = 6 * model.n_layers * model.n_heads * model.head_dim * model.context_length
@@ -112,7 +112,7 @@ def work_of_a_token(
 def seconds_per_token(
     model: GPTConfig, gpu: GPU, *, program: Program = "lucidlm", checkpointing: bool = False
 ) -> float:
-    """Seconds in which one of many GPUs trains on a token."""
+    """Seconds that one GPU takes to train on one token."""
     matmuls, attention, traffic = work_of_a_token(
         model, flops_per_s=gpu.flops_per_s, bytes_per_s=1e9 * gpu.gb_per_s, again=float(checkpointing)
     )
@@ -122,5 +122,5 @@ def seconds_per_token(
 
 
 def mfu(model: GPTConfig, gpu: GPU, seconds: float) -> float:
-    """Share of the GPU's peak where a token takes so long; what is computed again does not count."""
+    """Share of the GPU's peak at this many seconds per token; what is computed twice does not count."""
     return model.flops_per_token() / (gpu.flops_per_s * seconds)
