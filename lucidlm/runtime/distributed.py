@@ -1,8 +1,8 @@
-"""The processes of torchrun as one world: what all have to know is exchanged, and none waits for a lost one.
+"""The processes of torchrun come in; one world comes out: they exchange values and notice a lost process.
 
-Numbers that decide what a run does next (sums of nats, a signal, the clock of the first process) are
-exchanged over gloo, also where the weights travel over NCCL. Long waits, as for a text that the first process
-prepares, watch signs of life instead of a clock.
+Numbers that decide what a run does next (sums of nats, signals, the clock of the first process) are
+exchanged over gloo, even if the weights use NCCL. Long waits, such as for the preparation of a text by the
+first process, watch signs of life (heartbeats) instead of a time limit.
 """
 
 import contextlib
@@ -25,21 +25,21 @@ from lucidlm.runtime.ranks import ElsewhereError, Layout, Rank, printed_once, th
 from lucidlm.runtime.wording import plural
 
 BEAT_S = 1.0
-"""Seconds between two signs of life."""
+"""Seconds between two signs of life of a process."""
 POLL_S = 0.005
 PLAIN = (Tensor, nn.Parameter)
-"""Types of tensors that are whole: with them, nothing is imported for others, which takes half a second."""
+"""Types of unsharded tensors: for them DTensor is not imported, which takes half a second."""
 LOOK_S = 0.5
-"""Seconds between two looks whether another process has failed, during long work."""
+"""Seconds between two checks for a failed process, during long work."""
 NOTICE_S = 3.0
-"""Seconds that a process which fails leaves the others to notice it, before torchrun ends them all."""
+"""Seconds that a failed process waits until the others have noticed it; then torchrun ends them all."""
 
 
 class World:
-    """All processes of a training or an evaluation; this one alone unless torchrun has started it.
+    """All processes of a training or an evaluation; without torchrun, this process alone.
 
-    Every method that exchanges something has to be called by all processes, in the same order. RunError
-    where one of them is lost, with its number.
+    All processes must call the methods that exchange values, in the same order. If a process is lost, they
+    raise RunError with its rank.
     """
 
     def __init__(
@@ -50,36 +50,36 @@ class World:
         group: dist.ProcessGroup | None = None,
         layout: Layout | None = None,
     ) -> None:
-        """store and group: of the control messages. Without them the world is this process."""
+        """store and group carry the control messages. Without them the world is this process alone."""
         self.rank = rank or Rank()
         self.layout = layout or Layout()
         self.store, self.group = store, group
         self.told_so_far = 0
         self.shards = 1
-        """Processes that the weights of one model are divided among."""
+        """Number of processes that share the weights of one copy of the model."""
         self.blocks: list[str] = []
         """Keys of the open blocks of `said_once`."""
         self.next_look = 0.0
 
     @property
     def size(self) -> int:
-        """Processes in all."""
+        """Number of processes."""
         return self.rank.size
 
     @property
     def alone(self) -> bool:
-        """Whether there is no other process to exchange anything with."""
+        """Whether this is the only process."""
         return self.group is None
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files and speaks."""
+        """Whether this process (rank 0) writes files and prints."""
         return self.rank.number == 0
 
     def rows(self, count: int) -> range:
-        """The part of `count` rows that is this process's: contiguous, of equal sizes.
+        """This process's part of `count` rows: contiguous, the same size for each process.
 
-        RunError where the processes do not divide them.
+        RunError if `count` is not a multiple of the number of processes.
         """
         if count % self.size:
             near = [each for each in range(1, count + 1) if count % each == 0]
@@ -94,7 +94,7 @@ class World:
         return range(self.rank.number * each, (self.rank.number + 1) * each)
 
     def exchanged(self, values: Sequence[float]) -> list[list[float]]:
-        """These numbers of every process, float64, in the order of their ranks."""
+        """These numbers from every process, float64, in the order of ranks."""
         if self.group is None:
             return [list(values)]
         mine = torch.tensor(values, dtype=torch.float64)
@@ -104,21 +104,21 @@ class World:
         return [each.tolist() for each in found]
 
     def total(self, values: Sequence[float]) -> list[float]:
-        """The sums over all processes, added in the order of their ranks: the same everywhere, each time."""
+        """The sums over all processes, added in the order of ranks: equal on all, and each time."""
         return [sum(column) for column in zip(*self.exchanged(values), strict=True)]
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
+        """Whether `flag` is true on any process."""
         return flag if self.group is None else any(each[0] for each in self.exchanged([flag]))
 
     def first_says(self, flag: bool) -> bool:
-        """What the first process says."""
+        """`flag` of the first process."""
         return flag if self.group is None else bool(self.exchanged([flag])[0][0])
 
     def told(self, make: Callable[[], Any]) -> Any:
-        """What `make` returns on the first process, on all of them; the others wait as long as it lives.
+        """The result of `make` on the first process, on all processes; the others wait while it is alive.
 
-        It is told as JSON. Where `make` raises, the others raise ElsewhereError.
+        It is sent as JSON. If `make` raises, the others raise ElsewhereError.
         """
         if self.store is None:
             return make()
@@ -135,7 +135,7 @@ class World:
         return value
 
     def leave(self) -> None:
-        """Ends the exchange: from now on each process is alone. All call it at the same place."""
+        """Ends the exchange: each process continues alone. All processes must call it at the same place."""
         if self.group is not None:
             with self.noticing_losses():
                 dist.barrier(group=self.group)
@@ -143,10 +143,10 @@ class World:
             self.store = self.group = None
 
     def gathered(self, make: Callable[[], Any]) -> list[Any]:
-        """What `make` returns on each process, told as JSON, in the order of their ranks, on all of them.
+        """The results of `make` on each process, in the order of ranks, on all processes; sent as JSON.
 
-        Where it raises on one, that one's error is raised there, and the others raise ElsewhereError: no
-        process goes on alone.
+        If `make` raises on one process, that process raises the error and the others raise ElsewhereError,
+        so no process continues alone.
         """
         if self.store is None:
             return [make()]
@@ -164,9 +164,9 @@ class World:
 
     @contextlib.contextmanager
     def said_once(self) -> Generator[None]:
-        """A block that all processes enter: an error of one ends it on all, and one of them says it.
+        """A block that all processes enter: an error of one process ends it on all, and is printed once.
 
-        The others raise ElsewhereError: where they fail too, wait for another process, or call `check`.
+        The others raise ElsewhereError when they fail too, wait for another process, or call `check`.
         """
         if self.store is None:
             yield
@@ -179,7 +179,7 @@ class World:
         except ElsewhereError:
             raise
         except KeyboardInterrupt:
-            # torchrun ends all processes when one has failed: that one has said why.
+            # torchrun ends all processes when one has failed; that process has printed its error.
             with contextlib.suppress(RuntimeError):
                 self.check(now=True)
             raise
@@ -200,7 +200,7 @@ class World:
     def check(self, *, now: bool = False) -> None:
         """ElsewhereError if another process has failed in an open block of `said_once`; for long work.
 
-        It looks at most every half second, unless `now`.
+        It checks at most every half second, unless `now`.
         """
         if self.store is None or (not now and time.monotonic() < self.next_look):
             return
@@ -211,10 +211,10 @@ class World:
                 raise ElsewhereError(json.loads(self.store.get(key))["error"])
 
     def bring(self, data: bytes, take: Callable[[bytes], None]) -> None:
-        """`take` gets the data of each other process, in the order of their ranks, on the first process."""
+        """On the first process, `take` gets the data of each other process, in the order of ranks."""
         if self.group is None:
             return
-        sizes = self.gathered(lambda: len(data))  # without a clock: the others may compute for long
+        sizes = self.gathered(lambda: len(data))  # no time limit: the others may compute for long
         with self.noticing_losses():
             if not self.first:
                 dist.send(torch.frombuffer(bytearray(data), dtype=torch.uint8), 0, group=self.group)
@@ -225,7 +225,7 @@ class World:
                 take(found.numpy().tobytes())
 
     def _heard(self, key: str, *, of: int) -> Any:
-        """What another process has set under `key`, as soon as it has."""
+        """Waits for the value that another process sets under `key`, and returns it."""
         assert self.store is not None
         watch = _Watch(self, of)
         while not self.store.check([key]):
@@ -238,7 +238,7 @@ class World:
         return heard["value"]
 
     def same(self, tensors: Sequence[Tensor]) -> None:
-        """Gives these tensors the values of the first process."""
+        """Copies the values of these tensors from the first process."""
         if self.group is None:
             return
         with self.noticing_losses(), torch.no_grad():
@@ -247,7 +247,7 @@ class World:
 
     @contextlib.contextmanager
     def noticing_losses(self) -> Generator[None]:
-        """RunError that names the processes which are lost, where an exchange inside fails for that."""
+        """Turns the error of an exchange into a RunError that names the lost processes, if any are lost."""
         try:
             yield
         except RuntimeError as error:
@@ -256,7 +256,7 @@ class World:
             raise _lost(lost) from error
 
     def lost(self) -> list[int]:
-        """The processes that give no sign of life now, after a wait for one."""
+        """Ranks of the processes that gave no sign of life during a wait of a few seconds."""
         if self.store is None:
             return []
         watches = [_Watch(self, number) for number in range(self.size) if number != self.rank.number]
@@ -267,11 +267,11 @@ class World:
 
 
 ALONE = World()
-"""The world of a process that torchrun has not started."""
+"""The world of a process without torchrun."""
 
 
 class _Watch:
-    """Looks at the signs of life of one process."""
+    """Watches the signs of life of one process."""
 
     def __init__(self, world: World, of: int) -> None:
         self.world, self.of = world, of
@@ -279,7 +279,7 @@ class _Watch:
         self.next = self.since + BEAT_S
 
     def look(self) -> None:
-        """RunError if there was no sign for longer than the layout's patience."""
+        """RunError if there was no sign for longer than `patience` of the layout."""
         if (now := time.monotonic()) < self.next:
             return
         self.next = now + BEAT_S
@@ -289,7 +289,7 @@ class _Watch:
             raise _lost([self.of])
 
     def moved(self) -> bool:
-        """Whether there was a sign since the last look."""
+        """Whether there was a sign since the last call."""
         before, self.seen = self.seen, _beats(self.world, self.of)
         return before != self.seen
 
@@ -320,8 +320,8 @@ def _lost(ranks: list[int]) -> RunError:
 def joined(layout: Layout, *, device: str = "auto") -> Generator[World]:
     """The world of the processes that torchrun has started, until the block ends.
 
-    `device`: what the weights are on, which decides what carries them: NCCL between GPUs, else gloo. Where
-    torchrun has started one process only, it is alone.
+    `device` has the weights and decides the backend: NCCL between GPUs, else gloo. If torchrun has started
+    only one process, the world is that process alone.
     """
     rank = this_rank()
     if rank.size == 1:
@@ -340,7 +340,7 @@ def joined(layout: Layout, *, device: str = "auto") -> Generator[World]:
         chosen = torch.device("cuda", rank.local)
         torch.cuda.set_device(chosen)
     shared, _, _ = next(iter(dist.rendezvous("env://", timeout=patience)))
-    # Processes that torchrun has started again must not read what the former ones have left in the store.
+    # After a restart by torchrun, processes must not read what the earlier ones left in the store.
     store = dist.PrefixStore(f"lucidlm/{rank.restarts}", shared)
     with _beating(store, rank):
         dist.init_process_group(
@@ -361,7 +361,7 @@ def joined(layout: Layout, *, device: str = "auto") -> Generator[World]:
 
 @contextlib.contextmanager
 def _beating(store: dist.Store, rank: Rank) -> Generator[None]:
-    """Signs of life of this process in the store, from a thread of its own, until the block ends."""
+    """Writes signs of life of this process to the store, in a thread, until the block ends."""
     ended = threading.Event()
 
     def beat() -> None:
@@ -381,7 +381,7 @@ def _beating(store: dist.Store, rank: Rank) -> Generator[None]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may be sharded, as one that is not; all processes of the world have to call this."""
+    """The tensor, unsharded; all processes of the world must call this."""
     if type(tensor) in PLAIN:
         return tensor
     from torch.distributed.tensor import DTensor
@@ -390,7 +390,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def divided_as(tensor: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor, the same on all processes, divided among them as another one of its shape is."""
+    """An unsharded tensor, equal on all processes, sharded like another tensor of the same shape."""
     if type(other) in PLAIN:
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -401,7 +401,7 @@ def divided_as(tensor: Tensor, other: Tensor) -> Tensor:
 
 
 def is_divided(tensor: Tensor) -> bool:
-    """Whether each process has only a part of this tensor."""
+    """Whether this tensor is sharded: each process has only a part of it."""
     if type(tensor) in PLAIN:
         return False
     from torch.distributed.tensor import DTensor

@@ -1,6 +1,6 @@
-"""The environment of torchrun in, which of its processes this one is out; and how they are to share a model.
+"""The environment of torchrun comes in; the rank of this process, and the layout of a model, come out.
 
-No torch here: the command line's flags and help are made from Layout.
+It does not import torch, as the flags and help of the command line are made from Layout.
 """
 
 import contextlib
@@ -16,29 +16,29 @@ MOST_RANKS = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """One of the processes that torchrun has started, which are numbered from 0."""
+    """A process of torchrun: its number among all processes, from 0, and on its machine."""
 
     number: int = 0
     local: int = 0
-    """Its number among the processes of its machine."""
+    """Number among the processes of its machine, from 0."""
     size: int = 1
-    """All processes, of all machines."""
+    """Number of processes on all machines."""
     local_size: int = 1
     restarts: int = 0
-    """How often torchrun has started all processes again."""
+    """How often torchrun has restarted all processes."""
     launched: bool = False
     """Whether torchrun has started this process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """How the processes of torchrun share a model. No weight of a run depends on it but by rounding."""
+    """How the processes of torchrun share a model. It changes the weights of a run by rounding only."""
 
     replicas: int | None = None
-    """Under torchrun: groups of processes that each hold the whole model
-    (default: one for each process where the model and its optimizer fit into one)."""
+    """Under torchrun: number of copies of the model
+    (default: one for each process if the model and its optimizer fit into one)."""
     shards: int | None = None
-    """Under torchrun: processes that the weights of one model are divided among (default: by memory)."""
+    """Under torchrun: number of processes that share the weights of one copy (default: by memory)."""
     patience: float = 600.0
     """Under torchrun: seconds without a sign of life after which a process counts as lost."""
 
@@ -53,7 +53,7 @@ class Layout:
         )
 
     def over(self, size: int, *, fits: int) -> tuple[int, int]:
-        """Replicas and shards of `size` processes; `fits`: the fewest shards whose part fits into one."""
+        """Replicas and shards for `size` processes; `fits`: the least number of shards that fit in memory."""
         if self.replicas is None and self.shards is None:
             shards = next((each for each in range(fits, size + 1) if size % each == 0), size)
             return size // shards, shards
@@ -67,13 +67,13 @@ class Layout:
             )
             raise ConfigError(
                 f"{asked}: {replicas} x {shards} is {replicas * shards}, torchrun has started {size}; "
-                "give numbers whose product is that, or start as many (--nproc-per-node)"
+                f"give numbers whose product is {size}, or start {replicas * shards} (--nproc-per-node)"
             )
         return replicas, shards
 
 
 class ElsewhereError(LucidError):
-    """An error of another process of torchrun, which says it: this one ends without a word."""
+    """An error of another process of torchrun, which prints it: this process ends silently."""
 
 
 class EverywhereError(LucidError):
@@ -81,7 +81,7 @@ class EverywhereError(LucidError):
 
 
 def this_rank() -> Rank:
-    """Which process of torchrun this is; the only one where torchrun has not started it."""
+    """The rank of this process; without torchrun, the only process."""
     if "TORCHELASTIC_RUN_ID" not in os.environ and "RANK" not in os.environ:
         return Rank()
     try:
@@ -101,7 +101,7 @@ def this_rank() -> Rank:
 
 
 def speaks() -> bool:
-    """Whether this process says what all processes of torchrun would say, as that a flag is unknown."""
+    """Whether this process prints what all processes of torchrun would print, such as an unknown flag."""
     return _rank_or_only().number == 0
 
 
@@ -121,12 +121,12 @@ def printed_once() -> Generator[None]:
 
 
 def started() -> int:
-    """How many processes torchrun has started; 1 without it."""
+    """Number of processes that torchrun has started; 1 without it."""
     return _rank_or_only().size
 
 
 def _rank_or_only() -> Rank:
-    """As `this_rank`, but half of torchrun's variables are none: they matter only to who needs the rank."""
+    """As `this_rank`, but incomplete variables of torchrun are ignored, not an error."""
     with contextlib.suppress(ConfigError):
         return this_rank()
     return Rank()

@@ -1,4 +1,4 @@
-"""What the first process of a world does with a run in, the same run on the others out."""
+"""The run of the first process comes in; the same run on the other processes of torchrun comes out."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -25,7 +25,7 @@ from lucidlm.weights.tensor_files import read_tensors
 
 
 def lead(world: World, folder: Path, checkpoint: Checkpoint | None = None) -> None:
-    """Tells the other processes of the run in a folder, whose settings are written, to make it too."""
+    """Sends folder and checkpoint of a run to the other processes; run.toml must be written already."""
     if world.alone:
         return
     state = None
@@ -43,7 +43,7 @@ def lead(world: World, folder: Path, checkpoint: Checkpoint | None = None) -> No
 
 
 def follow_run(world: World, progress: Progress) -> TrainingRun:
-    """The run that the first process has begun or goes on with, as soon as it has told of it."""
+    """The run that the first process has started or resumed; waits for its message (`lead`)."""
     told = world.told(lambda: None)
     world.shards = told["shards"]
     folder = Path(told["folder"])
@@ -75,9 +75,9 @@ def follow_run(world: World, progress: Progress) -> TrainingRun:
 
 
 def take_up(run: TrainingRun, checkpoint: Checkpoint) -> None:
-    """Gives a run the state of its optimizers, and weights that are divided among files, of a checkpoint.
+    """Loads the state of the optimizers, and sharded weights, of a checkpoint into a run.
 
-    Whatever the layout that wrote it, each process takes its own part. All processes call this.
+    Each process loads its own part, whatever layout wrote the checkpoint. All processes must call this.
     """
     weights = dict(run.model.named_parameters())
     stored = read_tensors(checkpoint.folder / OPTIMIZER)
@@ -101,7 +101,7 @@ def take_up(run: TrainingRun, checkpoint: Checkpoint) -> None:
 
 
 def agree_on_best(run: TrainingRun, find: Callable[[], dict[str, Any]]) -> None:
-    """The best weights are those that the first process finds in the folder; else those of the checkpoint."""
+    """Sets the best weights: those that the first process finds in the folder, else the checkpoint's."""
     found = run.world.told(find)
     if found["there"]:
         losses = found["losses"]

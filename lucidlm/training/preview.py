@@ -1,4 +1,4 @@
-"""A request in, the plan that a training by it would follow out: the text is read, and nothing is trained."""
+"""A request comes in; the plan of its training comes out. The text is read, and nothing is trained."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,19 +23,19 @@ from lucidlm.weights.load import load
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A plan that nothing follows yet."""
+    """A plan without its training."""
 
     planned: Planned
     corpus: Corpus
     device: torch.device
     choices: tuple[str, ...]
-    """What was chosen for the process, with the reasons, as env.json of a run has them."""
+    """Settings of the process with their reasons, as in env.json of a run."""
 
 
 def preview(config: TrainConfig, folder: Path, progress: Progress) -> Preview:
-    """What start_run would plan, by the same functions in the same order; `folder` keeps the prepared text.
+    """The plan that start_run would make: same functions, same order. `folder` gets the prepared text.
 
-    It sets threads and kernels of the whole process, as a training does.
+    Like a training, it sets threads and kernels of the whole process.
     """
     pace = Pace(deadline_s=config.seconds)
     base, tokenizer = (None, None) if config.from_ is None else load(config.from_, progress=progress)
@@ -51,7 +51,7 @@ def preview(config: TrainConfig, folder: Path, progress: Progress) -> Preview:
 
 
 def lines(shown: Preview, config: TrainConfig, *, verbose: bool) -> tuple[str, ...]:
-    """The plan as `train` notes it, the details with `verbose`; then where it was made."""
+    """The plan in the lines that `train` prints, with details if `verbose`; then the device."""
     planned, corpus = shown.planned, shown.corpus
     more = (*details(planned, corpus), *shown.choices) if verbose else (memory_line(planned),)
     where = () if verbose else (f"device: {shown.device}",)
@@ -59,7 +59,7 @@ def lines(shown: Preview, config: TrainConfig, *, verbose: bool) -> tuple[str, .
 
 
 def to_dict(shown: Preview) -> dict[str, Any]:
-    """The plan as numbers; "plan" is the table of that name in run.toml."""
+    """The plan as a record for JSON; its key "plan" has the content of [plan] in run.toml."""
     planned, corpus, predicted = shown.planned, shown.corpus, shown.planned.predicted
     plan = with_prefix(planned.plan, corpus)
     return {

@@ -1,8 +1,8 @@
-"""A model with its loss in, the same among the processes of torchrun out: their gradients are added up.
+"""A model with its loss comes in; it comes out on all processes of torchrun, with summed gradients.
 
-Replicas (DDP) each hold the whole model. Shards (FSDP2) hold a part of each weight, and the weights of a
-block are whole only while it computes. Both engines average by default: with losses that are divided by the
-tokens of all processes, a sum is the gradient of the mean, and an average would be too small by their number.
+A replica (DDP) holds the whole model. A shard (FSDP2) holds a part of each weight; a block gathers its
+weights only while it computes. By default both average gradients. Here each loss is already divided by the
+tokens of all processes, so the sum is right, and an average would be too small by the number of processes.
 """
 
 from collections.abc import Iterable
@@ -15,13 +15,13 @@ from lucidlm.model.config import GPTConfig
 from lucidlm.runtime.distributed import World
 
 STATE_BYTES = 16
-"""Of a weight in training: itself, its gradient and AdamW's two moments, in float32."""
+"""Bytes for each parameter in training: weight, gradient and AdamW's two moments, in float32."""
 STATE_SHARE = 0.5
-"""Of a GPU's memory, for the state of the weights that it holds; the rest is for activations."""
+"""Share of a GPU's memory for weights, gradients and moments; the rest is for activations."""
 
 
 def arranged(world: World, shape: GPTConfig, device: torch.device) -> tuple[int, int]:
-    """Replicas and shards of a model: those asked for, else as few shards as the memory of a GPU allows."""
+    """Replicas and shards of a model: as given, else as few shards as the memory of a GPU allows."""
     fits = 1
     if device.type == "cuda":
         room = int(STATE_SHARE * torch.cuda.get_device_properties(device).total_memory)
@@ -30,9 +30,9 @@ def arranged(world: World, shape: GPTConfig, device: torch.device) -> tuple[int,
 
 
 def replicated(module: nn.Module, device: torch.device, finite: list[Tensor]) -> nn.Module:
-    """The module, whose gradients are the sums over all replicas after each backward pass.
+    """The module, with gradients that are summed over all replicas after each backward pass.
 
-    `finite` gets, of each part of this process's own gradient, whether it was finite.
+    For each bucket of this process's own gradients, `finite` gets whether they are finite.
     """
     replica = nn.parallel.DistributedDataParallel(
         module,
@@ -52,9 +52,9 @@ def replicated(module: nn.Module, device: torch.device, finite: list[Tensor]) ->
 
 
 def sharded(module: nn.Module, blocks: Iterable[nn.Module], world: World, device: torch.device) -> None:
-    """Divides each weight of the module among the shards of a world, in each of its replicas, block by block.
+    """Shards each weight of the module over the processes of each replica, block by block.
 
-    All that is no block (embeddings, the last norm and the head, which may be an embedding) is one group.
+    Everything outside of blocks (embeddings, last norm, head, which may be tied) is one group.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -73,9 +73,9 @@ def sharded(module: nn.Module, blocks: Iterable[nn.Module], world: World, device
 
 
 def resharded(module: nn.Module) -> None:
-    """Divides what a forward pass without a backward pass has left whole.
+    """Shards again the weights that a forward pass without a backward pass has left gathered.
 
-    Else an optimizer that is made now would hold the whole weights, whose gradients nobody empties.
+    Otherwise an optimizer made now would hold the gathered weights, whose gradients are never reset.
     """
     from torch.distributed.fsdp import FSDPModule
 
@@ -85,6 +85,6 @@ def resharded(module: nn.Module) -> None:
 
 
 def distinct(model: nn.Module) -> list[Tensor]:
-    """Every tensor of the model's state, a tied one once."""
+    """All tensors of the model's state; a tied tensor occurs once."""
     found = {tensor.data_ptr(): tensor.detach() for tensor in model.state_dict().values()}
     return list(found.values())

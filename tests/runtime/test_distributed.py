@@ -138,7 +138,7 @@ def test_replicas_and_shards_follow_from_memory_or_from_the_flags(layout, size, 
 
 @pytest.mark.parametrize("layout", [Layout(shards=3), Layout(replicas=3), Layout(replicas=2, shards=2)])
 def test_a_layout_that_torchruns_processes_do_not_make_up_is_refused(layout):
-    with pytest.raises(ConfigError, match="torchrun has started 8; give numbers whose product is that"):
+    with pytest.raises(ConfigError, match="torchrun has started 8; give numbers whose product is 8, "):
         layout.over(8, fits=1)
 
 
