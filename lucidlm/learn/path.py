@@ -253,9 +253,8 @@ def page() -> str:
 LENS = """## The same path in the lens
 
 [The lens](lens.md) shows a model of yours. Its view Learn has these lessons. Each opens the view that is
-named, with numbers of that model, and the view leads back to it. The stride is among the words of Compare,
-temperature and top-k are tried in Generate. Twelve questions on the loss with their answers, and where the
-lens has them, are in `tests/serve/questions.toml`: a browser looks there for each answer.
+named, with numbers of that model, and the view leads back to it. The stride is among the words of Compare;
+you can try temperature and top-k in Generate.
 
 | lesson | view | step above |
 |---|---|---|"""
