@@ -46,6 +46,12 @@ def test_each_table_of_a_page_has_a_heading_of_its_own_line_with_as_many_cells(p
             assert not above.strip() or above.startswith(("<!--", "#")), f"{page.name}:{number - 1}: {above}"
 
 
+def test_pages_name_files_of_tests_only_in_commands_that_run_them():
+    for page in (ROOT / "docs").glob("*.md"):
+        text = re.sub(r"`[^`]*\bpytest [^`]*`", "", page.read_text(encoding="utf-8"))
+        assert "tests/" not in text, page.name
+
+
 def test_the_site_lists_every_page():
     pages = {page.name for page in (ROOT / "docs").glob("*.md")}
     assert set(re.findall(r"\w+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))) == pages
