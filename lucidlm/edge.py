@@ -24,7 +24,7 @@ from lucidlm.errors import LucidError
 from lucidlm.runtime.console import say
 from lucidlm.runtime.memory import is_out_of_memory, out_of_memory_line
 from lucidlm.runtime.places import path_text
-from lucidlm.runtime.ranks import ElsewhereError, EverywhereError, speaks
+from lucidlm.runtime.ranks import ElsewhereError, EverywhereError, MachineError, speaks
 from lucidlm.runtime.run_out import ran_out
 from lucidlm.runtime.signals import Interrupted
 
@@ -32,7 +32,7 @@ FLAG = re.compile(r"--?[A-Za-z][\w.-]*(=.*)?", re.DOTALL)
 """A flag. Any other argument that begins with a dash is a text: "- item one", "---", "-"."""
 END_OF_FLAGS = "--"
 SPEAKS_S = 10.0
-"""Seconds that the first process of torchrun has to say an error of all: torchrun ends all when one ends."""
+"""Seconds that another process of torchrun has to print an error of all: torchrun ends all when one ends."""
 PLACES = ("out", "html", "csv", "svg")
 """Flags that name a file or folder to write."""
 
@@ -133,13 +133,20 @@ def answered(work: Callable[[], int], arguments: Arguments, *, debug: bool) -> i
         if isinstance(error, ElsewhereError):
             return error.exit_code
         if isinstance(error, CycloptsError | EverywhereError) and not speaks():
-            time.sleep(SPEAKS_S)
+            wait_to_be_ended()
             return 2
+        if isinstance(error, MachineError):
+            wait_to_be_ended()  # if it returns, the first process has no such error: it must be printed here
         if debug:
             raise
         line, code = _line_and_code(error, arguments)
         say(f"lucidlm: {arguments.spelled(line)}")
         return code
+
+
+def wait_to_be_ended() -> None:
+    """Waits while another process prints the error of all and ends; torchrun then ends this process too."""
+    time.sleep(SPEAKS_S)
 
 
 def _said_interrupted(error: KeyboardInterrupt) -> int:

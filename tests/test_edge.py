@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import os
 import signal
@@ -107,6 +108,13 @@ def test_a_deleted_current_folder_is_named_as_the_reason_by_all_but_help(monkeyp
     assert main(["--version"]) == main(["runs", "--help"]) == 0
 
 
+def as_one_of_two_machines(monkeypatch, number):
+    """The environment of one process of torchrun, of two on each of two machines."""
+    ranks = {"RANK": number, "LOCAL_RANK": number % 2, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 2}
+    for name, value in ranks.items():
+        monkeypatch.setenv(name, str(value))
+
+
 @pytest.mark.parametrize(
     ("command", "printed"),
     [
@@ -119,17 +127,23 @@ def test_a_deleted_current_folder_is_named_as_the_reason_by_all_but_help(monkeyp
 def test_under_torchrun_an_error_before_the_work_is_printed_by_one_process_of_a_machine_at_most(
     monkeypatch, capsys, command, printed
 ):
-    monkeypatch.setattr(edge, "SPEAKS_S", 0.0)
+    monkeypatch.setattr(edge, "wait_to_be_ended", lambda: sys.exit(2))  # as torchrun does
     if command[0] == "train":  # a folder that was deleted on both machines
         monkeypatch.setattr(edge.os, "getcwd", lambda: (_ for _ in ()).throw(FileNotFoundError(2, "gone")))
     found = []
-    for number in range(4):  # two machines with two processes each
-        ranks = {"RANK": number, "LOCAL_RANK": number % 2, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 2}
-        for name, value in ranks.items():
-            monkeypatch.setenv(name, str(value))
-        assert main(command) == 2
+    for number in range(4):
+        as_one_of_two_machines(monkeypatch, number)
+        with contextlib.suppress(SystemExit):
+            assert main(command) == 2
         found.append(len(capsys.readouterr().err.splitlines()))
     assert found == printed
+
+
+def test_an_error_that_only_one_process_of_torchrun_has_is_printed_by_it(monkeypatch, capsys):
+    monkeypatch.setattr(edge, "SPEAKS_S", 0.0)  # and then the process still runs: the first one has not ended
+    monkeypatch.setattr(edge.os, "getcwd", lambda: (_ for _ in ()).throw(FileNotFoundError(2, "gone")))
+    as_one_of_two_machines(monkeypatch, 1)
+    assert "current folder was deleted" in told(capsys, "train", "missing.txt")
 
 
 def test_docstrings_that_were_optimised_away_come_back(monkeypatch):

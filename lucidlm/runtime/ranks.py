@@ -80,6 +80,10 @@ class EverywhereError(LucidError):
     """An error that all processes of torchrun have: only the first process prints it."""
 
 
+class MachineError(LucidError):
+    """An error that all processes of a machine should have: its first process prints it, if it has it."""
+
+
 def this_rank() -> Rank:
     """The rank of this process; without torchrun, the only process."""
     if "TORCHELASTIC_RUN_ID" not in os.environ and "RANK" not in os.environ:
@@ -110,14 +114,16 @@ def printed_once() -> Generator[None]:
     """For a block that all processes run before they have joined: its error is printed once on each machine.
 
     Each machine has its own files, so the first process of each machine raises the error as it is. The
-    other processes raise EverywhereError in its place.
+    other processes raise MachineError in its place.
     """
     try:
         yield
+    except EverywhereError:
+        raise
     except LucidError as error:
         if _rank_or_only().local == 0:
             raise
-        raise EverywhereError(str(error)) from error
+        raise MachineError(str(error)) from error
 
 
 def started() -> int:

@@ -58,7 +58,6 @@ def commands(folder: Path, ports: dict[tuple[str, ...], int]) -> list[tuple[int,
     """Exit code, results and notes of each command in this process."""
     os.chdir(folder)
     os.environ |= {"LUCIDLM_CACHE": str(folder / "cache"), "COLUMNS": "200"}
-    edge.SPEAKS_S = 0.0
     said = []
     for command, port in ports.items():
         os.environ["MASTER_PORT"] = str(port)
@@ -69,7 +68,11 @@ def commands(folder: Path, ports: dict[tuple[str, ...], int]) -> list[tuple[int,
             pytest.MonkeyPatch.context() as patch,
         ):
             judge_little(patch)  # as in the process that is compared with
-            code = main([each.replace("{}", "many") for each in command])
+            patch.setattr(edge, "wait_to_be_ended", lambda: sys.exit(2))  # as torchrun does
+            try:
+                code = main([each.replace("{}", "many") for each in command])
+            except SystemExit as ended:
+                code = ended.code
         said.append((code, out.getvalue(), err.getvalue()))
     return said
 
