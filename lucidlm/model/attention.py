@@ -249,8 +249,10 @@ class CausalSelfAttention(nn.Module):
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, T, D), keys and values (B, G, T, D) of x, before any rotation."""
-        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H + 2G, T, D)
-        q, k, v = heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=1)
+        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))  # (B, T, H + 2G, D)
+        # Split first: the gradients of the three then meet in the order of the matmul, and are copied once.
+        parts = heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=2)
+        q, k, v = (part.transpose(1, 2) for part in parts)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         return q, k, v
