@@ -25,7 +25,8 @@ from lucidlm.model.decoding import Decoding
 from lucidlm.model.generation import generate_batch
 from lucidlm.model.gpt import GPT
 from lucidlm.model.linear import for_generation, form_for
-from lucidlm.model.loss import cross_entropy, linear_cross_entropy
+from lucidlm.model.linear_loss import linear_cross_entropy
+from lucidlm.model.loss import cross_entropy
 from lucidlm.model.presets import preset
 from lucidlm.runs.settings import TrainConfig
 from lucidlm.runtime.device import synchronise

@@ -19,7 +19,7 @@ from memory import growth_bytes
 from timing import interleaved, timed
 from torch import Tensor
 
-from lucidlm.model.loss import linear_cross_entropy
+from lucidlm.model.linear_loss import linear_cross_entropy
 from lucidlm.runtime.process import set_threads
 
 HEAD = (768, 50257)

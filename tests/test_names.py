@@ -38,7 +38,10 @@ ROOMS = {
         "token_writer preparation"
     ),
     "pages": "page charts tokens",
-    "model": "config decoding loss dropout norm attention presets sampling gpt reader generation linear",
+    "model": (
+        "config decoding loss linear_loss dropout norm attention presets sampling gpt reader generation "
+        "linear"
+    ),
     "weights": (
         "gguf header published tf_bundle shards tensor_files openai hf_config names whole huggingface "
         "export load"

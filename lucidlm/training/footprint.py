@@ -7,7 +7,7 @@ import torch
 
 from lucidlm.errors import ConfigError
 from lucidlm.model.config import GPTConfig
-from lucidlm.model.loss import LOGITS_BYTES
+from lucidlm.model.linear_loss import rows_at_once
 from lucidlm.model.presets import PRESETS
 from lucidlm.runs.settings import Plan, TrainConfig
 from lucidlm.runtime.memory import Free, free_on, size
@@ -63,7 +63,7 @@ def training_bytes(
     width = 2 if dtype == "bfloat16" and workers else 4
     at_once = max(1, workers)
     tokens = min(at_once * micro_batch, batch_size) * model.context_length
-    rows = min(tokens // at_once, max(256, LOGITS_BYTES // (width * model.vocab_size)))
+    rows = min(tokens // at_once, rows_at_once(model.vocab_size, gpu=False, width=width))
     activations = activation_bytes(model, tokens, width=width, checkpointing=checkpointing)
     # Logits, in whose place gradients come, and the head's, in each worker.
     loss = at_once * (width * rows * model.vocab_size + 4 * embedding)
@@ -98,7 +98,7 @@ class GPUMemory:
     """Of the blocks' matrices in bfloat16, which autocast makes and the backward pass reads."""
     activations: int
     logits: int
-    """Of a chunk of tokens, with their gradient, and the head's gradient."""
+    """Of a chunk of tokens, with their logarithms, and the head's gradient."""
     several: bool = True
     """Whether all gradients stand beside activations: of an earlier micro-batch, or to be shared."""
 
@@ -135,7 +135,7 @@ def memory_on_a_gpu(
     held = 1 if checkpointing else model.n_layers
     # In float32: of each block that is computed again, of the last norm and of the head, and its gradient.
     inputs = 3 + (model.n_layers if checkpointing else 0)
-    rows = min(tokens, max(256, LOGITS_BYTES // (4 * model.vocab_size)))
+    rows = min(tokens, rows_at_once(model.vocab_size, gpu=True, width=4))
     whole = 4 * (n - _in_blocks(model) + (GATHERED_BLOCKS + 1) * block)
     return GPUMemory(
         weights=-(-4 * n // shards),
@@ -144,8 +144,8 @@ def memory_on_a_gpu(
         gathered=whole if shards > 1 else 0,
         copies=width * _in_blocks(model) if tokens and width == 2 else 0,
         activations=tokens * (held * _kept_on_a_gpu(model, width) + 4 * model.emb_dim * inputs),
-        # Logits in float32 and their gradient; the head in the dtype of matmuls, and its gradient.
-        logits=rows * model.vocab_size * (4 + width) + (4 + width) * embedding if tokens else 0,
+        # Logits and their logarithms in float32; the head in the dtype of matmuls, and its gradient.
+        logits=rows * model.vocab_size * (4 + 4) + (4 + width) * embedding if tokens else 0,
         several=several or shards > 1,
     )
 

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from lucidlm.model.gpt import GPT, Block
-from lucidlm.model.loss import IGNORE_INDEX, linear_cross_entropy
+from lucidlm.model.linear_loss import linear_cross_entropy
 from lucidlm.runs.settings import Plan
 from lucidlm.runtime.device import autocast, dtype_of, seed_from, to_device
 from lucidlm.runtime.distributed import ALONE, World
 from lucidlm.runtime.progress import Progress
+from lucidlm.text.windows import IGNORE_INDEX
 from lucidlm.training.spread import distinct, replicated, resharded, sharded
 
 Batch = tuple[np.ndarray, np.ndarray]

@@ -15,7 +15,8 @@ from lucidlm.errors import ConfigError
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.dropout import Dropout
 from lucidlm.model.gpt import GPT
-from lucidlm.model.loss import cross_entropy, linear_cross_entropy
+from lucidlm.model.linear_loss import linear_cross_entropy
+from lucidlm.model.loss import cross_entropy
 from lucidlm.text.windows import IGNORE_INDEX
 
 FAMILIES = ["gpt2", "modern"]

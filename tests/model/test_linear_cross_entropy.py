@@ -14,7 +14,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lucidlm.errors import ConfigError
-from lucidlm.model.loss import cross_entropy, linear_cross_entropy
+from lucidlm.model import linear_loss
+from lucidlm.model.linear_loss import linear_cross_entropy
+from lucidlm.model.loss import cross_entropy
 from lucidlm.text.windows import IGNORE_INDEX
 
 VOCAB, WIDTH = 257, 64
@@ -69,6 +71,52 @@ def test_lean_loss_and_gradients_in_bfloat16_equal_float64_on_the_same_numbers(r
     wanted = oracles.linear_cross_entropy(h, w, targets.numpy())
     # The softmax is rounded to 8 bits where it goes into a matmul: 2^-9 of each number.
     check_lean(hidden, weight, total, wanted, loss=rounding_of(h, w, targets) / wanted[0], slope=5e-3)
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch) -> None:
+    """A CPU takes the way of a GPU: a head of 320 rows for 257 tokens, and few passes over the logits."""
+    monkeypatch.setattr(linear_loss, "on_gpu", lambda x: True)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize(("rows", "chunk"), SIZES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_way_of_a_gpu_equals_the_oracle(rows, chunk, dtype):
+    hidden, weight, targets = lean_case(rows, scale=3, dtype=dtype)
+    targets[-1] = VOCAB - 1
+    total = linear_cross_entropy(hidden, weight, targets, chunk=chunk)
+    wanted = oracles.linear_cross_entropy(as_numpy(hidden), as_numpy(weight), targets.numpy())
+    close = 1e-6 if dtype == torch.float32 else 1e-13
+    check_lean(hidden, weight, total, wanted, loss=close, slope=close)
+    assert weight.grad.shape == weight.shape
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_the_way_of_a_gpu_keeps_the_small_rest_of_a_probability_near_one(monkeypatch):
+    """In bfloat16, 0.9995 is 1. Where the target has it, its gradient is the rest to 1, not 0."""
+    # A GPU's matmul returns float32.
+    monkeypatch.setattr(linear_loss, "_product", lambda left, right: left.float() @ right.float())
+    logits = torch.zeros(1, VOCAB, dtype=torch.bfloat16)
+    logits[0, 7] = 13.125
+    hidden, weight = torch.eye(1, 64).bfloat16(), torch.zeros(VOCAB, 64).bfloat16()
+    weight[:, 0] = logits[0]
+    weight.requires_grad_()
+    linear_cross_entropy(hidden, weight, torch.tensor([7])).backward()
+    exact = logits.double().softmax(-1)[0, 7] - 1
+    assert weight.grad[7, 0].item() == pytest.approx(exact.item(), rel=2e-2)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_the_way_of_a_gpu_leaves_ignored_rows_out_and_needs_no_gradient():
+    hidden, weight, targets = lean_case(20, scale=3)
+    with torch.no_grad():
+        wanted = cross_entropy(hidden @ weight.T, targets).sum()
+        hidden[targets == IGNORE_INDEX] = math.nan
+        torch.testing.assert_close(linear_cross_entropy(hidden, weight, targets), wanted)
+    linear_cross_entropy(hidden, weight, targets).backward()
+    assert (hidden.grad[targets == IGNORE_INDEX] == 0).all()
+    assert weight.grad.isfinite().all()
 
 
 def rounding_of(hidden: np.ndarray, weight: np.ndarray, targets: Tensor) -> float:

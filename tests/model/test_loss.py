@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from losses import DTYPES, as_numpy, numbers, targets_of
 
 from lucidlm.errors import DataError
+from lucidlm.model.linear_loss import linear_cross_entropy
 from lucidlm.model.loss import (
     binary_cross_entropy,
     bits,
     cross_entropy,
-    linear_cross_entropy,
     log_softmax,
     perplexity,
     softmax,

@@ -12,9 +12,9 @@ from torch import nn
 from lucidlm.errors import RunError
 from lucidlm.model.config import GPTConfig
 from lucidlm.model.gpt import GPT
-from lucidlm.model.loss import IGNORE_INDEX
 from lucidlm.model.presets import PLAIN
 from lucidlm.runs.settings import Plan
+from lucidlm.text.windows import IGNORE_INDEX
 from lucidlm.training import workers as workers_module
 from lucidlm.training.gradient import Gradient, WholeBatch
 from lucidlm.training.optim import make_optimizers, optimizer_tensors
