@@ -4,6 +4,7 @@ B texts, T tokens, C channels, D head size, V vocabulary. The model knows no los
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -66,22 +67,28 @@ class Block(nn.Module):
         self.dropout = Dropout(config.drop_rate)
         self.checkpointing = False
         """Whether the backward pass computes the block again, from its input alone, in training."""
+        self.compiled: Callable[..., Tensor] | None = None
+        """A compiled `added`, for training alone: texts of other lengths would be compiled again."""
 
     def forward(self, x: Tensor, **attention_inputs) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        if not (self.checkpointing and self.training and torch.is_grad_enabled()):
-            return self._added(x, **attention_inputs)
+        if not self.training:
+            return self.added(x, **attention_inputs)
+        added = self.compiled or self.added
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return added(x, **attention_inputs)
         # PyTorch's generator is set back for the second pass, so that it drops the same; a tape is not.
         assert self.dropout.places is None, "a tape gives other masks the second time"
         return checkpoint(
-            self._added,
+            added,
             x,
             use_reentrant=False,
             preserve_rng_state=self.dropout.is_on,
             **attention_inputs,
         )
 
-    def _added(self, x: Tensor, **attention_inputs) -> Tensor:
+    def added(self, x: Tensor, **attention_inputs) -> Tensor:
+        """forward, all of it kept for the backward pass."""
         x = x + self.dropout(self.attention(self.attention_norm(x), **attention_inputs))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 

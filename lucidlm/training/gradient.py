@@ -16,7 +16,7 @@ from lucidlm.model.gpt import GPT, Block
 from lucidlm.model.linear_loss import linear_cross_entropy
 from lucidlm.runs.settings import Plan
 from lucidlm.runtime.device import autocast, dtype_of, seed_from, to_device
-from lucidlm.runtime.distributed import ALONE, World
+from lucidlm.runtime.distributed import ALONE, World, is_divided
 from lucidlm.runtime.progress import Progress
 from lucidlm.text.windows import IGNORE_INDEX
 from lucidlm.training.spread import distinct, replicated, resharded, sharded
@@ -44,14 +44,13 @@ class Gradient(Protocol):
 class Nats(nn.Module):
     """A model with its loss, so that all its weights are used inside one forward pass."""
 
-    def __init__(self, model: GPT, hidden: Callable[[Tensor], Tensor] | None = None) -> None:
-        """hidden: a compiled model.hidden (default: model.hidden)."""
+    def __init__(self, model: GPT) -> None:
         super().__init__()
-        self.model, self.compiled = model, hidden
+        self.model = model
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Sum of the nats of a micro-batch, inputs and targets (b, T), as a scalar to go backward from."""
-        hidden = (self.compiled or self.model.hidden)(inputs)  # (b, T, C)
+        hidden = self.model.hidden(inputs)  # (b, T, C)
         return linear_cross_entropy(hidden.flatten(0, 1), self.model.head.weight, targets.flatten())
 
 
@@ -67,11 +66,10 @@ class WholeBatch:
         model: GPT,
         plan: Plan,
         *,
-        hidden: Callable[[Tensor], Tensor] | None = None,
         world: World = ALONE,
         device: torch.device | None = None,
     ) -> None:
-        """hidden: a compiled model.hidden. device: where it computes (default: where the model is)."""
+        """device: where it computes (default: where the model is)."""
         self.model, self.plan, self.world = model, plan, world
         self.device = device or model.device
         for block in model.blocks:
@@ -79,7 +77,7 @@ class WholeBatch:
             block.checkpointing = plan.checkpointing
         self.finite: list[Tensor] = []
         """Whether each part of this process's own gradient was finite in the last step."""
-        self.nats: nn.Module = Nats(model, hidden)
+        self.nats: nn.Module = Nats(model)
         if world.alone:
             return
         world.same(distinct(model))
@@ -139,38 +137,30 @@ def count_of(batch: Batch) -> int:
     return int((batch[1] != IGNORE_INDEX).sum())
 
 
-def compiled(model: GPT, plan: Plan, progress: Progress) -> Callable[[Tensor], Tensor]:
-    """model.hidden through torch.compile; as it is, with a note, where that fails."""
-    try:
-        compiled = torch.compile(model.hidden)
-        with torch.no_grad():
-            compiled(_zeros(plan, model.device))
-        return compiled
-    except Exception as error:
-        progress.note(_uncompiled(error))
-        return model.hidden
-
-
 def compile_blocks(gradient: WholeBatch, progress: Progress) -> None:
-    """Compiles each block alone, as the engines of many processes want it; not at all where that fails."""
-    blocks = gradient.model.blocks
+    """Compiles the blocks, for training; not at all, with a note, where that fails.
+
+    Blocks are alike, so that what is compiled for the first serves all: a whole model of twelve took eight
+    times as long. The engines of many processes gather and divide weights between the blocks.
+    """
+    plan, device, training = gradient.plan, gradient.device, gradient.model.training
+    blocks = [block for block in gradient.model.blocks if isinstance(block, Block)]
     try:
         for block in blocks:
-            block.compile()
-        ids = _zeros(gradient.plan, gradient.device)
-        with torch.no_grad(), autocast(gradient.device, dtype_of(gradient.plan.dtype)):
-            gradient.nats(ids, ids)
-        resharded(gradient.nats)
+            block.compiled = torch.compile(block.added)
+        ids = torch.zeros(plan.micro_batch, plan.model.context_length, dtype=torch.int64, device=device)
+        gradient.model.train()
+        # The engines wait for a backward pass after each forward pass with gradients.
+        divided = any(map(is_divided, gradient.model.parameters()))
+        nats = gradient.nats if divided else Nats(gradient.model)
+        with torch.set_grad_enabled(not divided), autocast(device, dtype_of(plan.dtype)):
+            nats(ids, ids)
+        if divided:
+            resharded(nats)
     except Exception as error:
-        progress.note(_uncompiled(error))
+        reason = str(error).strip().splitlines()[0][:200]
+        progress.note(f"torch.compile failed, training without it ({type(error).__name__}: {reason})")
         for block in blocks:
-            block._compiled_call_impl = None  # there is no public way back
-
-
-def _zeros(plan: Plan, device: torch.device) -> Tensor:
-    return torch.zeros(plan.micro_batch, plan.model.context_length, dtype=torch.int64, device=device)
-
-
-def _uncompiled(error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0][:200]
-    return f"torch.compile failed, training without it ({type(error).__name__}: {reason})"
+            block.compiled = None
+    finally:
+        gradient.model.train(training)

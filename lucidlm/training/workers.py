@@ -23,7 +23,6 @@ from lucidlm.training.gradient import (
     Nats,
     WholeBatch,
     compile_blocks,
-    compiled,
     count_of,
     micro_batches,
 )
@@ -44,14 +43,12 @@ def gradient_of(
     device: torch.device | None = None,
 ) -> Gradient:
     """What computes the gradients of this plan: where there are other processes, no threads of its own."""
-    if not world.alone:
-        gradient = WholeBatch(model, plan, world=world, device=device)
-        if plan.compile:
-            compile_blocks(gradient, progress)
-        return gradient
-    if plan.workers:
+    if plan.workers and world.alone:
         return Workers(model, plan, seed=config.seed, threads=config.threads)
-    return WholeBatch(model, plan, hidden=compiled(model, plan, progress) if plan.compile else None)
+    gradient = WholeBatch(model, plan, world=world, device=device)
+    if plan.compile:
+        compile_blocks(gradient, progress)
+    return gradient
 
 
 def cores_of(plan: Plan, threads: int) -> int:

@@ -209,7 +209,7 @@ def compiled_steps(plan: Plan, layout: Layout) -> dict:
             batch = tuple(part[rows.start : rows.stop] for part in batch_of(step))
             result = train_step(model, optimizers, batch, gradient=gradient, plan=plan, seed=1, step=step)
             losses.append(result.loss_nats)
-        compiled = all(block._compiled_call_impl is not None for block in model.blocks)
+        compiled = all(block.compiled is not None for block in model.blocks)
         return {"losses": losses, "notes": said.notes, "compiled": compiled}
 
 
