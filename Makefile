@@ -7,7 +7,7 @@ MINUTES ?= 3
 JOBS ?= 2
 BIN := .venv/bin
 
-.PHONY: demo test lint check coverage docs man bench torture torture-all torture-large interop wheel clean
+.PHONY: demo test lint check coverage docs man bench torture torture-all torture-large gpu interop wheel clean
 
 demo: .venv/ready
 	$(BIN)/lucidlm train --minutes $(MINUTES)
@@ -21,10 +21,10 @@ lint: .venv/ready-check
 	$(BIN)/ty check lucidlm benchmarks examples --extra-search-path tests
 
 check: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not slow and not torture and not interop"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not slow and not torture and not interop and not gpu"
 
 coverage: .venv/ready-check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not slow and not torture and not interop" --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not slow and not torture and not interop and not gpu" --cov --cov-report=term
 
 docs: .venv/ready-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -46,6 +46,10 @@ torture-all: .venv/ready-test  # every long test, also of formats, weights and t
 
 torture-large: .venv/ready-test  # 10 GB are made and prepared: needs 40 GB of disk, and an hour or two
 	$(BIN)/python benchmarks/preparing.py --gigabytes 10 --check
+
+gpu: .venv/ready-test  # what needs a GPU: tests, then speed and memory; about five minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu
+	$(BIN)/python benchmarks/gpu.py
 
 # A virtual machine may refuse instructions that its CPU announces: without these flags llama.cpp can end with
 # SIGILL. For the same reason pip must not take a build from its cache.

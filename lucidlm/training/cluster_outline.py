@@ -30,7 +30,7 @@ def outline(plan: ClusterPlan) -> str:
     if plan.fused_mfu is None:
         basis = "--mfu"
     elif gpu.checked:
-        basis = "as this trainer was measured on one H100"
+        basis = "as this trainer was measured on one GPU"
     else:
         basis = f"constants of {gpu.constants_of}, not checked"
     lines.append(

@@ -20,11 +20,11 @@ MATMUL = {"ampere": 1.20, "hopper": 1.37}
 """Time of matmuls divided by their time at the peak of the data sheet, by generation of the GPU."""
 ATTENTION = {"ampere": 3.8, "hopper": 7.0}
 """The same for attention, whose flops count only the half that the causal mask leaves."""
-TRAFFIC: dict[Program, float] = {"fused": 204, "eager": 487, "lucidlm": 1250}
+TRAFFIC: dict[Program, float] = {"fused": 204, "eager": 487, "lucidlm": 504}
 """Memory traffic of the operations between matmuls, in bytes for each token, layer and channel.
 
 fused: programs with kernels that are written by hand or compiled (llm.c, nanochat, torchtitan compiled).
-eager: PyTorch's own operations. lucidlm: this trainer, measured on one H100 (docs/numbers.md).
+eager: PyTorch's own operations. lucidlm: this trainer, measured on one H100 and one H200 (docs/numbers.md).
 """
 AGAIN = 1 / 3
 """Share of the forward pass in the flops of a block: activation checkpointing computes it twice."""

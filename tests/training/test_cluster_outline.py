@@ -32,7 +32,7 @@ def test_constants_that_no_published_run_checks_are_named_with_the_gpu_that_they
         gpu: outline(plan_cluster(gpus=8, gpu=gpu, preset_name="gpt2-124m"))
         for gpu in ("h100", "b200", "l40s")
     }
-    assert "as this trainer was measured on one H100)" in said["h100"]
+    assert "as this trainer was measured on one GPU)" in said["h100"]
     assert "constants of H100, not checked" in said["b200"]
     assert "constants of A100, not checked" in said["l40s"]
     assert not any("as this trainer was measured" in said[gpu] for gpu in ("b200", "l40s"))

@@ -68,7 +68,7 @@ def test_a_token_takes_longer_with_checkpointing_on_slower_gpus_and_without_fuse
     model = preset("modern-1.5b").shape
     h100, a100 = GPUS["h100"], GPUS["a100-80g"]
     usual = seconds_per_token(model, h100)
-    assert 1.2 < seconds_per_token(model, h100, checkpointing=True) / usual <= 4 / 3
+    assert 1.2 < seconds_per_token(model, h100, checkpointing=True) / usual < 1.334
     assert seconds_per_token(model, a100) > usual > seconds_per_token(model, h100, program="eager")
     assert seconds_per_token(model, h100, program="eager") > seconds_per_token(model, h100, program="fused")
     assert all(

@@ -19,7 +19,7 @@ from lucidlm.text.preparation import prepare
 from lucidlm.text.windows import Windows
 from lucidlm.training import plan as plan_module
 from lucidlm.training import speed
-from lucidlm.training.footprint import judging_bytes, memory_bytes, memory_on_a_gpu
+from lucidlm.training.footprint import judging_bytes, memory_bytes, memory_on_a_gpu, training_bytes
 from lucidlm.training.plan import ADAMW_FOR_MUON, GO_ON, _draft, recipe_for
 from lucidlm.training.schedule import learning_rate_factor
 from lucidlm.training.shapes import cpu_flops_per_s
@@ -262,6 +262,39 @@ def test_on_a_gpu_blocks_are_computed_again_where_not_one_window_fits(
     plan = _draft(config, shape, torch.device("cuda"), float32="stock")
     assert plan.checkpointing is checkpointing
     assert plan.micro_batch == 1 if gigabytes < 80 else plan.micro_batch > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes", "checkpointing", "windows"),
+    [
+        ("gpt2-124m", 80, False, 32),  # more would not be faster
+        ("gpt2-124m", 16, False, 22),
+        ("gpt2-1558m", 80, False, 11),
+        ("gpt2-1558m", 80, True, 32),
+        ("gpt2-1558m", 24, True, 1),
+    ],
+)
+def test_on_a_gpu_as_many_windows_at_once_as_fit_and_make_it_faster(
+    monkeypatch, name, gigabytes, checkpointing, windows
+):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(gigabytes * 1e9), 80 * 10**9))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    config = TrainConfig(
+        preset=name, steps=1, checkpointing=checkpointing, batch_tokens=131_072, drop_rate=0.0
+    )
+    shape = preset(name).shape.changed(drop_rate=0.0)
+    plan = _draft(config, shape, torch.device("cuda"), float32="stock")
+    assert plan.micro_batch == windows
+    need = training_bytes(
+        shape,
+        plan.optim.name,
+        micro_batch=windows,
+        batch_size=plan.batch_size,
+        device="cuda",
+        dtype="bfloat16",
+        checkpointing=checkpointing,
+    )
+    assert need < 0.8 * gigabytes * 1e9 or windows == 1
 
 
 def test_a_small_model_is_evaluated_on_one_thread_and_a_large_one_on_all():
