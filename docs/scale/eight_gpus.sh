@@ -10,6 +10,6 @@ if [ -f "$RUN/run.toml" ]; then
     "${LAUNCH[@]}" -m lucidlm train --resume --out "$RUN" "${LAYOUT[@]}"
 else
     "${LAUNCH[@]}" -m lucidlm train "$TEXT" --out "$RUN" --preset modern-1.5b --epochs 1 \
-        --batch-tokens 524288 "${LAYOUT[@]}"
+        --batch-tokens 524288 --compile "${LAYOUT[@]}"
 fi
 "${LAUNCH[@]}" -m lucidlm evaluate "$RUN"

@@ -7,5 +7,5 @@ RUN=${2:-runs/large}
 if [ -f "$RUN/run.toml" ]; then
     lucidlm train --resume --out "$RUN"
 else
-    lucidlm train "$TEXT" --out "$RUN" --preset modern-350m --epochs 1 --batch-tokens 262144
+    lucidlm train "$TEXT" --out "$RUN" --preset modern-350m --epochs 1 --batch-tokens 262144 --compile
 fi
