@@ -5,6 +5,7 @@ guard of its main module, a caller's threads cannot hang them, and nothing but l
 """
 
 import contextlib
+import json
 import os
 import pickle
 import queue
@@ -24,7 +25,7 @@ from lucidlm.runtime.progress import SILENT, Progress
 MOST_WORKERS = 512
 """A process takes 100 MB or more: nobody means more of them."""
 _PROGRAM = (
-    "import pickle, sys; tasks = open(0, 'rb', closefd=False); sys.path[:] = pickle.load(tasks); "
+    "import json, sys; tasks = open(0, 'rb', closefd=False); sys.path[:] = json.loads(tasks.readline()); "
     "from lucidlm.text.processes import serve; serve(tasks)"
 )  # not sys.stdin: at its end Python would wait for the thread that reads
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -161,15 +162,18 @@ class _Worker:
         if os.name == "nt":
             apart = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
         self.program = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM],
+            [sys.executable, *_flags(), "-c", _PROGRAM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | dict.fromkeys(_ONE_THREAD, "1") | {"TOKENIZERS_PARALLELISM": "false"},
             **apart,
         )
         threading.Thread(target=self._listen, name="worker", daemon=True).start()
+        assert self.program.stdin is not None
         with contextlib.suppress(OSError):  # if it is dead already, listening tells
-            self._send([os.path.abspath(path) for path in sys.path])
+            path = json.dumps([os.path.abspath(path) for path in sys.path])
+            self.program.stdin.write(f"{path}\n".encode())
+            self.program.stdin.flush()
 
     def give(self, number: int, task: Task) -> None:
         self.number, self.task = number, task
@@ -217,6 +221,16 @@ class _Worker:
                     self.events.put((self, None))
                     return
                 self.events.put((self, message))
+
+
+def _flags() -> list[str]:
+    """Flags of Python for the other process.
+
+    With -P the current folder is not on its path: a file numpy.py among the texts of a user must not be run.
+    The other process ignores what this one was told to ignore: PYTHONPATH (-E), packages of the user (-s).
+    """
+    ignored = (("-E", sys.flags.ignore_environment), ("-s", sys.flags.no_user_site))
+    return ["-P", *(flag for flag, given in ignored if given)]
 
 
 # In the other process

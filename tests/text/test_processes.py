@@ -19,6 +19,11 @@ def tasks(function, count):
     return (Task(function, (number,), f"task {number}") for number in range(count))
 
 
+def environment():
+    """That of a program that imports what this one can."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
 def alive(numbers, within=5.0):
     """Those of these processes that still run after a while: a zombie does not count."""
     end = time.monotonic() + within
@@ -94,8 +99,7 @@ with Processes(2) as processes:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_processes_end_with_the_one_that_started_them_however_that_ends(tmp_path, number):
     path = tmp_path / "numbers"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, "-c", PROGRAM, str(path)], env=environment) as program:
+    with subprocess.Popen([sys.executable, "-c", PROGRAM, str(path)], env=environment()) as program:
         end = time.monotonic() + 30
         while not path.exists() or len(path.read_text().split()) < 2:
             assert time.monotonic() < end
@@ -104,6 +108,21 @@ def test_processes_end_with_the_one_that_started_them_however_that_ends(tmp_path
         program.send_signal(number)
         assert program.wait(10) != 0
     assert alive(numbers) == []
+
+
+@pytest.mark.parametrize("flags", [["-P"], ["-P", "-s"]])
+def test_no_file_of_the_current_folder_is_run_as_a_module(tmp_path, flags):
+    for name in ("pickle", "json", "numpy", "lucidlm", "contextlib", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r})\n")
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "text number {n}"}}\n' for n in range(50)))
+    done = subprocess.run(
+        [sys.executable, *flags, "-m", "lucidlm", "prepare", "a.jsonl", "--out", "out",
+         "--tokenizer", "bytes", "--workers", "2"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "manifest.json").exists()
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_number_of_processes_that_nobody_means_is_refused():
