@@ -7,7 +7,6 @@ guard of its main module, a caller's threads cannot hang them, and nothing but l
 import contextlib
 import json
 import os
-import pickle
 import queue
 import signal
 import subprocess
@@ -19,8 +18,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from lucidlm.errors import ConfigError, RunError
+from lucidlm.errors import ConfigError, LucidError, RunError
 from lucidlm.runtime.progress import SILENT, Progress
+from lucidlm.runtime.wording import one_line
+from lucidlm.text.messages import can_be_sent, receive, send
 
 MOST_WORKERS = 512
 """A process takes 100 MB or more: nobody means more of them."""
@@ -33,6 +34,8 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _TOLD_EVERY_S = 0.2
 _PATIENCE_S = 2.0
 """Seconds in which a process may delete its temporary files before it is killed."""
+_END_S = 10.0
+"""Seconds in which a process ends after it has closed its pipe; one that has not ended then hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,8 @@ class Processes:
                 break
         if message is None:
             raise worker.death()
+        if isinstance(message, _Unreadable):
+            raise worker.misunderstood(message)
         if isinstance(message, int):
             self.progress.advance(message)
             return None
@@ -149,12 +154,25 @@ class _Answer:
         raise self.error
 
 
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """A message that came and that cannot be unpickled."""
+
+    what: str
+    """"its task", "its answer"."""
+    problem: str
+
+    @classmethod
+    def of(cls, what: str, error: BaseException) -> "_Unreadable":
+        return cls(what, one_line(f"{type(error).__name__}: {error}"))
+
+
 @dataclass(slots=True, eq=False)
 class _Worker:
     events: queue.SimpleQueue
     task: Task | None = None
     number: int = -1
-    program: subprocess.Popen = field(init=False)
+    program: subprocess.Popen[Any] = field(init=False)
 
     def __post_init__(self) -> None:
         # In a session of its own Ctrl-C reaches this process alone, which stops the others.
@@ -181,14 +199,29 @@ class _Worker:
             self._send((task.function, task.arguments))
 
     def death(self) -> RunError:
-        code = self.program.wait()
-        what = f" while {self.task.what}" if self.task else ""
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-        memory = " (the system does this where memory runs out)" if code == -9 else ""
+        try:
+            code = self.program.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self.program.kill()
+            self.program.wait()
+            how = "stopped answering and was ended"
+        else:
+            how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+            how += " (the system does this where memory runs out)" if code == -9 else ""
         return RunError(
-            f"worker process {self.program.pid} {how}{memory}{what}; what is done is kept: run the same "
+            f"worker process {self.program.pid} {how}{self._doing}; what is done is kept: run the same "
             "command again, with fewer --workers if memory is short"
         )
+
+    def misunderstood(self, unreadable: _Unreadable) -> RunError:
+        return RunError(
+            f"worker process {self.program.pid}: {unreadable.what} cannot be read{self._doing} "
+            f"({unreadable.problem}); use --workers 1, which needs no other process"
+        )
+
+    @property
+    def _doing(self) -> str:
+        return f" while {self.task.what}" if self.task else ""
 
     def stop(self, *, at_once: bool) -> None:
         if at_once:
@@ -208,18 +241,21 @@ class _Worker:
 
     def _send(self, message: object) -> None:
         assert self.program.stdin is not None
-        pickle.dump(message, self.program.stdin)
-        self.program.stdin.flush()
+        send(self.program.stdin, message)
 
     def _listen(self) -> None:
         assert self.program.stdout is not None
         with self.program.stdout as answers:
             while True:
                 try:
-                    message = pickle.load(answers)
-                except (EOFError, OSError, pickle.UnpicklingError):
+                    message = receive(answers)
+                except (EOFError, OSError):
                     self.events.put((self, None))
                     return
+                except (
+                    BaseException
+                ) as error:  # any: if this thread died silently, `_take` would wait for ever
+                    message = _Unreadable.of("its answer", error)
                 self.events.put((self, message))
 
 
@@ -247,6 +283,9 @@ def serve(source: BinaryIO) -> None:
     threading.Thread(target=_receive, args=(source, tasks), daemon=True).start()
     told = _Told(answers)
     while (task := tasks.get()) is not None:
+        if isinstance(task, _Unreadable):
+            send(answers, task)
+            continue
         function, arguments = task
         try:
             answer = _Answer(function(*arguments, progress=told))
@@ -255,17 +294,24 @@ def serve(source: BinaryIO) -> None:
         except BaseException as error:
             answer = _failed(error)
         told.flush()
-        pickle.dump(answer, answers)
-        answers.flush()
+        try:
+            send(answers, answer)
+        except OSError:  # nobody listens any more
+            return
+        except Exception as error:  # a result that cannot be pickled
+            send(answers, _failed(error))
 
 
 def _receive(source: BinaryIO, tasks: queue.SimpleQueue) -> None:
     """The tasks from standard input, None after the last. Where it ends before, this process ends at once."""
     while True:
         try:
-            tasks.put(task := pickle.load(source))
-        except (EOFError, OSError, pickle.UnpicklingError):
+            task = receive(source)
+        except (EOFError, OSError):
             break
+        except BaseException as error:  # any: the main thread says it, and does not wait for ever
+            task = _Unreadable.of("its task", error)
+        tasks.put(task)
         if task is None:
             return
     tasks.put(None)
@@ -277,20 +323,16 @@ def _receive(source: BinaryIO, tasks: queue.SimpleQueue) -> None:
 
 
 def _failed(error: BaseException) -> _Answer:
-    from lucidlm.errors import LucidError
-
     trace = "" if isinstance(error, LucidError | OSError) else traceback.format_exc()
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # of a library: its class may take other arguments than it keeps
-        error = RuntimeError(f"{type(error).__name__}: {error}")
-    return _Answer(error=error, trace=trace)
+    return _Answer(
+        error=error if can_be_sent(error) else RuntimeError(f"{type(error).__name__}: {error}"), trace=trace
+    )
 
 
 class _Told:
     """A progress whose units go to the process that gave the task; stages are that one's own."""
 
-    def __init__(self, answers) -> None:
+    def __init__(self, answers: BinaryIO) -> None:
         self._answers = answers
         self._units, self._time = 0, time.monotonic()
 
@@ -305,6 +347,5 @@ class _Told:
 
     def flush(self) -> None:
         if self._units:
-            pickle.dump(self._units, self._answers)
-            self._answers.flush()
+            send(self._answers, self._units)
         self._units, self._time = 0, time.monotonic()

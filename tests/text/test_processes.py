@@ -12,6 +12,7 @@ from recorded import Recorded
 
 from lucidlm.errors import ConfigError, DataError, RunError
 from lucidlm.runtime.leavings import process_lives
+from lucidlm.text import processes as module
 from lucidlm.text.processes import Processes, Task, check_workers
 
 
@@ -74,6 +75,48 @@ def test_results_that_nobody_asks_for_any_more_do_not_come_among_others():
         assert list(later) == [number * number for number in range(20, 26)]
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("what", "task"),
+    [
+        ("its answer", Task(worker_tasks.unreadable, (), "reading a.jsonl")),
+        ("its task", Task(worker_tasks.given, (worker_tasks.Unreadable(),), "reading a.jsonl")),
+    ],
+)
+def test_a_message_that_cannot_be_read_ends_the_work_and_what_is_advised_works(what, task):
+    with Processes(2) as processes:
+        with pytest.raises(RunError) as caught:
+            list(processes.results([*tasks(worker_tasks.square, 2), task, *tasks(worker_tasks.square, 2)]))
+        numbers = [worker.program.pid for worker in processes._started]
+    said = str(caught.value)
+    assert (
+        f": {what} cannot be read while reading a.jsonl (LookupError: no such\\nclass); use --workers 1"
+        in said
+    )
+    assert "\n" not in said
+    assert alive(numbers) == []
+    with Processes(1) as processes:
+        assert len(list(processes.results([task]))) == 1
+
+
+def test_a_result_that_cannot_be_sent_is_an_error_of_its_task():
+    with Processes(2) as processes:
+        with pytest.raises(Exception, match="lambda") as caught:
+            list(processes.results([Task(worker_tasks.function, (), "a")]))
+        assert any("in serve" in note for note in caught.value.__notes__)
+        assert list(processes.results(tasks(worker_tasks.square, 3))) == [0, 1, 4]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes files by their numbers")
+def test_a_process_that_closes_its_pipe_and_does_not_end_is_ended(monkeypatch):
+    monkeypatch.setattr(module, "_END_S", 0.2)
+    with Processes(2) as processes:
+        with pytest.raises(RunError, match=r"worker process \d+ stopped answering and was ended while a"):
+            list(processes.results([Task(worker_tasks.hang, (), "a")]))
+        numbers = [worker.program.pid for worker in processes._started]
+    assert alive(numbers) == []
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_a_process_that_dies_is_named_with_its_work_and_the_others_end():
     with Processes(2) as processes:
@@ -89,6 +132,7 @@ def test_a_process_that_dies_is_named_with_its_work_and_the_others_end():
 
 PROGRAM = """
 import sys, worker_tasks
+from lucidlm.text import processes as module
 from lucidlm.text.processes import Processes, Task
 with Processes(2) as processes:
     list(processes.results(Task(worker_tasks.wait, (sys.argv[1],), "waiting") for _ in range(2)))
