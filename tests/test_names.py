@@ -34,7 +34,7 @@ ROOMS = {
         "formats.page_source gutenberg copies repetition tokenizer formats.decoding formats.bin_files "
         "formats.ds_files formats.whole_files formats.kinds formats.markup formats.office formats.pdf "
         "formats.records formats.parquet formats.archives sources formats.epub formats.subtitles "
-        "documents kept messages processes portions staged_text gathering split chunks described leaks "
+        "documents kept messages processes work portions staged_text gathering split chunks described leaks "
         "corpus token_writer preparation"
     ),
     "pages": "page charts tokens",

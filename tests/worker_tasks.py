@@ -59,3 +59,13 @@ def function(*, progress):
 def hang(*, progress):
     os.closerange(3, 100)
     time.sleep(60)
+
+
+def keep(number, kept, name, *, progress):
+    with kept.new(name, ["text"]) as piece:
+        time.sleep(0.02 * (number % 3))
+        piece.paths["text"].write_text(name)
+        with open(kept.folder / "calls", "a") as file:
+            print(number, file=file)
+        progress.advance(number)
+        return piece.keep({"number": number})

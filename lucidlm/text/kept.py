@@ -1,15 +1,18 @@
 """Finished pieces of long work come in and are kept in a folder; after a kill, the whole ones come out."""
 
+import contextlib
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 from lucidlm.runtime.files import naming, write_atomically
 
 RECORD = "json"
+_UNFINISHED = ".tmp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +41,68 @@ class Kept:
             return None
         return record
 
-    def keep(self, name: str, kinds: Collection[str], record: dict) -> dict:
-        """Write the record of a piece whose files are complete; returns it."""
-        sizes = {}
-        for kind in kinds:
-            path = self.path(name, kind)
-            sizes[kind] = path.stat().st_size
-            if self.durable:
-                with naming(path), open(path, "rb+") as file:
-                    os.fsync(file.fileno())
-        record = {**record, "sizes": sizes}
-        if self.durable:
-            write_atomically(self.path(name, RECORD), json.dumps(record))
-        else:
-            self.path(name, RECORD).write_text(json.dumps(record))
-        return record
+    @contextlib.contextmanager
+    def new(self, name: str, kinds: Collection[str]) -> Generator["NewPiece"]:
+        """A piece to be written. Unless the block calls `keep`, nothing of it is left.
+
+        Its files have names that no other process uses: after a kill, a process of the killed command may
+        still write the same piece. They get the names of the piece when they are complete.
+        """
+        own = secrets.token_hex(8)
+        paths = {kind: self.folder / f"{name}.{kind}.{own}{_UNFINISHED}" for kind in kinds}
+        try:
+            yield NewPiece(self, name, paths)
+        except OSError as error:
+            for kind, path in paths.items():
+                if error.filename in (path, str(path)):
+                    error.filename = str(self.path(name, kind))
+            raise
+        finally:
+            for path in paths.values():
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
 
     def sweep(self, prefix: str, wanted: Callable[[str], bool]) -> None:
-        """Delete the pieces whose name begins with `prefix`, but not the wanted ones."""
+        """Delete the pieces whose name begins with `prefix`, but not the wanted ones that are finished."""
         for path in self.folder.iterdir():
             name = path.name.removeprefix(".").partition(".")[0]
-            if name.startswith(prefix) and not wanted(name):
+            if not name.startswith(prefix):
+                continue
+            if path.suffix == _UNFINISHED:
+                with contextlib.suppress(PermissionError):  # on Windows, if it is still being written
+                    path.unlink(missing_ok=True)
+            elif not wanted(name):
                 path.unlink(missing_ok=True)
 
     def delete(self) -> None:
         """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class NewPiece:
+    """A piece while it is written."""
+
+    kept: Kept
+    name: str
+    paths: dict[str, Path]
+    """Where each kind of file is to be written."""
+
+    def keep(self, record: dict) -> dict:
+        """Give the complete files their names and write the record; returns it with their sizes."""
+        sizes = {}
+        for kind, path in self.paths.items():
+            final = self.kept.path(self.name, kind)
+            with naming(final):
+                sizes[kind] = path.stat().st_size
+                if self.kept.durable:
+                    with open(path, "rb+") as file:
+                        os.fsync(file.fileno())
+                os.replace(path, final)
+        record, path = {**record, "sizes": sizes}, self.kept.path(self.name, RECORD)
+        if self.kept.durable:
+            write_atomically(path, json.dumps(record))
+        else:
+            with naming(path):
+                path.write_text(json.dumps(record), encoding="utf-8")
+        return record

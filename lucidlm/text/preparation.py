@@ -40,6 +40,7 @@ from lucidlm.text.threads import cores
 from lucidlm.text.token_writer import Encoder, write_part, write_places
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.text.vocabulary import bpe_size, suggest
+from lucidlm.text.work import Work
 
 Texts = str | Path | Sequence[str | Path]
 
@@ -104,7 +105,7 @@ def prepare(
         count = workers or (min(cores(), MOST_WORKERS) if large else 1)
         processes = stack.enter_context(Processes(count, progress))
         folder = stack.enter_context(replacing_folder(out))
-        described, read = _write_parts(folder, request, parts, account, kept, processes)
+        described, read = _write_parts(folder, request, parts, account, Work(kept, processes))
         _check_unchanged(content for part in parts for content in part if content.file.path in read)
         made_from = _sources(parts, request.settings, read, aliases)
         write_manifest(folder, {"kind": KIND, "version": described.pop("version"), **made_from, **described})
@@ -254,25 +255,20 @@ def _write_parts(
     request: _Request,
     parts: list[list[Content]],
     account: Account,
-    kept: Kept,
-    processes: Processes,
+    work: Work,
 ) -> tuple[dict, frozenset[Path]]:
     """Read, split, check, encode and write both parts.
 
     Returns their part of the manifest, and the files that were read. `account` has what was skipped when the
     files were searched.
     """
-    processes.progress.stage("reading text")
-    gathered = gather(
-        Sources(parts, request.reading, request.aliases, request.portion), account, kept, processes
-    )
+    work.progress.stage("reading text")
+    gathered = gather(Sources(parts, request.reading, request.aliases, request.portion), account, work)
     with contextlib.closing(gathered.staged):
-        return _write_gathered(folder, request, gathered, kept, processes), gathered.read
+        return _write_gathered(folder, request, gathered, work), gathered.read
 
 
-def _write_gathered(
-    folder: Path, request: _Request, gathered: Gathered, kept: Kept, processes: Processes
-) -> dict:
+def _write_gathered(folder: Path, request: _Request, gathered: Gathered, work: Work) -> dict:
     """Split, check and encode the staged text; the part of the manifest on the result."""
     staged = gathered.staged
     divided = split(staged, request.fraction, request.split)
@@ -282,14 +278,14 @@ def _write_gathered(
             size = plural(train.characters + validation.characters, "character")
             raise DataError(f"a text of {size} leaves no {name} text; add text or give --val")
     key = f"{gathered.key} {divided.design} {request.fraction}"
-    leaks, leak_notes = find_leaks(staged, divided, key, kept, processes)
-    tokenizer, reason, tokenizer_notes = _tokenizer_for(staged, train, request.tokenizer, processes.progress)
+    leaks, leak_notes = find_leaks(staged, divided, key, work)
+    tokenizer, reason, tokenizer_notes = _tokenizer_for(staged, train, request.tokenizer, work.progress)
     tokenizer.save(folder)
     counts, written = {}, {}
     for name, part in (("train", train), ("validation", validation)):
         in_pieces = divided.design == "strata" and name == "validation"
         encoder = Encoder.of(tokenizer, folder, in_pieces=in_pieces)
-        written[name] = write_part(folder, name, staged, part, encoder, key, kept, processes)
+        written[name] = write_part(folder, name, staged, part, encoder, key, work)
         counts[name] = {
             "documents": part.n_documents,
             "characters": part.characters,

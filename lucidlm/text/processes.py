@@ -80,8 +80,7 @@ class Processes:
             for task in tasks:
                 yield task.function(*task.arguments, progress=self.progress)
             return
-        while any(worker.task for worker in self._started):
-            self._take()  # what was begun for results that nobody asked for any more
+        self.settle()
         waiting, running = enumerate(tasks), 0
         ready: dict[int, _Answer] = {}
         turn, left = 0, True
@@ -102,6 +101,11 @@ class Processes:
             if (answer := self._take()) is not None:
                 ready[answer[0]] = answer[1]
                 running -= 1
+
+    def settle(self) -> None:
+        """Wait until no process works: some may, for results that nobody asked for any more."""
+        while any(worker.task for worker in self._started):
+            self._take()
 
     def close(self, *, at_once: bool = False) -> None:
         """Ends the processes: those that work are stopped."""

@@ -35,58 +35,59 @@ KINDS = ("text", "index", "names")
 
 def stage(
     portion: Portion, reading: Reading, aliases: dict[str, str], kept: Kept, name: str, *, progress: Progress
-) -> dict | None:
+) -> dict:
     """Stage the documents of a portion; returns its record.
 
-    DataError for a file that the user named and that cannot be used. None if the portion is a part of a file
-    and cannot be read: only reading the whole file tells what is wrong with it.
+    DataError for a file that the user named and that cannot be used. The record is empty if the portion is a
+    part of a file and cannot be read: only reading the whole file tells what is wrong with it.
     """
     reading = replace(reading, encoding=known_encoding(reading.encoding))
     account, used, read = Account(), Used(), list[int]()
-    writer = _Writer(kept, name, aliases, progress)
-    with writer:
-        for number, file in enumerate(portion.files):
-            try:
-                taken = writer.write(file, reading)
-            except DataError as problem:
-                if file.span is not None:
-                    return None
-                if not file.source:
-                    raise
-                account.pass_over(problem.reason, file.name)
-                used.refuse(problem)
-                continue
-            account.join(taken)
-            used.taken += 1
-            read.append(number)
-    try:
-        lines = sum(_line_ends(file) for file in portion.files if file.span is not None)
-    except DataError:
-        return None
-    record = {
-        "documents": writer.documents,
-        "bytes": writer.bytes,
-        "lines": lines,
-        "read": read,
-        "used": asdict(used),
-        "account": account.to_fields(),
-    }
-    return kept.keep(name, KINDS, record)
+    with kept.new(name, KINDS) as piece:
+        with _Writer([piece.paths[kind] for kind in KINDS], aliases, progress) as writer:
+            for number, file in enumerate(portion.files):
+                try:
+                    taken = writer.write(file, reading)
+                except DataError as problem:
+                    if file.span is not None:
+                        return {}
+                    if not file.source:
+                        raise
+                    account.pass_over(problem.reason, file.name)
+                    used.refuse(problem)
+                    continue
+                account.join(taken)
+                used.taken += 1
+                read.append(number)
+        try:
+            lines = sum(_line_ends(file) for file in portion.files if file.span is not None)
+        except DataError:
+            return {}
+        return piece.keep(
+            {
+                "documents": writer.documents,
+                "bytes": writer.bytes,
+                "lines": lines,
+                "read": read,
+                "used": asdict(used),
+                "account": account.to_fields(),
+            }
+        )
 
 
 class _Writer:
     """The files of a portion while it is staged."""
 
-    def __init__(self, kept: Kept, name: str, aliases: dict[str, str], progress: Progress) -> None:
+    def __init__(self, paths: Sequence[Path], aliases: dict[str, str], progress: Progress) -> None:
         self.documents = self.bytes = 0
-        self._paths = [kept.path(name, kind) for kind in KINDS]
-        self._aliases, self._progress = aliases, progress
+        self._paths, self._aliases, self._progress = paths, aliases, progress
         self._stack = ExitStack()
 
-    def __enter__(self) -> None:
-        with naming(self._paths[0]), ExitStack() as stack:
+    def __enter__(self) -> "_Writer":
+        with ExitStack() as stack:
             self._files = [stack.enter_context(open(path, "wb")) for path in self._paths]
             self._stack = stack.pop_all()
+        return self
 
     def __exit__(self, *_: object) -> None:
         with naming(self._paths[0]):

@@ -21,12 +21,12 @@ from lucidlm.runtime.wording import plural
 from lucidlm.text.chunks import Chunk, chunks
 from lucidlm.text.corpus import PLACES
 from lucidlm.text.kept import Kept
-from lucidlm.text.processes import Processes, Task
 from lucidlm.text.split import Part, Pieces
 from lucidlm.text.staged_text import StagedText
 from lucidlm.text.threads import in_threads
 from lucidlm.text.token_file import shard_name, write_array, write_joined, write_tokens
 from lucidlm.text.tokenizer import Tokenizer
+from lucidlm.text.work import Piece, Work
 
 ENCODED = 1 << 26
 """Bytes of text that a process encodes into one file: of a large text, a shard."""
@@ -88,8 +88,7 @@ def write_part(
     part: Part,
     encoder: Encoder,
     key: str,
-    kept: Kept,
-    processes: Processes,
+    work: Work,
 ) -> Written:
     """Write a part's tokens and the starts of its documents.
 
@@ -99,54 +98,44 @@ def write_part(
     """
     tokenizer = encoder.get()
     digest = hashlib.sha256(f"{key} {encoder.fingerprint}".encode()).hexdigest()[:16]
-    kept.sweep(PREFIX, lambda name: name.startswith(f"{PREFIX}{digest}"))
-    processes.progress.stage("encoding", part.characters)
+    work.sweep(PREFIX, lambda name: name.startswith(f"{PREFIX}{digest}"))
+    work.progress.stage("encoding", part.characters)
 
-    def tasks() -> Iterator[Task]:
-        for chunk in chunks(part, ENCODED, functools.partial(_cuts, staged, tokenizer)):
-            piece = f"{PREFIX}{digest}-{chunk.digest()[:16]}{'-pieces' * encoder.in_pieces}"
-            if (record := kept.record(piece)) is not None:
-                yield Task(known, (piece, record), "encoding")
-            else:
-                yield Task(encode, (staged, chunk, encoder, kept, piece), "encoding")
+    def piece(chunk: Chunk) -> Piece:
+        made = f"{PREFIX}{digest}-{chunk.digest()[:16]}{'-pieces' * encoder.in_pieces}"
+        return Piece(made, encode, (staged, chunk, encoder), "encoding", "characters")
 
-    found = list(processes.results(tasks()))
+    cuts = functools.partial(_cuts, staged, tokenizer)
+    found = list(work.records(map(piece, chunks(part, ENCODED, cuts))))
     tokens = sum(record["tokens"] for _, record in found)
     if tokens < 2:
         raise DataError(
             f"{name}: only {plural(tokens, 'token')}, at least 2 are needed; add text or give --val"
         )
-    pieces = [piece for piece, _ in found]
+    names = [name for name, _ in found]
     befores = np.cumsum([0, *(record["tokens"] for _, record in found)])[:-1].tolist()
-    paths = [kept.path(piece, "npy") for piece in pieces]
+    tokens_of, documents_of, starts_of = ([work.kept.path(name, kind) for name in names] for kind in KINDS)
     if part.bytes <= ONE_FILE:
-        names = (f"{name}.npy",)
-        _join(folder / names[0], paths)
+        files = (f"{name}.npy",)
+        _join(folder / files[0], tokens_of)
     else:
-        names = tuple(shard_name(name, number, len(paths)) for number in range(len(paths)))
-        for path, shard in zip(paths, names):
+        files = tuple(shard_name(name, number, len(names)) for number in range(len(names)))
+        for path, shard in zip(tokens_of, files):
             _put(path, folder / shard)
-    documents = [kept.path(piece, "documents.npy") for piece in pieces]
-    _join(folder / f"{name}_documents.npy", documents, befores)
+    _join(folder / f"{name}_documents.npy", documents_of, befores)
     starts = [
-        np.load(kept.path(piece, "starts.npy")) + np.uint64(before)
-        for piece, before in zip(pieces, befores)
+        np.load(path) + np.uint64(before)
+        for path, before in zip(starts_of, befores)
         if isinstance(part, Pieces)
     ]
     marks = sum(record["stretches"] for _, record in found)
-    return Written(tokens, marks, names, np.concatenate([np.empty(0, np.uint64), *starts]))
-
-
-def known(name: str, record: dict, *, progress: Progress) -> tuple[str, dict]:
-    """A chunk that was encoded before, and its record."""
-    progress.advance(record["characters"])
-    return name, record
+    return Written(tokens, marks, files, np.concatenate([np.empty(0, np.uint64), *starts]))
 
 
 def encode(
     staged: StagedText, chunk: Chunk, encoder: Encoder, kept: Kept, name: str, *, progress: Progress
-) -> tuple[str, dict]:
-    """Encode a chunk and keep its tokens; returns its name and record."""
+) -> dict:
+    """Encode a chunk and keep its tokens; returns the record."""
     tokenizer = encoder.get()
     stretches, documents = array("Q"), array("Q")
     prefix = np.array([] if tokenizer.end_of_text is None else [tokenizer.end_of_text], tokenizer.dtype)
@@ -177,12 +166,12 @@ def encode(
             progress.advance(length)
             yield ids
 
-    write_tokens(kept.path(name, "npy"), arrays(), tokenizer.vocab_size)
-    for kind, values in (("documents.npy", documents), ("starts.npy", stretches)):
-        write_array(kept.path(name, kind), np.array(values, np.uint64))
-    staged.close()
-    record = {"tokens": tokens, "characters": characters, "stretches": len(stretches)}
-    return name, kept.keep(name, KINDS, record)
+    with kept.new(name, KINDS) as piece:
+        write_tokens(piece.paths["npy"], arrays(), tokenizer.vocab_size)
+        for kind, values in (("documents.npy", documents), ("starts.npy", stretches)):
+            write_array(piece.paths[kind], np.array(values, np.uint64))
+        staged.close()
+        return piece.keep({"tokens": tokens, "characters": characters, "stretches": len(stretches)})
 
 
 def _groups(

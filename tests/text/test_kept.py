@@ -1,0 +1,102 @@
+"""Finished pieces in a folder: whole or not there, whoever else writes the same ones."""
+
+import errno
+import os
+
+import pytest
+
+from lucidlm.text.kept import Kept
+
+
+@pytest.fixture
+def kept(tmp_path):
+    return Kept(tmp_path, durable=False)
+
+
+def write(kept, name, data=b"data", record=None):
+    with kept.new(name, ["a", "b"]) as piece:
+        for path in piece.paths.values():
+            path.write_bytes(data)
+        return piece.keep(record or {"count": 5})
+
+
+def names(kept):
+    return sorted(path.name for path in kept.folder.iterdir())
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_piece_is_there_with_its_record_and_nothing_else_is(tmp_path, durable):
+    kept = Kept(tmp_path, durable=durable)
+    assert kept.record("x") is None
+    record = write(kept, "x")
+    assert kept.record("x") == record == {"count": 5, "sizes": {"a": 4, "b": 4}}
+    assert names(kept) == ["x.a", "x.b", "x.json"]
+    assert kept.path("x", "b").read_bytes() == b"data"
+
+
+@pytest.mark.parametrize("harm", ["x.a", "x.b", "x.json"])
+def test_a_piece_that_is_not_whole_is_not_there(kept, harm):
+    write(kept, "x")
+    whole = (kept.folder / harm).read_bytes()
+    (kept.folder / harm).write_bytes(whole[:-1])
+    assert kept.record("x") is None
+    (kept.folder / harm).unlink()
+    assert kept.record("x") is None
+    (kept.folder / harm).write_bytes(whole)
+    assert kept.record("x") is not None
+    for record in (b"5", b"[]", b"{}", b'{"sizes": 5}'):
+        (kept.folder / "x.json").write_bytes(record)
+        assert kept.record("x") is None
+
+
+def test_of_a_piece_that_is_given_up_nothing_is_left(kept):
+    with kept.new("x", ["a"]) as piece:
+        piece.paths["a"].write_bytes(b"half")
+    with pytest.raises(TypeError):
+        write(kept, "x", data="no bytes")
+    assert names(kept) == []
+
+
+def test_a_process_that_lives_on_harms_neither_the_piece_of_another_nor_a_link_to_it(kept, tmp_path):
+    with kept.new("x", ["a", "b"]) as late, open(late.paths["a"], "wb") as file:
+        file.write(b"da")
+        file.flush()
+        assert kept.record("x") is None
+        record = write(kept, "x")
+        os.link(kept.path("x", "a"), tmp_path / "result")
+        file.write(b"ta")
+        file.flush()
+        assert (tmp_path / "result").read_bytes() == b"data"
+        late.paths["b"].write_bytes(b"data")
+        late.keep({"count": 5})
+    assert kept.record("x") == record
+    assert (tmp_path / "result").read_bytes() == kept.path("x", "a").read_bytes() == b"data"
+    assert names(kept) == ["result", "x.a", "x.b", "x.json"]
+
+
+def test_what_is_swept_is_the_unwanted_and_the_unfinished(kept):
+    for name in ("read-1", "read-2", "look-1"):
+        write(kept, name)
+    for name in ("read-1.a.0f.tmp", ".read-1.json.77.tmp", "look-1.a.0f.tmp"):
+        (kept.folder / name).write_bytes(b"half")
+    kept.sweep("read-", lambda name: name == "read-1")
+    assert names(kept) == [
+        "look-1.a", "look-1.a.0f.tmp", "look-1.b", "look-1.json", "read-1.a", "read-1.b", "read-1.json"
+    ]  # fmt: skip
+
+
+def test_an_error_names_the_file_of_the_piece(kept, monkeypatch):
+    with pytest.raises(FileNotFoundError) as caught, kept.new("x", ["a"]) as piece:
+        piece.paths["a"].read_bytes()
+    assert caught.value.filename == str(kept.path("x", "a"))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in ("replace", "fsync"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, full)
+            with pytest.raises(OSError, match="No space") as caught:
+                write(Kept(kept.folder, durable=True), "x")
+        assert caught.value.filename == str(kept.path("x", "a"))
+        assert kept.record("x") is None
