@@ -24,7 +24,10 @@ class Kept:
 
     folder: Path
     durable: bool = True
-    """Whether a piece is on the disk before its record is. No use where there is one."""
+    """Whether a piece is on the disk before its record is.
+
+    One that is not is never found again: after a power cut it may have the right size and the wrong bytes.
+    """
 
     def path(self, name: str, kind: str) -> Path:
         """The path of a file of a piece."""
@@ -34,6 +37,8 @@ class Kept:
         """The record of a piece that is whole; None for one that is missing or was not finished."""
         try:
             record = json.loads(self.path(name, RECORD).read_bytes())
+            if record["durable"] is not True:
+                return None
             for kind, size in record["sizes"].items():
                 if self.path(name, kind).stat().st_size != size:
                     return None
@@ -89,7 +94,7 @@ class NewPiece:
     """Where each kind of file is to be written."""
 
     def keep(self, record: dict) -> dict:
-        """Give the complete files their names and write the record; returns it with their sizes."""
+        """Give the complete files their names and write the record; returns the record."""
         sizes = {}
         for kind, path in self.paths.items():
             final = self.kept.path(self.name, kind)
@@ -99,7 +104,8 @@ class NewPiece:
                     with open(path, "rb+") as file:
                         os.fsync(file.fileno())
                 os.replace(path, final)
-        record, path = {**record, "sizes": sizes}, self.kept.path(self.name, RECORD)
+        record = {**record, "sizes": sizes, "durable": self.kept.durable}
+        path = self.kept.path(self.name, RECORD)
         if self.kept.durable:
             write_atomically(path, json.dumps(record))
         else:

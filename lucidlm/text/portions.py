@@ -14,7 +14,10 @@ from lucidlm.text.formats.kinds import by_content
 from lucidlm.text.reading import Reading
 
 PORTION = 1 << 26
-"""Bytes of a portion, about: what a process that was killed has to read again, at most, of such files."""
+"""Bytes of a portion, about. A file that cannot be divided may have more: it is a portion, however large.
+
+A process that is killed loses one portion at most. Files of fewer bytes in all are read from the start.
+"""
 _MARK = b"\xef\xbb\xbf"
 
 

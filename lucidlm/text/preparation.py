@@ -71,8 +71,8 @@ def prepare(
     from training, with a note.
 
     With several `workers` as many other processes read and encode (0: one for each core, where the text is
-    large); the folder has the same bytes. What was finished when a process was killed, or a file could not be
-    used, is used by the next call.
+    large); the folder has the same bytes. If the files have more than 64 MiB, the same call takes up what
+    was finished before a kill or a file that could not be used; a smaller text is prepared from the start.
     """
     check_workers(workers)
     if not 0 < validation_fraction < 1:
@@ -103,7 +103,7 @@ def prepare(
         large = sum(content.size for part in parts for content in part) > request.portion
         kept = stack.enter_context(_kept_beside(out, large=large))
         count = workers or (min(cores(), MOST_WORKERS) if large else 1)
-        processes = stack.enter_context(Processes(count, progress))
+        processes = stack.enter_context(Processes(count, progress, resumable=large))
         folder = stack.enter_context(replacing_folder(out))
         described, read = _write_parts(folder, request, parts, account, Work(kept, processes))
         _check_unchanged(content for part in parts for content in part if content.file.path in read)
@@ -119,9 +119,9 @@ def _parts_beside(out: Path) -> Kept:
 
 @contextlib.contextmanager
 def _kept_beside(out: Path, *, large: bool) -> Generator[Kept]:
-    """A folder beside `out` for finished pieces of work; of a large text they outlive a failure.
+    """A folder beside `out` for finished pieces of work, which is deleted when all is done.
 
-    It is deleted when all is done.
+    After a failure the pieces of a large text stay; those of a small one are deleted, and are not used again.
     """
     kept = replace(_parts_beside(out), durable=large)
     kept.folder.mkdir(parents=True, exist_ok=True)

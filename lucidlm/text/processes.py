@@ -59,9 +59,11 @@ def check_workers(workers: int) -> None:
 class Processes:
     """As many processes as `workers` says; with 1, tasks are done in this one."""
 
-    def __init__(self, workers: int = 1, progress: Progress = SILENT) -> None:
+    def __init__(self, workers: int = 1, progress: Progress = SILENT, *, resumable: bool = False) -> None:
+        """`resumable`: the same command, run again, takes up what the processes have done."""
         self.workers = workers
         self.progress = progress
+        self.resumable = resumable
         self._events: queue.SimpleQueue = queue.SimpleQueue()
         self._started: list[_Worker] = []
 
@@ -134,7 +136,7 @@ class Processes:
                 worker, message = self._events.get(timeout=0.5)
                 break
         if message is None:
-            raise worker.death()
+            raise worker.death(resumable=self.resumable)
         if isinstance(message, _Unreadable):
             raise worker.misunderstood(message)
         if isinstance(message, int):
@@ -202,7 +204,7 @@ class _Worker:
         with contextlib.suppress(OSError):
             self._send((task.function, task.arguments))
 
-    def death(self) -> RunError:
+    def death(self, *, resumable: bool) -> RunError:
         try:
             code = self.program.wait(_END_S)
         except subprocess.TimeoutExpired:
@@ -212,9 +214,10 @@ class _Worker:
         else:
             how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
             how += " (the system does this where memory runs out)" if code == -9 else ""
+        kept = "what is done is kept: " if resumable else ""
         return RunError(
-            f"worker process {self.program.pid} {how}{self._doing}; what is done is kept: run the same "
-            "command again, with fewer --workers if memory is short"
+            f"worker process {self.program.pid} {how}{self._doing}; {kept}run the same command again, with "
+            "fewer --workers if memory is short"
         )
 
     def misunderstood(self, unreadable: _Unreadable) -> RunError:

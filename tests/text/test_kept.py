@@ -10,7 +10,7 @@ from lucidlm.text.kept import Kept
 
 @pytest.fixture
 def kept(tmp_path):
-    return Kept(tmp_path, durable=False)
+    return Kept(tmp_path)
 
 
 def write(kept, name, data=b"data", record=None):
@@ -24,14 +24,21 @@ def names(kept):
     return sorted(path.name for path in kept.folder.iterdir())
 
 
-@pytest.mark.parametrize("durable", [True, False])
-def test_a_piece_is_there_with_its_record_and_nothing_else_is(tmp_path, durable):
-    kept = Kept(tmp_path, durable=durable)
+def test_a_piece_is_there_with_its_record_and_nothing_else_is(kept):
     assert kept.record("x") is None
     record = write(kept, "x")
-    assert kept.record("x") == record == {"count": 5, "sizes": {"a": 4, "b": 4}}
+    assert kept.record("x") == record == {"count": 5, "sizes": {"a": 4, "b": 4}, "durable": True}
     assert names(kept) == ["x.a", "x.b", "x.json"]
     assert kept.path("x", "b").read_bytes() == b"data"
+
+
+def test_a_piece_that_a_power_cut_may_have_emptied_is_not_found_again(kept):
+    brief = Kept(kept.folder, durable=False)
+    assert write(brief, "x")["durable"] is False
+    assert names(brief) == ["x.a", "x.b", "x.json"]
+    assert brief.record("x") is kept.record("x") is None
+    write(kept, "x")
+    assert kept.record("x") is not None
 
 
 @pytest.mark.parametrize("harm", ["x.a", "x.b", "x.json"])
@@ -44,7 +51,7 @@ def test_a_piece_that_is_not_whole_is_not_there(kept, harm):
     assert kept.record("x") is None
     (kept.folder / harm).write_bytes(whole)
     assert kept.record("x") is not None
-    for record in (b"5", b"[]", b"{}", b'{"sizes": 5}'):
+    for record in (b"5", b"[]", b"{}", b'{"durable": true, "sizes": 5}'):
         (kept.folder / "x.json").write_bytes(record)
         assert kept.record("x") is None
 
@@ -97,6 +104,6 @@ def test_an_error_names_the_file_of_the_piece(kept, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(os, name, full)
             with pytest.raises(OSError, match="No space") as caught:
-                write(Kept(kept.folder, durable=True), "x")
+                write(kept, "x")
         assert caught.value.filename == str(kept.path("x", "a"))
         assert kept.record("x") is None

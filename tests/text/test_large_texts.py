@@ -306,9 +306,11 @@ def test_ctrl_c_ends_all_processes_says_how_to_go_on_and_the_next_call_gives_the
 
 
 @linux
-def test_a_worker_that_is_killed_is_named_and_the_advice_works(sources, tmp_path, monkeypatch):
-    monkeypatch.setattr(preparation, "PORTION", SIZES["PORTION"])
-    killed = []
+@pytest.mark.parametrize("large", [True, False])
+def test_a_worker_that_is_killed_is_named_and_the_advice_works(sources, tmp_path, monkeypatch, large):
+    if large:
+        monkeypatch.setattr(preparation, "PORTION", SIZES["PORTION"])
+    killed, parts = [], tmp_path / ".out.parts"
 
     def kill(stage):
         if stage == "encoding" and not killed:
@@ -316,8 +318,11 @@ def test_a_worker_that_is_killed_is_named_and_the_advice_works(sources, tmp_path
             killed.append(workers[0])
             os.kill(killed[0], signal.SIGKILL)
 
-    with pytest.raises(RunError, match=r"worker process \d+ was ended by signal 9.* what is done is kept"):
+    with pytest.raises(RunError, match=r"worker process \d+ was ended by signal 9") as caught:
         prepare(sources, tmp_path / "out", tokenizer="bytes", workers=2, progress=Recorded(at=kill))
+    assert str(caught.value).count("; what is done is kept: run the same command again") == large
+    assert str(caught.value).endswith("run the same command again, with fewer --workers if memory is short")
+    assert parts.exists() == large
     corpus = prepare(sources, tmp_path / "out", tokenizer="bytes", workers=1)
     assert corpus.status == "new"
     assert not list(tmp_path.glob(".*"))

@@ -17,7 +17,7 @@ def pieces(count, **changes):
 
 def test_records_come_in_order_and_what_is_kept_is_not_done_again(tmp_path):
     for workers in (1, 3):
-        kept = Kept(tmp_path / str(workers), durable=False)
+        kept = Kept(tmp_path / str(workers))
         kept.folder.mkdir()
         for kept_before, done in ((0, 4), (4, 9), (9, 9)):
             told = Recorded()
