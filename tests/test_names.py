@@ -34,8 +34,8 @@ ROOMS = {
         "formats.page_source gutenberg copies repetition tokenizer formats.decoding formats.bin_files "
         "formats.ds_files formats.whole_files formats.kinds formats.markup formats.office formats.pdf "
         "formats.records formats.parquet formats.archives sources formats.epub formats.subtitles "
-        "documents kept messages processes work portions staged_text gathering split chunks described leaks "
-        "corpus token_writer preparation"
+        "documents made_by kept messages processes work portions staged_text gathering split chunks "
+        "described leaks corpus token_writer preparation"
     ),
     "pages": "page charts tokens",
     "model": "config decoding loss dropout norm attention presets sampling gpt reader generation linear",

@@ -15,8 +15,6 @@ from lucidlm.text.staged_text import Segment, StagedText, renumbered, stage
 from lucidlm.text.work import Piece, Work
 
 PREFIX = "read-"
-VERSION = 1
-"""Of the staged files: a kept portion of another version is not used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ class Sources:
                     [keys[file.path], self.aliases.get(file.name, file.name), file.source, file.span]
                     for file in portion.files
                 ]
-                described = [VERSION, reading.to_dict(), part, described]
+                described = [reading.to_dict(), part, described]
                 digest = hashlib.sha256(json.dumps(described).encode()).hexdigest()
                 found.append((part, f"{PREFIX}{digest[:24]}", portion))
         return found

@@ -28,6 +28,8 @@ class Kept:
 
     One that is not is never found again: after a power cut it may have the right size and the wrong bytes.
     """
+    made_by: str = ""
+    """A hash of the code that makes the pieces. Those of other code are not found: they could differ."""
 
     def path(self, name: str, kind: str) -> Path:
         """The path of a file of a piece."""
@@ -37,7 +39,7 @@ class Kept:
         """The record of a piece that is whole; None for one that is missing or was not finished."""
         try:
             record = json.loads(self.path(name, RECORD).read_bytes())
-            if record["durable"] is not True:
+            if record["durable"] is not True or record["made_by"] != self.made_by:
                 return None
             for kind, size in record["sizes"].items():
                 if self.path(name, kind).stat().st_size != size:
@@ -104,7 +106,8 @@ class NewPiece:
                     with open(path, "rb+") as file:
                         os.fsync(file.fileno())
                 os.replace(path, final)
-        record = {**record, "sizes": sizes, "durable": self.kept.durable}
+        made = {"sizes": sizes, "durable": self.kept.durable, "made_by": self.kept.made_by}
+        record = {**record, **made}
         path = self.kept.path(self.name, RECORD)
         if self.kept.durable:
             write_atomically(path, json.dumps(record))

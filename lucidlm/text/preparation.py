@@ -29,6 +29,7 @@ from lucidlm.text.formats.decoding import File, cannot_read
 from lucidlm.text.gathering import Content, Gathered, Sources, gather
 from lucidlm.text.kept import Kept
 from lucidlm.text.leaks import LISTED, find_leaks
+from lucidlm.text.made_by import made_by
 from lucidlm.text.pipes import refuse_stdin_twice
 from lucidlm.text.portions import PORTION
 from lucidlm.text.processes import MOST_WORKERS, Processes, check_workers
@@ -121,9 +122,9 @@ def _parts_beside(out: Path) -> Kept:
 def _kept_beside(out: Path, *, large: bool) -> Generator[Kept]:
     """A folder beside `out` for finished pieces of work, which is deleted when all is done.
 
-    After a failure the pieces of a large text stay; those of a small one are deleted, and are not used again.
+    After a failure the pieces of a large text stay; those of a small one are deleted, and never used again.
     """
-    kept = replace(_parts_beside(out), durable=large)
+    kept = replace(_parts_beside(out), durable=large, made_by=made_by() if large else "")
     kept.folder.mkdir(parents=True, exist_ok=True)
     try:
         with doing(GOES_ON.format(path_text(kept.folder)) if large else NOTHING_LOST):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from lucidlm.text.kept import Kept
 
 @pytest.fixture
 def kept(tmp_path):
-    return Kept(tmp_path)
+    return Kept(tmp_path, made_by="this code")
 
 
 def write(kept, name, data=b"data", record=None):
@@ -27,7 +28,9 @@ def names(kept):
 def test_a_piece_is_there_with_its_record_and_nothing_else_is(kept):
     assert kept.record("x") is None
     record = write(kept, "x")
-    assert kept.record("x") == record == {"count": 5, "sizes": {"a": 4, "b": 4}, "durable": True}
+    assert kept.record("x") == record == {
+        "count": 5, "sizes": {"a": 4, "b": 4}, "durable": True, "made_by": "this code"
+    }  # fmt: skip
     assert names(kept) == ["x.a", "x.b", "x.json"]
     assert kept.path("x", "b").read_bytes() == b"data"
 
@@ -41,6 +44,15 @@ def test_a_piece_that_a_power_cut_may_have_emptied_is_not_found_again(kept):
     assert kept.record("x") is not None
 
 
+def test_a_piece_that_other_code_has_made_is_not_found_and_made_again(kept):
+    other = replace(kept, made_by="other code")
+    write(other, "x", b"other data")
+    assert other.record("x") is not None
+    assert kept.record("x") is None
+    assert write(kept, "x") == kept.record("x")
+    assert kept.path("x", "a").read_bytes() == b"data"
+
+
 @pytest.mark.parametrize("harm", ["x.a", "x.b", "x.json"])
 def test_a_piece_that_is_not_whole_is_not_there(kept, harm):
     write(kept, "x")
@@ -51,7 +63,7 @@ def test_a_piece_that_is_not_whole_is_not_there(kept, harm):
     assert kept.record("x") is None
     (kept.folder / harm).write_bytes(whole)
     assert kept.record("x") is not None
-    for record in (b"5", b"[]", b"{}", b'{"durable": true, "sizes": 5}'):
+    for record in (b"5", b"[]", b"{}", b'{"durable": true, "made_by": "this code"}'):
         (kept.folder / "x.json").write_bytes(record)
         assert kept.record("x") is None
 
