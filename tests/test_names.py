@@ -29,13 +29,13 @@ ROOMS = {
     ),
     "text": (
         "reasons byte_level hashing excerpts token_file reading formats own_folders formats.guesses "
-        "formats.labels formats.signatures pipes split_patterns threads account gpt2_ranks "
-        "tokenizer_files vocabulary letters windows formats.hints tokenizer_json formats.packed "
-        "formats.page_source gutenberg copies repetition tokenizer formats.decoding formats.bin_files "
+        "formats.labels formats.signatures pipes split_patterns threads account gpt2_ranks tokenizer_files "
+        "vocabulary letters windows formats.hints tokenizer_json formats.packed formats.page_source "
+        "gutenberg sightings passages copies repetition tokenizer formats.decoding formats.bin_files "
         "formats.ds_files formats.whole_files formats.kinds formats.markup formats.office formats.pdf "
-        "formats.records formats.parquet formats.archives sources formats.epub formats.subtitles "
-        "documents made_by kept messages processes work portions staged_text gathering split chunks "
-        "described leaks corpus token_writer preparation"
+        "formats.records formats.parquet formats.archives sources formats.epub formats.subtitles documents "
+        "made_by kept messages processes work portions staged_text gathering split chunks described leaks "
+        "corpus token_writer preparation"
     ),
     "pages": "page charts tokens",
     "model": "config decoding loss dropout norm attention presets sampling gpt reader generation linear",

@@ -15,10 +15,11 @@ from lucidlm.runtime.files import naming
 from lucidlm.runtime.progress import Progress
 from lucidlm.runtime.wording import plural
 from lucidlm.text.chunks import Chunk, chunks
-from lucidlm.text.copies import COMMON, Copies, CopySearch, Look, Passage, Wanted
+from lucidlm.text.copies import Copies, CopySearch, Passage
 from lucidlm.text.hashing import Keys
 from lucidlm.text.kept import Kept
 from lucidlm.text.letters import LINE, SHINGLE, read_letters
+from lucidlm.text.sightings import COMMON, Look, Wanted
 from lucidlm.text.split import Division, ranges
 from lucidlm.text.staged_text import StagedText
 from lucidlm.text.work import Piece, Work
