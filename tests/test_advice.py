@@ -285,7 +285,7 @@ ELSEWHERE = {
     "no column {}; choose one with --field: {}": "text/formats/test_parquet.py::test_a_column_that_is_not_there_or_holds_no_strings_is_refused_with_those_that_do",
     "not strings; choose another with --field: {}": "text/formats/test_parquet.py::test_a_column_that_is_not_there_or_holds_no_strings_is_refused_with_those_that_do",
     "use --workers 1, which needs no other process": "text/test_processes.py::test_a_message_that_cannot_be_read_ends_the_work_and_what_is_advised_works",
-    "run the same command again, with fewer --workers": "text/test_large_texts.py::test_a_worker_that_is_killed_is_named_and_the_advice_works",
+    "run the same command again, with fewer --workers": "text/test_killed_preparations.py::test_a_worker_that_is_killed_is_named_and_the_advice_works",
     "--micro-batch {} fits": "training/test_footprint.py::test_windows_that_do_not_fit_at_once_are_refused_and_the_number_that_is_advised_fits",
     "--context-length {} --micro-batch 1 fits": "training/test_footprint.py::test_a_context_that_is_too_long_is_halved_until_it_fits",
     "--preset {} --micro-batch 1 fits": "training/test_footprint.py::test_the_preset_that_is_advised_is_the_largest_that_fits_and_passes_both_checks",

@@ -4,14 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import worker_tasks
 from recorded import Recorded
+from waiting import LIMIT_S, until, until_ended
 
 from lucidlm.errors import ConfigError, DataError, RunError
-from lucidlm.runtime.leavings import process_lives
 from lucidlm.text import processes as module
 from lucidlm.text.processes import Processes, Task, check_workers
 
@@ -23,17 +22,6 @@ def tasks(function, count):
 def environment():
     """That of a program that imports what this one can."""
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-
-
-def alive(numbers, within=5.0):
-    """Those of these processes that still run after a while: a zombie does not count."""
-    end = time.monotonic() + within
-    while time.monotonic() < end:
-        left = [number for number in numbers if process_lives(number)]
-        if not left:
-            return []
-        time.sleep(0.05)
-    return left
 
 
 def test_results_come_in_order_and_units_are_told_however_many_processes_there_are():
@@ -75,7 +63,7 @@ def test_results_that_nobody_asks_for_any_more_do_not_come_among_others():
         assert list(later) == [number * number for number in range(20, 26)]
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("what", "task"),
     [
@@ -94,7 +82,7 @@ def test_a_message_that_cannot_be_read_ends_the_work_and_what_is_advised_works(w
         in said
     )
     assert "\n" not in said
-    assert alive(numbers) == []
+    until_ended(numbers)
     with Processes(1) as processes:
         assert len(list(processes.results([task]))) == 1
 
@@ -114,7 +102,7 @@ def test_a_process_that_closes_its_pipe_and_does_not_end_is_ended(monkeypatch):
         with pytest.raises(RunError, match=r"worker process \d+ stopped answering and was ended while a"):
             list(processes.results([Task(worker_tasks.hang, (), "a")]))
         numbers = [worker.program.pid for worker in processes._started]
-    assert alive(numbers) == []
+    until_ended(numbers)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
@@ -127,7 +115,7 @@ def test_a_process_that_dies_is_named_with_its_work_and_the_others_end():
     assert "ended by signal 9" in str(caught.value)
     assert "while reading a.jsonl" in str(caught.value)
     assert "fewer --workers" in str(caught.value)
-    assert alive(numbers) == []
+    until_ended(numbers)
 
 
 PROGRAM = """
@@ -144,14 +132,11 @@ with Processes(2) as processes:
 def test_processes_end_with_the_one_that_started_them_however_that_ends(tmp_path, number):
     path = tmp_path / "numbers"
     with subprocess.Popen([sys.executable, "-c", PROGRAM, str(path)], env=environment()) as program:
-        end = time.monotonic() + 30
-        while not path.exists() or len(path.read_text().split()) < 2:
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        numbers = [int(line) for line in path.read_text().split()]
+        numbers = until(lambda: path.exists() and len(lines := path.read_text().splitlines()) == 2 and lines)
+        numbers = [int(line) for line in numbers]
         program.send_signal(number)
-        assert program.wait(10) != 0
-    assert alive(numbers) == []
+        assert program.wait(LIMIT_S) != 0
+    until_ended(numbers)
 
 
 @pytest.mark.parametrize("flags", [["-P"], ["-P", "-s"]])
@@ -162,7 +147,7 @@ def test_no_file_of_the_current_folder_is_run_as_a_module(tmp_path, flags):
     done = subprocess.run(
         [sys.executable, *flags, "-m", "lucidlm", "prepare", "a.jsonl", "--out", "out",
          "--tokenizer", "bytes", "--workers", "2"],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False,
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "manifest.json").exists()
