@@ -5,11 +5,14 @@ import json
 import os
 import secrets
 import shutil
+import zipfile
 from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lucidlm.errors import DataError
 from lucidlm.runtime.files import naming, write_atomically
+from lucidlm.runtime.wording import one_line
 
 RECORD = "json"
 _UNFINISHED = ".tmp"
@@ -115,3 +118,15 @@ class NewPiece:
             with naming(path):
                 path.write_text(json.dumps(record), encoding="utf-8")
         return record
+
+
+@contextlib.contextmanager
+def intact(path: Path) -> Generator[None]:
+    """A context that reads arrays of a kept file; DataError if it has the right size and is damaged."""
+    try:
+        yield
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as problem:
+        raise DataError(
+            f"{path}: damaged while it was kept ({one_line(str(problem))}); delete {path.parent} and "
+            "run the same command again"
+        ) from problem

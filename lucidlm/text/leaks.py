@@ -17,7 +17,7 @@ from lucidlm.runtime.wording import plural
 from lucidlm.text.chunks import Chunk, chunks
 from lucidlm.text.copies import Copies, CopySearch, Passage
 from lucidlm.text.hashing import Keys
-from lucidlm.text.kept import Kept
+from lucidlm.text.kept import Kept, intact
 from lucidlm.text.letters import LINE, SHINGLE, read_letters
 from lucidlm.text.sightings import COMMON, Look, Wanted
 from lucidlm.text.split import Division, ranges
@@ -61,8 +61,7 @@ def find_leaks(staged: StagedText, division: Division, key: str, work: Work) -> 
         for chunk in chunks(division.train, LOOKED_AT, functools.partial(_cuts, staged))
     )
     for name, _ in work.records(pieces):
-        with np.load(work.kept.path(name, FOUND)) as found:
-            search.add(dict(found))
+        search.add(_read_arrays(work.kept.path(name, FOUND)))
     of_one_text = division.design in ("strata", "end")
     findings = _Findings(staged, stretches, search.copies(), of_one_text)
     return findings.manifest(), list(findings.notes())
@@ -102,13 +101,18 @@ def _keep_arrays(kept: Kept, name: str, kind: str, arrays: dict[str, np.ndarray]
         return piece.keep(record)
 
 
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    with intact(path), np.load(path) as arrays:
+        return dict(arrays)
+
+
 @functools.lru_cache(1)
 def _read_wanted(path: Path) -> Wanted:
-    with np.load(path) as arrays:
-        shingles, lines = (
-            Keys.of_counts(arrays[f"{name}_keys"], arrays[f"{name}_counts"]) for name in ("shingles", "lines")
-        )
-        return Wanted(shingles, lines, int(arrays["every"]))
+    arrays = _read_arrays(path)
+    shingles, lines = (
+        Keys.of_counts(arrays[f"{name}_keys"], arrays[f"{name}_counts"]) for name in ("shingles", "lines")
+    )
+    return Wanted(shingles, lines, int(arrays["every"]))
 
 
 def _cuts(staged: StagedText, start: int, end: int) -> Iterator[int]:

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from lucidlm.errors import DataError
+from lucidlm.runtime.files import naming
 from lucidlm.runtime.progress import Progress
 from lucidlm.runtime.wording import plural
 from lucidlm.text.chunks import Chunk, chunks
 from lucidlm.text.corpus import PLACES
-from lucidlm.text.kept import Kept
+from lucidlm.text.kept import Kept, intact
 from lucidlm.text.split import Part, Pieces
 from lucidlm.text.staged_text import StagedText
 from lucidlm.text.threads import in_threads
@@ -123,13 +124,13 @@ def write_part(
         for path, shard in zip(tokens_of, files):
             _put(path, folder / shard)
     _join(folder / f"{name}_documents.npy", documents_of, befores)
-    starts = [
-        np.load(path) + np.uint64(before)
-        for path, before in zip(starts_of, befores)
-        if isinstance(part, Pieces)
-    ]
+    starts = [np.empty(0, np.uint64)]
+    if isinstance(part, Pieces):
+        for path, before in zip(starts_of, befores):
+            with intact(path):
+                starts.append(np.load(path) + np.uint64(before))
     marks = sum(record["stretches"] for _, record in found)
-    return Written(tokens, marks, files, np.concatenate([np.empty(0, np.uint64), *starts]))
+    return Written(tokens, marks, files, np.concatenate(starts))
 
 
 def encode(
@@ -216,8 +217,9 @@ def _put(path: Path, target: Path) -> None:
     """A second name for a file of the same disk, or a copy: it stays among the kept ones till the end."""
     try:
         os.link(path, target)
-    except OSError:
-        shutil.copyfile(path, target)
+    except OSError:  # a disk without links
+        with open(path, "rb") as file, naming(target), open(target, "wb") as copy:
+            shutil.copyfileobj(file, copy)  # copyfile would name two files in an error
 
 
 def write_places(folder: Path, train: Pieces, validation: Pieces, starts: Sequence[int] | np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,6 +65,28 @@ def test_killed_at_any_moment_it_gives_the_same_when_run_again(book, tmp_path, o
         for path in out.iterdir():
             path.unlink()
         out.rmdir()
+
+
+@pytest.mark.usefixtures("small")
+def test_a_piece_that_was_damaged_while_it_was_kept_is_named_and_the_advice_works(book, tmp_path):
+    def stop(stage):
+        if stage == "encoding":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(book, tmp_path / "out", tokenizer="bytes", progress=Recorded(at=stop))
+    parts = tmp_path / ".out.parts"
+    for path in parts.glob("look-*-*.npz"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    with pytest.raises(
+        DataError, match=r"look-\S+\.npz: damaged while it was kept .*; delete (.+) and run"
+    ) as caught:
+        prepare(book, tmp_path / "out", tokenizer="bytes")
+    assert "\n" not in str(caught.value)
+    shutil.rmtree(parts)
+    assert prepare(book, tmp_path / "out", tokenizer="bytes").status == "new"
 
 
 # With several processes

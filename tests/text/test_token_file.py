@@ -120,8 +120,14 @@ def test_shards_give_what_the_joined_array_gives(tmp_path_factory, sizes, places
     inside = [place for place in places if -len(ids) <= place < len(ids)]
     assert np.array_equal(shards[inside], ids[inside])
     assert shards[-1] == ids[-1]
-    with pytest.raises(IndexError):
-        shards[len(ids)]
+    for wrong in (len(ids), -len(ids) - 1, [0, len(ids)]):
+        with pytest.raises(
+            IndexError, match=rf"/shards\S*: place -?\d+ of {len(ids)} tokens?; give -{len(ids)} to"
+        ):
+            shards[wrong]
+    for wrong in ([True] * len(ids), [0.5]):
+        with pytest.raises(DataError, match=r"of type (bool|float64); give whole numbers"):
+            shards[wrong]
 
 
 def test_a_shard_is_checked_like_a_file(tmp_path):
@@ -135,3 +141,26 @@ def test_a_shard_is_checked_like_a_file(tmp_path):
     os.truncate(tmp_path / "0.npy", 130)
     with pytest.raises(DataError, match=r"0\.npy: 130 bytes"):
         shards[2]
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros(5, np.int64), "holds int64, but files of its kind hold uint16 or uint32;"),
+        (np.zeros((2, 2), np.uint16), "not an .npy file with one row of numbers;"),
+    ],
+)
+def test_a_file_of_other_numbers_is_an_error_with_what_it_has(tmp_path, array, said):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(DataError) as caught:
+        TokenFile(tmp_path / "a.npy")
+    assert str(caught.value) == f"{tmp_path / 'a.npy'}: {said} prepare the text again"
+
+
+def test_a_file_that_says_a_number_of_tokens_that_is_none_is_an_error_with_it(tmp_path):
+    write_tokens(tmp_path / "a.npy", [[1, 2]], 100)
+    data = (tmp_path / "a.npy").read_bytes()
+    for said in (b"-2", b"2."):
+        (tmp_path / "a.npy").write_bytes(data.replace(b"(2,)", b"(%b,)" % said).replace(b" \n", b"\n"))
+        with pytest.raises(DataError, match=rf"a\.npy: says that it has {said.decode()}0? numbers; prepare"):
+            TokenFile(tmp_path / "a.npy")

@@ -1,5 +1,9 @@
 """A part is written as token files: a large one in shards, which are read as one file."""
 
+import errno
+import os
+import shutil
+
 import numpy as np
 import pytest
 from made_texts import contents
@@ -31,3 +35,23 @@ def test_the_tokens_of_a_large_part_are_in_shards_that_are_read_as_one_file(sour
     (corpus.folder / names[1]).unlink()
     with pytest.raises(DataError, match=names[1]):
         open_corpus(corpus.folder)
+
+
+def test_where_a_disk_has_no_links_a_copy_is_made_and_a_full_disk_names_the_file(book, tmp_path, monkeypatch):
+    whole = prepare(book, tmp_path / "whole", tokenizer="bytes")
+
+    def no_links(*_):
+        raise OSError(errno.EPERM, "no links")
+
+    monkeypatch.setattr(os, "link", no_links)
+    copied = prepare(book, tmp_path / "copied", tokenizer="bytes")
+    assert contents(copied.folder) == contents(whole.folder)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        prepare(book, tmp_path / "full", tokenizer="bytes")
+    assert caught.value.filename == str(tmp_path / "full" / "train.npy")
+    assert caught.value.filename2 is None
