@@ -25,11 +25,11 @@ from lucidlm.text.passages import (
 from lucidlm.text.sightings import COMMON, HIT, Look, Wanted, sampled
 
 MOST_LETTERS = 32_000_000
-"""Letters of text that are checked; of a longer text only the start is."""
+"""Letters that are checked. Of a longer text only the beginning is checked."""
 INDEXED = 2_000_000
-"""Shingles that are kept: for a long text every second, fourth, ... one, chosen by hash."""
+"""Shingles that are kept. Of a long text every second, fourth, ... one is kept, chosen by hash."""
 PENDING = 1_000_000
-"""Found shingles that are collected before they are chained."""
+"""Found shingles that are collected before passages are formed from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class CopySearch:
         self._looked_at = 0
 
     def wanted(self) -> "Wanted":
-        """What is looked for, for `Look`: in another process too."""
+        """What a `Look` looks for, in this process or in another."""
         return Wanted(self._shingles.keys, self._lines.keys, self._every)
 
     def look(self, documents: Iterable[tuple[int, Iterable[str]]]) -> None:
@@ -121,7 +121,7 @@ class CopySearch:
         self.add(look.found())
 
     def add(self, found: dict[str, np.ndarray]) -> None:
-        """Add what a `Look` found in the documents after those that were looked at."""
+        """Add what a `Look` found. The order of these calls is that of the documents."""
         self._shingles.add(found, "shingles", self._looked_at)
         self._lines.add(found, "lines", self._looked_at)
         self._looked_at += int(found["letters"])
@@ -139,7 +139,7 @@ class CopySearch:
         lengths = np.array(self._lengths, np.int64)
         shingles = self._shingles
         covered = self._covered(np.ones(len(self._shingles.entries), bool))
-        scale = lengths / np.maximum(covered, 1)  # for a long text not every shingle was kept
+        scale = lengths / np.maximum(covered, 1)  # of a long text not every shingle was kept
 
         def scaled(chosen: np.ndarray) -> np.ndarray:
             return np.round(self._covered(chosen) * scale).astype(np.int64)
@@ -188,7 +188,7 @@ class CopySearch:
         hits = index.unusual_hits()
         entries = index.entries[hits["hash"]]
         template = Cover(index.entries["place"][index.common])
-        # A passage may cross a border of bands, so they are laid twice, shifted by half a band.
+        # A passage may cross the border of two bands, so there are two sets, shifted by half a band.
         lengths = np.array(self._lengths)
         return np.concatenate([chains(entries, hits, template, lengths, shift) for shift in (0, BAND // 2)])
 
@@ -198,7 +198,7 @@ class _Index:
 
     def __init__(self, entries: list[np.ndarray]) -> None:
         joined = np.concatenate([np.empty(0, ENTRY), *entries])
-        entries.clear()  # for a large text these lists take as much memory as what is made of them
+        entries.clear()  # of a large text these lists take as much memory as the joined array
         self.entries = joined[np.argsort(joined["hash"], kind="stable")]
         self.keys = Keys(self.entries["hash"])
         self._firsts, self._counts = self.keys.firsts, self.keys.counts

@@ -1,4 +1,4 @@
-"""Files of the training and the validation sources come in; their documents, staged by processes, go out."""
+"""Files of the training and the validation sources come in; their staged documents go out."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ PREFIX = "read-"
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A file of the sources, and its content before it was read."""
+    """A file of the sources, with its size, time and hash before it is read."""
 
     file: File
     size: int
@@ -29,7 +29,7 @@ class Content:
 
     @property
     def key(self) -> list[str | None]:
-        """What decides on the text: the name (its suffix) and the content, but not the folder."""
+        """What the text depends on: the name, because of its suffix, and the content, but not the folder."""
         return [Path(self.file.name).name, self.sha256]
 
 
@@ -48,7 +48,7 @@ class Gathered:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What is to be read, and how."""
+    """What to read, and how."""
 
     parts: Sequence[Sequence[Content]]
     """The files of the training sources, and of the validation sources."""
@@ -84,7 +84,7 @@ class _CannotDivide(Exception):
 
 
 def gather(sources: Sources, account: Account, work: Work) -> Gathered:
-    """Stage the documents of all files. `account` has what was skipped when they were searched.
+    """Stage the documents of all files. `account` has the files that the search skipped.
 
     The first file in order that cannot be used raises DataError, whichever process comes to it first.
     """

@@ -1,4 +1,4 @@
-"""Finished pieces of long work come in and are kept in a folder; after a kill, the whole ones come out."""
+"""Finished pieces of long work come in and are kept in a folder; after a kill, the complete ones go out."""
 
 import contextlib
 import json
@@ -22,24 +22,24 @@ _UNFINISHED = ".tmp"
 class Kept:
     """A folder of pieces: a few files NAME.KIND each, and a record NAME.json that is written last.
 
-    A name is a hash of all that the piece is made from, so a piece is found again only by the same work.
+    A name is a hash of everything that the piece depends on, so only the same work finds it again.
     """
 
     folder: Path
     durable: bool = True
-    """Whether a piece is on the disk before its record is.
+    """Whether a piece is synced to the disk before its record is written.
 
-    One that is not is never found again: after a power cut it may have the right size and the wrong bytes.
+    If not, it is never found again: after a power cut it may have the right size and wrong bytes.
     """
     made_by: str = ""
-    """A hash of the code that makes the pieces. Those of other code are not found: they could differ."""
+    """A hash of the code that makes the pieces. Pieces of other code could differ and are not found."""
 
     def path(self, name: str, kind: str) -> Path:
         """The path of a file of a piece."""
         return self.folder / f"{name}.{kind}"
 
     def record(self, name: str) -> dict | None:
-        """The record of a piece that is whole; None for one that is missing or was not finished."""
+        """The record of a complete piece; None if it is missing, was not finished, or must not be used."""
         try:
             record = json.loads(self.path(name, RECORD).read_bytes())
             if record["durable"] is not True or record["made_by"] != self.made_by:
@@ -53,10 +53,10 @@ class Kept:
 
     @contextlib.contextmanager
     def new(self, name: str, kinds: Collection[str]) -> Generator["NewPiece"]:
-        """A piece to be written. Unless the block calls `keep`, nothing of it is left.
+        """A piece to be written. If the block does not call `keep`, its files are deleted.
 
-        Its files have names that no other process uses: after a kill, a process of the killed command may
-        still write the same piece. They get the names of the piece when they are complete.
+        The files have names that no other process uses: after a kill, a process of the killed command may
+        still write the same piece. `keep` gives them their final names.
         """
         own = secrets.token_hex(8)
         paths = {kind: self.folder / f"{name}.{kind}.{own}{_UNFINISHED}" for kind in kinds}
@@ -73,7 +73,7 @@ class Kept:
                     path.unlink(missing_ok=True)
 
     def sweep(self, prefix: str, wanted: Callable[[str], bool]) -> None:
-        """Delete the pieces whose name begins with `prefix`, but not the wanted ones that are finished."""
+        """Delete the pieces with this prefix that are not wanted, and all that are not finished."""
         for path in self.folder.iterdir():
             name = path.name.removeprefix(".").partition(".")[0]
             if not name.startswith(prefix):
@@ -96,10 +96,10 @@ class NewPiece:
     kept: Kept
     name: str
     paths: dict[str, Path]
-    """Where each kind of file is to be written."""
+    """Where to write the file of each kind."""
 
     def keep(self, record: dict) -> dict:
-        """Give the complete files their names and write the record; returns the record."""
+        """Give the files, which are complete, their final names, and write the record; returns it."""
         sizes = {}
         for kind, path in self.paths.items():
             final = self.kept.path(self.name, kind)

@@ -1,4 +1,4 @@
-"""What decides on kept pieces besides the texts goes out as a hash: this code, Python, and libraries."""
+"""Goes out: a hash of all code that kept pieces depend on, this package's, Python's and the libraries'."""
 
 import hashlib
 import importlib.metadata
@@ -9,12 +9,12 @@ from pathlib import Path
 import lucidlm
 
 LIBRARIES = ("numpy", "pyarrow", "pypdf", "selectolax", "tiktoken", "tokenizers", "webencodings")
-"""They read files, or turn text into tokens. An update may change what comes out."""
+"""They read files or encode text. A new version may give another result."""
 _ROOM = Path(__file__).parent
 
 
 def made_by(room: Path = _ROOM) -> str:
-    """The hash. The version alone does not tell two states of a checkout apart, so the code is in it too."""
+    """The hash. Two states of a checkout may have the same version, so it includes the code itself."""
     digest = hashlib.sha256(repr((lucidlm.__version__, sys.version, unicodedata.unidata_version)).encode())
     for name in LIBRARIES:
         digest.update(f"{name} {_version_of(name)}\n".encode())

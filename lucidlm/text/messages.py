@@ -1,20 +1,20 @@
-"""Python objects go in, messages on a pipe come out, and back: between a command and its own processes.
+"""Python objects come in and are sent through a pipe; at its other end they go out.
 
-The messages are pickles, which can run any code. That is safe here alone: a command makes each pipe for one
-process that it starts, no other program has an end of it, and no message is ever read from a file.
+Only a command and the processes that it starts use this. The messages are pickles, and a pickle can run any
+code. It is safe here because no other program has an end of these pipes, and no message is ever in a file.
 """
 
 import pickle
 from typing import IO, Any
 
 _LENGTH_BYTES = 8
-"""Each message begins with its length: after one that cannot be unpickled, the next one can still be read."""
+"""Each message begins with its length, so the one after an unreadable message can still be read."""
 
 
 def send(pipe: IO[bytes], message: object) -> None:
-    """Write a message. OSError if nobody reads.
+    """Send a message. OSError if nobody reads.
 
-    If it cannot be pickled, any error of pickle, before a byte is written.
+    Any other error if it cannot be pickled; then nothing is sent.
     """
     data = pickle.dumps(message)
     pipe.write(len(data).to_bytes(_LENGTH_BYTES, "little"))
@@ -23,13 +23,13 @@ def send(pipe: IO[bytes], message: object) -> None:
 
 
 def receive(pipe: IO[bytes]) -> Any:
-    """The next message. EOFError at the end; any error if it cannot be unpickled."""
+    """The next message. EOFError at the end; any other error if the message cannot be unpickled."""
     length = int.from_bytes(_read(pipe, _LENGTH_BYTES), "little")
     return pickle.loads(_read(pipe, length))
 
 
 def can_be_sent(message: object) -> bool:
-    """Whether a message can be pickled and read again. A library's error class may take other arguments."""
+    """Whether a message can be pickled and unpickled. An error of a library often cannot."""
     try:
         pickle.loads(pickle.dumps(message))
     except Exception:

@@ -1,7 +1,7 @@
 """Texts come in, a prepared folder goes out: token files of a training part and a held-out part.
 
-The documents are staged in one temporary file, split, compared for text that is in both parts, and encoded in
-parallel, all in bounded memory. The folder appears under its name only when it is complete.
+The documents are staged in files beside the folder, split, searched for text that is in both parts, and
+encoded in parallel, all in bounded memory. The folder appears under its name only when it is complete.
 """
 
 import contextlib
@@ -71,16 +71,16 @@ def prepare(
     20 or more of them, else "pieces". A validation document that is also in the training sources is removed
     from training, with a note.
 
-    With several `workers` as many other processes read and encode (0: one for each core, where the text is
-    large); the folder has the same bytes. If the files have more than 64 MiB, the same call takes up what
-    was finished before a kill or a file that could not be used; a smaller text is prepared from the start.
+    `workers` is the number of processes that read and encode (0: one for each core if the files have more
+    than 64 MiB, else 1). It does not change the folder. If the files have more than 64 MiB, what was finished
+    before a kill, or before a file that could not be used, is kept for the next call with the same arguments.
     """
     check_workers(workers)
     if not 0 < validation_fraction < 1:
         raise ConfigError(f"validation fraction {validation_fraction} is not between 0 and 1; try 0.1")
     automatic = isinstance(tokenizer, str) and tokenizer.partition(":")[0] == "auto"
     if isinstance(tokenizer, str) and not automatic and tokenizer != "bytes" and bpe_size(tokenizer) is None:
-        tokenizer = Tokenizer.from_spec(tokenizer)  # so a wrong spec fails before the text is read
+        tokenizer = Tokenizer.from_spec(tokenizer)  # a wrong spec then fails before the text is read
     refuse_stdin_twice([*_as_list(sources), *_as_list(validation)])
     check_folder_place(out, "--out", inputs=[*_as_list(sources), *_as_list(validation)])
     out, aliases = Path(out), {}
@@ -99,7 +99,7 @@ def prepare(
         ]
         existing, status = _existing(out, request.settings, parts)
         if existing:
-            _parts_beside(out).delete()  # a process that was killed at the very end leaves them
+            _parts_beside(out).delete()  # left by a process that was killed at the very end
             return existing
         large = sum(content.size for part in parts for content in part) > request.portion
         kept = stack.enter_context(_kept_beside(out, large=large))
@@ -120,9 +120,9 @@ def _parts_beside(out: Path) -> Kept:
 
 @contextlib.contextmanager
 def _kept_beside(out: Path, *, large: bool) -> Generator[Kept]:
-    """A folder beside `out` for finished pieces of work, which is deleted when all is done.
+    """A folder beside `out` for finished pieces of work. It is deleted when all is done.
 
-    After a failure the pieces of a large text stay; those of a small one are deleted, and never used again.
+    After a failure it stays if the text is large. Pieces of a small text are deleted and never used again.
     """
     kept = replace(_parts_beside(out), durable=large, made_by=made_by() if large else "")
     kept.folder.mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,7 @@ class _Request:
     split: Split
     reading: Reading
     aliases: dict[str, str]
-    """Names to show for sources whose path says nothing to a user."""
+    """Names to show for sources whose paths mean nothing to a user."""
     portion: int
     """Bytes that one process reads at a time, about."""
 
@@ -195,7 +195,7 @@ def _check_unchanged(contents: Iterable[Content]) -> None:
 def _sources(
     parts: list[list[Content]], settings: dict, read: Collection[Path], aliases: dict[str, str]
 ) -> dict:
-    """The part of the manifest on the files. Key and lists contain only files that were read."""
+    """The part of the manifest on the files. The key and the lists contain only files that were read."""
     taken = [[content for content in part if content.file.path in read] for part in parts]
     listed = [
         [
@@ -260,8 +260,8 @@ def _write_parts(
 ) -> tuple[dict, frozenset[Path]]:
     """Read, split, check, encode and write both parts.
 
-    Returns their part of the manifest, and the files that were read. `account` has what was skipped when the
-    files were searched.
+    Returns their part of the manifest, and the files that were read. `account` has the files that the search
+    skipped.
     """
     work.progress.stage("reading text")
     gathered = gather(Sources(parts, request.reading, request.aliases, request.portion), account, work)

@@ -1,7 +1,8 @@
-"""Tasks come in, their results go out in order, computed by other processes, which end when this one does.
+"""Tasks come in; other processes compute them, and the results go out in order.
 
-They are started as programs of their own, not forked and not by multiprocessing: a caller's script needs no
-guard of its main module, a caller's threads cannot hang them, and nothing but lucidlm.text is imported there.
+The processes end when this one ends. They are new programs, not forks, and multiprocessing is not used: so
+a caller's script needs no `if __name__ == "__main__"`, a thread of the caller cannot block them, and they
+import lucidlm.text alone.
 """
 
 import contextlib
@@ -24,32 +25,33 @@ from lucidlm.runtime.wording import one_line
 from lucidlm.text.messages import can_be_sent, receive, send
 
 MOST_WORKERS = 512
-"""A process takes 100 MB or more: nobody means more of them."""
+"""A process takes 100 MB or more, so a larger number is a mistake."""
 _PROGRAM = (
     "import json, sys; tasks = open(0, 'rb', closefd=False); sys.path[:] = json.loads(tasks.readline()); "
     "from lucidlm.text.processes import serve; serve(tasks)"
 )  # not sys.stdin: at its end Python would wait for the thread that reads
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""Each process is one core's; a pool of threads for each would only take memory."""
-_TOLD_EVERY_S = 0.2
+"""Each process uses one core; a pool of threads in each would only take memory."""
+_REPORT_S = 0.2
+"""Seconds between two reports of progress."""
 _PATIENCE_S = 2.0
 """Seconds in which a process may delete its temporary files before it is killed."""
 _END_S = 10.0
-"""Seconds in which a process ends after it has closed its pipe; one that has not ended then hangs."""
+"""Seconds after which a process that has closed its pipe and has not ended is killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A call of a function of a module, with arguments that can be pickled, and `progress=`."""
+    """A call of a function of a module: with these arguments, which can be pickled, and with `progress=`."""
 
     function: Callable[..., Any]
     arguments: tuple
     what: str
-    """What is done, for the error if its process dies: "reading a.jsonl"."""
+    """What the task does, for the error if its process dies: "reading a.jsonl"."""
 
 
 def check_workers(workers: int) -> None:
-    """ConfigError for a number of processes that cannot be meant."""
+    """Returns if this number of processes can be used; else ConfigError."""
     if not 0 <= workers <= MOST_WORKERS:
         raise ConfigError(
             f"--workers {workers}: give 1 to {MOST_WORKERS} processes, or 0 for one for each core"
@@ -57,10 +59,10 @@ def check_workers(workers: int) -> None:
 
 
 class Processes:
-    """As many processes as `workers` says; with 1, tasks are done in this one."""
+    """At most `workers` processes, started when they are needed. With 1, this process does the tasks."""
 
     def __init__(self, workers: int = 1, progress: Progress = SILENT, *, resumable: bool = False) -> None:
-        """`resumable`: the same command, run again, takes up what the processes have done."""
+        """`resumable`: the same command, run again, uses what the processes have finished."""
         self.workers = workers
         self.progress = progress
         self.resumable = resumable
@@ -76,7 +78,8 @@ class Processes:
     def results(self, tasks: Iterable[Task]) -> Iterator[Any]:
         """The result of each task, in order. The first task that fails raises when its turn comes.
 
-        So an error is that of one process. Tasks are taken from their iterator only when a process is free.
+        So the error is the one that a single process gives. A task is taken from the iterator only when a
+        process is free.
         """
         if self.workers == 1:
             for task in tasks:
@@ -105,12 +108,12 @@ class Processes:
                 running -= 1
 
     def settle(self) -> None:
-        """Wait until no process works: some may, for results that nobody asked for any more."""
+        """Wait until no process works. Some may still, for results that the caller did not wait for."""
         while any(worker.task for worker in self._started):
             self._take()
 
     def close(self, *, at_once: bool = False) -> None:
-        """Ends the processes: those that work are stopped."""
+        """End the processes. Those that work are stopped."""
         workers, self._started = self._started, []
         for worker in workers:
             worker.stop(at_once=at_once or worker.task is not None)
@@ -119,7 +122,7 @@ class Processes:
             worker.wait(max(0.0, end - time.monotonic()))
 
     def _idle(self, *, started_by: int) -> "_Worker | None":
-        """A process without a task; a new one if there are too few."""
+        """A process without a task, a new one if there are fewer than `workers`; None if all work."""
         for worker in self._started:
             if worker.task is None:
                 return worker
@@ -129,16 +132,16 @@ class Processes:
         return None
 
     def _take(self) -> "tuple[int, _Answer] | None":
-        """The number of a task and its answer; None if only units of its work were told."""
+        """The number of a task and its answer; None if a process only reported progress."""
         while True:
             with contextlib.suppress(queue.Empty):
-                # With a limit, so that Ctrl-C is seen on Windows too.
+                # With a limit: without one, Ctrl-C has no effect on Windows.
                 worker, message = self._events.get(timeout=0.5)
                 break
         if message is None:
             raise worker.death(resumable=self.resumable)
         if isinstance(message, _Unreadable):
-            raise worker.misunderstood(message)
+            raise worker.unreadable(message)
         if isinstance(message, int):
             self.progress.advance(message)
             return None
@@ -162,7 +165,7 @@ class _Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Unreadable:
-    """A message that came and that cannot be unpickled."""
+    """Stands for a message that arrived and cannot be unpickled."""
 
     what: str
     """"its task", "its answer"."""
@@ -181,7 +184,7 @@ class _Worker:
     program: subprocess.Popen[Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        # In a session of its own Ctrl-C reaches this process alone, which stops the others.
+        # In sessions of their own: Ctrl-C then reaches the command alone, which stops them.
         apart: dict[str, Any] = {"start_new_session": True}
         if os.name == "nt":
             apart = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
@@ -194,7 +197,7 @@ class _Worker:
         )
         threading.Thread(target=self._listen, name="worker", daemon=True).start()
         assert self.program.stdin is not None
-        with contextlib.suppress(OSError):  # if it is dead already, listening tells
+        with contextlib.suppress(OSError):  # it is dead: `_listen` sees that too
             path = json.dumps([os.path.abspath(path) for path in sys.path])
             self.program.stdin.write(f"{path}\n".encode())
             self.program.stdin.flush()
@@ -220,10 +223,10 @@ class _Worker:
             "fewer --workers if memory is short"
         )
 
-    def misunderstood(self, unreadable: _Unreadable) -> RunError:
+    def unreadable(self, message: _Unreadable) -> RunError:
         return RunError(
-            f"worker process {self.program.pid}: {unreadable.what} cannot be read{self._doing} "
-            f"({unreadable.problem}); use --workers 1, which needs no other process"
+            f"worker process {self.program.pid}{self._doing}: {message.what} cannot be read "
+            f"({message.problem}); use --workers 1, which needs no other process"
         )
 
     @property
@@ -261,7 +264,7 @@ class _Worker:
                     return
                 except (
                     BaseException
-                ) as error:  # any: if this thread died silently, `_take` would wait for ever
+                ) as error:  # any: if this thread ended silently, `_take` would wait for ever
                     message = _Unreadable.of("its answer", error)
                 self.events.put((self, message))
 
@@ -269,8 +272,8 @@ class _Worker:
 def _flags() -> list[str]:
     """Flags of Python for the other process.
 
-    With -P the current folder is not on its path: a file numpy.py among the texts of a user must not be run.
-    The other process ignores what this one was told to ignore: PYTHONPATH (-E), packages of the user (-s).
+    -P: the current folder is not on its path, because a file numpy.py among a user's texts must not be run.
+    -E and -s, if this process has them: PYTHONPATH, or the packages of the user, are ignored there too.
     """
     ignored = (("-E", sys.flags.ignore_environment), ("-s", sys.flags.no_user_site))
     return ["-P", *(flag for flag, given in ignored if given)]
@@ -280,27 +283,27 @@ def _flags() -> list[str]:
 
 
 def serve(source: BinaryIO) -> None:
-    """Do the tasks that come through standard input; ends when it does."""
+    """Do the tasks that arrive on standard input, until it ends."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not come between two answers
+    os.dup2(2, 1)  # what a library prints must not get between two answers
     tasks: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(source, tasks), daemon=True).start()
-    told = _Told(answers)
+    progress = _Reported(answers)
     while (task := tasks.get()) is not None:
         if isinstance(task, _Unreadable):
             send(answers, task)
             continue
         function, arguments = task
         try:
-            answer = _Answer(function(*arguments, progress=told))
+            answer = _Answer(function(*arguments, progress=progress))
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
             answer = _failed(error)
-        told.flush()
+        progress.flush()
         try:
             send(answers, answer)
         except OSError:  # nobody listens any more
@@ -310,20 +313,23 @@ def serve(source: BinaryIO) -> None:
 
 
 def _receive(source: BinaryIO, tasks: queue.SimpleQueue) -> None:
-    """The tasks from standard input, None after the last. Where it ends before, this process ends at once."""
+    """Put the tasks of standard input into the queue, None after the last.
+
+    If the input ends without the None, the parent is dead, and this process ends at once.
+    """
     while True:
         try:
             task = receive(source)
         except (EOFError, OSError):
             break
-        except BaseException as error:  # any: the main thread says it, and does not wait for ever
+        except BaseException as error:  # any: the main thread answers with it, and does not wait for ever
             task = _Unreadable.of("its task", error)
         tasks.put(task)
         if task is None:
             return
     tasks.put(None)
     if os.name == "posix":
-        # The parent is dead: no answer has a reader. The main thread may be in a call that waits.
+        # Nobody reads an answer any more. The main thread may be in a call that blocks.
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
     time.sleep(_PATIENCE_S)
     os._exit(1)
@@ -336,8 +342,8 @@ def _failed(error: BaseException) -> _Answer:
     )
 
 
-class _Told:
-    """A progress whose units go to the process that gave the task; stages are that one's own."""
+class _Reported:
+    """A progress that reports its units to the parent. Stages and notes are the parent's own."""
 
     def __init__(self, answers: BinaryIO) -> None:
         self._answers = answers
@@ -347,7 +353,7 @@ class _Told:
 
     def advance(self, n: int = 1) -> None:
         self._units += n
-        if time.monotonic() - self._time >= _TOLD_EVERY_S:
+        if time.monotonic() - self._time >= _REPORT_S:
             self.flush()
 
     def note(self, line: str) -> None: ...

@@ -37,11 +37,11 @@ class Look:
 
     @property
     def waiting(self) -> int:
-        """Shingles that were found and are held."""
+        """The number of places that are held in memory."""
         return self._shingles.waiting
 
     def at(self, letters: Letters) -> None:
-        """Look at these letters, which come after the others."""
+        """Look at the next letters."""
         places, hashes = sampled(*letters.shingles(), self._every)
         sources = letters.documents[letters.pieces]
         self._shingles.look(hashes, places + self._letters, sources[places])
@@ -78,7 +78,7 @@ class _Sightings:
         self.waiting += len(hits)
 
     def found(self, name: str) -> dict[str, np.ndarray]:
-        """The keys that were found with their number and last document, and the places of the rare ones."""
+        """Which keys were found, how often and in which document last, and the places of the rare ones."""
         seen = np.flatnonzero(self._times)
         hits = np.concatenate([np.empty(0, HIT), *self._hits])
         return {

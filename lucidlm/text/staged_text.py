@@ -1,4 +1,4 @@
-"""Documents come in portion by portion and are staged on the disk; any stretch of them comes out again."""
+"""Documents come in, portion by portion, and are written to the disk; any stretch of them goes out again."""
 
 import codecs
 import hashlib
@@ -30,7 +30,7 @@ INDEX = np.dtype([("offset", "<u8"), ("bytes", "<u8"), ("characters", "<u8"), ("
 ROWS = 1 << 14
 """Index entries that are read at once."""
 KINDS = ("text", "index", "names")
-"""Files of a staged portion: the text of all its documents, their index entries, and their names, by line."""
+"""Files of a staged portion: the text of its documents, their index entries, and their names, one a line."""
 
 
 def stage(
@@ -94,7 +94,7 @@ class _Writer:
             self._stack.close()
 
     def write(self, file: File, reading: Reading) -> Account:
-        """Append the documents of a file; its account. After a DataError nothing of it is there."""
+        """Append the documents of a file; returns its account. After a DataError, nothing was appended."""
         account, before = Account(), (self.documents, self.bytes)
         places = [each.tell() for each in self._files]
         try:
@@ -155,7 +155,7 @@ class Segment:
     documents: int
     bytes: int
     lines_before: int = 0
-    """Lines of the same file in the portions before it, by which the names of its documents are too low."""
+    """Lines of the same file in the portions before it: the names of its documents do not count them."""
 
 
 class StagedText:
@@ -196,7 +196,7 @@ class StagedText:
         segment = bisect_right(self._starts, start) - 1
         first = self._starts[segment]
         while start < end:
-            # One open file serves all generators: another one may have moved it since the last block.
+            # All generators share one open file: another may have moved its position since the last block.
             reader = self._reader(segment)
             reader.seek(start - first)
             block = reader.read(min(BLOCK, end - start))
@@ -246,6 +246,6 @@ def _entries(file: BinaryIO) -> np.ndarray:
 
 
 def renumbered(name: str, lines: int) -> str:
-    """The name of a record, "a.jsonl:12", with its line counted from so many lines earlier."""
+    """The name of a record, such as "a.jsonl:12", with `lines` added to its line number."""
     file, colon, line = name.rpartition(":")
     return f"{file}{colon}{int(line) + lines}" if lines and line.isdecimal() else name

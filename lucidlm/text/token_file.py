@@ -16,7 +16,7 @@ from lucidlm.errors import DataError
 from lucidlm.runtime.files import naming
 from lucidlm.runtime.wording import plural
 
-_HEADER_BYTES = 128  # of an .npy file with one axis: numpy pads it so that the length may grow in place
+_HEADER_BYTES = 128  # of an .npy file with one axis: numpy pads it so that the length can be written later
 _CHECKED_AT_ONCE = 1 << 22
 
 

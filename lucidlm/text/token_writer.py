@@ -1,7 +1,7 @@
 """Parts of the staged text come in, are encoded, and are written as token files: `train`, `validation`.
 
-Each process encodes a chunk into a file of its own. A small part becomes one file of them; of a large one the
-files themselves are the shards, in the order of the text.
+Each process encodes one chunk into one file. The files of a small part are joined; those of a large part are
+its shards, in the order of the text.
 """
 
 import functools
@@ -30,12 +30,12 @@ from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.text.work import Piece, Work
 
 ENCODED = 1 << 26
-"""Bytes of text that a process encodes into one file: of a large text, a shard."""
+"""Bytes of text that a process encodes into one file, which is a shard if the part is large."""
 ONE_FILE = 1 << 30
-"""Bytes of text whose tokens are in one file; the tokens of a larger part are in shards."""
+"""Bytes of the largest part whose tokens are in one file. Those of a larger part are in shards."""
 PREFIX = "tokens-"
 KINDS = ("npy", "documents.npy", "starts.npy")
-"""Files of a chunk: its tokens, and where in them its documents and its stretches begin."""
+"""Files of a chunk: its tokens, and the places in them where documents and stretches begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,11 @@ class Written:
 
     tokens: int
     marks: int
-    """Stretches."""
+    """The number of stretches."""
     files: tuple[str, ...]
     """Names of its token files, in order."""
     starts: np.ndarray
-    """Where each stretch begins in the tokens; only of pieces, which are few."""
+    """Where each stretch begins in the tokens; only for a part in pieces, which are few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,9 @@ class Encoder:
     """How the chunks of a part are encoded."""
 
     tokenizer: Tokenizer | None
-    """None in another process, which makes its own."""
+    """None in another process, which makes its own from `spec`."""
     spec: str
-    """What makes the tokenizer there: gpt2, bytes, or a folder with its file."""
+    """gpt2, bytes, or the folder with the file of the tokenizer."""
     fingerprint: str
     in_pieces: bool
     """Whether each stretch is a document of its own."""
@@ -157,7 +157,7 @@ def encode(
     def arrays() -> Iterator[np.ndarray]:
         nonlocal tokens, characters
         groups = _groups(staged, chunk, tokenizer, in_pieces=encoder.in_pieces)
-        # Another process is one core's; this one, which works alone, takes all.
+        # Another process uses one core; this one works alone and uses all of them.
         results = in_threads(encoded, groups) if encoder.tokenizer is not None else map(encoded, groups)
         for ids, firsts, length in results:
             stretches.extend(tokens + first for first, _ in firsts)
@@ -180,7 +180,7 @@ def _groups(
 ) -> Iterator[list[tuple[bool, bool, str]]]:
     """Pieces of a chunk: whether a stretch begins with it, whether that begins a document, and the text.
 
-    They come in groups of 64 Ki characters or more, so that a thread has enough to do.
+    They are in groups of 64 Ki characters or more, so that a thread has enough to do.
     """
     group: list[tuple[bool, bool, str]] = []
     size, before, first = 0, chunk.before, chunk.begins
@@ -199,14 +199,14 @@ def _groups(
 
 
 def _cuts(staged: StagedText, tokenizer: Tokenizer, start: int, end: int) -> Iterator[int]:
-    """The places in a long stretch where `cut` ends a piece: there, and only there, it may be divided."""
+    """The places where `cut` ends a piece of a long stretch. It may be divided there and nowhere else."""
     for piece in tokenizer.cut(staged.text(start, end)):
         start += len(piece.encode("utf-8"))
         yield start
 
 
 def _join(target: Path, paths: list[Path], added: list[int] | None = None) -> None:
-    """The files as one."""
+    """Write the files as one."""
     if len(paths) == 1:
         _put(paths[0], target)
     else:
@@ -214,10 +214,10 @@ def _join(target: Path, paths: list[Path], added: list[int] | None = None) -> No
 
 
 def _put(path: Path, target: Path) -> None:
-    """A second name for a file of the same disk, or a copy: it stays among the kept ones till the end."""
+    """Give a kept file a second name, or copy it: it stays among the kept files until the end."""
     try:
         os.link(path, target)
-    except OSError:  # a disk without links
+    except OSError:  # the disk has no links
         with open(path, "rb") as file, naming(target), open(target, "wb") as copy:
             shutil.copyfileobj(file, copy)  # copyfile would name two files in an error
 

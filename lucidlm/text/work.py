@@ -1,6 +1,6 @@
-"""Pieces of long work come in; their records come out in order: those that are kept, and new ones.
+"""Pieces of long work come in; their records go out in order.
 
-Processes do the pieces that are not kept.
+Pieces that were kept are not done again; processes do the others.
 """
 
 from collections import deque
@@ -14,40 +14,40 @@ from lucidlm.text.processes import Processes, Task
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece of work."""
+    """A piece of work, to be done by a process."""
 
     name: str
-    """Its name in the folder of kept pieces: a hash of all that it is made from."""
+    """Its name in the folder of kept pieces: a hash of everything that it depends on."""
     function: Callable[..., dict]
-    """Does it, called with `arguments`, the folder, the name and `progress=`; returns the record.
+    """Called with `arguments`, the folder, the name and `progress=`; keeps the piece and returns its record.
 
-    An empty record: it cannot be done."""
+    The record is empty if the piece cannot be made."""
     arguments: tuple
     what: str
-    """What is done, for the error if its process dies."""
+    """What the function does, for the error if its process dies."""
     units: str
-    """The entry of the record that says by how much doing it moves the progress."""
+    """The entry of the record with the units of progress that the piece counts for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Where finished pieces are kept, and the processes that do the others."""
+    """The folder of finished pieces, and the processes that make the others."""
 
     kept: Kept
     processes: Processes
 
     @property
     def progress(self) -> Progress:
-        """Told of what is done, and of what was done before."""
+        """The progress that the processes report to."""
         return self.processes.progress
 
     def sweep(self, prefix: str, wanted: Callable[[str], bool]) -> None:
-        """When no process works any more, delete the pieces of this prefix, but not the wanted ones."""
+        """Wait until no process works, then delete the pieces with this prefix that are not wanted."""
         self.processes.settle()
         self.kept.sweep(prefix, wanted)
 
     def records(self, pieces: Iterable[Piece]) -> Iterator[tuple[str, dict]]:
-        """The name and the record of each piece, in order. What is kept is not done again."""
+        """The name and the record of each piece, in order."""
         names = deque[str]()
 
         def tasks() -> Iterator[Task]:
@@ -63,6 +63,6 @@ class Work:
 
 
 def found(record: dict, units: str, *, progress: Progress) -> dict:
-    """The record of a piece that was done before."""
+    """The record of a piece that was made before."""
     progress.advance(record[units])
     return record

@@ -78,7 +78,7 @@ def test_a_message_that_cannot_be_read_ends_the_work_and_what_is_advised_works(w
         numbers = [worker.program.pid for worker in processes._started]
     said = str(caught.value)
     assert (
-        f": {what} cannot be read while reading a.jsonl (LookupError: no such\\nclass); use --workers 1"
+        f" while reading a.jsonl: {what} cannot be read (LookupError: no such\\nclass); use --workers 1"
         in said
     )
     assert "\n" not in said
