@@ -24,8 +24,8 @@ VERBS |= {"import", "export", "prepare", "info", "runs", "report", "doctor", "le
 ROOMS = {
     "errors": "",
     "runtime": (
-        "wording device progress leavings memory ranges run_out signals console process places small_files "
-        "probes files locks manifest part_file web stores fetch ranks distributed"
+        "wording device interpreter progress leavings memory ranges run_out signals console process places "
+        "small_files probes files locks manifest part_file web stores fetch ranks distributed"
     ),
     "text": (
         "reasons byte_level hashing excerpts token_file reading formats own_folders formats.guesses "

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from lucidlm.errors import ConfigError, LucidError, RunError
+from lucidlm.runtime.interpreter import own_flags
 from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.wording import one_line
 from lucidlm.text.messages import can_be_sent, receive, send
@@ -189,7 +190,7 @@ class _Worker:
         if os.name == "nt":
             apart = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
         self.program = subprocess.Popen(
-            [sys.executable, *_flags(), "-c", _PROGRAM],
+            [sys.executable, "-P", *own_flags(), "-c", _PROGRAM],  # the path of this process is sent
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | dict.fromkeys(_ONE_THREAD, "1") | {"TOKENIZERS_PARALLELISM": "false"},
@@ -267,16 +268,6 @@ class _Worker:
                 ) as error:  # any: if this thread ended silently, `_take` would wait for ever
                     message = _Unreadable.of("its answer", error)
                 self.events.put((self, message))
-
-
-def _flags() -> list[str]:
-    """Flags of Python for the other process.
-
-    -P: the current folder is not on its path, because a file numpy.py among a user's texts must not be run.
-    -E and -s, if this process has them: PYTHONPATH, or the packages of the user, are ignored there too.
-    """
-    ignored = (("-E", sys.flags.ignore_environment), ("-s", sys.flags.no_user_site))
-    return ["-P", *(flag for flag, given in ignored if given)]
 
 
 # In the other process
