@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lucidlm.errors import DataError
-from lucidlm.runtime.files import naming, write_atomically
+from lucidlm.runtime.files import naming
 from lucidlm.runtime.wording import one_line
 
 RECORD = "json"
@@ -59,7 +59,7 @@ class Kept:
         still write the same piece. `keep` gives them their final names.
         """
         own = secrets.token_hex(8)
-        paths = {kind: self.folder / f"{name}.{kind}.{own}{_UNFINISHED}" for kind in kinds}
+        paths = {kind: self.folder / f"{name}.{kind}.{own}{_UNFINISHED}" for kind in (*kinds, RECORD)}
         try:
             yield NewPiece(self, name, paths)
         except OSError as error:
@@ -96,28 +96,30 @@ class NewPiece:
     kept: Kept
     name: str
     paths: dict[str, Path]
-    """Where to write the file of each kind."""
+    """Where to write the file of each kind; the last one is the record, which `keep` writes."""
 
     def keep(self, record: dict) -> dict:
         """Give the files, which are complete, their final names, and write the record; returns it."""
-        sizes = {}
-        for kind, path in self.paths.items():
-            final = self.kept.path(self.name, kind)
-            with naming(final):
-                sizes[kind] = path.stat().st_size
-                if self.kept.durable:
-                    with open(path, "rb+") as file:
-                        os.fsync(file.fileno())
-                os.replace(path, final)
+        *kinds, _ = self.paths
+        sizes = {kind: self._finish(kind) for kind in kinds}
         made = {"sizes": sizes, "durable": self.kept.durable, "made_by": self.kept.made_by}
         record = {**record, **made}
-        path = self.kept.path(self.name, RECORD)
-        if self.kept.durable:
-            write_atomically(path, json.dumps(record))
-        else:
-            with naming(path):
-                path.write_text(json.dumps(record), encoding="utf-8")
+        # Not by `write_atomically`: it would make a folder again that the next preparation has deleted.
+        with naming(self.paths[RECORD]):
+            self.paths[RECORD].write_text(json.dumps(record), encoding="utf-8")
+        self._finish(RECORD)
         return record
+
+    def _finish(self, kind: str) -> int:
+        """Give a file its final name; returns its size."""
+        path, final = self.paths[kind], self.kept.path(self.name, kind)
+        with naming(final):
+            size = path.stat().st_size
+            if self.kept.durable:
+                with open(path, "rb+") as file:
+                    os.fsync(file.fileno())
+            os.replace(path, final)
+        return size
 
 
 @contextlib.contextmanager

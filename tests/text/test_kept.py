@@ -16,8 +16,8 @@ def kept(tmp_path):
 
 def write(kept, name, data=b"data", record=None):
     with kept.new(name, ["a", "b"]) as piece:
-        for path in piece.paths.values():
-            path.write_bytes(data)
+        for kind in "ab":
+            piece.paths[kind].write_bytes(data)
         return piece.keep(record or {"count": 5})
 
 
@@ -91,6 +91,22 @@ def test_a_process_that_lives_on_harms_neither_the_piece_of_another_nor_a_link_t
     assert kept.record("x") == record
     assert (tmp_path / "result").read_bytes() == kept.path("x", "a").read_bytes() == b"data"
     assert names(kept) == ["result", "x.a", "x.b", "x.json"]
+
+
+def test_a_folder_that_the_next_preparation_has_deleted_is_not_made_again(kept, monkeypatch):
+    kept = replace(kept, folder=kept.folder / "parts")
+    kept.folder.mkdir()
+    replace_file = os.replace
+
+    def deleted(path, final):
+        replace_file(path, final)
+        if str(final).endswith(".b"):
+            kept.delete()
+
+    monkeypatch.setattr(os, "replace", deleted)
+    with pytest.raises(FileNotFoundError):
+        write(kept, "x")
+    assert not kept.folder.exists()
 
 
 def test_what_is_swept_is_the_unwanted_and_the_unfinished(kept):

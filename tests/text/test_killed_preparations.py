@@ -183,7 +183,8 @@ def test_killed_at_twenty_moments_and_run_again_the_folder_is_bitwise_the_same(s
                 time.sleep(draw.uniform(0.3, 1.0) * seconds)
                 children = children_of(program.pid)
                 program.kill()
-                done += program.wait(LIMIT_S) == 0
+                if program.wait(LIMIT_S) == 0:  # the timed one was slower, as the first one often is
+                    done, seconds = done + 1, 0.9 * seconds
             until_ended(children)
         # A part is never taken for the whole.
         if out.exists():
@@ -195,5 +196,5 @@ def test_killed_at_twenty_moments_and_run_again_the_folder_is_bitwise_the_same(s
         assert contents(out) == whole
         redone.append(len(kept))
         assert not list(tmp_path.glob(f".out{moment}*"))
-    print(f"20 kills, {done} of them after the end; {min(redone)} to {max(redone)} pieces were kept")
+    print(f"20 preparations, {done} kills after the end; {min(redone)} to {max(redone)} pieces were kept")
     assert max(redone) > 3
