@@ -284,23 +284,23 @@ def serve(source: BinaryIO) -> None:
     threading.Thread(target=_receive, args=(source, tasks), daemon=True).start()
     progress = _Reported(answers)
     while (task := tasks.get()) is not None:
-        if isinstance(task, _Unreadable):
-            send(answers, task)
-            continue
-        function, arguments = task
+        answer = task if isinstance(task, _Unreadable) else _answer(*task, progress)
         try:
-            answer = _Answer(function(*arguments, progress=progress))
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:
-            answer = _failed(error)
-        progress.flush()
-        try:
+            progress.flush()
             send(answers, answer)
         except OSError:  # nobody listens any more
             return
         except Exception as error:  # a result that cannot be pickled
             send(answers, _failed(error))
+
+
+def _answer(function: Callable[..., Any], arguments: tuple, progress: Progress) -> _Answer:
+    try:
+        return _Answer(function(*arguments, progress=progress))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        return _failed(error)
 
 
 def _receive(source: BinaryIO, tasks: queue.SimpleQueue) -> None:
