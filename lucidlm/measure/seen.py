@@ -9,8 +9,9 @@ import numpy as np
 
 from lucidlm.runtime.progress import SILENT, Progress
 from lucidlm.runtime.wording import plural
-from lucidlm.text.copies import EVIDENCE, CopySearch
+from lucidlm.text.copies import CopySearch
 from lucidlm.text.corpus import Corpus, train_documents
+from lucidlm.text.passages import EVIDENCE
 from lucidlm.text.tokenizer import Tokenizer
 
 DECODED = 1 << 17

@@ -1,4 +1,4 @@
-"""A part of the staged text comes in, chunks of it go out: each is worked on by one process.
+"""A part of the staged text comes in, chunks of it go out. One process works on a chunk.
 
 The borders depend on the text alone, so the results do not depend on the number of processes.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from lucidlm.text.split import Part, Stretches
 
 MOST_STRETCHES = 1 << 19
-"""Stretches of a chunk, at most: of short documents many go into its bytes."""
+"""Largest number of stretches in a chunk, for short documents."""
 
 
 @dataclass(frozen=True, slots=True)

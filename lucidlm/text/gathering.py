@@ -1,28 +1,25 @@
-"""Files of the training and the validation sources come in; their documents, staged by processes, go out."""
+"""Files of the training and the validation sources come in; their staged documents go out."""
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lucidlm.text.account import Account
 from lucidlm.text.documents import Used
 from lucidlm.text.formats.decoding import File, known_encoding
-from lucidlm.text.kept import Kept
 from lucidlm.text.portions import Portion, portions
-from lucidlm.text.processes import Processes, Task
 from lucidlm.text.reading import Reading
 from lucidlm.text.staged_text import Segment, StagedText, renumbered, stage
+from lucidlm.text.work import Piece, Work
 
 PREFIX = "read-"
-VERSION = 1
-"""Of the staged files: a kept portion of another version is not used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A file of the sources, and its content before it was read."""
+    """A file of the sources, with its size, time and hash before it is read."""
 
     file: File
     size: int
@@ -32,7 +29,7 @@ class Content:
 
     @property
     def key(self) -> list[str | None]:
-        """What decides on the text: the name (its suffix) and the content, but not the folder."""
+        """What the text depends on: the name, because of its suffix, and the content, but not the folder."""
         return [Path(self.file.name).name, self.sha256]
 
 
@@ -51,7 +48,7 @@ class Gathered:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What is to be read, and how."""
+    """What to read, and how."""
 
     parts: Sequence[Sequence[Content]]
     """The files of the training sources, and of the validation sources."""
@@ -73,7 +70,7 @@ class Sources:
                     [keys[file.path], self.aliases.get(file.name, file.name), file.source, file.span]
                     for file in portion.files
                 ]
-                described = [VERSION, reading.to_dict(), part, described]
+                described = [reading.to_dict(), part, described]
                 digest = hashlib.sha256(json.dumps(described).encode()).hexdigest()
                 found.append((part, f"{PREFIX}{digest[:24]}", portion))
         return found
@@ -86,37 +83,35 @@ class _CannotDivide(Exception):
         self.file = replace(file, span=None)
 
 
-def gather(sources: Sources, account: Account, kept: Kept, processes: Processes) -> Gathered:
-    """Stage the documents of all files. `account` has what was skipped when they were searched.
+def gather(sources: Sources, account: Account, work: Work) -> Gathered:
+    """Stage the documents of all files. `account` has the files that the search skipped.
 
     The first file in order that cannot be used raises DataError, whichever process comes to it first.
     """
     whole: frozenset[File] = frozenset()
     while True:
         planned = sources.portions(whole)
-        kept.sweep(PREFIX, {name for _, name, _ in planned}.__contains__)
+        work.sweep(PREFIX, {name for _, name, _ in planned}.__contains__)
         try:
-            return _gathered(sources, planned, account, kept, processes)
+            return _gathered(sources, planned, account, work)
         except _CannotDivide as problem:
             whole |= {problem.file}
 
 
 def _gathered(
-    sources: Sources,
-    planned: list[tuple[int, str, Portion]],
-    found: Account,
-    kept: Kept,
-    processes: Processes,
+    sources: Sources, planned: list[tuple[int, str, Portion]], found: Account, work: Work
 ) -> Gathered:
     account, read = Account(), set[Path]()
     account.join(found)
     segments, parts = list[Segment](), [0, 0]
     lines, used, source = 0, Used(), ("", 0)
-    for (part, name, portion), record in zip(
-        planned, _records(sources, planned, kept, processes), strict=True
-    ):
+    pieces = (
+        Piece(name, stage, (portion, sources.reading, sources.aliases), portion.what, "bytes")
+        for _, name, portion in planned
+    )
+    for (part, _, portion), (name, record) in zip(planned, work.records(pieces), strict=True):
         first = portion.files[0]
-        if record is None:
+        if not record:
             raise _CannotDivide(first)
         if (first.source, part) != source:
             used.check(source[0])
@@ -132,25 +127,4 @@ def _gathered(
         read |= {portion.files[number].path for number in record["read"]}
     used.check(source[0])
     key = hashlib.sha256(json.dumps([parts, [segment.name for segment in segments]]).encode()).hexdigest()
-    return Gathered(StagedText(kept.folder, segments, parts), account, frozenset(read), key)
-
-
-def _records(
-    sources: Sources, planned: list[tuple[int, str, Portion]], kept: Kept, processes: Processes
-) -> Iterator[dict | None]:
-    """The record of each portion, in order: of those that are not kept, what a process says that reads it."""
-
-    def tasks() -> Iterator[Task]:
-        for _, name, portion in planned:
-            if (record := kept.record(name)) is not None:
-                yield Task(known, (record,), portion.what)
-            else:
-                yield Task(stage, (portion, sources.reading, sources.aliases, kept, name), portion.what)
-
-    return processes.results(tasks())
-
-
-def known(record: dict, *, progress) -> dict:
-    """The record of a portion that was read before."""
-    progress.advance(record["bytes"])
-    return record
+    return Gathered(StagedText(work.kept.folder, segments, parts), account, frozenset(read), key)

@@ -15,17 +15,21 @@ from lucidlm.runtime.files import naming
 from lucidlm.runtime.progress import Progress
 from lucidlm.runtime.wording import plural
 from lucidlm.text.chunks import Chunk, chunks
-from lucidlm.text.copies import COMMON, Copies, CopySearch, Look, Passage, Wanted
+from lucidlm.text.copies import Copies, CopySearch, Passage
 from lucidlm.text.hashing import Keys
-from lucidlm.text.kept import Kept
+from lucidlm.text.kept import Kept, intact
 from lucidlm.text.letters import LINE, SHINGLE, read_letters
-from lucidlm.text.processes import Processes, Task
+from lucidlm.text.sightings import COMMON, Look, Wanted
 from lucidlm.text.split import Division, ranges
 from lucidlm.text.staged_text import StagedText
+from lucidlm.text.work import Piece, Work
 
 LOOKED_AT = 1 << 24
 """Bytes of training text that a process looks at before it says what it found."""
 PREFIX = "look-"
+FOUND, WANTED = "npz", "wanted.npz"
+"""The kinds of files: what was found in a chunk, and what is looked for in all of them."""
+LOOKING = "looking for copies"
 LISTED = 1000
 """Examples of each kind in the manifest, at most."""
 MUCH = 0.4
@@ -40,9 +44,7 @@ NOTED = 0.5
 """A share in templates, or of documents too short to check, that is noted."""
 
 
-def find_leaks(
-    staged: StagedText, division: Division, key: str, kept: Kept, processes: Processes
-) -> tuple[dict, list[str]]:
+def find_leaks(staged: StagedText, division: Division, key: str, work: Work) -> tuple[dict, list[str]]:
     """What of the validation part also occurs in the training part, for the manifest, and notes on it.
 
     Letters are compared: a copy is found after changes of case, punctuation and line ends, with one word of
@@ -51,48 +53,24 @@ def find_leaks(
     stretches = list(ranges(division.validation))
     search = CopySearch(staged.text(start, end) for _, start, end in stretches)
     digest = hashlib.sha256(f"{key} {stretches}".encode()).hexdigest()[:16]
-    processes.progress.stage("looking for copies", division.train.bytes)
-    kept.sweep(PREFIX, lambda name: name.startswith(f"{PREFIX}{digest}"))
-    path = kept.path(f"{PREFIX}{digest}", "wanted.npz")
-    _write_wanted(path, search.wanted())
-    cuts = functools.partial(_cuts, staged)
-    for found in _findings_in_order(
-        staged, (path, digest), chunks(division.train, LOOKED_AT, cuts), kept, processes
-    ):
-        search.add(found)
+    work.progress.stage(LOOKING, division.train.bytes)
+    work.sweep(PREFIX, lambda name: name.startswith(f"{PREFIX}{digest}"))
+    wanted = _write_wanted(work.kept, f"{PREFIX}{digest}", search.wanted())
+    pieces = (
+        Piece(f"{PREFIX}{digest}-{chunk.digest()[:16]}", look_at, (staged, chunk, wanted), LOOKING, "bytes")
+        for chunk in chunks(division.train, LOOKED_AT, functools.partial(_cuts, staged))
+    )
+    for name, _ in work.records(pieces):
+        search.add(_read_arrays(work.kept.path(name, FOUND)))
     of_one_text = division.design in ("strata", "end")
     findings = _Findings(staged, stretches, search.copies(), of_one_text)
     return findings.manifest(), list(findings.notes())
 
 
-def _findings_in_order(
-    staged: StagedText,
-    wanted: tuple[Path, str],
-    chunks: Iterator[Chunk],
-    kept: Kept,
-    processes: Processes,
-) -> Iterator[dict[str, np.ndarray]]:
-    """What was found in each chunk; a chunk whose findings are kept is not looked at again."""
-    path, digest = wanted
-
-    def tasks() -> Iterator[Task]:
-        for chunk in chunks:
-            name = f"{PREFIX}{digest}-{chunk.digest()[:16]}"
-            if kept.record(name) is None:
-                arguments = (staged, chunk, path, kept, name)
-                yield Task(look_at, arguments, "looking for copies")
-            else:
-                yield Task(known, (name, chunk.bytes), "looking for copies")
-
-    for name in processes.results(tasks()):
-        with np.load(kept.path(name, "npz")) as found:
-            yield dict(found)
-
-
 def look_at(
     staged: StagedText, chunk: Chunk, wanted: Path, kept: Kept, name: str, *, progress: Progress
-) -> str:
-    """Look for the wanted hashes in a chunk and keep what is found; returns its name."""
+) -> dict:
+    """Look for the wanted hashes in a chunk and keep what is found; returns the record."""
     look = Look(_read_wanted(wanted))
 
     def documents() -> Iterator[tuple[int, Iterator[str]]]:
@@ -103,34 +81,38 @@ def look_at(
     for letters in read_letters(documents()):
         look.at(letters)
     staged.close()
-    path = kept.path(name, "npz")
-    with naming(path), open(path, "wb") as file:
-        np.savez(file, allow_pickle=False, **look.found())
-    kept.keep(name, ["npz"], {})
-    return name
+    return _keep_arrays(kept, name, FOUND, look.found(), {"bytes": chunk.bytes})
 
 
-def known(name: str, size: int, *, progress: Progress) -> str:
-    """The name of a chunk that was looked at before."""
-    progress.advance(size)
-    return name
-
-
-def _write_wanted(path: Path, wanted: Wanted) -> None:
+def _write_wanted(kept: Kept, name: str, wanted: Wanted) -> Path:
+    """The path of what is looked for: each process reads it once."""
     arrays = {"every": np.array(wanted.every)}
-    for name, keys in (("shingles", wanted.shingles), ("lines", wanted.lines)):
-        arrays |= {f"{name}_keys": keys.keys, f"{name}_counts": keys.counts}
-    with naming(path), open(path, "wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    for part, keys in (("shingles", wanted.shingles), ("lines", wanted.lines)):
+        arrays |= {f"{part}_keys": keys.keys, f"{part}_counts": keys.counts}
+    if kept.record(name) is None:
+        _keep_arrays(kept, name, WANTED, arrays, {})
+    return kept.path(name, WANTED)
+
+
+def _keep_arrays(kept: Kept, name: str, kind: str, arrays: dict[str, np.ndarray], record: dict) -> dict:
+    with kept.new(name, [kind]) as piece:
+        with naming(piece.paths[kind]), open(piece.paths[kind], "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        return piece.keep(record)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    with intact(path), np.load(path) as arrays:
+        return dict(arrays)
 
 
 @functools.lru_cache(1)
 def _read_wanted(path: Path) -> Wanted:
-    with np.load(path) as arrays:
-        shingles, lines = (
-            Keys.of_counts(arrays[f"{name}_keys"], arrays[f"{name}_counts"]) for name in ("shingles", "lines")
-        )
-        return Wanted(shingles, lines, int(arrays["every"]))
+    arrays = _read_arrays(path)
+    shingles, lines = (
+        Keys.of_counts(arrays[f"{name}_keys"], arrays[f"{name}_counts"]) for name in ("shingles", "lines")
+    )
+    return Wanted(shingles, lines, int(arrays["every"]))
 
 
 def _cuts(staged: StagedText, start: int, end: int) -> Iterator[int]:

@@ -1,6 +1,6 @@
-"""Files come in, portions of them go out: each is read by one process, and kept when it is done.
+"""Files come in, portions of them go out. One process reads a portion, and what it read is kept.
 
-A portion is a few files, one file, or lines of a large .jsonl file. The borders depend on the files alone.
+A portion is a few files, one file, or some lines of a large .jsonl file. It depends on the files alone.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +14,10 @@ from lucidlm.text.formats.kinds import by_content
 from lucidlm.text.reading import Reading
 
 PORTION = 1 << 26
-"""Bytes of a portion, about: what a process that was killed has to read again, at most, of such files."""
+"""Bytes of a portion, about. A file that cannot be divided is one portion and may have more.
+
+A process that is killed loses one portion at most. If all files together have fewer bytes, nothing is kept.
+"""
 _MARK = b"\xef\xbb\xbf"
 
 
@@ -26,7 +29,7 @@ class Portion:
 
     @property
     def what(self) -> str:
-        """What a process does with it, for an error."""
+        """What a process does with it, for the error if the process dies."""
         first, more = self.files[0], len(self.files) - 1
         return f"reading {first.name}" + (f" or one of {more:,} files after it" if more else "")
 
@@ -51,7 +54,7 @@ def portions(
 
 
 def _spans(file: File, length: int, reading: Reading, size: int) -> list[tuple[int, int]]:
-    """Borders of the parts of a file that can be read one by one: lines of JSON in UTF-8, not packed."""
+    """Borders of parts that can be read one by one. Only unpacked lines of JSON in UTF-8 have them."""
     count = round(length / size)
     if (
         count < 2
@@ -64,7 +67,7 @@ def _spans(file: File, length: int, reading: Reading, size: int) -> list[tuple[i
         if by_content(file, noted := Account()) != file or noted.seen:
             return []
         borders = sorted({0, *_line_starts(file, [length * number // count for number in range(1, count)])})
-    except DataError:  # reading gives the same error
+    except DataError:  # reading it raises the same error
         return []
     return list(pairwise([*borders, length])) if len(borders) > 1 else []
 
@@ -76,7 +79,7 @@ def _line_starts(file: File, places: Sequence[int]) -> Iterator[int]:
             for place in places:
                 opened.seek(place - 1)
                 line = opened.readline(1 << 20)
-                # A mark at the start of a part would be taken for that of a file.
+                # At the start of a part, a byte order mark would be taken for that of a file.
                 if line.endswith(b"\n") and opened.read(3) not in (_MARK, b""):
                     yield place - 1 + len(line)
     except OSError as problem:

@@ -1,7 +1,7 @@
 """Texts come in, a prepared folder goes out: token files of a training part and a held-out part.
 
-The documents are staged in one temporary file, split, compared for text that is in both parts, and encoded in
-parallel, all in bounded memory. The folder appears under its name only when it is complete.
+The documents are staged in files beside the folder, split, searched for text that is in both parts, and
+encoded in parallel, all in bounded memory. The folder appears under its name only when it is complete.
 """
 
 import contextlib
@@ -29,6 +29,7 @@ from lucidlm.text.formats.decoding import File, cannot_read
 from lucidlm.text.gathering import Content, Gathered, Sources, gather
 from lucidlm.text.kept import Kept
 from lucidlm.text.leaks import LISTED, find_leaks
+from lucidlm.text.made_by import made_by
 from lucidlm.text.pipes import refuse_stdin_twice
 from lucidlm.text.portions import PORTION
 from lucidlm.text.processes import MOST_WORKERS, Processes, check_workers
@@ -40,6 +41,7 @@ from lucidlm.text.threads import cores
 from lucidlm.text.token_writer import Encoder, write_part, write_places
 from lucidlm.text.tokenizer import Tokenizer
 from lucidlm.text.vocabulary import bpe_size, suggest
+from lucidlm.text.work import Work
 
 Texts = str | Path | Sequence[str | Path]
 
@@ -69,16 +71,16 @@ def prepare(
     20 or more of them, else "pieces". A validation document that is also in the training sources is removed
     from training, with a note.
 
-    With several `workers` as many other processes read and encode (0: one for each core, where the text is
-    large); the folder has the same bytes. What was finished when a process was killed, or a file could not be
-    used, is used by the next call.
+    `workers` is the number of processes that read and encode (0: one for each core if the files have more
+    than 64 MiB, else 1). It does not change the folder. If the files have more than 64 MiB, what was finished
+    before a kill, or before a file that could not be used, is kept for the next call with the same arguments.
     """
     check_workers(workers)
     if not 0 < validation_fraction < 1:
         raise ConfigError(f"validation fraction {validation_fraction} is not between 0 and 1; try 0.1")
     automatic = isinstance(tokenizer, str) and tokenizer.partition(":")[0] == "auto"
     if isinstance(tokenizer, str) and not automatic and tokenizer != "bytes" and bpe_size(tokenizer) is None:
-        tokenizer = Tokenizer.from_spec(tokenizer)  # so a wrong spec fails before the text is read
+        tokenizer = Tokenizer.from_spec(tokenizer)  # a wrong spec then fails before the text is read
     refuse_stdin_twice([*_as_list(sources), *_as_list(validation)])
     check_folder_place(out, "--out", inputs=[*_as_list(sources), *_as_list(validation)])
     out, aliases = Path(out), {}
@@ -97,14 +99,14 @@ def prepare(
         ]
         existing, status = _existing(out, request.settings, parts)
         if existing:
-            _parts_beside(out).delete()  # a process that was killed at the very end leaves them
+            _parts_beside(out).delete()  # left by a process that was killed at the very end
             return existing
         large = sum(content.size for part in parts for content in part) > request.portion
         kept = stack.enter_context(_kept_beside(out, large=large))
         count = workers or (min(cores(), MOST_WORKERS) if large else 1)
-        processes = stack.enter_context(Processes(count, progress))
+        processes = stack.enter_context(Processes(count, progress, resumable=large))
         folder = stack.enter_context(replacing_folder(out))
-        described, read = _write_parts(folder, request, parts, account, kept, processes)
+        described, read = _write_parts(folder, request, parts, account, Work(kept, processes))
         _check_unchanged(content for part in parts for content in part if content.file.path in read)
         made_from = _sources(parts, request.settings, read, aliases)
         write_manifest(folder, {"kind": KIND, "version": described.pop("version"), **made_from, **described})
@@ -118,11 +120,11 @@ def _parts_beside(out: Path) -> Kept:
 
 @contextlib.contextmanager
 def _kept_beside(out: Path, *, large: bool) -> Generator[Kept]:
-    """A folder beside `out` for finished pieces of work; of a large text they outlive a failure.
+    """A folder beside `out` for finished pieces of work. It is deleted when all is done.
 
-    It is deleted when all is done.
+    After a failure it stays if the text is large. Pieces of a small text are deleted and never used again.
     """
-    kept = replace(_parts_beside(out), durable=large)
+    kept = replace(_parts_beside(out), durable=large, made_by=made_by() if large else "")
     kept.folder.mkdir(parents=True, exist_ok=True)
     try:
         with doing(GOES_ON.format(path_text(kept.folder)) if large else NOTHING_LOST):
@@ -145,7 +147,7 @@ class _Request:
     split: Split
     reading: Reading
     aliases: dict[str, str]
-    """Names to show for sources whose path says nothing to a user."""
+    """Names to show for sources whose paths mean nothing to a user."""
     portion: int
     """Bytes that one process reads at a time, about."""
 
@@ -193,7 +195,7 @@ def _check_unchanged(contents: Iterable[Content]) -> None:
 def _sources(
     parts: list[list[Content]], settings: dict, read: Collection[Path], aliases: dict[str, str]
 ) -> dict:
-    """The part of the manifest on the files. Key and lists contain only files that were read."""
+    """The part of the manifest on the files. The key and the lists contain only files that were read."""
     taken = [[content for content in part if content.file.path in read] for part in parts]
     listed = [
         [
@@ -254,25 +256,20 @@ def _write_parts(
     request: _Request,
     parts: list[list[Content]],
     account: Account,
-    kept: Kept,
-    processes: Processes,
+    work: Work,
 ) -> tuple[dict, frozenset[Path]]:
     """Read, split, check, encode and write both parts.
 
-    Returns their part of the manifest, and the files that were read. `account` has what was skipped when the
-    files were searched.
+    Returns their part of the manifest, and the files that were read. `account` has the files that the search
+    skipped.
     """
-    processes.progress.stage("reading text")
-    gathered = gather(
-        Sources(parts, request.reading, request.aliases, request.portion), account, kept, processes
-    )
+    work.progress.stage("reading text")
+    gathered = gather(Sources(parts, request.reading, request.aliases, request.portion), account, work)
     with contextlib.closing(gathered.staged):
-        return _write_gathered(folder, request, gathered, kept, processes), gathered.read
+        return _write_gathered(folder, request, gathered, work), gathered.read
 
 
-def _write_gathered(
-    folder: Path, request: _Request, gathered: Gathered, kept: Kept, processes: Processes
-) -> dict:
+def _write_gathered(folder: Path, request: _Request, gathered: Gathered, work: Work) -> dict:
     """Split, check and encode the staged text; the part of the manifest on the result."""
     staged = gathered.staged
     divided = split(staged, request.fraction, request.split)
@@ -282,14 +279,14 @@ def _write_gathered(
             size = plural(train.characters + validation.characters, "character")
             raise DataError(f"a text of {size} leaves no {name} text; add text or give --val")
     key = f"{gathered.key} {divided.design} {request.fraction}"
-    leaks, leak_notes = find_leaks(staged, divided, key, kept, processes)
-    tokenizer, reason, tokenizer_notes = _tokenizer_for(staged, train, request.tokenizer, processes.progress)
+    leaks, leak_notes = find_leaks(staged, divided, key, work)
+    tokenizer, reason, tokenizer_notes = _tokenizer_for(staged, train, request.tokenizer, work.progress)
     tokenizer.save(folder)
     counts, written = {}, {}
     for name, part in (("train", train), ("validation", validation)):
         in_pieces = divided.design == "strata" and name == "validation"
         encoder = Encoder.of(tokenizer, folder, in_pieces=in_pieces)
-        written[name] = write_part(folder, name, staged, part, encoder, key, kept, processes)
+        written[name] = write_part(folder, name, staged, part, encoder, key, work)
         counts[name] = {
             "documents": part.n_documents,
             "characters": part.characters,

@@ -1,4 +1,4 @@
-"""Documents come in portion by portion and are staged on the disk; any stretch of them comes out again."""
+"""Documents come in, portion by portion, and are written to the disk; any stretch of them goes out again."""
 
 import codecs
 import hashlib
@@ -30,70 +30,71 @@ INDEX = np.dtype([("offset", "<u8"), ("bytes", "<u8"), ("characters", "<u8"), ("
 ROWS = 1 << 14
 """Index entries that are read at once."""
 KINDS = ("text", "index", "names")
-"""Files of a staged portion: the text of all its documents, their index entries, and their names, by line."""
+"""Files of a staged portion: the text of its documents, their index entries, and their names, one a line."""
 
 
 def stage(
     portion: Portion, reading: Reading, aliases: dict[str, str], kept: Kept, name: str, *, progress: Progress
-) -> dict | None:
+) -> dict:
     """Stage the documents of a portion; returns its record.
 
-    DataError for a file that the user named and that cannot be used. None if the portion is a part of a file
-    and cannot be read: only reading the whole file tells what is wrong with it.
+    DataError for a file that the user named and that cannot be used. The record is empty if the portion is a
+    part of a file and cannot be read: only reading the whole file tells what is wrong with it.
     """
     reading = replace(reading, encoding=known_encoding(reading.encoding))
     account, used, read = Account(), Used(), list[int]()
-    writer = _Writer(kept, name, aliases, progress)
-    with writer:
-        for number, file in enumerate(portion.files):
-            try:
-                taken = writer.write(file, reading)
-            except DataError as problem:
-                if file.span is not None:
-                    return None
-                if not file.source:
-                    raise
-                account.pass_over(problem.reason, file.name)
-                used.refuse(problem)
-                continue
-            account.join(taken)
-            used.taken += 1
-            read.append(number)
-    try:
-        lines = sum(_line_ends(file) for file in portion.files if file.span is not None)
-    except DataError:
-        return None
-    record = {
-        "documents": writer.documents,
-        "bytes": writer.bytes,
-        "lines": lines,
-        "read": read,
-        "used": asdict(used),
-        "account": account.to_fields(),
-    }
-    return kept.keep(name, KINDS, record)
+    with kept.new(name, KINDS) as piece:
+        with _Writer([piece.paths[kind] for kind in KINDS], aliases, progress) as writer:
+            for number, file in enumerate(portion.files):
+                try:
+                    taken = writer.write(file, reading)
+                except DataError as problem:
+                    if file.span is not None:
+                        return {}
+                    if not file.source:
+                        raise
+                    account.pass_over(problem.reason, file.name)
+                    used.refuse(problem)
+                    continue
+                account.join(taken)
+                used.taken += 1
+                read.append(number)
+        try:
+            lines = sum(_line_ends(file) for file in portion.files if file.span is not None)
+        except DataError:
+            return {}
+        return piece.keep(
+            {
+                "documents": writer.documents,
+                "bytes": writer.bytes,
+                "lines": lines,
+                "read": read,
+                "used": asdict(used),
+                "account": account.to_fields(),
+            }
+        )
 
 
 class _Writer:
     """The files of a portion while it is staged."""
 
-    def __init__(self, kept: Kept, name: str, aliases: dict[str, str], progress: Progress) -> None:
+    def __init__(self, paths: Sequence[Path], aliases: dict[str, str], progress: Progress) -> None:
         self.documents = self.bytes = 0
-        self._paths = [kept.path(name, kind) for kind in KINDS]
-        self._aliases, self._progress = aliases, progress
+        self._paths, self._aliases, self._progress = paths, aliases, progress
         self._stack = ExitStack()
 
-    def __enter__(self) -> None:
-        with naming(self._paths[0]), ExitStack() as stack:
+    def __enter__(self) -> "_Writer":
+        with ExitStack() as stack:
             self._files = [stack.enter_context(open(path, "wb")) for path in self._paths]
             self._stack = stack.pop_all()
+        return self
 
     def __exit__(self, *_: object) -> None:
         with naming(self._paths[0]):
             self._stack.close()
 
     def write(self, file: File, reading: Reading) -> Account:
-        """Append the documents of a file; its account. After a DataError nothing of it is there."""
+        """Append the documents of a file; returns its account. After a DataError, nothing was appended."""
         account, before = Account(), (self.documents, self.bytes)
         places = [each.tell() for each in self._files]
         try:
@@ -154,7 +155,7 @@ class Segment:
     documents: int
     bytes: int
     lines_before: int = 0
-    """Lines of the same file in the portions before it, by which the names of its documents are too low."""
+    """Lines of the same file in the portions before it: the names of its documents do not count them."""
 
 
 class StagedText:
@@ -195,7 +196,7 @@ class StagedText:
         segment = bisect_right(self._starts, start) - 1
         first = self._starts[segment]
         while start < end:
-            # One open file serves all generators: another one may have moved it since the last block.
+            # All generators share one open file: another may have moved its position since the last block.
             reader = self._reader(segment)
             reader.seek(start - first)
             block = reader.read(min(BLOCK, end - start))
@@ -245,6 +246,6 @@ def _entries(file: BinaryIO) -> np.ndarray:
 
 
 def renumbered(name: str, lines: int) -> str:
-    """The name of a record, "a.jsonl:12", with its line counted from so many lines earlier."""
+    """The name of a record, such as "a.jsonl:12", with `lines` added to its line number."""
     file, colon, line = name.rpartition(":")
     return f"{file}{colon}{int(line) + lines}" if lines and line.isdecimal() else name

@@ -14,8 +14,9 @@ import numpy as np
 
 from lucidlm.errors import DataError
 from lucidlm.runtime.files import naming
+from lucidlm.runtime.wording import plural
 
-_HEADER_BYTES = 128  # of an .npy file with one axis: numpy pads it so that the length may grow in place
+_HEADER_BYTES = 128  # of an .npy file with one axis: numpy pads it so that the length can be written later
 _CHECKED_AT_ONCE = 1 << 22
 
 
@@ -106,10 +107,16 @@ class TokenShards:
     def _at(self, places) -> np.ndarray:
         """The ids at a place, or at an array of places."""
         wanted = np.asarray(places)
-        if wanted.dtype == bool:
-            raise DataError(f"{self.path}: a mask of {wanted.size} places; give their numbers")
-        if wanted.size and not (-self.tokens <= wanted.min() and wanted.max() < self.tokens):
-            raise IndexError(f"place outside the {self.tokens:,} tokens of {self.path}")
+        if wanted.size and wanted.dtype.kind not in "iu":
+            raise DataError(
+                f"{self.path}: {plural(wanted.size, 'place')} of type {wanted.dtype}; give whole numbers"
+            )
+        for place in (int(wanted.min()), int(wanted.max())) if wanted.size else ():
+            if not -self.tokens <= place < self.tokens:
+                raise IndexError(
+                    f"{self.path}: place {place:,} of {plural(self.tokens, 'token')}; "
+                    f"give {-self.tokens:,} to {self.tokens - 1:,}"
+                )
         flat = np.where(wanted < 0, wanted + self.tokens, wanted).reshape(-1)
         found = np.empty(flat.shape, self.dtype)
         shards = np.searchsorted(self._starts, flat, side="right") - 1
@@ -203,13 +210,12 @@ def _read_npy(path: Path, kinds: Sequence[str]) -> tuple[int, np.dtype, int]:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; prepare the text first") from None
     except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError):
-        raise DataError(
-            f"{path}: not an .npy file with one row of token ids; prepare the text again"
-        ) from None
-    if dtype.str not in kinds or not isinstance(tokens, int) or tokens < 0:
-        raise DataError(
-            f"{path}: holds {dtype}, but token files hold uint16 or uint32; prepare the text again"
-        )
+        raise DataError(f"{path}: not an .npy file with one row of numbers; prepare the text again") from None
+    if dtype.str not in kinds:
+        names = " or ".join(dict.fromkeys(np.dtype(kind).name for kind in kinds))
+        raise DataError(f"{path}: holds {dtype}, but files of its kind hold {names}; prepare the text again")
+    if type(tokens) is not int or tokens < 0:
+        raise DataError(f"{path}: says that it has {tokens!r:.40} numbers; prepare the text again")
     return tokens, dtype, start
 
 

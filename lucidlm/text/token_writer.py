@@ -1,7 +1,7 @@
 """Parts of the staged text come in, are encoded, and are written as token files: `train`, `validation`.
 
-Each process encodes a chunk into a file of its own. A small part becomes one file of them; of a large one the
-files themselves are the shards, in the order of the text.
+Each process encodes one chunk into one file. The files of a small part are joined; those of a large part are
+its shards, in the order of the text.
 """
 
 import functools
@@ -16,25 +16,26 @@ from pathlib import Path
 import numpy as np
 
 from lucidlm.errors import DataError
+from lucidlm.runtime.files import naming
 from lucidlm.runtime.progress import Progress
 from lucidlm.runtime.wording import plural
 from lucidlm.text.chunks import Chunk, chunks
 from lucidlm.text.corpus import PLACES
-from lucidlm.text.kept import Kept
-from lucidlm.text.processes import Processes, Task
+from lucidlm.text.kept import Kept, intact
 from lucidlm.text.split import Part, Pieces
 from lucidlm.text.staged_text import StagedText
 from lucidlm.text.threads import in_threads
 from lucidlm.text.token_file import shard_name, write_array, write_joined, write_tokens
 from lucidlm.text.tokenizer import Tokenizer
+from lucidlm.text.work import Piece, Work
 
 ENCODED = 1 << 26
-"""Bytes of text that a process encodes into one file: of a large text, a shard."""
+"""Bytes of text that a process encodes into one file, which is a shard if the part is large."""
 ONE_FILE = 1 << 30
-"""Bytes of text whose tokens are in one file; the tokens of a larger part are in shards."""
+"""Bytes of the largest part whose tokens are in one file. Those of a larger part are in shards."""
 PREFIX = "tokens-"
 KINDS = ("npy", "documents.npy", "starts.npy")
-"""Files of a chunk: its tokens, and where in them its documents and its stretches begin."""
+"""Files of a chunk: its tokens, and the places in them where documents and stretches begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +44,11 @@ class Written:
 
     tokens: int
     marks: int
-    """Stretches."""
+    """The number of stretches."""
     files: tuple[str, ...]
     """Names of its token files, in order."""
     starts: np.ndarray
-    """Where each stretch begins in the tokens; only of pieces, which are few."""
+    """Where each stretch begins in the tokens; only for a part in pieces, which are few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +56,9 @@ class Encoder:
     """How the chunks of a part are encoded."""
 
     tokenizer: Tokenizer | None
-    """None in another process, which makes its own."""
+    """None in another process, which makes its own from `spec`."""
     spec: str
-    """What makes the tokenizer there: gpt2, bytes, or a folder with its file."""
+    """gpt2, bytes, or the folder with the file of the tokenizer."""
     fingerprint: str
     in_pieces: bool
     """Whether each stretch is a document of its own."""
@@ -88,8 +89,7 @@ def write_part(
     part: Part,
     encoder: Encoder,
     key: str,
-    kept: Kept,
-    processes: Processes,
+    work: Work,
 ) -> Written:
     """Write a part's tokens and the starts of its documents.
 
@@ -99,54 +99,44 @@ def write_part(
     """
     tokenizer = encoder.get()
     digest = hashlib.sha256(f"{key} {encoder.fingerprint}".encode()).hexdigest()[:16]
-    kept.sweep(PREFIX, lambda name: name.startswith(f"{PREFIX}{digest}"))
-    processes.progress.stage("encoding", part.characters)
+    work.sweep(PREFIX, lambda name: name.startswith(f"{PREFIX}{digest}"))
+    work.progress.stage("encoding", part.characters)
 
-    def tasks() -> Iterator[Task]:
-        for chunk in chunks(part, ENCODED, functools.partial(_cuts, staged, tokenizer)):
-            piece = f"{PREFIX}{digest}-{chunk.digest()[:16]}{'-pieces' * encoder.in_pieces}"
-            if (record := kept.record(piece)) is not None:
-                yield Task(known, (piece, record), "encoding")
-            else:
-                yield Task(encode, (staged, chunk, encoder, kept, piece), "encoding")
+    def piece(chunk: Chunk) -> Piece:
+        made = f"{PREFIX}{digest}-{chunk.digest()[:16]}{'-pieces' * encoder.in_pieces}"
+        return Piece(made, encode, (staged, chunk, encoder), "encoding", "characters")
 
-    found = list(processes.results(tasks()))
+    cuts = functools.partial(_cuts, staged, tokenizer)
+    found = list(work.records(map(piece, chunks(part, ENCODED, cuts))))
     tokens = sum(record["tokens"] for _, record in found)
     if tokens < 2:
         raise DataError(
             f"{name}: only {plural(tokens, 'token')}, at least 2 are needed; add text or give --val"
         )
-    pieces = [piece for piece, _ in found]
+    names = [name for name, _ in found]
     befores = np.cumsum([0, *(record["tokens"] for _, record in found)])[:-1].tolist()
-    paths = [kept.path(piece, "npy") for piece in pieces]
+    tokens_of, documents_of, starts_of = ([work.kept.path(name, kind) for name in names] for kind in KINDS)
     if part.bytes <= ONE_FILE:
-        names = (f"{name}.npy",)
-        _join(folder / names[0], paths)
+        files = (f"{name}.npy",)
+        _join(folder / files[0], tokens_of)
     else:
-        names = tuple(shard_name(name, number, len(paths)) for number in range(len(paths)))
-        for path, shard in zip(paths, names):
+        files = tuple(shard_name(name, number, len(names)) for number in range(len(names)))
+        for path, shard in zip(tokens_of, files):
             _put(path, folder / shard)
-    documents = [kept.path(piece, "documents.npy") for piece in pieces]
-    _join(folder / f"{name}_documents.npy", documents, befores)
-    starts = [
-        np.load(kept.path(piece, "starts.npy")) + np.uint64(before)
-        for piece, before in zip(pieces, befores)
-        if isinstance(part, Pieces)
-    ]
+    _join(folder / f"{name}_documents.npy", documents_of, befores)
+    starts = [np.empty(0, np.uint64)]
+    if isinstance(part, Pieces):
+        for path, before in zip(starts_of, befores):
+            with intact(path):
+                starts.append(np.load(path) + np.uint64(before))
     marks = sum(record["stretches"] for _, record in found)
-    return Written(tokens, marks, names, np.concatenate([np.empty(0, np.uint64), *starts]))
-
-
-def known(name: str, record: dict, *, progress: Progress) -> tuple[str, dict]:
-    """A chunk that was encoded before, and its record."""
-    progress.advance(record["characters"])
-    return name, record
+    return Written(tokens, marks, files, np.concatenate(starts))
 
 
 def encode(
     staged: StagedText, chunk: Chunk, encoder: Encoder, kept: Kept, name: str, *, progress: Progress
-) -> tuple[str, dict]:
-    """Encode a chunk and keep its tokens; returns its name and record."""
+) -> dict:
+    """Encode a chunk and keep its tokens; returns the record."""
     tokenizer = encoder.get()
     stretches, documents = array("Q"), array("Q")
     prefix = np.array([] if tokenizer.end_of_text is None else [tokenizer.end_of_text], tokenizer.dtype)
@@ -167,7 +157,7 @@ def encode(
     def arrays() -> Iterator[np.ndarray]:
         nonlocal tokens, characters
         groups = _groups(staged, chunk, tokenizer, in_pieces=encoder.in_pieces)
-        # Another process is one core's; this one, which works alone, takes all.
+        # Another process uses one core; this one works alone and uses all of them.
         results = in_threads(encoded, groups) if encoder.tokenizer is not None else map(encoded, groups)
         for ids, firsts, length in results:
             stretches.extend(tokens + first for first, _ in firsts)
@@ -177,12 +167,12 @@ def encode(
             progress.advance(length)
             yield ids
 
-    write_tokens(kept.path(name, "npy"), arrays(), tokenizer.vocab_size)
-    for kind, values in (("documents.npy", documents), ("starts.npy", stretches)):
-        write_array(kept.path(name, kind), np.array(values, np.uint64))
-    staged.close()
-    record = {"tokens": tokens, "characters": characters, "stretches": len(stretches)}
-    return name, kept.keep(name, KINDS, record)
+    with kept.new(name, KINDS) as piece:
+        write_tokens(piece.paths["npy"], arrays(), tokenizer.vocab_size)
+        for kind, values in (("documents.npy", documents), ("starts.npy", stretches)):
+            write_array(piece.paths[kind], np.array(values, np.uint64))
+        staged.close()
+        return piece.keep({"tokens": tokens, "characters": characters, "stretches": len(stretches)})
 
 
 def _groups(
@@ -190,7 +180,7 @@ def _groups(
 ) -> Iterator[list[tuple[bool, bool, str]]]:
     """Pieces of a chunk: whether a stretch begins with it, whether that begins a document, and the text.
 
-    They come in groups of 64 Ki characters or more, so that a thread has enough to do.
+    They are in groups of 64 Ki characters or more, so that a thread has enough to do.
     """
     group: list[tuple[bool, bool, str]] = []
     size, before, first = 0, chunk.before, chunk.begins
@@ -209,14 +199,14 @@ def _groups(
 
 
 def _cuts(staged: StagedText, tokenizer: Tokenizer, start: int, end: int) -> Iterator[int]:
-    """The places in a long stretch where `cut` ends a piece: there, and only there, it may be divided."""
+    """The places where `cut` ends a piece of a long stretch. It may be divided there and nowhere else."""
     for piece in tokenizer.cut(staged.text(start, end)):
         start += len(piece.encode("utf-8"))
         yield start
 
 
 def _join(target: Path, paths: list[Path], added: list[int] | None = None) -> None:
-    """The files as one."""
+    """Write the files as one."""
     if len(paths) == 1:
         _put(paths[0], target)
     else:
@@ -224,11 +214,12 @@ def _join(target: Path, paths: list[Path], added: list[int] | None = None) -> No
 
 
 def _put(path: Path, target: Path) -> None:
-    """A second name for a file of the same disk, or a copy: it stays among the kept ones till the end."""
+    """Give a kept file a second name, or copy it: it stays among the kept files until the end."""
     try:
         os.link(path, target)
-    except OSError:
-        shutil.copyfile(path, target)
+    except OSError:  # the disk has no links
+        with open(path, "rb") as file, naming(target), open(target, "wb") as copy:
+            shutil.copyfileobj(file, copy)  # copyfile would name two files in an error
 
 
 def write_places(folder: Path, train: Pieces, validation: Pieces, starts: Sequence[int] | np.ndarray) -> None:

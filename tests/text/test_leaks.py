@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from models import BUNDLED_STORY as STORY
 
-from lucidlm.text import copies, letters, staged_text
+from lucidlm.text import copies, letters, passages, staged_text
 from lucidlm.text.copies import CopySearch
 from lucidlm.text.preparation import prepare
 
@@ -96,7 +96,7 @@ def test_a_passage_of_the_stated_length_is_found_and_its_characters_are_counted(
 
 def test_a_passage_below_the_stated_length_is_not(tmp_path):
     letters_of = re.sub(r"[^a-zA-Z]", "", PIECES[30])
-    short = letters_of[: copies.VERBATIM - 10]
+    short = letters_of[: passages.VERBATIM - 10]
     leaks = check(tmp_path, PIECES[20:], [PIECES[0] + "\n" + short + ".\n" + PIECES[1]]).manifest["leaks"]
     assert (leaks["near_documents"], leaks["passages"], leaks["share"]) == (0, 0, 0)
 

@@ -2,9 +2,11 @@ import os
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lucidlm.errors import DataError
-from lucidlm.text.token_file import TokenFile, write_tokens
+from lucidlm.text.token_file import TokenFile, TokenShards, write_tokens
 from lucidlm.text.windows import Windows
 
 
@@ -94,3 +96,71 @@ def test_a_file_of_more_than_4_gib_is_read_right(tmp_path):
     assert opened[tokens - 3 : tokens].tolist() == [7, 8, 9]
     # A batch reads from anywhere in it.
     assert Windows(opened, 1024).batch_at(seed=1, step=10**6, batch_size=2)[0].shape == (2, 1024)
+
+
+# Shards
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(sum),
+    places=st.lists(st.integers(-30, 30), min_size=2, max_size=2),
+    step=st.sampled_from([None, 1, 2, -1]),
+)
+def test_shards_give_what_the_joined_array_gives(tmp_path_factory, sizes, places, step):
+    folder = tmp_path_factory.mktemp("shards")
+    ids = np.arange(sum(sizes), dtype=np.uint16)
+    parts = np.split(ids, np.cumsum(sizes)[:-1])
+    for number, part in enumerate(parts):
+        write_tokens(folder / f"{number}.npy", [part], 100)
+    shards = TokenShards([folder / f"{number}.npy" for number in range(len(parts))], 100)
+    assert len(shards) == len(ids)
+    where = slice(*places, step)
+    assert np.array_equal(shards[where], ids[where])
+    inside = [place for place in places if -len(ids) <= place < len(ids)]
+    assert np.array_equal(shards[inside], ids[inside])
+    assert shards[-1] == ids[-1]
+    for wrong in (len(ids), -len(ids) - 1, [0, len(ids)]):
+        with pytest.raises(
+            IndexError, match=rf"/shards\S*: place -?\d+ of {len(ids)} tokens?; give -{len(ids)} to"
+        ):
+            shards[wrong]
+    for wrong in ([True] * len(ids), [0.5]):
+        with pytest.raises(DataError, match=r"of type (bool|float64); give whole numbers"):
+            shards[wrong]
+
+
+def test_a_shard_is_checked_like_a_file(tmp_path):
+    write_tokens(tmp_path / "0.npy", [np.arange(5)], 100)
+    write_tokens(tmp_path / "1.npy", [np.arange(5)], 1 << 17)
+    with pytest.raises(DataError, match=r"1\.npy: holds uint32, the shard before it uint16"):
+        TokenShards([tmp_path / "0.npy", tmp_path / "1.npy"])
+    with pytest.raises(DataError, match=r"0\.npy: token id 4"):
+        TokenShards([tmp_path / "0.npy"], 3)
+    shards = TokenShards([tmp_path / "0.npy"])
+    os.truncate(tmp_path / "0.npy", 130)
+    with pytest.raises(DataError, match=r"0\.npy: 130 bytes"):
+        shards[2]
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros(5, np.int64), "holds int64, but files of its kind hold uint16 or uint32;"),
+        (np.zeros((2, 2), np.uint16), "not an .npy file with one row of numbers;"),
+    ],
+)
+def test_a_file_of_other_numbers_is_an_error_with_what_it_has(tmp_path, array, said):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(DataError) as caught:
+        TokenFile(tmp_path / "a.npy")
+    assert str(caught.value) == f"{tmp_path / 'a.npy'}: {said} prepare the text again"
+
+
+def test_a_file_that_says_a_number_of_tokens_that_is_none_is_an_error_with_it(tmp_path):
+    write_tokens(tmp_path / "a.npy", [[1, 2]], 100)
+    data = (tmp_path / "a.npy").read_bytes()
+    for said in (b"-2", b"2."):
+        (tmp_path / "a.npy").write_bytes(data.replace(b"(2,)", b"(%b,)" % said).replace(b" \n", b"\n"))
+        with pytest.raises(DataError, match=rf"a\.npy: says that it has {said.decode()}0? numbers; prepare"):
+            TokenFile(tmp_path / "a.npy")

@@ -5,8 +5,10 @@ tokenizer and the bytes of an id.
 """
 
 import codecs
+import contextlib
 import functools
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,22 +70,25 @@ class DsFile:
 
     def _bounds(self) -> Iterator[tuple[int, int]]:
         start = 0
-        with open(f"{self.path}{INDEX}", "rb") as file:
+        with _reading(f"{self.name}{INDEX}"), open(f"{self.path}{INDEX}", "rb") as file:
             while len(ends := _uint64(file, _ENDS_AT_ONCE)):
                 for end in ends.tolist():
                     if end < start:
-                        raise self._damaged(f"a document ends at token {end:,} before it begins at {start:,}")
+                        raise _damaged(
+                            self.name, f"a document ends at token {end:,} before it begins at {start:,}"
+                        )
                     if end > start:
                         yield start, end
                     start = end
 
     def _ids(self, start: int, end: int) -> Iterator[np.ndarray]:
-        with open(self.path, "rb") as file:
-            file.seek(start * self.size)
+        with _reading(self.name), open(self.path, "rb") as file:
+            file.seek(min(start * self.size, self.path.stat().st_size))
             while start < end:
                 ids = np.fromfile(file, f"<u{self.size}", min(end - start, _AT_ONCE))
                 if not len(ids):
-                    raise self._damaged(f"it ends before token {end:,}")
+                    there = self.path.stat().st_size // self.size
+                    raise _damaged(self.name, f"a document ends at token {end:,}, but the file has {there:,}")
                 if (largest := int(ids.max())) >= (vocabulary := self.tokenizer.vocab_size):
                     raise DataError(
                         f"{self.name}: token id {largest:,} in a vocabulary of {vocabulary:,}; "
@@ -93,38 +98,47 @@ class DsFile:
                 start += len(ids)
                 yield ids
 
-    def _damaged(self, why: str) -> DataError:
-        return _damaged(self.name, why)
-
 
 def open_ds(path: Path, name: str) -> DsFile:
     """The token file; DataError if its index is missing or does not fit, or its tokenizer is not known."""
-    try:
-        size, documents = path.stat().st_size, Path(f"{path}{INDEX}")
-        if not documents.exists():
-            raise DataError(
-                f"{name}: no {documents.name} beside it, which says where documents end; copy it there, or "
-                "write the tokens with save_index=True",
-                reason=reasons.NO_TOKENS,
-            )
-        tokens = _last_end(documents, name)
+    index = Path(f"{path}{INDEX}")
+    if not index.exists():
+        raise DataError(
+            f"{name}: no {index.name} beside it, which says where documents end; copy it there, or "
+            "write the tokens with save_index=True",
+            reason=reasons.NO_TOKENS,
+        )
+    with _reading(name):
+        size = path.stat().st_size
+    with _reading(f"{name}{INDEX}"):
+        tokens = _last_end(index, name)
+    with _reading(f"{name}{METADATA}"):
         named, said = _metadata(Path(f"{path}{METADATA}"))
-        width = size // tokens if tokens else 0
-        if width not in (2, 4) or size != width * tokens or said not in (None, width):
-            bits = f"of {8 * said} bits" if said else "of 16 or 32 bits"
-            raise _damaged(name, f"{plural(size, 'byte')}, but its index ends at {tokens:,} ids {bits}")
-    except OSError as problem:
-        raise cannot_read(name, problem) from problem
+    width = size // tokens if tokens else 0
+    if width not in (2, 4) or size != width * tokens or said not in (None, width):
+        bits = f"of {8 * said} bits" if said else "of 16 or 32 bits"
+        raise _damaged(name, f"{plural(size, 'byte')}, but its index ends at {tokens:,} ids {bits}")
     return DsFile(path, name, width, _tokenizer(path, name, named))
 
 
+@contextlib.contextmanager
+def _reading(name: str) -> Generator[None]:
+    """An OSError from this block becomes a DataError that names this file."""
+    try:
+        yield
+    except OSError as problem:
+        raise cannot_read(name, problem) from problem
+
+
 def _last_end(index: Path, name: str) -> int:
+    """The end of the last document: the number of tokens."""
     size = index.stat().st_size
-    if size == 0 or size % 8:
-        raise _damaged(name, f"its index has {plural(size, 'byte')}, which are no numbers of 64 bits")
-    with open(index, "rb") as file:
-        file.seek(size - 8)
-        return int(_uint64(file, 1)[0])
+    if size and size % 8 == 0:
+        with open(index, "rb") as file:
+            file.seek(size - 8)
+            if len(ends := _uint64(file, 1)):
+                return int(ends[0])
+    raise _damaged(name, f"its index has {plural(size, 'byte')}, not 8 for each document")
 
 
 def _uint64(file, count: int) -> np.ndarray:
@@ -148,7 +162,7 @@ def _tokenizer(path: Path, name: str, named: str | None) -> Tokenizer:
         return _loaded(beside, name)
     if named in _GPT2:
         return Tokenizer.gpt2()
-    if named and Path(named).exists():
+    if named and os.path.exists(named):  # Path.exists raises for a name that is too long
         return _loaded(Path(named), name)
     which = (
         f"its tokenizer, {named!r:.100}, is not here" if named else "nothing says which tokenizer wrote it"
@@ -158,7 +172,8 @@ def _tokenizer(path: Path, name: str, named: str | None) -> Tokenizer:
 
 def _loaded(path: Path, name: str) -> Tokenizer:
     try:
-        return _cached(path, path.stat().st_mtime_ns)
+        with _reading(str(path)):
+            return _cached(path, path.stat().st_mtime_ns)
     except WeightsError as problem:
         raise DataError(f"{name}: {problem}", reason=reasons.NO_TOKENS) from problem
 
@@ -169,4 +184,7 @@ def _cached(path: Path, changed: int) -> Tokenizer:
 
 
 def _damaged(name: str, why: str) -> DataError:
-    return DataError(f"{name}: damaged token file ({why}); copy it again", reason=reasons.DAMAGED)
+    return DataError(
+        f"{name}: damaged token file ({why}); copy it again, with {Path(name).name}{INDEX}",
+        reason=reasons.DAMAGED,
+    )

@@ -90,6 +90,28 @@ def test_what_does_not_fit_is_refused(tmp_path):
     assert "write the tokens with save_index=True" in refusal(path)
 
 
+def test_an_error_names_the_file_that_is_wrong_and_what_it_has(tmp_path):
+    path = write_ds(tmp_path / "a.ds", TEXTS)
+    index, metadata = path.with_name("a.ds.index"), path.with_name("a.ds.metadata")
+    tokens = path.stat().st_size // 2
+    index.write_bytes(np.array([1 << 63, tokens], "<u8").tobytes())
+    assert (
+        f"ends at token {1 << 63:,}, but the file has {tokens:,}); copy it again, with a.ds.index"
+        in refusal(path)
+    )
+    index.write_bytes(b"123")
+    assert "its index has 3 bytes, not 8 for each document" in refusal(path)
+    for each in (index, metadata):
+        write_ds(path, TEXTS)
+        each.unlink()
+        each.mkdir()
+        assert f"{each}: cannot be read (Is a directory)" in refusal(path)
+        each.rmdir()
+    write_ds(path, TEXTS, named="x" * 5000)
+    assert "its tokenizer, 'xxx" in refusal(path)
+    assert len(refusal(path)) < 300 + len(str(path))
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_probes", "quick_judging")
 def test_a_corpus_that_datatrove_wrote_is_prepared_and_trained_on(
