@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lucidlm.errors import LucidError, ServerError
+from lucidlm.runtime.interpreter import own_flags
 from lucidlm.runtime.wording import one_line
 from lucidlm.serve.document_view import renamed
 from lucidlm.serve.documents import Documents
@@ -60,7 +61,7 @@ class Plans:
 async def _answered(asked: dict[str, Any]) -> dict[str, Any]:
     """What the process says; it is ended where nobody waits for it any more."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "lucidlm.serve.planning"],
+        [sys.executable, *own_flags(), "-m", "lucidlm.serve.planning"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     speaking = asyncio.get_running_loop().run_in_executor(None, _spoken, process, json.dumps(asked).encode())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lucidlm.errors import ServerError
+from lucidlm.runtime.interpreter import own_flags
 from lucidlm.runtime.memory import PROC
 from lucidlm.runtime.signals import name_of
 from lucidlm.runtime.wording import printable
@@ -155,7 +156,7 @@ class Trainings:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with open(log_of(folder), "wb") as log:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "lucidlm", "train", *arguments],
+                    [sys.executable, *own_flags(), "-m", "lucidlm", "train", *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

@@ -4,8 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import lucidlm
 
 PROGRAM = """
 import json, subprocess, sys
@@ -32,3 +35,14 @@ def test_a_process_has_the_current_folder_on_its_path_only_if_its_parent_has(tmp
     flags, code = json.loads(done.stdout)
     assert flags == taken
     assert (code == 0) == runs
+
+
+def test_every_python_process_of_the_package_is_started_with_them():
+    package = Path(lucidlm.__file__).parent
+    started = [
+        f"{file.relative_to(package)}: {line.strip()}"
+        for file in package.rglob("*.py")
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if "[sys.executable" in line and "own_flags()" not in line
+    ]
+    assert started == []
