@@ -43,10 +43,14 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
-    """A context in which matmuls run in `dtype` while the weights stay float32; no change for float32."""
+    """A context in which matmuls run in `dtype` while the weights stay float32; no change for float32.
+
+    Autocast's cache of copies is off: a pass reads each weight once, and the cache would hold the copies of all
+    blocks to its end, also where blocks are computed again.
+    """
     if dtype == torch.float32:
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=dtype)
+    return torch.autocast(device.type, dtype=dtype, cache_enabled=False)
 
 
 def seed_from(*parts: int | str) -> int:

@@ -95,7 +95,7 @@ class GPUMemory:
     gathered: int
     """Weights that are sharded, while they are whole, and the gradients of a block before they are shared."""
     copies: int
-    """Of the blocks' matrices in bfloat16, which autocast makes and the backward pass reads."""
+    """Of the blocks' matrices in bfloat16, which autocast makes and the backward pass reads: of those it keeps."""
     activations: int
     logits: int
     """Of a chunk of tokens, with their logarithms, and the head's gradient."""
@@ -125,9 +125,8 @@ def memory_on_a_gpu(
 ) -> GPUMemory:
     """What a step holds on a GPU that takes this many tokens at once, and 1/shards of the weights.
 
-    Weights, gradients and moments are float32: 16 bytes a weight with AdamW. Autocast keeps its copies of all
-    matrices until the forward pass ends, with checkpointing too. docs/scale.md compares the sum with what was
-    measured.
+    Weights, gradients and moments are float32: 16 bytes a weight with AdamW. docs/scale.md compares the sum
+    with what was measured.
     """
     n, embedding = model.n_parameters, model.vocab_size * model.emb_dim
     block = _in_blocks(model) // model.n_layers
@@ -142,7 +141,7 @@ def memory_on_a_gpu(
         gradients=-(-4 * n // shards),
         moments=-(-4 * _moments(model, optim) // shards),
         gathered=whole if shards > 1 else 0,
-        copies=width * _in_blocks(model) if tokens and width == 2 else 0,
+        copies=width * held * block if tokens and width == 2 else 0,
         activations=tokens * (held * _kept_on_a_gpu(model, width) + 4 * model.emb_dim * inputs),
         # Logits and their logarithms in float32; the head in the dtype of matmuls, and its gradient.
         logits=rows * model.vocab_size * (4 + 4) + (4 + width) * embedding if tokens else 0,

@@ -12,7 +12,7 @@ from lucidlm.training.cluster_outline import outline
     "asked",
     [
         {"gpus": 1, "params": "7b"},
-        {"gpus": 8, "params": "7b", "gpu": "rtx4090"},
+        {"gpus": 4, "params": "7b", "gpu": "rtx4090"},
         {"gpus": 8, "params": "7b", "replicas": 8},
         {"gpus": 8, "params": "7b", "context_length": 2**18},
         {"gpus": 8, "params": "7b", "gpu": "a100-40g", "checkpointing": False, "context_length": 4096},
@@ -28,7 +28,7 @@ from lucidlm.training.cluster_outline import outline
             "checkpointing": False,
             "context_length": 8192,
         },
-        {"gpus": 8, "params": "7b", "gpu": "rtx4090", "checkpointing": True},
+        {"gpus": 4, "params": "7b", "gpu": "rtx4090", "checkpointing": True},
     ],
 )
 def test_where_nothing_fits_each_way_out_that_is_named_fits_when_it_is_followed(asked):
@@ -58,7 +58,7 @@ def test_where_nothing_fits_each_way_out_that_is_named_fits_when_it_is_followed(
 
 def test_only_flags_that_were_given_are_to_be_left_out_and_a_plan_that_fits_has_no_way_out():
     asked = {"gpus": 2, "params": "7b", "gpu": "rtx3090", "shards": 1}
-    assert plan_cluster(**asked).way_out == "leave --shards out, and --gpus 32 or --gpu a100-80g fits"
+    assert plan_cluster(**asked).way_out == "leave --shards out, and --gpus 8 or --gpu a100-80g fits"
     asked = {"gpus": 8, "params": "7b", "replicas": 8}
     assert plan_cluster(**asked).way_out == "leave --replicas out"
     assert plan_cluster(gpus=8, params="7b").way_out is None
