@@ -45,7 +45,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
     """A context in which matmuls run in `dtype` while the weights stay float32; no change for float32.
 
-    Autocast's cache of copies is off: a pass reads each weight once, and the cache would hold the copies of all
+    Autocast's cache of copies is off: a pass reads each weight once, and the cache would hold those of all
     blocks to its end, also where blocks are computed again.
     """
     if dtype == torch.float32:

@@ -95,7 +95,7 @@ class GPUMemory:
     gathered: int
     """Weights that are sharded, while they are whole, and the gradients of a block before they are shared."""
     copies: int
-    """Of the blocks' matrices in bfloat16, which autocast makes and the backward pass reads: of those it keeps."""
+    """Of the blocks' matrices in bfloat16, which autocast makes and the backward pass reads, where kept."""
     activations: int
     logits: int
     """Of a chunk of tokens, with their logarithms, and the head's gradient."""
