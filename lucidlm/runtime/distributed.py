@@ -353,7 +353,12 @@ def joined(layout: Layout, *, device: str = "auto") -> Generator[World]:
         )
         try:
             control = dist.new_group(backend="gloo", timeout=patience)
-            yield World(rank, store=store, group=control, layout=layout)
+            world = World(rank, store=store, group=control, layout=layout)
+            yield world
+            # The store ends with the first process: not before the others have read what it told them last.
+            if not world.alone:
+                with contextlib.suppress(RuntimeError):  # one that is lost now was no longer needed
+                    dist.barrier(group=control)
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
