@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import http.client
+import itertools
 import json
 import math
 import os
@@ -10,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from histories import BEND, TRAIN, curve, taken
 from models import made_up_text
-from serving import Running, running
+from serving import LIMIT_S, Running, running, wait_for
 from trainings import begun_run
 
 from lucidlm.errors import ServerError
@@ -50,7 +50,9 @@ STATE = HEAD | {"curves", "validations", "samples"}
 
 def followed(server: Running, id: str) -> list[dict]:
     """All events of a run, until its training ends."""
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=90)) as connection:
+    with contextlib.closing(
+        http.client.HTTPConnection("127.0.0.1", server.port, timeout=LIMIT_S)
+    ) as connection:
         connection.request("GET", f"/api/runs/{id}/events")
         answer = connection.getresponse()
         assert answer.status == 200
@@ -60,13 +62,9 @@ def followed(server: Running, id: str) -> list[dict]:
     return [json.loads(part.removeprefix("data: ")) for part in parts if not part.startswith(":")]
 
 
-def wait_for(server: Running, id: str, reached, *, timeout_s: float = 60.0) -> dict:
+def state_when(server: Running, id: str, reached) -> dict:
     """The state of a run when `reached` holds of it."""
-    until = time.monotonic() + timeout_s
-    while not reached(state := server.ask("GET", f"/api/runs/{id}").json):
-        assert time.monotonic() < until, state
-        time.sleep(0.05)
-    return state
+    return wait_for(lambda: server.ask("GET", f"/api/runs/{id}").json, reached)
 
 
 @pytest.fixture(scope="module")
@@ -241,22 +239,20 @@ def test_a_training_is_stopped_with_a_checkpoint_and_goes_on_and_ends_with_the_s
         id = server.ask("POST", "/api/runs", form).json["id"]
         refused = server.ask("POST", "/api/runs", form)
         assert (refused.status, "one training runs at a time" in refused.fault["message"]) == (409, True)
-        early = wait_for(server, id, lambda state: state["steps"] > 5)
+        early = state_when(server, id, lambda state: state["steps"] > 5)
         assert (early["status"], early["planned_steps"]) == ("training", 10**6)
         assert early["memory_bytes"] > 10**7
         assert early["time_left_s"] > 0
         assert [name for name, _ in early["lines"]] == ["uniform over the vocabulary", "unigram of tokens"]
-        began = time.monotonic()
         assert server.ask("POST", f"/api/runs/{id}/stop", {}).json["id"] == id
         assert server.ask("POST", f"/api/runs/{id}/stop", {}).status in (200, 409)  # no second signal
-        stopped = wait_for(server, id, lambda state: state["status"] == "interrupted", timeout_s=10)
-        assert time.monotonic() - began < 10
+        stopped = state_when(server, id, lambda state: state["status"] == "interrupted")
         assert (stopped["exit_code"], stopped["own"]) == (143, True)
         run = Path(stopped["run"])
         assert checkpoint_folders(run)[-1].name == f"step_{stopped['steps']:06d}"
         assert read_history(run).end == 15
         assert server.ask("POST", f"/api/runs/{id}/resume", {}).json["id"] == id
-        on = wait_for(server, id, lambda state: state["steps"] > stopped["steps"])
+        on = state_when(server, id, lambda state: state["steps"] > stopped["steps"])
         assert on["time_s"] > stopped["time_s"]  # the clock goes on
         assert server.ask("POST", f"/api/runs/{id}/resume", {}).status == 409
     assert read_history(run).end == 15
@@ -267,18 +263,21 @@ def test_a_training_is_stopped_with_a_checkpoint_and_goes_on_and_ends_with_the_s
 def test_a_training_gets_one_signal_however_often_it_is_asked_to_stop(tmp_path):
     # The second would end it without a checkpoint.
     counting = (
-        "import signal, sys, time\n"
+        "import signal, sys\n"
         "signal.signal(signal.SIGTERM, lambda *_: print('signal', flush=True))\n"
         "print('ready', flush=True)\n"
-        "for _ in range(20): time.sleep(0.05)"
+        "sys.stdin.read()"
     )
-    with subprocess.Popen([sys.executable, "-c", counting], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", counting], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline() == "ready\n"
         training = Training(tmp_path / "run", process, ())
+        training.stop()
+        assert process.stdout.readline() == "signal\n"
         for _ in range(3):
             training.stop()
-            time.sleep(0.15)
-        assert process.communicate()[0] == "signal\n"
+        assert process.communicate()[0] == ""
 
 
 PAYLOADS = [
@@ -417,19 +416,28 @@ def test_rows_are_read_again_only_where_a_file_or_the_lock_has_changed(runs, mon
     assert read == ["a", "b", "c", "c", "a"]
 
 
+def following(connection: http.client.HTTPConnection, path: str) -> http.client.HTTPResponse:
+    """The answer to a request for events; where it is a refusal, it has been read."""
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    if answer.status != 200:
+        answer.read()
+    return answer
+
+
 def test_a_run_that_another_process_trains_is_followed_and_not_stopped(tmp_path, monkeypatch):
     run = written(begun_run(str(tmp_path / "runs" / "other")), History((taken(1),), ()))
     monkeypatch.setattr(run_events, "LOOK_S", 0.05)
     monkeypatch.setattr(run_events, "SILENT_S", 0.3)
-    limits = replace(LIMITS, total_s=0.5, watchers=1)
-    with running(runs=tmp_path / "runs", limits=limits) as server:
+    limits = replace(LIMITS, watchers=1)
+    with running(runs=tmp_path / "runs", limits=limits) as server, contextlib.ExitStack() as clients:
         ((id, own),) = [(row["id"], row["own"]) for row in server.ask("GET", "/api/runs").json["runs"]]
         assert not own
         with lock(run):
             for action in ("stop", "resume"):
                 reply = server.ask("POST", f"/api/runs/{id}/{action}", {})
                 assert reply.status == 409
-            connection = server.connect()
+            connection = clients.enter_context(contextlib.closing(server.connect()))
             connection.request("GET", f"/api/runs/{id}/events")
             answer = connection.getresponse()
             first = json.loads(answer.readline().removeprefix(b"data: "))
@@ -438,7 +446,6 @@ def test_a_run_that_another_process_trains_is_followed_and_not_stopped(tmp_path,
             assert answer.readline().startswith(b":")  # no news: a comment shows that the connection lives
             refused = server.ask("GET", f"/api/runs/{id}/events")
             assert (refused.status, refused.headers["retry-after"]) == (429, "10")
-            time.sleep(0.6)  # longer than a request may take
             written(run, History((taken(1), taken(2), taken(3)), ()))
             lines = iter(answer.readline, b"")
             fresh = next(
@@ -451,42 +458,48 @@ def test_a_run_that_another_process_trains_is_followed_and_not_stopped(tmp_path,
             )
             assert (again["type"], again["steps"]) == ("state", 2)
         assert b"".join(lines).endswith(b"data: [DONE]\n\n")
-        connection.close()
         assert [event["type"] for event in server.ask("GET", f"/api/runs/{id}/events").events] == [
             "state",
             "end",
         ]
 
 
+def test_following_a_run_may_take_longer_than_other_requests(tmp_path, monkeypatch):
+    run = begun_run(str(tmp_path / "runs" / "other"))
+    monkeypatch.setattr(run_events, "LOOK_S", 0.05)
+    monkeypatch.setattr(run_events, "SILENT_S", 0.3)
+    limits = replace(LIMITS, total_s=0.5)
+    with (
+        lock(run),
+        running(runs=tmp_path / "runs", limits=limits) as server,
+        contextlib.closing(server.connect()) as connection,
+    ):
+        connection.request("GET", f"/api/runs/{id_of(run, tmp_path / 'runs')}/events")
+        lines = iter(connection.getresponse().readline, b"")
+        comments = (line for line in lines if line.startswith(b":"))
+        assert len(list(itertools.islice(comments, 3))) == 3  # each after SILENT_S
+
+
 def test_who_leaves_makes_room_and_the_server_does_not_wait_for_those_who_stay(tmp_path):
     run = written(begun_run(str(tmp_path / "runs" / "other")), History((taken(1),), ()))
-    with lock(run):
-        with running(runs=tmp_path / "runs", limits=replace(LIMITS, watchers=2)) as server:
+    limits = replace(LIMITS, watchers=2, stop_s=600)
+    with lock(run), contextlib.ExitStack() as clients:
+        with running(runs=tmp_path / "runs", limits=limits) as server:
             (row,) = server.ask("GET", "/api/runs").json["runs"]
             threads, path = threading.active_count(), f"/api/runs/{row['id']}/events"
             files = len(os.listdir("/proc/self/fd"))
             for _ in range(10):
-                connection = server.connect()
-                connection.request("GET", path)
-                until = time.monotonic() + 5
-                while (answer := connection.getresponse()).status == 429 and time.monotonic() < until:
-                    answer.read()
-                    time.sleep(0.01)
-                    connection.request("GET", path)
-                assert answer.status == 200
-                assert answer.readline().startswith(b"data: ")
-                connection.close()
-                answer.close()
-            time.sleep(0.2)
-            assert threading.active_count() <= threads + 8  # asyncio's own, which are shared
-            assert len(os.listdir("/proc/self/fd")) <= files + 2
-            stays = server.connect()
-            stays.request("GET", path)
-            answer = stays.getresponse()
-            began = time.monotonic()
-        assert time.monotonic() - began < 4
+                with contextlib.closing(server.connect()) as connection:
+                    answer = wait_for(
+                        lambda: following(connection, path), lambda answer: answer.status == 200
+                    )
+                    assert answer.readline().startswith(b"data: ")
+            # asyncio's own threads, which are shared, may be new.
+            wait_for(threading.active_count, lambda count: count <= threads + 8)
+            wait_for(lambda: len(os.listdir("/proc/self/fd")), lambda count: count <= files + 2)
+            stays = clients.enter_context(contextlib.closing(server.connect()))
+            answer = wait_for(lambda: following(stays, path), lambda answer: answer.status == 200)
         assert answer.read().endswith(b"data: [DONE]\n\n")
-        stays.close()
 
 
 def view_of(history: History) -> RunView:
@@ -545,10 +558,13 @@ def test_a_plan_that_nobody_waits_for_leaves_no_process(monkeypatch):
     async def ask():
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(1))
-        busy = loop.run_in_executor(None, time.sleep, 0.3)  # so that the client leaves before its turn
+        over = threading.Event()
+        busy = loop.run_in_executor(None, over.wait, LIMIT_S)  # so that the client leaves before its turn
         left = asyncio.ensure_future(planning._answered({}))
-        await asyncio.sleep(0.1)
+        while not begun:
+            await asyncio.sleep(0.01)
         left.cancel()
+        over.set()
         await asyncio.gather(busy, left, return_exceptions=True)
         monkeypatch.setattr(planning, "PLAN_S", 0.01)
         with pytest.raises(ServerError, match="takes over"):
@@ -596,11 +612,7 @@ def test_a_plan_that_nobody_waits_for_is_given_up(live, monkeypatch):
             begun.append(self)
 
     monkeypatch.setattr(planning.subprocess, "Popen", Recorded)
-    connection = live.connect()
-    connection.request("POST", "/api/plan", b"{}", {"content-type": "application/json"})
-    until = time.monotonic() + 5
-    while not begun and time.monotonic() < until:
-        time.sleep(0.01)
-    connection.close()
-    (process,) = begun
-    assert process.wait(5) == -signal.SIGKILL
+    with contextlib.closing(live.connect()) as connection:
+        connection.request("POST", "/api/plan", b"{}", {"content-type": "application/json"})
+        (process,) = wait_for(lambda: begun)
+    assert process.wait(LIMIT_S) == -signal.SIGKILL
