@@ -35,12 +35,6 @@ def kept() -> set[Path]:
     return {file for file in Path(tempfile.gettempdir()).glob(folders) if file.is_file()}
 
 
-@pytest.fixture(scope="module")
-def live(tmp_path_factory):
-    with running(runs=tmp_path_factory.mktemp("runs")) as server:
-        yield server
-
-
 @pytest.fixture(autouse=True)
 def forget_all(request):
     yield
