@@ -249,8 +249,8 @@ class Slow(torch.nn.Module):
 def slow_server(
     seconds: float = 0.02, *, context_length: int = 4096, **limits: Any
 ) -> Iterator[tuple[Running, Slow]]:
-    """A server whose model takes so long for a token, and the model's head."""
+    """A server whose model takes so long for a token, and the model's head; clients need not read."""
     each = served(context_length=context_length)
     head = each.model.head = Slow(each.model.head, seconds)
-    with running(each, limits=replace(LIMITS, **limits)) as server:
+    with running(each, limits=replace(LIMITS, **{"unread_s": 600.0} | limits)) as server:
         yield server, head

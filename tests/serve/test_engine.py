@@ -9,18 +9,21 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from weakref import ref
 
 import openai
 import pytest
 import torch
-from models import STORY
+from models import END_OF_TEXT, STORY
 from serving import FOREVER, LIMIT_S, running, served, slow_server, wait_for
 
+from lucidlm.model.decoding import Decoding
 from lucidlm.model.linear import Form, ShortLinear, for_generation
 from lucidlm.runtime.memory import Free
-from lucidlm.serve.engine import Engine
+from lucidlm.serve.engine import TURN, Engine
+from lucidlm.serve.jobs import Completion, Wanted
 from lucidlm.serve.limits import LIMITS
-from lucidlm.serve.slots import row_bytes
+from lucidlm.serve.slots import Slots, row_bytes
 
 ENDLESS = {"model": "tiny", "prompt": "ab", "logit_bias": FOREVER, "max_tokens": 2000}
 """A text that ends after 2,000 steps of a model, and not before."""
@@ -185,6 +188,97 @@ def test_one_failing_request_fails_alone_and_the_server_goes_on():
         assert stream.status == 200
         assert "NaN" in stream.events[-1]["error"]["message"]
         assert server.complete("ab", **fields).json["choices"] == good
+        server.wait_for(0)
+
+
+def test_texts_that_began_go_on_in_turns_where_no_more_can_be_set_aside(monkeypatch):
+    three = 3 * row_bytes(served(context_length=4096).model)
+    monkeypatch.setattr("lucidlm.serve.engine.free_on", lambda device: Free(2 * three, "a test"))
+    with slow_server(0.002, running=2) as (server, head), several(server, 3) as answers:
+        assert (server.engine.places, server.engine._most_aside) == (2, 1)
+        for answer in answers:
+            for _ in range(200):  # more than the first one had before the others came
+                assert answer.readline()
+        assert head.calls < 2000, "no text has ended to make room"
+
+
+def test_rows_that_became_empty_are_given_back_where_not_all_turns_end(tiny):
+    engine = Engine({"tiny": tiny}, replace(LIMITS, running=2))
+
+    def text(most):
+        wanted = Wanted(decoding=Decoding(max_new_tokens=most), seed=1, logit_bias=((END_OF_TEXT, -100),))
+        return Completion(tiny, lambda event: None, [1, 2], wanted)
+
+    first, second = text(20), text(20)
+    second.capacity = 32  # as if its model had another context
+    engine.submit([first])
+    engine._admit()
+    for _ in range(TURN + 1):
+        engine._round()
+    engine.submit([second])
+    engine._admit()
+    engine._round()
+    assert len(engine._groups) == 2
+    engine.submit([text(20), text(20)])
+    engine._set_aside()
+    assert list(engine._aside) == [first]
+    assert [group.slots.capacity for group in engine._groups] == [32]
+
+
+def test_keys_and_values_are_freed_when_a_client_leaves():
+    gc.collect()
+    gc.disable()  # a request and its jobs refer to each other
+    try:
+        with slow_server(0.005, running=1) as (server, _):
+            with several(server, 4):
+                kept = wait_for(lambda: [ref(job._cache) for job in list(server.engine._aside) if job._cache])
+                kept += [ref(group.slots.cache) for group in server.engine._groups]
+            server.wait_for(0)
+            wait_for(lambda: [each for each in kept if each() is not None], [].__eq__)
+    finally:
+        gc.enable()
+
+
+def test_a_request_that_was_answered_keeps_no_keys_and_values(server, monkeypatch):
+    jobs, submit = [], server.engine.submit
+    monkeypatch.setattr(server.engine, "submit", lambda some: (jobs.extend(some), submit(some)))
+    with contextlib.closing(
+        server.connect()
+    ) as connection:  # the server keeps the request until the next one
+        body = json.dumps(ENDLESS | {"max_tokens": 1})
+        connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})
+        with connection.getresponse() as answer:
+            assert answer.status == 200
+            answer.read()
+        (job,) = jobs
+        wait_for(lambda: job._cache is None)
+
+
+def test_a_text_that_cannot_be_set_aside_fails_alone(monkeypatch):
+    single, calls = Slots.single, []
+
+    def once(slots, row):
+        calls.append(row)
+        if len(calls) == 1:
+            raise MemoryError("no room for a copy")
+        return single(slots, row)
+
+    monkeypatch.setattr(Slots, "single", once)
+    with slow_server(0.002, running=1) as (server, _), ThreadPoolExecutor(3) as pool:
+        fields = {"max_tokens": 40, "logit_bias": FOREVER}
+        replies = [each.result() for each in [pool.submit(server.complete, **fields) for _ in range(3)]]
+        assert sorted(reply.status for reply in replies) == [200, 200, 500]
+        assert len(calls) > 1
+        assert server.complete(**fields).status == 200
+
+
+def test_stopping_ends_texts_that_wait_too():
+    with slow_server(running=1) as (server, _), several(server, 3) as answers:
+        server.engine.stop()
+        for answer in answers:
+            rest = answer.read().decode()
+            assert "the server is stopping" in rest
+            assert rest.endswith("data: [DONE]\n\n")
         server.wait_for(0)
 
 
