@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page
 def visited(browser: Browser, address: str) -> Iterator[Page]:
     """A page that must end without an error in the console or a request to another host."""
     context = browser.new_context(base_url=address, viewport={"width": 1000, "height": 800})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(60_000)
     page, faults = context.new_page(), []
     # The browser notes every request that is refused; what a view makes of it is tested.
     refused = "Failed to load resource: the server responded with a status of 400"

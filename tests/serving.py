@@ -1,4 +1,7 @@
-"""What the tests of the server share: a server in a thread of this process, and plain requests to it."""
+"""What the tests of the server share: a server in a thread of this process, and plain requests to it.
+
+A test leaves no connection open, also where it fails: the next test would be blamed for it.
+"""
 
 import asyncio
 import contextlib
@@ -9,13 +12,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from models import BYTES, TINY, sharp
+import torch
+import uvicorn
+from models import BYTES, END_OF_TEXT, TINY, sharp
 
 from lucidlm.serve.app import make_app
 from lucidlm.serve.engine import Engine
@@ -23,6 +29,20 @@ from lucidlm.serve.guards import Settings
 from lucidlm.serve.jobs import Served
 from lucidlm.serve.limits import LIMITS, Limits
 from lucidlm.serve.listening import listen, server_of
+
+LIMIT_S = 60.0
+"""Against a test that hangs: it says nothing of how fast a machine is."""
+FOREVER = {str(END_OF_TEXT): -100}
+"""A bias with which a text ends at its maximum of tokens alone."""
+
+
+def wait_for(look: Callable[[], Any], reached: Callable[[Any], object] = bool) -> Any:
+    """What `look` returns as soon as `reached` holds of it."""
+    until = time.monotonic() + LIMIT_S
+    while not reached(seen := look()):
+        assert time.monotonic() < until, seen
+        time.sleep(0.02)
+    return seen
 
 
 def served(name: str = "tiny", family: str = "gpt2", *, context_length: int = 64, **options: Any) -> Served:
@@ -69,7 +89,7 @@ def head_of(
 
 
 @dataclass(frozen=True, slots=True)
-class Listening:
+class Listening(ABC):
     """A server that listens on a port of this machine."""
 
     port: int
@@ -79,9 +99,20 @@ class Listening:
         """http://127.0.0.1:PORT."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    @abstractmethod
+    def texts(self) -> int:
+        """How many texts run or wait."""
+
+    def wait_for(self, texts: int) -> float:
+        """Seconds until so many texts run or wait."""
+        began = time.monotonic()
+        wait_for(lambda: self.texts, lambda count: count == texts)
+        return time.monotonic() - began
+
     def connect(self) -> http.client.HTTPConnection:
-        """A connection of one's own."""
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        """A connection of one's own, which `contextlib.closing` closes."""
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT_S)
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Reply:
         """One request; `body` is sent as JSON unless it is bytes, `_` in a header's name is a dash."""
@@ -90,8 +121,8 @@ class Listening:
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         with contextlib.closing(self.connect()) as connection:
             connection.request(method, path, data, sent)
-            answer = connection.getresponse()
-            return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+            with connection.getresponse() as answer:
+                return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
 
     def upload(self, name: str, data: bytes, query: str = "") -> Reply:
         """A text for /api/documents."""
@@ -108,14 +139,17 @@ class Running(Listening):
     """One in a thread of this process."""
 
     engine: Engine
+    server: uvicorn.Server
 
-    def wait_for(self, running: int, *, timeout_s: float = 5.0) -> float:
-        """Seconds until so many texts run; they must within the time."""
-        began = time.monotonic()
-        while self.engine.running + self.engine.waiting != running:
-            assert time.monotonic() - began < timeout_s, (self.engine.running, self.engine.waiting)
-            time.sleep(0.005)
-        return time.monotonic() - began
+    @property
+    def texts(self) -> int:
+        """How many texts run or wait."""
+        return self.engine.running + self.engine.waiting
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self.server.server_state.connections)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,15 +176,11 @@ class Apart(Listening):
         status = Path(f"/proc/{self.process}/status").read_text()
         return 1024 * int(re.search(rf"{name}:\s+(\d+)", status)[1])
 
-    def wait_for(self, running: int, *, timeout_s: float = 5.0) -> float:
-        """Seconds until so many texts run or wait; they must within the time."""
-        began = time.monotonic()
-        while True:
-            health = self.ask("GET", "/health").json
-            if health["running"] + health["waiting"] == running:
-                return time.monotonic() - began
-            assert time.monotonic() - began < timeout_s, health
-            time.sleep(0.01)
+    @property
+    def texts(self) -> int:
+        """How many texts run or wait."""
+        health = self.ask("GET", "/health").json
+        return health["running"] + health["waiting"]
 
 
 @contextlib.contextmanager
@@ -192,11 +222,35 @@ def running(
         server = server_of(guard)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[sock])), daemon=True)
         thread.start()
-        while not server.started:
-            time.sleep(0.005)
+        wait_for(lambda: server.started)
         try:
-            yield Running(port, engine)
+            yield Running(port, engine, server)
         finally:
             server.should_exit = True
-            thread.join(15)
-            assert not thread.is_alive(), "the server stops within seconds"
+            thread.join(LIMIT_S)
+            assert not thread.is_alive(), "the server stops"
+
+
+class Slow(torch.nn.Module):
+    """A head that takes a while, so that requests meet, and counts its calls."""
+
+    def __init__(self, head: torch.nn.Module, seconds: float) -> None:
+        super().__init__()
+        self.head, self.seconds, self.calls = head, seconds, 0
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The head's logits, later."""
+        self.calls += 1
+        time.sleep(self.seconds)
+        return self.head(hidden)
+
+
+@contextlib.contextmanager
+def slow_server(
+    seconds: float = 0.02, *, context_length: int = 4096, **limits: Any
+) -> Iterator[tuple[Running, Slow]]:
+    """A server whose model takes so long for a token, and the model's head; clients need not read."""
+    each = served(context_length=context_length)
+    head = each.model.head = Slow(each.model.head, seconds)
+    with running(each, limits=replace(LIMITS, **{"unread_s": 600.0} | limits)) as server:
+        yield server, head

@@ -2,7 +2,8 @@
 
 Each round gives every text one token. Jobs that have no row yet (a prompt to read, an explanation) share one
 part of a long prompt's work a round, in turns. Where more texts want to grow than there are places, they take
-turns too: the one that has had a place longest is set aside. So no text waits for another one to end.
+turns too: the one that has had a place longest is set aside. So no text waits for another one to end, as long
+as memory holds the keys and values of all that have begun.
 """
 
 import contextlib
@@ -147,18 +148,20 @@ class Engine:
             left = [*self._running, *self._waiting, *self._aside]
             self._running, self._waiting, self._aside = set(), deque(), deque()
         for job in left:
+            job.forget()
             _hand_on(job, ServerError("the server is stopping", "try again when it is back", status=503))
 
     def _admit(self) -> None:
         """Forgets what was cancelled, and gives free places to those that wait longest."""
-        for job in [job for job in self._running if job.cancelled]:
+        for job in [job for job in (*self._running, *self._waiting, *self._aside) if job.cancelled]:
             self._end(job)
         self._waiting = deque(job for job in self._waiting if not job.cancelled)
         self._aside = deque(job for job in self._aside if not job.cancelled)
         while self.waiting and len(self._running) < self.places:
             # A first token is waited for most. But neither kind can keep the other out.
             self._given = (self._given + 1) % NEW_ONES
-            queues = (self._waiting, self._aside) if self._given else (self._aside, self._waiting)
+            new_first = self._given and len(self._aside) <= self._most_aside
+            queues = (self._waiting, self._aside) if new_first else (self._aside, self._waiting)
             job = next(queue for queue in queues if queue).popleft()
             self._running.add(job)
             self._turns.append(job)
@@ -168,14 +171,14 @@ class Engine:
 
         Few in a round: so turns end at different times, and a new text never waits long for a place.
         """
-        room = min(max(1, min(len(self._waiting), ROWS // 2)), self._most_aside - len(self._aside))
-        if not self.waiting or len(self._running) < self.places or room < 1:
+        if not self.waiting or len(self._running) < self.places:
             return
-        held = [(job.held, group, job) for group in self._groups for job in group.jobs.values()]
-        held.sort(key=lambda each: -each[0])
-        for tokens, group, job in held[:room]:
-            if tokens < TURN:
-                return
+        room = self._most_aside - len(self._aside)
+        # Where no more can be kept, one that was set aside changes places with one that runs.
+        most = min(max(1, min(len(self._waiting), ROWS // 2)), room) if room > 0 else min(1, len(self._aside))
+        held = [(group, job) for group in self._groups for job in group.jobs.values() if job.held >= TURN]
+        held.sort(key=lambda each: -each[1].held)
+        for group, job in held[:most]:
             with self._failing_alone([job]), _computing(group.served):
                 group.set_aside(job)
                 with self._changed:
@@ -227,8 +230,9 @@ class Engine:
         return self._groups[-1]
 
     def _end(self, job: Job) -> None:
-        """Frees the place of a job, and its row."""
+        """Frees the place of a job, its row, and what else it has in memory."""
         self._running.discard(job)
+        job.forget()
         with contextlib.suppress(ValueError):
             self._turns.remove(job)
         for group in list(self._groups):

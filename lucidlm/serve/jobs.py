@@ -85,6 +85,10 @@ class Job(ABC):
     def advance(self) -> bool:
         """Does one piece of work; whether there is none left but the rows of a group."""
 
+    @abstractmethod
+    def forget(self) -> None:
+        """Drops what the work has in memory: who asked for the job may keep it for a while after its end."""
+
 
 class Measurement(Job):
     """A measurement that is computed piece by piece, with one result."""
@@ -106,6 +110,10 @@ class Measurement(Job):
             self.deliver(done.value)
             return True
         return False
+
+    def forget(self) -> None:
+        """Drops the windows and the numbers so far."""
+        self._work.close()
 
 
 class Scores(Measurement):
@@ -198,6 +206,10 @@ class Completion(Job):
     def keep_cache(self, cache: KVCache) -> None:
         """Takes back keys and values until there is a row again."""
         self._cache = cache
+
+    def forget(self) -> None:
+        """Drops the keys and values that are not in a row."""
+        self._cache = None
 
     def draw(self, logits: Tensor) -> None:
         """Draws the next token from logits (V,), and hands on what it completes."""

@@ -53,6 +53,10 @@ class Logits(Job):
         self.deliver(PlaceLogits(int(piece.targets[row]), piece.logits[row].float().cpu()))
         return True
 
+    def forget(self) -> None:
+        """Drops the windows of the text."""
+        self._pieces = iter(())
+
 
 class Compares(Measurement):
     """The comparison of two models on a text, by the function of `lucidlm compare`."""

@@ -1,7 +1,6 @@
 """Values come in as the model makes them, a stream of events goes out as fast as its client reads."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -13,6 +12,8 @@ from lucidlm.serve.limits import Limits
 
 PART_BYTES = 2**14
 """Sent at once: so small that a slow client is seen to take something every moment."""
+LOOKS = 4
+"""A client is idle if it was so in each of so many looks: one long wait may be this program's own."""
 
 
 class Outbox:
@@ -25,20 +26,30 @@ class Outbox:
     def __init__(self, limits: Limits, drop: Callable[[], None]) -> None:
         self._limits, self._drop = limits, drop
         self._waiting = bytearray()
-        self._changed = asyncio.Event()
+        self._changed, self._taken = asyncio.Event(), asyncio.Event()
         self._closed = self.dropped = False
-        self._taken_at: float | None = None
-        """When the client began to be sent what it has not taken yet; None if there is nothing like that."""
 
     def put(self, part: bytes) -> None:
         """Adds a part."""
         self._waiting += part
         self._changed.set()
-        if self._taken_at is None or len(self._waiting) <= self._limits.unread_bytes:
-            return
-        if time.monotonic() - self._taken_at > self._limits.unread_s and not self.dropped:
-            self.dropped = True
-            self._drop()
+
+    async def room(self) -> None:
+        """Returns when little enough waits, or the client has been dropped."""
+        # Values may come without a pause: here the sender and other requests get their turn.
+        await asyncio.sleep(0)
+        idle = 0
+        while len(self._waiting) > self._limits.unread_bytes and not self.dropped:
+            self._taken.clear()
+            try:
+                async with asyncio.timeout(self._limits.unread_s / LOOKS):
+                    await self._taken.wait()
+                idle = 0
+            except TimeoutError:
+                idle += 1
+            if idle == LOOKS:
+                self.dropped = True
+                self._drop()
 
     def close(self) -> None:
         """Ends the stream after what it holds."""
@@ -56,9 +67,8 @@ class Outbox:
                 continue
             part = bytes(self._waiting[:PART_BYTES])
             del self._waiting[:PART_BYTES]
-            self._taken_at = time.monotonic()
             yield part
-            self._taken_at = None
+            self._taken.set()
 
 
 def event(value: Any) -> bytes:
@@ -75,6 +85,7 @@ def event_stream(values: AsyncIterator[Any], request: Request, limits: Limits) -
         try:
             async for value in values:
                 outbox.put(event(value))
+                await outbox.room()
         except Exception as error:
             outbox.put(event(error_of(error)))
         outbox.put(event("[DONE]"))

@@ -33,6 +33,13 @@ def client(server) -> Iterator[openai.OpenAI]:
         yield each
 
 
+@pytest.fixture(scope="module")
+def live(tmp_path_factory) -> Iterator[Running]:
+    """A server with a folder of runs, where trainings can be started and texts be uploaded."""
+    with running(runs=tmp_path_factory.mktemp("live") / "runs") as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory) -> Path:
     """The one run of `real`'s folder."""

@@ -1,18 +1,19 @@
 """A text that is uploaded: what is read, removed and split; what is refused, and where it is kept."""
 
+import contextlib
 import gzip
 import json
+import os
 import socket
 import tempfile
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from models import made_up_text
 from packed_files import docx, p
-from serving import running
+from serving import LIMIT_S, running, wait_for
 from written_files import epub, pdf
 
 from lucidlm.serve import document_view
@@ -29,14 +30,9 @@ FRAMED = MARK.format("START") + LONG + "\n" + MARK.format("END")
 
 
 def kept() -> set[Path]:
-    """Files of uploaded texts on this machine."""
-    return {file for file in Path(tempfile.gettempdir()).glob("lucidlm-documents-*/**/*") if file.is_file()}
-
-
-@pytest.fixture(scope="module")
-def live(tmp_path_factory):
-    with running(runs=tmp_path_factory.mktemp("runs")) as server:
-        yield server
+    """Files of texts that were uploaded to servers of this process."""
+    folders = f"lucidlm-documents-{os.getpid()}-*/**/*"
+    return {file for file in Path(tempfile.gettempdir()).glob(folders) if file.is_file()}
 
 
 @pytest.fixture(autouse=True)
@@ -265,13 +261,14 @@ def test_there_may_be_so_many_texts_and_bytes_of_them(narrow):
 
 
 def test_two_texts_are_read_at_a_time_and_others_are_answered_meanwhile(live, monkeypatch):
-    now, most, lock = [0], [0], threading.Lock()
+    before = kept()
+    now, most, lock, over = [0], [0], threading.Lock(), threading.Event()
 
     def slow(path, name, question, patience):
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
-        time.sleep(0.4)
+        assert over.wait(LIMIT_S)
         with lock:
             now[0] -= 1
         return {"words": 1}
@@ -283,12 +280,12 @@ def test_two_texts_are_read_at_a_time_and_others_are_answered_meanwhile(live, mo
     ]
     for thread in threads:
         thread.start()
-    time.sleep(0.2)
-    began = time.monotonic()
+    wait_for(lambda: len(kept() - before), (4).__eq__)
+    wait_for(lambda: now[0], (2).__eq__)
     assert live.ask("GET", "/health").status == 200
-    assert time.monotonic() - began < 0.2
+    over.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(LIMIT_S)
     assert (statuses, most[0]) == ([200] * 4, 2)
 
 
@@ -297,22 +294,18 @@ def test_a_text_is_forgotten_where_its_client_leaves_and_its_reading_ends(live, 
 
     def until_nobody_waits(path, name, question, patience):
         began.set()
-        if patience.over.wait(10):
+        if patience.over.wait(LIMIT_S):
             ended.set()
         return {"words": 1}
 
     monkeypatch.setattr(documents_module, "view_of", until_nobody_waits)
     before = kept()
-    connection = live.connect()
-    connection.request("POST", "/api/documents?name=a.txt", b"x", {"content-type": "text/plain"})
-    assert began.wait(5)
-    assert kept() != before
-    connection.close()
-    assert ended.wait(5)
-    until = time.monotonic() + 5
-    while kept() != before and time.monotonic() < until:
-        time.sleep(0.01)
-    assert kept() == before
+    with contextlib.closing(live.connect()) as connection:
+        connection.request("POST", "/api/documents?name=a.txt", b"x", {"content-type": "text/plain"})
+        assert began.wait(LIMIT_S)
+        assert kept() != before
+    assert ended.wait(LIMIT_S)
+    wait_for(kept, before.__eq__)
     assert live.ask("GET", "/api/documents").json["bytes"] == 0
 
 

