@@ -158,7 +158,7 @@ def compile_blocks(gradient: WholeBatch, progress: Progress) -> None:
         if divided:
             resharded(nats)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = " ".join(str(error).split())[:300]
         progress.note(f"torch.compile failed, training without it ({type(error).__name__}: {reason})")
         for block in blocks:
             block.compiled = None
