@@ -189,7 +189,7 @@ def test_the_windows_of_each_step_are_the_same_in_worlds_of_one_to_four(steps):
                 assert (np.concatenate([part[side] for part in parts]) == whole_batch[side]).all()
 
 
-@pytest.mark.parametrize("layout", [DDP, FSDP], ids=["ddp", "fsdp"])
+@pytest.mark.parametrize("layout", [pytest.param(DDP, marks=pytest.mark.torture), FSDP], ids=["ddp", "fsdp"])
 def test_blocks_are_compiled_after_the_model_was_divided_and_train_alike(layout):
     plan = plan_of("modern")
     alone = in_world(2, compiled_steps, plan, layout)[0]
@@ -312,15 +312,24 @@ def book(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("shape", ["tied"])
+@pytest.mark.parametrize(
+    "ways",
+    [
+        [(2, FSDP), (1, Layout()), (2, DDP)],
+        pytest.param(
+            [(2, DDP), (2, FSDP), (1, Layout()), (3, Layout(shards=3)), (4, BOTH), (2, DDP)],
+            marks=pytest.mark.torture,
+        ),
+    ],
+    ids=len,
+)
 def test_a_run_goes_on_in_any_layout_with_the_same_windows_and_from_the_same_state(
-    tmp_path, book, shape, record_property
+    tmp_path, book, ways, record_property
 ):
-    plan = plan_of(shape, steps=12)
+    plan = plan_of("tied", steps=2 * len(ways))
     alone = begun(tmp_path / "alone", book, plan, Layout(), None)
-    assert len(alone["losses"]) == 12
+    assert len(alone["losses"]) == plan.steps
     folder = tmp_path / "changing"
-    ways = [(2, DDP), (2, FSDP), (1, Layout()), (3, Layout(shards=3)), (4, BOTH), (2, DDP)]
     losses, seen, ended = [], [], None
     for number, (size, layout) in enumerate(ways):
         work = begun if number == 0 else resumed
