@@ -37,8 +37,8 @@ def linear_cross_entropy(
 
     The same number as cross_entropy(hidden @ weight.T, targets).sum(), without all N x V logits in memory:
     with GPT-2's vocabulary they take 200 KB a token. They are made `chunk` rows at a time (default: as many
-    as fit into LOGITS_BYTES), with their gradients in the same forward pass. Matmuls use autocast's dtype;
-    losses and the gradient of the weight are summed in float32.
+    as fit into LOGITS_BYTES, on a GPU GPU_LOGITS_BYTES), with their gradients in the same forward pass.
+    Matmuls use autocast's dtype; losses and the gradient of the weight are summed in float32.
     """
     if hidden.dim() != 2 or targets.shape != hidden.shape[:1] or (chunk is not None and chunk < 1):
         raise ConfigError(

@@ -32,7 +32,7 @@ def can_be_sent(message: object) -> bool:
     """Whether a message can be pickled and unpickled. An error of a library often cannot."""
     try:
         pickle.loads(pickle.dumps(message))
-    except Exception:
+    except Exception:  # whatever an error's own code raises when it is copied
         return False
     return True
 
