@@ -5,7 +5,9 @@ run.toml; from there on nothing depends on the clock.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -85,7 +87,8 @@ BATCH_TOKENS, BATCH_WEIGHTS = 2048, 4e6
 GPU_TOKENS, GPU_SHARE = 32_768, 0.8
 """Tokens at once on a GPU, and the share of its free memory that a step may take: PyTorch's parts need room.
 
-GPT-2 124M was no faster with 44,000 than with 22,000. 1558M was at 27 % of the peak with 2,048.
+1558M was at 27 % of the peak with 2,048 tokens on an H100, at 43 % with 4,096 on an H200. 124M was at 35 %
+with 22,528 there, at 38 % with 44,032 here (docs/numbers.md).
 """
 CPU_TOKENS, CPU_ACTIVATIONS = 8192, 2**31
 """Tokens and bytes of activations at once on a CPU: larger micro-batches were no faster."""
@@ -213,16 +216,11 @@ def _draft(
     workers = workers_for(config, device, batch_size=batch_size)
     share = math.ceil(batch_size / max(1, workers))
     recipe, dtype = recipe_for(config, model), fixed_dtype(config, device)
-    checkpointing = _checkpointing(config, model, recipe.name, device, dtype, shards=shards)
+    need = partial(training_bytes, model, recipe.name, device=device.type, dtype=dtype, shards=shards)
+    checkpointing = _checkpointing(config, device, need)
+    need = partial(need, batch_size=share, checkpointing=checkpointing)
     most = config.micro_batch or _micro_batch(
-        model,
-        recipe.name,
-        device,
-        dtype,
-        workers=workers,
-        share=share,
-        checkpointing=checkpointing,
-        shards=shards,
+        model, device, need, workers=workers, share=share, checkpointing=checkpointing
     )
     return Plan(
         model=model,
@@ -322,64 +320,39 @@ def _batch_size(config: TrainConfig, model: GPTConfig) -> int:
     return max(1, BATCH_TOKENS * 2 ** max(0, doublings) // model.context_length)
 
 
-def _checkpointing(
-    config: TrainConfig,
-    model: GPTConfig,
-    optim: str,
-    device: torch.device,
-    dtype: str,
-    *,
-    shards: int,
-) -> bool:
-    """What was asked for; else whether, on a GPU, not even one window would fit without."""
+def _checkpointing(config: TrainConfig, device: torch.device, need: Callable[..., int]) -> bool:
+    """What was asked for; else whether, on a GPU, not even one window would fit without.
+
+    `need` is training_bytes, which lacks the sizes of the batch and of its parts.
+    """
     if config.checkpointing is not None:
         return config.checkpointing
     if device.type != "cuda":
         return False
     windows = config.micro_batch or 1
-    need = training_bytes(
-        model,
-        optim,
-        micro_batch=windows,
-        batch_size=windows,
-        device=device.type,
-        dtype=dtype,
-        shards=shards,
-    )
     free, _ = torch.cuda.mem_get_info(device)
-    return need > free
+    return need(micro_batch=windows, batch_size=windows) > free
 
 
 def _micro_batch(
     model: GPTConfig,
-    optim: str,
     device: torch.device,
-    dtype: str,
+    need: Callable[..., int],
     *,
     workers: int,
     share: int,
     checkpointing: bool,
-    shards: int,
 ) -> int:
-    """Windows of its share that a worker takes at once: what fits, and no more than make a step faster."""
+    """Windows of its share that a worker takes at once: what fits, and no more than make a step faster.
+
+    `need` is training_bytes, which lacks the size of the micro-batch.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        most = max(1, min(share, GPU_TOKENS // model.context_length))
-
-        def fits(windows: int) -> bool:
-            need = training_bytes(
-                model,
-                optim,
-                micro_batch=windows,
-                batch_size=share,
-                device=device.type,
-                dtype=dtype,
-                checkpointing=checkpointing,
-                shards=shards,
-            )
-            return need <= GPU_SHARE * free
-
-        most = next(filter(fits, range(most, 1, -1)), 1)
+        most = min(share, GPU_TOKENS // model.context_length)
+        while most > 1 and need(micro_batch=most) > GPU_SHARE * free:
+            most -= 1
+        most = max(1, most)
     else:
         bytes_per_window = activation_bytes(model, model.context_length, width=4, checkpointing=checkpointing)
         at_once = min(CPU_TOKENS // model.context_length, CPU_ACTIVATIONS // bytes_per_window)
