@@ -140,7 +140,7 @@ def count_of(batch: Batch) -> int:
 def compile_blocks(gradient: WholeBatch, progress: Progress) -> None:
     """Compiles the blocks, for training; not at all, with a note, where that fails.
 
-    Blocks are alike, so that what is compiled for the first serves all: a whole model of twelve took eight
+    Blocks are alike, so that what is compiled for the first serves all: a whole model of twelve took three
     times as long. The engines of many processes gather and divide weights between the blocks.
     """
     plan, device, training = gradient.plan, gradient.device, gradient.model.training
@@ -148,15 +148,18 @@ def compile_blocks(gradient: WholeBatch, progress: Progress) -> None:
     try:
         for block in blocks:
             block.compiled = torch.compile(block.added)
-        ids = torch.zeros(plan.micro_batch, plan.model.context_length, dtype=torch.int64, device=device)
+        windows = min(plan.micro_batch, plan.batch_size // gradient.world.size)
+        ids = torch.zeros(windows, plan.model.context_length, dtype=torch.int64, device=device)
         gradient.model.train()
         # The engines wait for a backward pass after each forward pass with gradients.
         divided = any(map(is_divided, gradient.model.parameters()))
         nats = gradient.nats if divided else Nats(gradient.model)
         with torch.set_grad_enabled(not divided), autocast(device, dtype_of(plan.dtype)):
-            nats(ids, ids)
+            loss = nats(ids, ids)
         if divided:
             resharded(nats)
+        else:  # the backward pass is compiled when it runs first
+            torch.autograd.grad(loss, [weight for weight in nats.parameters() if weight.requires_grad])
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         progress.note(f"torch.compile failed, training without it ({type(error).__name__}: {reason})")
