@@ -43,6 +43,18 @@ def test_all_processes_get_the_same_from_each_exchange():
     assert answers[2] == answers[0]
 
 
+def reads_late() -> str:
+    """What the first process tells last, which ends at once; the others are slow to read it."""
+    with joined(Layout(), device="cpu") as world:
+        if not world.first:
+            time.sleep(1.5)
+        return world.told(lambda: "last words")
+
+
+def test_the_first_process_ends_only_after_the_others_have_read_what_it_told_last():
+    assert in_world(3, reads_late) == ["last words"] * 3
+
+
 def fails_somewhere(where: int) -> list[str]:
     """What each process raises where one fails, and that the world goes on."""
     with joined(Layout(), device="cpu") as world:
