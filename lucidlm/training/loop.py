@@ -67,7 +67,7 @@ def train(
     rank = this_rank()
     if rank.launched and config.out is None:
         raise EverywhereError(
-            "--out is needed under torchrun: where it starts its processes again, the run goes on"
+            "--out is needed under torchrun, so that a restart of its processes finds the run; give --out RUN"
         )
     resume = resume or (rank.restarts > 0 and _has_begun(config))
     with contextlib.ExitStack() as stack:
