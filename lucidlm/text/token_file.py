@@ -159,9 +159,14 @@ def write_tokens(path: str | os.PathLike, arrays: Iterable[np.ndarray], vocab_si
     return tokens
 
 
-def write_joined(path: str | os.PathLike, parts: Sequence[Path], added: Sequence[int] | None = None) -> None:
-    """Write the numbers of several .npy files into one, each with a number of `added` added to all of it."""
-    headers = [_read_npy(part, ("<u2", "<u4", "<u8")) for part in parts]
+def write_joined(
+    path: str | os.PathLike, parts: Sequence[Path], added: Sequence[int] | None = None, *, way_out: str
+) -> None:
+    """Write the numbers of several .npy files into one, each with a number of `added` added to all of it.
+
+    DataError with the `way_out` if one of them is damaged.
+    """
+    headers = [_read_npy(part, ("<u2", "<u4", "<u8"), way_out=way_out) for part in parts]
     dtype = headers[0][1]
     with naming(path), open(path, "wb") as file:
         file.write(_header(sum(count for count, *_ in headers), dtype))
@@ -171,7 +176,7 @@ def write_joined(path: str | os.PathLike, parts: Sequence[Path], added: Sequence
                 while count:
                     numbers = np.fromfile(opened, dtype, min(count, _CHECKED_AT_ONCE))
                     if not len(numbers):
-                        raise DataError(f"{part}: shorter than its header says; prepare the text again")
+                        raise DataError(f"{part}: shorter than its header says; {way_out}")
                     count -= len(numbers)
                     file.write((numbers + dtype.type(more) if more else numbers).data)
 
@@ -198,7 +203,9 @@ def _read_header(path: Path) -> tuple[int, np.dtype, int]:
     return _read_npy(path, ("<u2", "<u4", ">u2", ">u4"))
 
 
-def _read_npy(path: Path, kinds: Sequence[str]) -> tuple[int, np.dtype, int]:
+def _read_npy(
+    path: Path, kinds: Sequence[str], *, way_out: str = "prepare the text again"
+) -> tuple[int, np.dtype, int]:
     """Count, dtype and offset of the numbers of an .npy file, which must be of one of these kinds."""
     try:
         with open(path, "rb") as file:
@@ -210,12 +217,12 @@ def _read_npy(path: Path, kinds: Sequence[str]) -> tuple[int, np.dtype, int]:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; prepare the text first") from None
     except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError):
-        raise DataError(f"{path}: not an .npy file with one row of numbers; prepare the text again") from None
+        raise DataError(f"{path}: not an .npy file with one row of numbers; {way_out}") from None
     if dtype.str not in kinds:
         names = " or ".join(dict.fromkeys(np.dtype(kind).name for kind in kinds))
-        raise DataError(f"{path}: holds {dtype}, but files of its kind hold {names}; prepare the text again")
+        raise DataError(f"{path}: holds {dtype}, but files of its kind hold {names}; {way_out}")
     if type(tokens) is not int or tokens < 0:
-        raise DataError(f"{path}: says that it has {tokens!r:.40} numbers; prepare the text again")
+        raise DataError(f"{path}: says that it has {tokens!r:.40} numbers; {way_out}")
     return tokens, dtype, start
 
 

@@ -210,7 +210,9 @@ def _join(target: Path, paths: list[Path], added: list[int] | None = None) -> No
     if len(paths) == 1:
         _put(paths[0], target)
     else:
-        write_joined(target, paths, added)
+        # They are kept: as long as they are there, another preparation would take them again.
+        way_out = f"delete {paths[0].parent} and run the same command again"
+        write_joined(target, paths, added, way_out=way_out)
 
 
 def _put(path: Path, target: Path) -> None:

@@ -55,3 +55,26 @@ def test_where_a_disk_has_no_links_a_copy_is_made_and_a_full_disk_names_the_file
         prepare(book, tmp_path / "full", tokenizer="bytes")
     assert caught.value.filename == str(tmp_path / "full" / "train.npy")
     assert caught.value.filename2 is None
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("place", [0, 20])
+def test_kept_tokens_that_were_damaged_are_named_and_the_advice_works(sources, tmp_path, place):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(token_writer, "_join", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(sources, tmp_path / "out", tokenizer="bytes")
+    parts = tmp_path / ".out.parts"
+    kept = sorted(parts.glob("*.npy"))
+    assert len(kept) > 1
+    for path in kept:
+        data = bytearray(path.read_bytes())
+        data[place] ^= 1
+        path.write_bytes(data)
+    with pytest.raises(DataError, match=rf"\.npy: .*; delete {parts} and run the same command again$"):
+        prepare(sources, tmp_path / "out", tokenizer="bytes")
+    shutil.rmtree(parts)
+    assert prepare(sources, tmp_path / "out", tokenizer="bytes").status == "new"
