@@ -340,16 +340,21 @@ def test_a_save_in_the_background_writes_the_step_that_it_was_made_at(
 
     def recorded(run, step, *, slowly: bool, **named):
         if slowly and step:  # until training has gone on
-            assert passed[step].wait(20)
+            begun.append(step)
+            assert passed[step].wait(60)
         folder = real(run, step, **named)
         (written if slowly else taken)[step] = fingerprint(folder)
+        ended[step].set()
         return folder
 
     def watch(report):
         if (step := report.step.step) > 1:
             passed[step - 1].set()
+            for before in [each for each in begun if each < step]:  # so that the next save can begin
+                assert ended[before].wait(60)
 
-    passed = {step: threading.Event() for step in range(9)}
+    begun = []
+    passed, ended = ({step: threading.Event() for step in range(9)} for _ in range(2))
     passed[8].set()  # nothing comes after the last
     monkeypatch.setattr(saving, "save_checkpoint", partial(recorded, slowly=False))
     train(make_config(checkpoint_seconds=0, out="at once"), plan=make_tiny_plan())
